@@ -1,0 +1,324 @@
+//! Instructions of an image, and which function reaches which.
+//!
+//! Code is decoded along its control flow from every exported function, and what is left between is decoded in sequence,
+//! so that every byte of text belongs to at most one instruction and unreached code is known as such. Registers are not
+//! followed: a function with an indirect jump or call has [`Function::indirect`] set, and whoever asks what it may touch
+//! must assume the worst.
+
+use std::collections::HashMap;
+
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Mnemonic, OpKind};
+
+use crate::image::Image;
+use crate::{Error, Machine, Result, Svma};
+
+/// Where control goes after an instruction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    /// To the next instruction only.
+    Next,
+    /// To the target only.
+    Jump(Svma),
+    /// To the target or the next instruction.
+    Branch(Svma),
+    /// To the target, and then to the next instruction.
+    Call(Svma),
+    /// To a place that only registers or memory know.
+    Indirect,
+    /// To the caller.
+    Return,
+    /// Nowhere: a trap, or bytes that are no instruction.
+    Stop,
+}
+
+/// What an instruction does with its memory operand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// It has none.
+    None,
+    /// It computes the address (`lea`).
+    Address,
+    /// It reads or writes that many bytes.
+    Memory(u32),
+}
+
+/// A constant inside an instruction: its offset and size in bytes, both 0 where there is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Field {
+    /// Offset from the start of the instruction.
+    pub offset: u8,
+    /// Size in bytes.
+    pub size: u8,
+}
+
+/// One decoded instruction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Instruction {
+    /// Where it starts: a boundary.
+    pub address: Svma,
+    /// Length in bytes.
+    pub length: u8,
+    /// The displacement of its memory operand.
+    pub displacement: Field,
+    /// Its (first) immediate, branch distances excluded.
+    pub immediate: Field,
+    /// Where its PC-relative memory operand points, if it has one.
+    pub target: Option<Svma>,
+    /// What it does with the memory operand.
+    pub access: Access,
+    /// Where control goes next.
+    pub flow: Flow,
+}
+
+impl Instruction {
+    /// The address after the instruction.
+    pub fn end(&self) -> Svma {
+        Svma(self.address.0 + u64::from(self.length))
+    }
+
+    /// Whether `size` bytes at `place` are exactly the displacement or the immediate.
+    pub fn has_operand(&self, place: Svma, size: u64) -> bool {
+        let is = |field: Field| {
+            field.size != 0
+                && self.address.0 + u64::from(field.offset) == place.0
+                && u64::from(field.size) == size
+        };
+        is(self.displacement) || is(self.immediate)
+    }
+}
+
+/// An exported function's reach.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Function {
+    /// Entry point; exports that share it are aliases.
+    pub entry: Svma,
+    /// Indices of the instructions that it can reach, callees included, ascending.
+    pub reached: Vec<u32>,
+    /// The first place where control goes somewhere that decoding alone cannot tell, or leaves the image's text.
+    pub indirect: Option<Svma>,
+}
+
+/// All code of one image.
+#[derive(Debug, Clone)]
+pub struct Code {
+    instructions: Vec<Instruction>,
+    functions: Vec<Function>,
+}
+
+impl Code {
+    /// Decodes an x86 image.
+    pub fn of(image: &Image) -> Result<Self> {
+        let bitness = match image.machine() {
+            Machine::X86_64 => 64,
+            Machine::X86 => 32,
+            other => return Err(Error::unsupported("instruction set", format!("{other}; only x86 code is decoded"))),
+        };
+        let mut entries: Vec<Svma> = image.exports().iter().map(|export| export.address).collect();
+        entries.dedup();
+        for &entry in &entries {
+            if !image.is_text(entry) {
+                return Err(Error::malformed("export", entry.0, "the function does not lie in executable bytes"));
+            }
+        }
+        let instructions = Sweep::new(image, bitness).run(&entries);
+        let mut walk = Walk::new(&instructions);
+        let functions = entries.iter().map(|&entry| walk.function(entry)).collect();
+        Ok(Self { instructions, functions })
+    }
+
+    /// Every instruction, reached or not, by address.
+    pub fn instructions(&self) -> &[Instruction] {
+        &self.instructions
+    }
+
+    /// One entry for each distinct entry point, by address.
+    pub fn functions(&self) -> &[Function] {
+        &self.functions
+    }
+
+    /// The function with that entry point.
+    pub fn function(&self, entry: Svma) -> Option<&Function> {
+        self.functions.binary_search_by_key(&entry, |function| function.entry).ok().map(|index| &self.functions[index])
+    }
+
+    /// The instructions that `function` can reach, by address.
+    pub fn reached<'a>(&'a self, function: &'a Function) -> impl Iterator<Item = &'a Instruction> {
+        function.reached.iter().map(|&index| &self.instructions[index as usize])
+    }
+
+    /// The instruction that covers `address`.
+    pub fn covering(&self, address: Svma) -> Option<&Instruction> {
+        let after = self.instructions.partition_point(|instruction| instruction.address <= address);
+        let instruction = &self.instructions[after.checked_sub(1)?];
+        (address < instruction.end()).then_some(instruction)
+    }
+}
+
+/// Decodes along control flow first and fills the gaps in sequence.
+struct Sweep<'a> {
+    image: &'a Image,
+    bitness: u32,
+    /// For each byte of the image: whether an instruction covers it.
+    covered: Vec<bool>,
+    instructions: Vec<Instruction>,
+}
+
+impl<'a> Sweep<'a> {
+    fn new(image: &'a Image, bitness: u32) -> Self {
+        let end = image.text().last().map_or(0, |range| range.end as usize);
+        Self { image, bitness, covered: vec![false; end], instructions: Vec::with_capacity(end / 4) }
+    }
+
+    fn run(mut self, entries: &[Svma]) -> Vec<Instruction> {
+        let mut pending = entries.to_vec();
+        while let Some(address) = pending.pop() {
+            self.follow(address, &mut pending);
+        }
+        for range in self.image.text() {
+            for at in range.clone() {
+                // Bytes between instructions are padding or unreached code; the result of decoding them is only used
+                // to tell operands from other bytes.
+                if !self.covered[at as usize] {
+                    self.follow(Svma(at), &mut pending);
+                    pending.clear();
+                }
+            }
+        }
+        self.instructions.sort_unstable_by_key(|instruction| instruction.address);
+        self.instructions
+    }
+
+    /// Decodes in sequence from `address` until known code or the end of the flow.
+    fn follow(&mut self, address: Svma, pending: &mut Vec<Svma>) {
+        let Some(range) = self.image.text().iter().find(|range| range.contains(&address.0)) else {
+            return;
+        };
+        let bytes = &self.image.bytes()[address.index()..range.end as usize];
+        let mut decoder = Decoder::with_ip(self.bitness, bytes, address.0, DecoderOptions::NONE);
+        let mut decoded = iced_x86::Instruction::default();
+        while decoder.can_decode() {
+            decoder.decode_out(&mut decoded);
+            let instruction = describe(&decoder, &decoded);
+            let span = instruction.address.index()..instruction.end().index();
+            if self.covered[span.clone()].contains(&true) {
+                return;
+            }
+            self.covered[span].fill(true);
+            self.instructions.push(instruction);
+            match instruction.flow {
+                Flow::Next | Flow::Indirect => {}
+                Flow::Branch(target) | Flow::Call(target) => pending.push(target),
+                Flow::Jump(target) => {
+                    pending.push(target);
+                    return;
+                }
+                Flow::Return | Flow::Stop => return,
+            }
+        }
+    }
+}
+
+fn describe(decoder: &Decoder<'_>, decoded: &iced_x86::Instruction) -> Instruction {
+    let constants = decoder.get_constant_offsets(decoded);
+    let flow = flow(decoded);
+    // A branch distance is an immediate to the decoder; it never depends on vvar.
+    let is_branch = matches!(flow, Flow::Jump(_) | Flow::Branch(_) | Flow::Call(_));
+    let immediate = match constants.has_immediate() && !is_branch {
+        true => Field { offset: constants.immediate_offset() as u8, size: constants.immediate_size() as u8 },
+        false => Field::default(),
+    };
+    let displacement = match constants.has_displacement() {
+        true => Field { offset: constants.displacement_offset() as u8, size: constants.displacement_size() as u8 },
+        false => Field::default(),
+    };
+    let has_memory = (0..decoded.op_count()).any(|operand| decoded.op_kind(operand) == OpKind::Memory);
+    let access = match decoded.mnemonic() {
+        _ if !has_memory => Access::None,
+        Mnemonic::Lea => Access::Address,
+        _ => Access::Memory(decoded.memory_size().size() as u32),
+    };
+    let target = decoded.is_ip_rel_memory_operand().then(|| Svma(decoded.ip_rel_memory_address()));
+    let length = decoded.len() as u8;
+    Instruction { address: Svma(decoded.ip()), length, displacement, immediate, target, access, flow }
+}
+
+fn flow(decoded: &iced_x86::Instruction) -> Flow {
+    let target = Svma(decoded.near_branch_target());
+    match decoded.flow_control() {
+        _ if decoded.is_invalid() => Flow::Stop,
+        FlowControl::Next => Flow::Next,
+        FlowControl::UnconditionalBranch => Flow::Jump(target),
+        FlowControl::ConditionalBranch => Flow::Branch(target),
+        FlowControl::Call if matches!(decoded.mnemonic(), Mnemonic::Syscall | Mnemonic::Sysenter) => Flow::Next,
+        FlowControl::Call => Flow::Call(target),
+        FlowControl::IndirectBranch | FlowControl::IndirectCall => Flow::Indirect,
+        FlowControl::Return => Flow::Return,
+        // `int 0x80` comes back; `int3` and `ud2` do not.
+        FlowControl::Interrupt if decoded.mnemonic() == Mnemonic::Int => Flow::Next,
+        _ => Flow::Stop,
+    }
+}
+
+/// Follows the flow from each entry over instructions that are decoded already.
+struct Walk<'a> {
+    instructions: &'a [Instruction],
+    by_address: HashMap<Svma, u32>,
+    /// Number of the function that visited an instruction last, from 1: one allocation for all functions.
+    visited: Vec<u32>,
+    round: u32,
+}
+
+impl<'a> Walk<'a> {
+    fn new(instructions: &'a [Instruction]) -> Self {
+        let by_address = instructions.iter().zip(0..).map(|(instruction, index)| (instruction.address, index)).collect();
+        Self { instructions, by_address, visited: vec![0; instructions.len()], round: 0 }
+    }
+
+    fn function(&mut self, entry: Svma) -> Function {
+        self.round += 1;
+        let mut reached = Vec::new();
+        let mut indirect = None;
+        let mut pending = vec![entry];
+        while let Some(address) = pending.pop() {
+            let Some(&start) = self.by_address.get(&address) else {
+                indirect = indirect.or(Some(address));
+                continue;
+            };
+            self.straight(start, &mut reached, &mut pending, &mut indirect);
+        }
+        reached.sort_unstable();
+        Function { entry, reached, indirect }
+    }
+
+    /// Follows one straight line of instructions and leaves its branch targets in `pending`.
+    fn straight(
+        &mut self,
+        start: u32,
+        reached: &mut Vec<u32>,
+        pending: &mut Vec<Svma>,
+        indirect: &mut Option<Svma>,
+    ) {
+        let mut index = start as usize;
+        loop {
+            let Some(instruction) = self.instructions.get(index).filter(|_| self.visited[index] != self.round) else {
+                return;
+            };
+            self.visited[index] = self.round;
+            reached.push(index as u32);
+            match instruction.flow {
+                Flow::Next => {}
+                Flow::Indirect => *indirect = indirect.or(Some(instruction.address)),
+                Flow::Branch(target) | Flow::Call(target) => pending.push(target),
+                Flow::Jump(target) => return pending.push(target),
+                Flow::Return | Flow::Stop => return,
+            }
+            match self.instructions.get(index + 1) {
+                Some(next) if next.address == instruction.end() => index += 1,
+                _ => {
+                    *indirect = indirect.or(Some(instruction.end()));
+                    return;
+                }
+            }
+        }
+    }
+}

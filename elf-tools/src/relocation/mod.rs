@@ -1,0 +1,237 @@
+//! Every place in an image that depends on a symbol of the kernel's vvar.
+//!
+//! [`read`] accepts what an ordinary link leaves and what a step after the link adds ([`postlink`]); `docs/abi.md`,
+//! sections 3 to 5, is the specification.
+
+pub mod postlink;
+mod read;
+pub mod write;
+
+use std::fmt;
+
+use object::elf;
+
+use crate::Svma;
+use crate::code::{Access, Code};
+use crate::symtab::name::Reference;
+
+pub use postlink::postlink;
+pub use read::read;
+
+/// How a relocation is calculated and stored. The names are those of the x86-64 psABI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// S + A - P in 64 bits.
+    Pc64,
+    /// S + A - P in 32 bits, signed.
+    Pc32,
+    /// S + A in 64 bits.
+    Abs64,
+    /// S in 64 bits.
+    GlobDat,
+    /// S + A in 32 bits, unsigned.
+    Abs32,
+    /// S + A in 32 bits, signed.
+    Abs32S,
+    /// S + A in 16 bits, signed.
+    Abs16,
+    /// S + A in 8 bits, signed.
+    Abs8,
+    /// Z + A in 32 bits, signed.
+    Size32,
+    /// Z + A in 64 bits.
+    Size64,
+}
+
+/// Which quantity a relocation is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Quantity {
+    /// The distance from the place to the symbol.
+    Distance,
+    /// The symbol itself: an address, or an `offsetof`.
+    Value,
+    /// The symbol's size.
+    Size,
+}
+
+impl Kind {
+    /// Every kind with its number and name in the psABI.
+    const ALL: [(Self, u32, &'static str); 10] = [
+        (Self::Abs64, elf::R_X86_64_64.0, "R_X86_64_64"),
+        (Self::Pc32, elf::R_X86_64_PC32.0, "R_X86_64_PC32"),
+        (Self::GlobDat, elf::R_X86_64_GLOB_DAT.0, "R_X86_64_GLOB_DAT"),
+        (Self::Abs32, elf::R_X86_64_32.0, "R_X86_64_32"),
+        (Self::Abs32S, elf::R_X86_64_32S.0, "R_X86_64_32S"),
+        (Self::Abs16, elf::R_X86_64_16.0, "R_X86_64_16"),
+        (Self::Abs8, elf::R_X86_64_8.0, "R_X86_64_8"),
+        (Self::Pc64, elf::R_X86_64_PC64.0, "R_X86_64_PC64"),
+        (Self::Size32, elf::R_X86_64_SIZE32.0, "R_X86_64_SIZE32"),
+        (Self::Size64, elf::R_X86_64_SIZE64.0, "R_X86_64_SIZE64"),
+    ];
+
+    /// The kind with that number in the psABI, if the ABI allows it.
+    pub fn from_number(number: u32) -> Option<Self> {
+        Self::ALL.iter().find(|entry| entry.1 == number).map(|entry| entry.0)
+    }
+
+    fn entry(self) -> (u32, &'static str) {
+        let entry = Self::ALL.iter().find(|entry| entry.0 == self).expect("every kind is listed");
+        (entry.1, entry.2)
+    }
+
+    /// Its number in the psABI.
+    pub fn number(self) -> u32 {
+        self.entry().0
+    }
+
+    /// Width of the place in bytes.
+    pub fn width(self) -> u64 {
+        match self {
+            Self::Pc64 | Self::Abs64 | Self::GlobDat | Self::Size64 => 8,
+            Self::Pc32 | Self::Abs32 | Self::Abs32S | Self::Size32 => 4,
+            Self::Abs16 => 2,
+            Self::Abs8 => 1,
+        }
+    }
+
+    /// What it is made of.
+    pub fn quantity(self) -> Quantity {
+        match self {
+            Self::Pc64 | Self::Pc32 => Quantity::Distance,
+            Self::Size32 | Self::Size64 => Quantity::Size,
+            _ => Quantity::Value,
+        }
+    }
+
+    /// Whether `value` can be stored in the place without changing its meaning.
+    pub fn fits(self, value: i128) -> bool {
+        match self {
+            Self::Pc64 | Self::Abs64 | Self::GlobDat | Self::Size64 => {
+                i64::try_from(value).is_ok() || u64::try_from(value).is_ok()
+            }
+            Self::Pc32 | Self::Abs32S | Self::Size32 => i32::try_from(value).is_ok(),
+            Self::Abs32 => u32::try_from(value).is_ok(),
+            Self::Abs16 => i16::try_from(value).is_ok(),
+            Self::Abs8 => i8::try_from(value).is_ok(),
+        }
+    }
+}
+
+/// The name in the psABI.
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.entry().1)
+    }
+}
+
+/// A symbol or distance that an image needs, stated once for all places that use it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Need {
+    /// What is needed.
+    pub reference: Reference,
+    /// The size the image counts on; 0 where it states none. See `docs/abi.md`, section 3.
+    pub size: u64,
+    /// What to read where the new kernel has no such symbol.
+    pub default: Option<Vec<u8>>,
+}
+
+/// One place that depends on a need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Relocation {
+    /// The first byte that changes.
+    pub place: Svma,
+    /// How the value is calculated and stored.
+    pub kind: Kind,
+    /// Index into [`Relocations::needs`].
+    pub need: u32,
+    /// A.
+    pub addend: i64,
+}
+
+/// The relocation table of one image.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Relocations {
+    /// What the image needs from a kernel.
+    pub needs: Vec<Need>,
+    /// Where it needs it, by place. No two share a byte.
+    pub entries: Vec<Relocation>,
+}
+
+/// Which relocations each function may use; parallel to [`Code::functions`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uses {
+    /// For each function the indices of its relocations, ascending.
+    pub by_function: Vec<Vec<u32>>,
+}
+
+impl Relocations {
+    /// The relocation whose place covers `address`.
+    pub fn covering(&self, address: Svma) -> Option<usize> {
+        let index = self.entries.partition_point(|entry| entry.place <= address).checked_sub(1)?;
+        let entry = &self.entries[index];
+        (address.0 - entry.place.0 < entry.kind.width()).then_some(index)
+    }
+
+    /// Finds out which function may use which relocation.
+    ///
+    /// A function uses a place in an instruction that it reaches, and a slot that such an instruction refers to. One
+    /// that takes a slot's address, or has control flow that cannot be followed, is taken to use everything.
+    pub fn uses(&self, code: &Code) -> Uses {
+        let all = || (0..self.entries.len() as u32).collect::<Vec<_>>();
+        let by_instruction: Vec<InstructionUse> =
+            code.instructions().iter().map(|instruction| self.used_by(instruction)).collect();
+        let by_function = code.functions().iter().map(|function| {
+            let mut used = Vec::new();
+            for &index in &function.reached {
+                match &by_instruction[index as usize] {
+                    InstructionUse::Some(from, to) => used.extend(*from..*to),
+                    InstructionUse::Slot(slot) => used.push(*slot),
+                    InstructionUse::Everything => return all(),
+                    InstructionUse::Nothing => {}
+                }
+            }
+            if function.indirect.is_some() {
+                return all();
+            }
+            used.sort_unstable();
+            used.dedup();
+            used
+        });
+        Uses { by_function: by_function.collect() }
+    }
+
+    fn used_by(&self, instruction: &crate::code::Instruction) -> InstructionUse {
+        let from = self.entries.partition_point(|entry| entry.place < instruction.address);
+        let to = self.entries.partition_point(|entry| entry.place < instruction.end());
+        if from < to {
+            return InstructionUse::Some(from as u32, to as u32);
+        }
+        match instruction.target.and_then(|target| self.covering(target)) {
+            None => InstructionUse::Nothing,
+            Some(_) if instruction.access == Access::Address && !self.is_plain_slot_address(instruction) => {
+                InstructionUse::Everything
+            }
+            Some(slot) => InstructionUse::Slot(slot as u32),
+        }
+    }
+
+    /// A distance slot is used together with its own address (`lea slot; add (slot)`); that tells which slot is meant.
+    fn is_plain_slot_address(&self, instruction: &crate::code::Instruction) -> bool {
+        let slot = instruction.target.and_then(|target| self.covering(target).map(|slot| (target, slot)));
+        slot.is_some_and(|(target, slot)| {
+            let entry = &self.entries[slot];
+            entry.place == target && entry.kind == Kind::Pc64
+        })
+    }
+}
+
+/// What one instruction uses.
+enum InstructionUse {
+    Nothing,
+    /// Its own constants: a range of relocations.
+    Some(u32, u32),
+    /// A slot.
+    Slot(u32),
+    /// The address of slots, and with it any of them.
+    Everything,
+}

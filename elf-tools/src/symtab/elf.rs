@@ -1,0 +1,188 @@
+//! Symbol tables as ELF: `docs/abi.md`, section 2.
+//!
+//! Reading accepts what an ordinary link produces. Writing produces the least that has the same meaning: mappings as
+//! sections, `.symtab`, and the notes in a segment.
+
+use object::elf;
+
+use crate::assemble::{self, Content, Fields, NewSection, add_name, object_symbol, table_section};
+use crate::elf::{Note, RawSymbol, View};
+use crate::image::{LinuxVersion, note};
+use crate::symtab::name::VersionedName;
+use crate::symtab::{Mapping, Provenance, Symbol, Symtab, mapping_name};
+use crate::{Error, Result};
+
+const PAGE: u64 = 0x1000;
+
+/// Most symbols a table may define. The largest kernel has 66.
+const MAX_SYMBOLS: usize = 1 << 16;
+
+/// Whether these bytes are a symbol table object rather than a vDSO: they carry the note of type 2.
+pub fn is_symtab(bytes: &[u8]) -> bool {
+    let notes = View::parse(bytes).and_then(|view| symbol_note(&view).map(|note| note.is_some()));
+    notes.unwrap_or(false)
+}
+
+/// Reads a symbol table object.
+pub fn read(bytes: &[u8], provenance: Provenance) -> Result<Symtab> {
+    let view = View::parse(bytes)?;
+    let Some(announcement) = symbol_note(&view)? else {
+        return Err(Error::not_found("symbol table", "the object has no vDSO note of type 2"));
+    };
+    note::check_abi(&announcement, 8)?;
+    let (mappings, sections) = mappings(&view)?;
+    let mut symtab = Symtab::new(provenance, mappings)?;
+    let build_id = &announcement.descriptor[8..];
+    symtab.build_id = (!build_id.is_empty()).then(|| build_id.to_vec());
+    symtab.linux_version = note::linux_version(&view.notes()?);
+    let is_table = |kind: u32| kind == elf::SHT_DYNSYM.0 || kind == elf::SHT_SYMTAB.0;
+    let dynamic = view.sections.iter().position(|section| section.kind == elf::SHT_DYNSYM.0);
+    let table = dynamic.or_else(|| view.sections.iter().position(|section| is_table(section.kind)));
+    let Some(table) = table else {
+        return Err(Error::not_found("symbol table", "the object has neither .dynsym nor .symtab"));
+    };
+    let symbols = view.symbols_in(table)?;
+    if symbols.len() > MAX_SYMBOLS {
+        let reason = format!("{} symbols; at most {MAX_SYMBOLS} make sense", symbols.len());
+        return Err(Error::malformed("symbol table", view.sections[table].offset, reason));
+    }
+    for symbol in &symbols {
+        let section = sections.iter().position(|&section| section == usize::from(symbol.section));
+        let Some(mapping) = section else {
+            continue;
+        };
+        if let Some(symbol) = self::symbol(symbol, mapping, &symtab.mappings()[mapping])? {
+            symtab.insert(symbol)?;
+        }
+    }
+    symtab.check()?;
+    Ok(symtab)
+}
+
+fn symbol_note<'data>(view: &View<'data>) -> Result<Option<Note<'data>>> {
+    let mut found = None;
+    for note in view.notes()?.iter().filter(|n| n.owner == note::OWNER && n.kind == note::NT_SYMBOLS) {
+        if found.replace(*note).is_some() {
+            return Err(Error::malformed("vDSO note", note.offset, "a second note of type 2"));
+        }
+    }
+    Ok(found)
+}
+
+/// The mappings, and the index of each one's section.
+fn mappings(view: &View<'_>) -> Result<(Vec<Mapping>, Vec<usize>)> {
+    let known = [mapping_name::VVAR, mapping_name::VVAR_VCLOCK, mapping_name::VDSO];
+    let mut mappings = Vec::new();
+    let mut sections = Vec::new();
+    for (index, section) in view.sections.iter().enumerate() {
+        if !known.contains(&section.name.as_str()) {
+            continue;
+        }
+        let aligned = section.address.is_multiple_of(PAGE) && section.size.is_multiple_of(PAGE);
+        if section.kind != elf::SHT_NOBITS.0 || !aligned {
+            let reason = format!("section {} is not made of whole pages without content", section.name);
+            return Err(Error::malformed("ELF section headers", view.section_headers, reason));
+        }
+        mappings.push(Mapping { name: section.name.clone(), address: section.address, size: section.size });
+        sections.push(index);
+    }
+    if !mappings.iter().any(|mapping| mapping.name == mapping_name::VVAR) {
+        return Err(Error::not_found("section [vvar]", "a symbol table describes at least this mapping"));
+    }
+    Ok((mappings, sections))
+}
+
+fn symbol(raw: &RawSymbol<'_>, mapping: usize, place: &Mapping) -> Result<Option<Symbol>> {
+    let is_object = raw.kind == elf::STT_OBJECT.0 || raw.kind == elf::STT_NOTYPE.0;
+    if !is_object || raw.binding != elf::STB_GLOBAL.0 {
+        return Ok(None);
+    }
+    let text = String::from_utf8_lossy(raw.name);
+    let VersionedName { name, version } = VersionedName::parse(&text)?;
+    let Some(offset) = raw.value.checked_sub(place.address) else {
+        return Err(Error::symbol(text, format!("lies before {}", place.name)));
+    };
+    Ok(Some(Symbol { name, version, mapping, offset, size: raw.size }))
+}
+
+/// Writes the table as a symbol table object.
+pub fn write(symtab: &Symtab) -> Result<Vec<u8>> {
+    let notes = notes(symtab);
+    let mut bytes = headers(notes.len());
+    let notes_at = bytes.len() as u64;
+    bytes.extend(&notes);
+    let mut strings = vec![0u8];
+    let mut symbols = vec![0u8; assemble::SYMBOL as usize];
+    for symbol in symtab.symbols() {
+        let name = VersionedName { name: symbol.name.clone(), version: symbol.version }.to_string();
+        let value = symtab.mappings()[symbol.mapping].address + symbol.offset;
+        let (name, section) = (add_name(&mut strings, &name), symbol.mapping as u16 + 1);
+        symbols.extend(object_symbol(name, elf::STB_GLOBAL.0, section, value, symbol.size));
+    }
+    // Mappings come first, so that section N is mapping N - 1.
+    let mut sections: Vec<NewSection<'_>> = symtab.mappings().iter().map(mapping_section).collect();
+    let symbol_table = sections.len() as u32 + 2;
+    sections.push(NewSection {
+        flags: u64::from(elf::SHF_ALLOC.0),
+        address: notes_at,
+        content: Content::Existing(notes_at, notes.len() as u64),
+        align: 4,
+        ..table_section(".note", elf::SHT_NOTE.0)
+    });
+    sections.push(NewSection {
+        content: Content::New(symbols),
+        link: symbol_table + 1,
+        info: 1,
+        align: 8,
+        entry_size: assemble::SYMBOL,
+        ..table_section(".symtab", elf::SHT_SYMTAB.0)
+    });
+    sections.push(NewSection { content: Content::New(strings), ..table_section(".strtab", elf::SHT_STRTAB.0) });
+    assemble::append(&mut bytes, sections)?;
+    Ok(bytes)
+}
+
+fn mapping_section(mapping: &Mapping) -> NewSection<'_> {
+    NewSection {
+        flags: u64::from(elf::SHF_ALLOC.0),
+        address: mapping.address,
+        content: Content::Existing(0, mapping.size),
+        align: PAGE,
+        ..table_section(&mapping.name, elf::SHT_NOBITS.0)
+    }
+}
+
+/// ELF header and one program header, for the notes that follow it.
+fn headers(notes: usize) -> Vec<u8> {
+    let at = (assemble::FILE_HEADER + assemble::PROGRAM_HEADER) as u64;
+    let ident = [elf::ELFMAG.as_slice(), &[elf::ELFCLASS64.0, elf::ELFDATA2LSB.0, 1], &[0; 9]].concat();
+    let fields = Fields::default().bytes(&ident).half(elf::ET_DYN.0).half(elf::EM_X86_64.0).word(1);
+    let fields = fields.xword(0).xword(assemble::FILE_HEADER as u64).xword(0).word(0);
+    // The last three halves, about section headers, are filled in when sections are appended.
+    let fields = fields.half(assemble::FILE_HEADER as u16).half(assemble::PROGRAM_HEADER as u16).half(1);
+    let fields = fields.half(0).half(0).half(0).word(elf::PT_NOTE.0).word(elf::PF_R.0);
+    fields.xword(at).xword(at).xword(at).xword(notes as u64).xword(notes as u64).xword(4).0
+}
+
+fn notes(symtab: &Symtab) -> Vec<u8> {
+    let mut descriptor = Vec::new();
+    descriptor.extend(note::ABI_VERSION.to_le_bytes());
+    descriptor.extend(0u32.to_le_bytes());
+    descriptor.extend(symtab.build_id.iter().flatten());
+    let mut bytes = Vec::new();
+    push_note(&mut bytes, note::OWNER, note::NT_SYMBOLS, &descriptor);
+    if let Some(LinuxVersion(code)) = symtab.linux_version {
+        push_note(&mut bytes, b"Linux", 0, &code.to_le_bytes());
+    }
+    bytes
+}
+
+fn push_note(bytes: &mut Vec<u8>, owner: &[u8], kind: u32, descriptor: &[u8]) {
+    bytes.extend((owner.len() as u32 + 1).to_le_bytes());
+    bytes.extend((descriptor.len() as u32).to_le_bytes());
+    bytes.extend(kind.to_le_bytes());
+    bytes.extend(owner);
+    bytes.resize((bytes.len() + 1).next_multiple_of(4), 0);
+    bytes.extend(descriptor);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+}
