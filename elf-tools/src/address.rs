@@ -51,7 +51,11 @@ impl Avma {
 impl fmt::Display for Svma {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let signed = self.signed();
-        if signed < 0 { write!(f, "-{:#x}", signed.unsigned_abs()) } else { write!(f, "{signed:#x}") }
+        if signed < 0 {
+            write!(f, "-{:#x}", signed.unsigned_abs())
+        } else {
+            write!(f, "{signed:#x}")
+        }
     }
 }
 

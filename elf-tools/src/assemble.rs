@@ -67,20 +67,44 @@ impl Fields {
 }
 
 /// A global `STT_OBJECT` symbol: an `Elf64_Sym`.
-pub(crate) fn object_symbol(name: u32, binding: u8, section: u16, value: u64, size: u64) -> Vec<u8> {
+pub(crate) fn object_symbol(
+    name: u32,
+    binding: u8,
+    section: u16,
+    value: u64,
+    size: u64,
+) -> Vec<u8> {
     let info = (binding << 4) | object::elf::STT_OBJECT.0;
-    Fields::default().word(name).bytes(&[info, 0]).half(section).xword(value).xword(size).0
+    Fields::default()
+        .word(name)
+        .bytes(&[info, 0])
+        .half(section)
+        .xword(value)
+        .xword(size)
+        .0
 }
 
 /// Appends sections and headers to `base`, a 64-bit file whose old section headers are cut off, and enters them in its
 /// ELF header.
 pub(crate) fn append(base: &mut Vec<u8>, mut sections: Vec<NewSection<'_>>) -> Result<Placed> {
     let mut names = vec![0u8];
-    let name_offsets: Vec<u32> =
-        sections.iter().map(|section| section.name).chain([".shstrtab"]).map(|name| add_name(&mut names, name)).collect();
-    sections.push(NewSection { content: Content::New(names), ..table_section(".shstrtab", object::elf::SHT_STRTAB.0) });
-    let count = u16::try_from(sections.len() + 1)
-        .map_err(|_| Error::malformed("ELF section headers", 0, "more sections than a file can have"))?;
+    let name_offsets: Vec<u32> = sections
+        .iter()
+        .map(|section| section.name)
+        .chain([".shstrtab"])
+        .map(|name| add_name(&mut names, name))
+        .collect();
+    sections.push(NewSection {
+        content: Content::New(names),
+        ..table_section(".shstrtab", object::elf::SHT_STRTAB.0)
+    });
+    let count = u16::try_from(sections.len() + 1).map_err(|_| {
+        Error::malformed(
+            "ELF section headers",
+            0,
+            "more sections than a file can have",
+        )
+    })?;
     let mut headers = Fields(vec![0; usize::from(SECTION_HEADER)]);
     let mut placed = Vec::with_capacity(sections.len());
     for (section, name) in sections.into_iter().zip(name_offsets) {
@@ -89,8 +113,16 @@ pub(crate) fn append(base: &mut Vec<u8>, mut sections: Vec<NewSection<'_>>) -> R
             Content::New(content) => append_aligned(base, &content, section.align),
         };
         placed.push((offset, size));
-        headers = headers.word(name).word(section.kind).xword(section.flags).xword(section.address);
-        headers = headers.xword(offset).xword(size).word(section.link).word(section.info);
+        headers = headers
+            .word(name)
+            .word(section.kind)
+            .xword(section.flags)
+            .xword(section.address);
+        headers = headers
+            .xword(offset)
+            .xword(size)
+            .word(section.link)
+            .word(section.info);
         headers = headers.xword(section.align).xword(section.entry_size);
     }
     let (offset, _) = append_aligned(base, &headers.0, 8);
@@ -98,14 +130,30 @@ pub(crate) fn append(base: &mut Vec<u8>, mut sections: Vec<NewSection<'_>>) -> R
         return Err(Error::malformed("ELF header", 0, "truncated"));
     };
     header[40..48].copy_from_slice(&offset.to_le_bytes());
-    header[58..].copy_from_slice(&Fields::default().half(SECTION_HEADER).half(count).half(count - 1).0);
+    header[58..].copy_from_slice(
+        &Fields::default()
+            .half(SECTION_HEADER)
+            .half(count)
+            .half(count - 1)
+            .0,
+    );
     Ok(placed)
 }
 
 /// A section that no segment loads, to be completed.
 pub(crate) fn table_section(name: &str, kind: u32) -> NewSection<'_> {
     let content = Content::Existing(0, 0);
-    NewSection { name, kind, flags: 0, address: 0, content, link: 0, info: 0, align: 1, entry_size: 0 }
+    NewSection {
+        name,
+        kind,
+        flags: 0,
+        address: 0,
+        content,
+        link: 0,
+        info: 0,
+        align: 1,
+        entry_size: 0,
+    }
 }
 
 fn append_aligned(base: &mut Vec<u8>, content: &[u8], align: u64) -> (u64, u64) {

@@ -5,8 +5,6 @@
 //! followed: a function with an indirect jump or call has [`Function::indirect`] set, and whoever asks what it may touch
 //! must assume the worst.
 
-use std::collections::HashMap;
-
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Mnemonic, OpKind};
 
 use crate::image::Image;
@@ -111,19 +109,35 @@ impl Code {
         let bitness = match image.machine() {
             Machine::X86_64 => 64,
             Machine::X86 => 32,
-            other => return Err(Error::unsupported("instruction set", format!("{other}; only x86 code is decoded"))),
+            other => {
+                return Err(Error::unsupported(
+                    "instruction set",
+                    format!("{other}; only x86 code is decoded"),
+                ));
+            }
         };
-        let mut entries: Vec<Svma> = image.exports().iter().map(|export| export.address).collect();
+        let mut entries: Vec<Svma> = image
+            .exports()
+            .iter()
+            .map(|export| export.address)
+            .collect();
         entries.dedup();
         for &entry in &entries {
             if !image.is_text(entry) {
-                return Err(Error::malformed("export", entry.0, "the function does not lie in executable bytes"));
+                return Err(Error::malformed(
+                    "export",
+                    entry.0,
+                    "the function does not lie in executable bytes",
+                ));
             }
         }
         let instructions = Sweep::new(image, bitness).run(&entries);
         let mut walk = Walk::new(&instructions);
         let functions = entries.iter().map(|&entry| walk.function(entry)).collect();
-        Ok(Self { instructions, functions })
+        Ok(Self {
+            instructions,
+            functions,
+        })
     }
 
     /// Every instruction, reached or not, by address.
@@ -138,17 +152,25 @@ impl Code {
 
     /// The function with that entry point.
     pub fn function(&self, entry: Svma) -> Option<&Function> {
-        self.functions.binary_search_by_key(&entry, |function| function.entry).ok().map(|index| &self.functions[index])
+        self.functions
+            .binary_search_by_key(&entry, |function| function.entry)
+            .ok()
+            .map(|index| &self.functions[index])
     }
 
     /// The instructions that `function` can reach, by address.
     pub fn reached<'a>(&'a self, function: &'a Function) -> impl Iterator<Item = &'a Instruction> {
-        function.reached.iter().map(|&index| &self.instructions[index as usize])
+        function
+            .reached
+            .iter()
+            .map(|&index| &self.instructions[index as usize])
     }
 
     /// The instruction that covers `address`.
     pub fn covering(&self, address: Svma) -> Option<&Instruction> {
-        let after = self.instructions.partition_point(|instruction| instruction.address <= address);
+        let after = self
+            .instructions
+            .partition_point(|instruction| instruction.address <= address);
         let instruction = &self.instructions[after.checked_sub(1)?];
         (address < instruction.end()).then_some(instruction)
     }
@@ -157,7 +179,8 @@ impl Code {
 /// Decodes along control flow first and fills the gaps in sequence.
 struct Sweep<'a> {
     image: &'a Image,
-    bitness: u32,
+    /// Over all of the image's bytes: making one is dear, moving it is not.
+    decoder: Decoder<'a>,
     /// For each byte of the image: whether an instruction covers it.
     covered: Vec<bool>,
     instructions: Vec<Instruction>,
@@ -166,7 +189,12 @@ struct Sweep<'a> {
 impl<'a> Sweep<'a> {
     fn new(image: &'a Image, bitness: u32) -> Self {
         let end = image.text().last().map_or(0, |range| range.end as usize);
-        Self { image, bitness, covered: vec![false; end], instructions: Vec::with_capacity(end / 4) }
+        Self {
+            image,
+            decoder: Decoder::with_ip(bitness, image.bytes(), 0, DecoderOptions::NONE),
+            covered: vec![false; end],
+            instructions: Vec::with_capacity(end / 4),
+        }
     }
 
     fn run(mut self, entries: &[Svma]) -> Vec<Instruction> {
@@ -184,21 +212,32 @@ impl<'a> Sweep<'a> {
                 }
             }
         }
-        self.instructions.sort_unstable_by_key(|instruction| instruction.address);
+        self.instructions
+            .sort_unstable_by_key(|instruction| instruction.address);
         self.instructions
     }
 
     /// Decodes in sequence from `address` until known code or the end of the flow.
     fn follow(&mut self, address: Svma, pending: &mut Vec<Svma>) {
-        let Some(range) = self.image.text().iter().find(|range| range.contains(&address.0)) else {
+        let Some(range) = self
+            .image
+            .text()
+            .iter()
+            .find(|range| range.contains(&address.0))
+        else {
             return;
         };
-        let bytes = &self.image.bytes()[address.index()..range.end as usize];
-        let mut decoder = Decoder::with_ip(self.bitness, bytes, address.0, DecoderOptions::NONE);
+        if self.decoder.set_position(address.index()).is_err() {
+            return;
+        }
+        self.decoder.set_ip(address.0);
         let mut decoded = iced_x86::Instruction::default();
-        while decoder.can_decode() {
-            decoder.decode_out(&mut decoded);
-            let instruction = describe(&decoder, &decoded);
+        while self.decoder.ip() < range.end {
+            self.decoder.decode_out(&mut decoded);
+            let instruction = describe(&self.decoder, &decoded);
+            if instruction.end().0 > range.end {
+                return;
+            }
             let span = instruction.address.index()..instruction.end().index();
             if self.covered[span.clone()].contains(&true) {
                 return;
@@ -224,22 +263,39 @@ fn describe(decoder: &Decoder<'_>, decoded: &iced_x86::Instruction) -> Instructi
     // A branch distance is an immediate to the decoder; it never depends on vvar.
     let is_branch = matches!(flow, Flow::Jump(_) | Flow::Branch(_) | Flow::Call(_));
     let immediate = match constants.has_immediate() && !is_branch {
-        true => Field { offset: constants.immediate_offset() as u8, size: constants.immediate_size() as u8 },
+        true => Field {
+            offset: constants.immediate_offset() as u8,
+            size: constants.immediate_size() as u8,
+        },
         false => Field::default(),
     };
     let displacement = match constants.has_displacement() {
-        true => Field { offset: constants.displacement_offset() as u8, size: constants.displacement_size() as u8 },
+        true => Field {
+            offset: constants.displacement_offset() as u8,
+            size: constants.displacement_size() as u8,
+        },
         false => Field::default(),
     };
-    let has_memory = (0..decoded.op_count()).any(|operand| decoded.op_kind(operand) == OpKind::Memory);
+    let has_memory =
+        (0..decoded.op_count()).any(|operand| decoded.op_kind(operand) == OpKind::Memory);
     let access = match decoded.mnemonic() {
         _ if !has_memory => Access::None,
         Mnemonic::Lea => Access::Address,
         _ => Access::Memory(decoded.memory_size().size() as u32),
     };
-    let target = decoded.is_ip_rel_memory_operand().then(|| Svma(decoded.ip_rel_memory_address()));
+    let target = decoded
+        .is_ip_rel_memory_operand()
+        .then(|| Svma(decoded.ip_rel_memory_address()));
     let length = decoded.len() as u8;
-    Instruction { address: Svma(decoded.ip()), length, displacement, immediate, target, access, flow }
+    Instruction {
+        address: Svma(decoded.ip()),
+        length,
+        displacement,
+        immediate,
+        target,
+        access,
+        flow,
+    }
 }
 
 fn flow(decoded: &iced_x86::Instruction) -> Flow {
@@ -249,7 +305,11 @@ fn flow(decoded: &iced_x86::Instruction) -> Flow {
         FlowControl::Next => Flow::Next,
         FlowControl::UnconditionalBranch => Flow::Jump(target),
         FlowControl::ConditionalBranch => Flow::Branch(target),
-        FlowControl::Call if matches!(decoded.mnemonic(), Mnemonic::Syscall | Mnemonic::Sysenter) => Flow::Next,
+        FlowControl::Call
+            if matches!(decoded.mnemonic(), Mnemonic::Syscall | Mnemonic::Sysenter) =>
+        {
+            Flow::Next
+        }
         FlowControl::Call => Flow::Call(target),
         FlowControl::IndirectBranch | FlowControl::IndirectCall => Flow::Indirect,
         FlowControl::Return => Flow::Return,
@@ -262,7 +322,8 @@ fn flow(decoded: &iced_x86::Instruction) -> Flow {
 /// Follows the flow from each entry over instructions that are decoded already.
 struct Walk<'a> {
     instructions: &'a [Instruction],
-    by_address: HashMap<Svma, u32>,
+    /// For each byte of the image the number of the instruction that starts there, from 1.
+    starts: Vec<u32>,
     /// Number of the function that visited an instruction last, from 1: one allocation for all functions.
     visited: Vec<u32>,
     round: u32,
@@ -270,8 +331,17 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     fn new(instructions: &'a [Instruction]) -> Self {
-        let by_address = instructions.iter().zip(0..).map(|(instruction, index)| (instruction.address, index)).collect();
-        Self { instructions, by_address, visited: vec![0; instructions.len()], round: 0 }
+        let end = instructions.last().map_or(0, |last| last.end().index());
+        let mut starts = vec![0; end];
+        for (instruction, number) in instructions.iter().zip(1..) {
+            starts[instruction.address.index()] = number;
+        }
+        Self {
+            instructions,
+            starts,
+            visited: vec![0; instructions.len()],
+            round: 0,
+        }
     }
 
     fn function(&mut self, entry: Svma) -> Function {
@@ -280,14 +350,19 @@ impl<'a> Walk<'a> {
         let mut indirect = None;
         let mut pending = vec![entry];
         while let Some(address) = pending.pop() {
-            let Some(&start) = self.by_address.get(&address) else {
+            let number = self.starts.get(address.index()).copied().unwrap_or(0);
+            let Some(start) = number.checked_sub(1) else {
                 indirect = indirect.or(Some(address));
                 continue;
             };
             self.straight(start, &mut reached, &mut pending, &mut indirect);
         }
         reached.sort_unstable();
-        Function { entry, reached, indirect }
+        Function {
+            entry,
+            reached,
+            indirect,
+        }
     }
 
     /// Follows one straight line of instructions and leaves its branch targets in `pending`.
@@ -300,7 +375,11 @@ impl<'a> Walk<'a> {
     ) {
         let mut index = start as usize;
         loop {
-            let Some(instruction) = self.instructions.get(index).filter(|_| self.visited[index] != self.round) else {
+            let Some(instruction) = self
+                .instructions
+                .get(index)
+                .filter(|_| self.visited[index] != self.round)
+            else {
                 return;
             };
             self.visited[index] = self.round;

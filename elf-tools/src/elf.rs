@@ -121,7 +121,11 @@ impl<'data> View<'data> {
     /// Reads the headers of a little-endian ELF file of either class.
     pub(crate) fn parse(bytes: &'data [u8]) -> Result<Self> {
         let ident = bytes.get(..16).ok_or_else(|| {
-            Error::malformed("ELF header", bytes.len() as u64, format!("{} bytes are too few", bytes.len()))
+            Error::malformed(
+                "ELF header",
+                bytes.len() as u64,
+                format!("{} bytes are too few", bytes.len()),
+            )
         })?;
         if ident[..4] != elf::ELFMAG {
             return Err(Error::malformed("ELF header", 0, "magic number is missing"));
@@ -129,16 +133,25 @@ impl<'data> View<'data> {
         match (ident[4], ident[5]) {
             (2, 1) => Self::read::<FileHeader64<LittleEndian>>(bytes, Class::Elf64),
             (1, 1) => Self::read::<FileHeader32<LittleEndian>>(bytes, Class::Elf32),
-            (_, 2) => Err(Error::unsupported("ELF byte order", "big-endian; only little-endian is understood")),
-            (class, order) => {
-                Err(Error::malformed("ELF header", 4, format!("class {class}, byte order {order} do not exist")))
-            }
+            (_, 2) => Err(Error::unsupported(
+                "ELF byte order",
+                "big-endian; only little-endian is understood",
+            )),
+            (class, order) => Err(Error::malformed(
+                "ELF header",
+                4,
+                format!("class {class}, byte order {order} do not exist"),
+            )),
         }
     }
 
-    fn read<E: FileHeader<Endian = LittleEndian>>(bytes: &'data [u8], class: Class) -> Result<Self> {
+    fn read<E: FileHeader<Endian = LittleEndian>>(
+        bytes: &'data [u8],
+        class: Class,
+    ) -> Result<Self> {
         let endian = LittleEndian;
-        let header = E::parse(bytes).map_err(|e| Error::malformed("ELF header", 0, e.to_string()))?;
+        let header =
+            E::parse(bytes).map_err(|e| Error::malformed("ELF header", 0, e.to_string()))?;
         let at_segments = header.e_phoff(endian).into();
         let programs = header
             .program_headers(endian, bytes)
@@ -146,7 +159,11 @@ impl<'data> View<'data> {
         let section_headers = header.e_shoff(endian).into();
         // A checkpoint may have kept only what segments cover. Section headers that lie outside the bytes are absent;
         // ones that lie inside but contradict themselves are an error.
-        let sections = if section_headers < bytes.len() as u64 { Self::sections_of(header, bytes)? } else { Vec::new() };
+        let sections = if section_headers < bytes.len() as u64 {
+            Self::sections_of(header, bytes)?
+        } else {
+            Vec::new()
+        };
         Ok(Self {
             bytes,
             class,
@@ -158,15 +175,21 @@ impl<'data> View<'data> {
         })
     }
 
-    fn sections_of<E: FileHeader<Endian = LittleEndian>>(header: &E, bytes: &'data [u8]) -> Result<Vec<Section>> {
+    fn sections_of<E: FileHeader<Endian = LittleEndian>>(
+        header: &E,
+        bytes: &'data [u8],
+    ) -> Result<Vec<Section>> {
         let endian = LittleEndian;
         let place: u64 = header.e_shoff(endian).into();
-        let failed = |e: object::read::Error| Error::malformed("ELF section headers", place, e.to_string());
+        let failed =
+            |e: object::read::Error| Error::malformed("ELF section headers", place, e.to_string());
         let headers = header.section_headers(endian, bytes).map_err(failed)?;
         if headers.is_empty() {
             return Ok(Vec::new());
         }
-        let strings = header.section_strings(endian, bytes, headers).map_err(failed)?;
+        let strings = header
+            .section_strings(endian, bytes, headers)
+            .map_err(failed)?;
         let mut sections = Vec::with_capacity(headers.len());
         for section in headers {
             let name = section.name(endian, strings).map_err(failed)?;
@@ -200,7 +223,11 @@ impl<'data> View<'data> {
     pub(crate) fn data(&self, section: &Section) -> Result<&'data [u8]> {
         match section.kind {
             k if k == elf::SHT_NOBITS.0 => Ok(&[]),
-            _ => self.slice(&format!("section {}", section.name), section.offset, section.size),
+            _ => self.slice(
+                &format!("section {}", section.name),
+                section.offset,
+                section.size,
+            ),
         }
     }
 
@@ -213,19 +240,30 @@ impl<'data> View<'data> {
     }
 
     fn dynamic_of<E: FileHeader<Endian = LittleEndian>>(&self) -> Result<Vec<(u64, u64)>> {
-        let Some(segment) = self.segments.iter().find(|segment| segment.kind == elf::PT_DYNAMIC.0) else {
+        let Some(segment) = self
+            .segments
+            .iter()
+            .find(|segment| segment.kind == elf::PT_DYNAMIC.0)
+        else {
             return Ok(Vec::new());
         };
         let bytes = self.slice("dynamic section", segment.offset, segment.file_size)?;
         let count = bytes.len() / size_of::<E::Dyn>();
         let (entries, _) = object::pod::slice_from_bytes::<E::Dyn>(bytes, count)
             .map_err(|()| Error::malformed("dynamic section", segment.offset, "misaligned"))?;
-        let entries = entries.iter().map(|d| (d.d_tag(LittleEndian).0 as u64, d.d_val(LittleEndian).into()));
+        let entries = entries
+            .iter()
+            .map(|d| (d.d_tag(LittleEndian).0 as u64, d.d_val(LittleEndian).into()));
         Ok(entries.take_while(|&(tag, _)| tag != 0).collect())
     }
 
     /// `count` symbols at `offset` with names from the given string table.
-    pub(crate) fn symbols(&self, offset: u64, count: u64, strings: &'data [u8]) -> Result<Vec<RawSymbol<'data>>> {
+    pub(crate) fn symbols(
+        &self,
+        offset: u64,
+        count: u64,
+        strings: &'data [u8],
+    ) -> Result<Vec<RawSymbol<'data>>> {
         match self.class {
             Class::Elf32 => self.symbols_of::<FileHeader32<LittleEndian>>(offset, count, strings),
             Class::Elf64 => self.symbols_of::<FileHeader64<LittleEndian>>(offset, count, strings),
@@ -239,15 +277,20 @@ impl<'data> View<'data> {
         strings: &'data [u8],
     ) -> Result<Vec<RawSymbol<'data>>> {
         let endian = LittleEndian;
-        let bytes = self.slice("symbol table", offset, count.saturating_mul(size_of::<E::Sym>() as u64))?;
+        let bytes = self.slice(
+            "symbol table",
+            offset,
+            count.saturating_mul(size_of::<E::Sym>() as u64),
+        )?;
         let entry_size = size_of::<E::Sym>();
         let mut symbols = Vec::with_capacity(bytes.len() / entry_size);
         for (index, entry) in bytes.chunks_exact(entry_size).enumerate() {
             let place = offset + (index * entry_size) as u64;
             let (symbol, _) = object::pod::from_bytes::<E::Sym>(entry)
                 .map_err(|()| Error::malformed("symbol", place, "misaligned"))?;
-            let name = string_at(strings, u64::from(symbol.st_name(endian)))
-                .ok_or_else(|| Error::malformed("symbol", place, "name lies outside the string table"))?;
+            let name = string_at(strings, u64::from(symbol.st_name(endian))).ok_or_else(|| {
+                Error::malformed("symbol", place, "name lies outside the string table")
+            })?;
             symbols.push(RawSymbol {
                 name,
                 kind: symbol.st_info().0 & 0xf,
@@ -262,17 +305,32 @@ impl<'data> View<'data> {
 
     /// The symbols of section `index`, which must be a symbol table with its strings linked.
     pub(crate) fn symbols_in(&self, index: usize) -> Result<Vec<RawSymbol<'data>>> {
-        let table = self.sections.get(index).filter(|s| {
-            s.kind == elf::SHT_SYMTAB.0 || s.kind == elf::SHT_DYNSYM.0
-        });
+        let table = self
+            .sections
+            .get(index)
+            .filter(|s| s.kind == elf::SHT_SYMTAB.0 || s.kind == elf::SHT_DYNSYM.0);
         let Some(table) = table else {
             let reason = format!("link to section {index}, which is not a symbol table");
-            return Err(Error::malformed("ELF section headers", self.section_headers, reason));
+            return Err(Error::malformed(
+                "ELF section headers",
+                self.section_headers,
+                reason,
+            ));
         };
-        let strings = self.sections.get(table.link).filter(|s| s.kind == elf::SHT_STRTAB.0);
+        let strings = self
+            .sections
+            .get(table.link)
+            .filter(|s| s.kind == elf::SHT_STRTAB.0);
         let Some(strings) = strings else {
-            let reason = format!("{} links to section {}, which is not a string table", table.name, table.link);
-            return Err(Error::malformed("ELF section headers", self.section_headers, reason));
+            let reason = format!(
+                "{} links to section {}, which is not a string table",
+                table.name, table.link
+            );
+            return Err(Error::malformed(
+                "ELF section headers",
+                self.section_headers,
+                reason,
+            ));
         };
         let entry = match self.class {
             Class::Elf32 => 16,
@@ -284,7 +342,11 @@ impl<'data> View<'data> {
     /// All notes of all `PT_NOTE` segments.
     pub(crate) fn notes(&self) -> Result<Vec<Note<'data>>> {
         let mut notes = Vec::new();
-        for segment in self.segments.iter().filter(|segment| segment.kind == elf::PT_NOTE.0) {
+        for segment in self
+            .segments
+            .iter()
+            .filter(|segment| segment.kind == elf::PT_NOTE.0)
+        {
             let bytes = self.slice("notes", segment.offset, segment.file_size)?;
             read_notes(bytes, segment.offset, &mut notes)?;
         }
@@ -299,17 +361,25 @@ fn read_notes<'data>(bytes: &'data [u8], base: u64, notes: &mut Vec<Note<'data>>
     while at + 12 <= bytes.len() {
         let place = base + at as u64;
         let truncated = || Error::malformed("note", place, "reaches beyond its segment");
-        let (Some(name_size), Some(size), Some(kind)) = (word(at), word(at + 4), word(at + 8)) else {
+        let (Some(name_size), Some(size), Some(kind)) = (word(at), word(at + 4), word(at + 8))
+        else {
             return Err(truncated());
         };
         let name_at = at + 12;
-        let name_end = name_at.checked_add(name_size as usize).ok_or_else(truncated)?;
+        let name_end = name_at
+            .checked_add(name_size as usize)
+            .ok_or_else(truncated)?;
         let owner = bytes.get(name_at..name_end).ok_or_else(truncated)?;
         let data_at = name_end.next_multiple_of(4);
         let data_end = data_at.checked_add(size as usize).ok_or_else(truncated)?;
         let descriptor = bytes.get(data_at..data_end).ok_or_else(truncated)?;
         let owner = owner.strip_suffix(&[0]).unwrap_or(owner);
-        notes.push(Note { owner, kind, descriptor, offset: base + data_at as u64 });
+        notes.push(Note {
+            owner,
+            kind,
+            descriptor,
+            offset: base + data_at as u64,
+        });
         at = data_end.next_multiple_of(4);
     }
     Ok(())
@@ -328,12 +398,26 @@ fn segment<P: ProgramHeader<Endian = LittleEndian>>(header: &P) -> Segment {
 }
 
 /// `size` bytes at `offset`, or an error that names `what`.
-pub(crate) fn slice<'data>(bytes: &'data [u8], what: &str, offset: u64, size: u64) -> Result<&'data [u8]> {
-    let range = usize::try_from(offset).ok().zip(offset.checked_add(size).and_then(|end| usize::try_from(end).ok()));
-    range.and_then(|(start, end)| bytes.get(start..end)).ok_or_else(|| {
-        let reason = format!("{size:#x} bytes do not fit into the {:#x} there are", bytes.len());
-        Error::malformed(what, offset, reason)
-    })
+pub(crate) fn slice<'data>(
+    bytes: &'data [u8],
+    what: &str,
+    offset: u64,
+    size: u64,
+) -> Result<&'data [u8]> {
+    let range = usize::try_from(offset).ok().zip(
+        offset
+            .checked_add(size)
+            .and_then(|end| usize::try_from(end).ok()),
+    );
+    range
+        .and_then(|(start, end)| bytes.get(start..end))
+        .ok_or_else(|| {
+            let reason = format!(
+                "{size:#x} bytes do not fit into the {:#x} there are",
+                bytes.len()
+            );
+            Error::malformed(what, offset, reason)
+        })
 }
 
 /// The zero-terminated string at `offset` of a string table.

@@ -58,21 +58,34 @@ pub enum Error {
 impl Error {
     /// A [`Error::Malformed`].
     pub fn malformed(what: impl Into<String>, offset: u64, reason: impl Into<String>) -> Self {
-        Self::Malformed { what: what.into(), offset, reason: reason.into() }
+        Self::Malformed {
+            what: what.into(),
+            offset,
+            reason: reason.into(),
+        }
     }
 
     /// A [`Error::Symbol`].
     pub fn symbol(symbol: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self::Symbol { symbol: symbol.into(), reason: reason.into() }
+        Self::Symbol {
+            symbol: symbol.into(),
+            reason: reason.into(),
+        }
     }
 
     /// A [`Error::NotFound`].
     pub fn not_found(what: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self::NotFound { what: what.into(), reason: reason.into() }
+        Self::NotFound {
+            what: what.into(),
+            reason: reason.into(),
+        }
     }
 
     /// A [`Error::Unsupported`].
     pub fn unsupported(what: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self::Unsupported { what: what.into(), reason: reason.into() }
+        Self::Unsupported {
+            what: what.into(),
+            reason: reason.into(),
+        }
     }
 }

@@ -20,7 +20,6 @@ mod address;
 mod assemble;
 mod elf;
 
-
 pub mod code;
 mod error;
 pub mod image;

@@ -54,7 +54,9 @@ pub fn read(image: &Image) -> Result<Vec<Alternative>> {
         return Ok(Vec::new());
     };
     let table = view.data(section)?;
-    let candidates = FORMATS.iter().filter_map(|&(size, lengths)| decode(image, table, section.address, size, lengths));
+    let candidates = FORMATS
+        .iter()
+        .filter_map(|&(size, lengths)| decode(image, table, section.address, size, lengths));
     candidates.into_iter().next().ok_or_else(|| {
         let reason = format!("{} bytes fit none of the known entry formats", table.len());
         Error::malformed("section .altinstructions", section.offset, reason)
@@ -62,7 +64,13 @@ pub fn read(image: &Image) -> Result<Vec<Alternative>> {
 }
 
 /// Decodes the table in one format; `None` if any entry does not lie where entries of that format would.
-fn decode(image: &Image, table: &[u8], base: u64, size: usize, lengths: usize) -> Option<Vec<Alternative>> {
+fn decode(
+    image: &Image,
+    table: &[u8],
+    base: u64,
+    size: usize,
+    lengths: usize,
+) -> Option<Vec<Alternative>> {
     if !table.len().is_multiple_of(size) {
         return None;
     }
@@ -76,12 +84,23 @@ fn decode(image: &Image, table: &[u8], base: u64, size: usize, lengths: usize) -
             _ => u32::from(u16::from_le_bytes(entry.get(8..10)?.try_into().ok()?)),
         };
         let original = range(image, at.offset(i64::from(word(0)?)), *entry.get(lengths)?)?;
-        let replacement = range(image, at.offset(4 + i64::from(word(4)?)), *entry.get(lengths + 1)?)?;
-        if !image.is_text(Svma(original.start)) || replacement.end - replacement.start > original.end - original.start {
+        let replacement = range(
+            image,
+            at.offset(4 + i64::from(word(4)?)),
+            *entry.get(lengths + 1)?,
+        )?;
+        if !image.is_text(Svma(original.start))
+            || replacement.end - replacement.start > original.end - original.start
+        {
             return None;
         }
         let feature = Feature::try_from(flags & 0x7fff).ok()?;
-        entries.push(Alternative { original, replacement, feature, negated: flags & not != 0 });
+        entries.push(Alternative {
+            original,
+            replacement,
+            feature,
+            negated: flags & not != 0,
+        });
     }
     Some(entries)
 }
@@ -94,12 +113,18 @@ fn range(image: &Image, start: Svma, length: u8) -> Option<Range<u64>> {
 /// The image's bytes with alternatives applied as a kernel would on a processor with these features.
 ///
 /// The last entry that applies to a place wins, as in the kernel; what is left of the original is filled with `nop`.
-pub fn apply(image: &Image, alternatives: &[Alternative], has: impl Fn(Feature) -> bool) -> Vec<u8> {
+pub fn apply(
+    image: &Image,
+    alternatives: &[Alternative],
+    has: impl Fn(Feature) -> bool,
+) -> Vec<u8> {
     let original = image.bytes();
     let mut bytes = original.to_vec();
     for alternative in alternatives.iter().filter(|a| has(a.feature) != a.negated) {
-        let source = &original[alternative.replacement.start as usize..alternative.replacement.end as usize];
-        let target = &mut bytes[alternative.original.start as usize..alternative.original.end as usize];
+        let source =
+            &original[alternative.replacement.start as usize..alternative.replacement.end as usize];
+        let target =
+            &mut bytes[alternative.original.start as usize..alternative.original.end as usize];
         target[..source.len()].copy_from_slice(source);
         fill_with_nops(&mut target[source.len()..]);
     }

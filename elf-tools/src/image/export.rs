@@ -28,7 +28,11 @@ pub(super) fn read(view: &View<'_>) -> Result<Vec<Export>> {
         return Ok(Vec::new());
     };
     let mut exports = Vec::new();
-    for (index, symbol) in view.symbols(table.symbols, table.count, table.strings)?.iter().enumerate() {
+    for (index, symbol) in view
+        .symbols(table.symbols, table.count, table.strings)?
+        .iter()
+        .enumerate()
+    {
         if is_function(view, symbol) {
             exports.push(Export {
                 name: String::from_utf8_lossy(symbol.name).into_owned(),
@@ -50,7 +54,8 @@ fn is_function(view: &View<'_>, symbol: &RawSymbol<'_>) -> bool {
         Some(section) => section.flags & u64::from(elf::SHF_EXECINSTR.0) != 0,
         None => true,
     };
-    let function = symbol.kind == elf::STT_FUNC.0 || (symbol.kind == elf::STT_NOTYPE.0 && executable);
+    let function =
+        symbol.kind == elf::STT_FUNC.0 || (symbol.kind == elf::STT_NOTYPE.0 && executable);
     defined && global && function && !symbol.name.is_empty()
 }
 
@@ -67,15 +72,26 @@ struct DynamicTable<'data> {
 impl<'data> DynamicTable<'data> {
     fn locate(view: &View<'data>) -> Result<Option<Self>> {
         let dynamic = view.dynamic()?;
-        let get = |tag: elf::DynamicTag| dynamic.iter().find(|entry| entry.0 == tag.0 as u64).map(|entry| entry.1);
+        let get = |tag: elf::DynamicTag| {
+            dynamic
+                .iter()
+                .find(|entry| entry.0 == tag.0 as u64)
+                .map(|entry| entry.1)
+        };
         let (Some(symbols), Some(strings)) = (get(elf::DT_SYMTAB), get(elf::DT_STRTAB)) else {
             return Ok(None);
         };
-        let strings_size = get(elf::DT_STRSZ).ok_or_else(|| Error::not_found("DT_STRSZ", "dynamic section"))?;
+        let strings_size =
+            get(elf::DT_STRSZ).ok_or_else(|| Error::not_found("DT_STRSZ", "dynamic section"))?;
         let count = match (get(elf::DT_HASH), get(elf::DT_GNU_HASH)) {
             (Some(hash), _) => symbol_count(view, hash, false)?,
             (None, Some(hash)) => symbol_count(view, hash, true)?,
-            (None, None) => return Err(Error::not_found("symbol hash table", "neither DT_HASH nor DT_GNU_HASH")),
+            (None, None) => {
+                return Err(Error::not_found(
+                    "symbol hash table",
+                    "neither DT_HASH nor DT_GNU_HASH",
+                ));
+            }
         };
         Ok(Some(Self {
             symbols,
@@ -97,7 +113,9 @@ impl<'data> DynamicTable<'data> {
         };
         let word = |what: &str, at: u64| -> Result<u64> {
             let bytes = view.slice(what, at, 4)?;
-            Ok(u64::from(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])))
+            Ok(u64::from(u32::from_le_bytes([
+                bytes[0], bytes[1], bytes[2], bytes[3],
+            ])))
         };
         let wanted = half("symbol version", versions.saturating_add(2 * index as u64))? & 0x7fff;
         let mut at = definitions;
@@ -106,8 +124,9 @@ impl<'data> DynamicTable<'data> {
             let what = "version definition";
             if half(what, at.saturating_add(4))? & 0x7fff == wanted && wanted > 1 {
                 let auxiliary = at.saturating_add(word(what, at.saturating_add(12))?);
-                let name = string_at(self.strings, word(what, auxiliary)?)
-                    .ok_or_else(|| Error::malformed(what, auxiliary, "name lies outside the string table"))?;
+                let name = string_at(self.strings, word(what, auxiliary)?).ok_or_else(|| {
+                    Error::malformed(what, auxiliary, "name lies outside the string table")
+                })?;
                 return Ok(Some(String::from_utf8_lossy(name).into_owned()));
             }
             match word(what, at.saturating_add(16))? {
@@ -115,7 +134,11 @@ impl<'data> DynamicTable<'data> {
                 next => at = at.saturating_add(next),
             }
         }
-        Err(Error::malformed("version definition", definitions, "the chain does not end"))
+        Err(Error::malformed(
+            "version definition",
+            definitions,
+            "the chain does not end",
+        ))
     }
 }
 
@@ -127,14 +150,27 @@ fn symbol_count(view: &View<'_>, offset: u64, gnu: bool) -> Result<u64> {
     }
 }
 
-fn symbol_count_of<E: FileHeader<Endian = LittleEndian>>(view: &View<'_>, offset: u64, gnu: bool) -> Result<u64> {
-    let bytes = view.slice("symbol hash table", offset, (view.bytes.len() as u64).saturating_sub(offset))?;
-    let failed = |e: object::read::Error| Error::malformed("symbol hash table", offset, e.to_string());
+fn symbol_count_of<E: FileHeader<Endian = LittleEndian>>(
+    view: &View<'_>,
+    offset: u64,
+    gnu: bool,
+) -> Result<u64> {
+    let bytes = view.slice(
+        "symbol hash table",
+        offset,
+        (view.bytes.len() as u64).saturating_sub(offset),
+    )?;
+    let failed =
+        |e: object::read::Error| Error::malformed("symbol hash table", offset, e.to_string());
     let count = if gnu {
         let table = GnuHashTable::<E>::parse(LittleEndian, bytes).map_err(failed)?;
-        table.symbol_table_length(LittleEndian).unwrap_or(table.symbol_base())
+        table
+            .symbol_table_length(LittleEndian)
+            .unwrap_or(table.symbol_base())
     } else {
-        HashTable::<E>::parse(LittleEndian, bytes).map_err(failed)?.symbol_table_length()
+        HashTable::<E>::parse(LittleEndian, bytes)
+            .map_err(failed)?
+            .symbol_table_length()
     };
     Ok(u64::from(count))
 }

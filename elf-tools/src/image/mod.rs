@@ -59,22 +59,36 @@ impl Image {
     /// the same; every vDSO since Linux 3.16 is. It must export at least one function.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         if bytes.len() > MAX_IMAGE {
-            return Err(Error::malformed("image", 0, format!("{} bytes are too many for a vDSO", bytes.len())));
+            return Err(Error::malformed(
+                "image",
+                0,
+                format!("{} bytes are too many for a vDSO", bytes.len()),
+            ));
         }
         let view = View::parse(bytes)?;
         if view.file_type != object::elf::ET_DYN.0 {
-            return Err(Error::malformed("ELF header", 16, "not a shared object (ET_DYN)"));
+            return Err(Error::malformed(
+                "ELF header",
+                16,
+                "not a shared object (ET_DYN)",
+            ));
         }
         let loaded = loaded_end(&view)?;
         let text = text_ranges(&view, loaded)?;
         let exports = export::read(&view)?;
         if exports.is_empty() {
-            return Err(Error::not_found("exported function", "the dynamic symbol table defines none"));
+            return Err(Error::not_found(
+                "exported function",
+                "the dynamic symbol table defines none",
+            ));
         }
         for export in &exports {
             let end = export.address.0.checked_add(export.size);
             if end.is_none_or(|end| end > loaded) {
-                let reason = format!("{:#x} bytes at {} leave the image", export.size, export.address);
+                let reason = format!(
+                    "{:#x} bytes at {} leave the image",
+                    export.size, export.address
+                );
                 return Err(Error::symbol(&export.name, reason));
             }
         }
@@ -156,16 +170,35 @@ impl Image {
 /// Checks the loaded segments and returns their end.
 fn loaded_end(view: &View<'_>) -> Result<u64> {
     let mut end = 0;
-    for segment in view.segments.iter().filter(|segment| segment.kind == object::elf::PT_LOAD.0) {
+    for segment in view
+        .segments
+        .iter()
+        .filter(|segment| segment.kind == object::elf::PT_LOAD.0)
+    {
         if segment.address != segment.offset {
-            let reason = format!("linked at {:#x} but stored at {:#x}", segment.address, segment.offset);
-            return Err(Error::malformed("ELF program headers", segment.offset, reason));
+            let reason = format!(
+                "linked at {:#x} but stored at {:#x}",
+                segment.address, segment.offset
+            );
+            return Err(Error::malformed(
+                "ELF program headers",
+                segment.offset,
+                reason,
+            ));
         }
-        view.slice("loaded segment", segment.offset, segment.memory_size.max(segment.file_size))?;
+        view.slice(
+            "loaded segment",
+            segment.offset,
+            segment.memory_size.max(segment.file_size),
+        )?;
         end = end.max(segment.address + segment.memory_size.max(segment.file_size));
     }
     match end {
-        0 => Err(Error::malformed("ELF program headers", 0, "nothing is loaded")),
+        0 => Err(Error::malformed(
+            "ELF program headers",
+            0,
+            "nothing is loaded",
+        )),
         end => Ok(end),
     }
 }
@@ -175,22 +208,36 @@ fn text_ranges(view: &View<'_>, loaded: u64) -> Result<Vec<Range<u64>>> {
     let mut ranges = Vec::new();
     for section in &view.sections {
         if section.flags & executable == executable && section.kind == object::elf::SHT_PROGBITS.0 {
-            let end = section.address.checked_add(section.size).filter(|&end| end <= loaded);
+            let end = section
+                .address
+                .checked_add(section.size)
+                .filter(|&end| end <= loaded);
             let Some(end) = end.filter(|_| section.address == section.offset) else {
                 let reason = format!("section {} is not where it is loaded", section.name);
-                return Err(Error::malformed("ELF section headers", view.section_headers, reason));
+                return Err(Error::malformed(
+                    "ELF section headers",
+                    view.section_headers,
+                    reason,
+                ));
             };
             ranges.push(section.address..end);
         }
     }
     if view.sections.is_empty() {
         let executable = object::elf::PT_LOAD.0;
-        let segments = view.segments.iter().filter(|s| s.kind == executable && s.flags & object::elf::PF_X.0 != 0);
+        let segments = view
+            .segments
+            .iter()
+            .filter(|s| s.kind == executable && s.flags & object::elf::PF_X.0 != 0);
         ranges.extend(segments.map(|s| s.address..s.address + s.memory_size));
     }
     ranges.sort_by_key(|range| range.start);
     if let Some(pair) = ranges.windows(2).find(|pair| pair[1].start < pair[0].end) {
-        return Err(Error::malformed("ELF section headers", pair[1].start, "executable sections overlap"));
+        return Err(Error::malformed(
+            "ELF section headers",
+            pair[1].start,
+            "executable sections overlap",
+        ));
     }
     Ok(ranges)
 }

@@ -72,24 +72,40 @@ pub(super) struct Notes {
 pub(super) fn read(view: &View<'_>) -> Result<Notes> {
     let notes = view.notes()?;
     let mut tables = None;
-    for note in notes.iter().filter(|note| note.owner == OWNER && note.kind == NT_TABLES) {
+    for note in notes
+        .iter()
+        .filter(|note| note.owner == OWNER && note.kind == NT_TABLES)
+    {
         if tables.replace(tables_note(note)?).is_some() {
-            return Err(Error::malformed("vDSO note", note.offset, "a second note of type 1"));
+            return Err(Error::malformed(
+                "vDSO note",
+                note.offset,
+                "a second note of type 1",
+            ));
         }
     }
-    Ok(Notes { build_id: build_id(&notes), linux_version: linux_version(&notes), tables })
+    Ok(Notes {
+        build_id: build_id(&notes),
+        linux_version: linux_version(&notes),
+        tables,
+    })
 }
 
 /// GNU build-id.
 pub(crate) fn build_id(notes: &[Note<'_>]) -> Option<Vec<u8>> {
     let wanted = elf::NT_GNU_BUILD_ID.0;
-    notes.iter().find(|n| n.owner == b"GNU" && n.kind == wanted).map(|n| n.descriptor.to_vec())
+    notes
+        .iter()
+        .find(|n| n.owner == b"GNU" && n.kind == wanted)
+        .map(|n| n.descriptor.to_vec())
 }
 
 /// The `Linux` note of type 0 holds `LINUX_VERSION_CODE`.
 pub(crate) fn linux_version(notes: &[Note<'_>]) -> Option<LinuxVersion> {
     let note = notes.iter().find(|n| n.owner == b"Linux" && n.kind == 0)?;
-    Some(LinuxVersion(u32::from_le_bytes(note.descriptor.get(..4)?.try_into().ok()?)))
+    Some(LinuxVersion(u32::from_le_bytes(
+        note.descriptor.get(..4)?.try_into().ok()?,
+    )))
 }
 
 /// Checks the two words that every note of ours begins with.
@@ -104,18 +120,24 @@ pub(crate) fn check_abi(note: &Note<'_>, minimum: usize) -> Result<()> {
         return Err(Error::malformed("vDSO note", note.offset, reason));
     }
     if word(4) != 0 {
-        return Err(Error::malformed("vDSO note", note.offset + 4, format!("unknown flags {:#x}", word(4))));
+        return Err(Error::malformed(
+            "vDSO note",
+            note.offset + 4,
+            format!("unknown flags {:#x}", word(4)),
+        ));
     }
     Ok(())
 }
 
 fn tables_note(note: &Note<'_>) -> Result<TablesNote> {
     check_abi(note, TABLES_SIZE)?;
-    let mut words = note.descriptor[8..TABLES_SIZE].chunks_exact(8).map(|chunk| {
-        let mut word = [0; 8];
-        word.copy_from_slice(chunk);
-        u64::from_le_bytes(word)
-    });
+    let mut words = note.descriptor[8..TABLES_SIZE]
+        .chunks_exact(8)
+        .map(|chunk| {
+            let mut word = [0; 8];
+            word.copy_from_slice(chunk);
+            u64::from_le_bytes(word)
+        });
     let mut next = || words.next().unwrap_or_default();
     Ok(TablesNote {
         symtab_distance: next() as i64,

@@ -71,11 +71,17 @@ impl Kind {
 
     /// The kind with that number in the psABI, if the ABI allows it.
     pub fn from_number(number: u32) -> Option<Self> {
-        Self::ALL.iter().find(|entry| entry.1 == number).map(|entry| entry.0)
+        Self::ALL
+            .iter()
+            .find(|entry| entry.1 == number)
+            .map(|entry| entry.0)
     }
 
     fn entry(self) -> (u32, &'static str) {
-        let entry = Self::ALL.iter().find(|entry| entry.0 == self).expect("every kind is listed");
+        let entry = Self::ALL
+            .iter()
+            .find(|entry| entry.0 == self)
+            .expect("every kind is listed");
         (entry.1, entry.2)
     }
 
@@ -167,7 +173,10 @@ pub struct Uses {
 impl Relocations {
     /// The relocation whose place covers `address`.
     pub fn covering(&self, address: Svma) -> Option<usize> {
-        let index = self.entries.partition_point(|entry| entry.place <= address).checked_sub(1)?;
+        let index = self
+            .entries
+            .partition_point(|entry| entry.place <= address)
+            .checked_sub(1)?;
         let entry = &self.entries[index];
         (address.0 - entry.place.0 < entry.kind.width()).then_some(index)
     }
@@ -178,8 +187,11 @@ impl Relocations {
     /// that takes a slot's address, or has control flow that cannot be followed, is taken to use everything.
     pub fn uses(&self, code: &Code) -> Uses {
         let all = || (0..self.entries.len() as u32).collect::<Vec<_>>();
-        let by_instruction: Vec<InstructionUse> =
-            code.instructions().iter().map(|instruction| self.used_by(instruction)).collect();
+        let by_instruction: Vec<InstructionUse> = code
+            .instructions()
+            .iter()
+            .map(|instruction| self.used_by(instruction))
+            .collect();
         let by_function = code.functions().iter().map(|function| {
             let mut used = Vec::new();
             for &index in &function.reached {
@@ -197,18 +209,27 @@ impl Relocations {
             used.dedup();
             used
         });
-        Uses { by_function: by_function.collect() }
+        Uses {
+            by_function: by_function.collect(),
+        }
     }
 
     fn used_by(&self, instruction: &crate::code::Instruction) -> InstructionUse {
-        let from = self.entries.partition_point(|entry| entry.place < instruction.address);
-        let to = self.entries.partition_point(|entry| entry.place < instruction.end());
+        let from = self
+            .entries
+            .partition_point(|entry| entry.place < instruction.address);
+        let to = self
+            .entries
+            .partition_point(|entry| entry.place < instruction.end());
         if from < to {
             return InstructionUse::Some(from as u32, to as u32);
         }
         match instruction.target.and_then(|target| self.covering(target)) {
             None => InstructionUse::Nothing,
-            Some(_) if instruction.access == Access::Address && !self.is_plain_slot_address(instruction) => {
+            Some(_)
+                if instruction.access == Access::Address
+                    && !self.is_plain_slot_address(instruction) =>
+            {
                 InstructionUse::Everything
             }
             Some(slot) => InstructionUse::Slot(slot as u32),
@@ -217,7 +238,9 @@ impl Relocations {
 
     /// A distance slot is used together with its own address (`lea slot; add (slot)`); that tells which slot is meant.
     fn is_plain_slot_address(&self, instruction: &crate::code::Instruction) -> bool {
-        let slot = instruction.target.and_then(|target| self.covering(target).map(|slot| (target, slot)));
+        let slot = instruction
+            .target
+            .and_then(|target| self.covering(target).map(|slot| (target, slot)));
         slot.is_some_and(|(target, slot)| {
             let entry = &self.entries[slot];
             entry.place == target && entry.kind == Kind::Pc64

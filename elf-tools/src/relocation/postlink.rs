@@ -28,11 +28,18 @@ pub fn postlink(linked: &[u8], options: &PostlinkOptions<'_>) -> Result<Vec<u8>>
     let image = Image::parse(linked)?;
     let view = image.view()?;
     let mut relocations = Relocations::default();
-    for section in view.sections.iter().filter(|section| section.kind == elf::SHT_RELA.0) {
+    for section in view
+        .sections
+        .iter()
+        .filter(|section| section.kind == elf::SHT_RELA.0)
+    {
         collect(&view, section, options, &mut relocations)?;
     }
     if relocations.entries.is_empty() {
-        return Err(Error::not_found("emitted relocation", "none names a vvar symbol; link with --emit-relocs"));
+        return Err(Error::not_found(
+            "emitted relocation",
+            "none names a vvar symbol; link with --emit-relocs",
+        ));
     }
     relocations.entries.sort_by_key(|entry| entry.place);
     write::attach(&image, &relocations)
@@ -48,8 +55,14 @@ fn collect(
     for (index, entry) in view.data(section)?.chunks_exact(RELA as usize).enumerate() {
         let word = |at: usize| u64::from_le_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|i| entry[at + i]));
         let (place, info, addend) = (Svma(word(0)), word(8), word(16) as i64);
-        let failed = |reason: String| Error::Relocation { index, place, reason };
-        let symbol = symbols.get((info >> 32) as usize).ok_or_else(|| failed("symbol does not exist".to_owned()))?;
+        let failed = |reason: String| Error::Relocation {
+            index,
+            place,
+            reason,
+        };
+        let symbol = symbols
+            .get((info >> 32) as usize)
+            .ok_or_else(|| failed("symbol does not exist".to_owned()))?;
         let name = String::from_utf8_lossy(symbol.name);
         // Plain C identifiers are references as well by their letters; a vvar symbol always has a dot.
         if !name.contains('.') || symbol.kind == elf::STT_SECTION.0 {
@@ -59,9 +72,15 @@ fn collect(
             continue;
         };
         let number = (info & 0xffff_ffff) as u32;
-        let kind = Kind::from_number(number).ok_or_else(|| failed(format!("type {number} is not allowed")))?;
+        let kind = Kind::from_number(number)
+            .ok_or_else(|| failed(format!("type {number} is not allowed")))?;
         let need = need_index(relocations, &reference, options, symbol);
-        relocations.entries.push(Relocation { place, kind, need, addend });
+        relocations.entries.push(Relocation {
+            place,
+            kind,
+            need,
+            addend,
+        });
     }
     Ok(())
 }
@@ -72,13 +91,31 @@ fn need_index(
     options: &PostlinkOptions<'_>,
     symbol: &crate::elf::RawSymbol<'_>,
 ) -> u32 {
-    if let Some(index) = relocations.needs.iter().position(|need| need.reference == *reference) {
+    if let Some(index) = relocations
+        .needs
+        .iter()
+        .position(|need| need.reference == *reference)
+    {
         return index as u32;
     }
     let text = reference.to_string();
-    let default = options.defaults.iter().find(|entry| entry.0 == text).map(|entry| entry.1.to_vec());
-    let stated = options.sizes.iter().find(|entry| entry.0 == text).map(|entry| entry.1);
-    let size = stated.or(default.as_ref().map(|bytes| bytes.len() as u64)).unwrap_or(symbol.size);
-    relocations.needs.push(Need { reference: reference.clone(), size, default });
+    let default = options
+        .defaults
+        .iter()
+        .find(|entry| entry.0 == text)
+        .map(|entry| entry.1.to_vec());
+    let stated = options
+        .sizes
+        .iter()
+        .find(|entry| entry.0 == text)
+        .map(|entry| entry.1);
+    let size = stated
+        .or(default.as_ref().map(|bytes| bytes.len() as u64))
+        .unwrap_or(symbol.size);
+    relocations.needs.push(Need {
+        reference: reference.clone(),
+        size,
+        default,
+    });
     relocations.needs.len() as u32 - 1
 }

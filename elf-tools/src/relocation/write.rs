@@ -2,7 +2,9 @@
 
 use object::elf;
 
-use crate::assemble::{self, Content, Fields, NewSection, RELA, SYMBOL, add_name, object_symbol, table_section};
+use crate::assemble::{
+    self, Content, Fields, NewSection, RELA, SYMBOL, add_name, object_symbol, table_section,
+};
 use crate::elf::View;
 use crate::image::{Image, TablesNote};
 use crate::relocation::{Need, Relocations};
@@ -18,14 +20,20 @@ fn is_replaced(kind: u32) -> bool {
 /// The image must have a note of type 1, since notes are loaded and nothing that is loaded is moved here.
 pub fn attach(image: &Image, relocations: &Relocations) -> Result<Vec<u8>> {
     let note = *image.tables_note().ok_or_else(|| {
-        Error::not_found("vDSO note of type 1", "an image needs one before tables can be attached to it")
+        Error::not_found(
+            "vDSO note of type 1",
+            "an image needs one before tables can be attached to it",
+        )
     })?;
     let view = image.view()?;
     let mut bytes = image.bytes()[..image.loaded_size() as usize].to_vec();
     let mut sections = kept_sections(&view)?;
     let first = sections.len() as u32 + 1;
     let tables = Tables::encode(&relocations.needs, relocations, first + 3);
-    let table = |name, kind, content| NewSection { content: Content::New(content), ..table_section(name, kind) };
+    let table = |name, kind, content| NewSection {
+        content: Content::New(content),
+        ..table_section(name, kind)
+    };
     sections.push(NewSection {
         link: first + 1,
         align: 8,
@@ -40,9 +48,14 @@ pub fn attach(image: &Image, relocations: &Relocations) -> Result<Vec<u8>> {
         ..table(".vvar.symtab", elf::SHT_SYMTAB.0, tables.symbols)
     });
     sections.push(table(".vvar.strtab", elf::SHT_STRTAB.0, tables.strings));
-    sections.push(table(".vvar.defaults", elf::SHT_PROGBITS.0, tables.defaults));
+    sections.push(table(
+        ".vvar.defaults",
+        elf::SHT_PROGBITS.0,
+        tables.defaults,
+    ));
     let placed = assemble::append(&mut bytes, sections)?;
-    let [relocations_at, symbols_at, strings_at] = [0, 1, 2].map(|index| placed[first as usize - 1 + index]);
+    let [relocations_at, symbols_at, strings_at] =
+        [0, 1, 2].map(|index| placed[first as usize - 1 + index]);
     let stated = TablesNote {
         relocations: (relocations_at.0, relocations_at.1 / RELA),
         symbols: (symbols_at.0, symbols_at.1 / SYMBOL),
@@ -50,7 +63,8 @@ pub fn attach(image: &Image, relocations: &Relocations) -> Result<Vec<u8>> {
         ..note
     };
     let descriptor = stated.encode();
-    bytes[note.offset as usize..note.offset as usize + descriptor.len()].copy_from_slice(&descriptor);
+    bytes[note.offset as usize..note.offset as usize + descriptor.len()]
+        .copy_from_slice(&descriptor);
     Ok(bytes)
 }
 
@@ -63,7 +77,10 @@ fn kept_sections<'a>(view: &'a View<'_>) -> Result<Vec<NewSection<'a>>> {
     let mut sections = Vec::with_capacity(kept.len());
     for &index in &kept {
         let section = &view.sections[index];
-        let link = kept.iter().position(|&other| other == section.link).map_or(0, |position| position as u32 + 1);
+        let link = kept
+            .iter()
+            .position(|&other| other == section.link)
+            .map_or(0, |position| position as u32 + 1);
         sections.push(NewSection {
             name: &section.name,
             kind: section.kind,
@@ -77,7 +94,10 @@ fn kept_sections<'a>(view: &'a View<'_>) -> Result<Vec<NewSection<'a>>> {
         });
     }
     if kept.is_empty() {
-        return Err(Error::not_found("section headers", "tables cannot be attached to an image that has lost them"));
+        return Err(Error::not_found(
+            "section headers",
+            "tables cannot be attached to an image that has lost them",
+        ));
     }
     Ok(sections)
 }
@@ -108,11 +128,21 @@ impl Tables {
             let name = add_name(&mut strings, &need.reference.to_string());
             symbols.extend(object_symbol(name, binding, section, value, need.size));
         }
-        let mut table = Fields(Vec::with_capacity(relocations.entries.len() * RELA as usize));
+        let mut table = Fields(Vec::with_capacity(
+            relocations.entries.len() * RELA as usize,
+        ));
         for entry in &relocations.entries {
             let info = (u64::from(entry.need + 1) << 32) | u64::from(entry.kind.number());
-            table = table.xword(entry.place.0).xword(info).xword(entry.addend as u64);
+            table = table
+                .xword(entry.place.0)
+                .xword(info)
+                .xword(entry.addend as u64);
         }
-        Self { relocations: table.0, symbols, strings, defaults }
+        Self {
+            relocations: table.0,
+            symbols,
+            strings,
+            defaults,
+        }
     }
 }

@@ -27,7 +27,10 @@ pub fn is_symtab(bytes: &[u8]) -> bool {
 pub fn read(bytes: &[u8], provenance: Provenance) -> Result<Symtab> {
     let view = View::parse(bytes)?;
     let Some(announcement) = symbol_note(&view)? else {
-        return Err(Error::not_found("symbol table", "the object has no vDSO note of type 2"));
+        return Err(Error::not_found(
+            "symbol table",
+            "the object has no vDSO note of type 2",
+        ));
     };
     note::check_abi(&announcement, 8)?;
     let (mappings, sections) = mappings(&view)?;
@@ -36,18 +39,37 @@ pub fn read(bytes: &[u8], provenance: Provenance) -> Result<Symtab> {
     symtab.build_id = (!build_id.is_empty()).then(|| build_id.to_vec());
     symtab.linux_version = note::linux_version(&view.notes()?);
     let is_table = |kind: u32| kind == elf::SHT_DYNSYM.0 || kind == elf::SHT_SYMTAB.0;
-    let dynamic = view.sections.iter().position(|section| section.kind == elf::SHT_DYNSYM.0);
-    let table = dynamic.or_else(|| view.sections.iter().position(|section| is_table(section.kind)));
+    let dynamic = view
+        .sections
+        .iter()
+        .position(|section| section.kind == elf::SHT_DYNSYM.0);
+    let table = dynamic.or_else(|| {
+        view.sections
+            .iter()
+            .position(|section| is_table(section.kind))
+    });
     let Some(table) = table else {
-        return Err(Error::not_found("symbol table", "the object has neither .dynsym nor .symtab"));
+        return Err(Error::not_found(
+            "symbol table",
+            "the object has neither .dynsym nor .symtab",
+        ));
     };
     let symbols = view.symbols_in(table)?;
     if symbols.len() > MAX_SYMBOLS {
-        let reason = format!("{} symbols; at most {MAX_SYMBOLS} make sense", symbols.len());
-        return Err(Error::malformed("symbol table", view.sections[table].offset, reason));
+        let reason = format!(
+            "{} symbols; at most {MAX_SYMBOLS} make sense",
+            symbols.len()
+        );
+        return Err(Error::malformed(
+            "symbol table",
+            view.sections[table].offset,
+            reason,
+        ));
     }
     for symbol in &symbols {
-        let section = sections.iter().position(|&section| section == usize::from(symbol.section));
+        let section = sections
+            .iter()
+            .position(|&section| section == usize::from(symbol.section));
         let Some(mapping) = section else {
             continue;
         };
@@ -61,9 +83,17 @@ pub fn read(bytes: &[u8], provenance: Provenance) -> Result<Symtab> {
 
 fn symbol_note<'data>(view: &View<'data>) -> Result<Option<Note<'data>>> {
     let mut found = None;
-    for note in view.notes()?.iter().filter(|n| n.owner == note::OWNER && n.kind == note::NT_SYMBOLS) {
+    for note in view
+        .notes()?
+        .iter()
+        .filter(|n| n.owner == note::OWNER && n.kind == note::NT_SYMBOLS)
+    {
         if found.replace(*note).is_some() {
-            return Err(Error::malformed("vDSO note", note.offset, "a second note of type 2"));
+            return Err(Error::malformed(
+                "vDSO note",
+                note.offset,
+                "a second note of type 2",
+            ));
         }
     }
     Ok(found)
@@ -71,7 +101,11 @@ fn symbol_note<'data>(view: &View<'data>) -> Result<Option<Note<'data>>> {
 
 /// The mappings, and the index of each one's section.
 fn mappings(view: &View<'_>) -> Result<(Vec<Mapping>, Vec<usize>)> {
-    let known = [mapping_name::VVAR, mapping_name::VVAR_VCLOCK, mapping_name::VDSO];
+    let known = [
+        mapping_name::VVAR,
+        mapping_name::VVAR_VCLOCK,
+        mapping_name::VDSO,
+    ];
     let mut mappings = Vec::new();
     let mut sections = Vec::new();
     for (index, section) in view.sections.iter().enumerate() {
@@ -80,14 +114,31 @@ fn mappings(view: &View<'_>) -> Result<(Vec<Mapping>, Vec<usize>)> {
         }
         let aligned = section.address.is_multiple_of(PAGE) && section.size.is_multiple_of(PAGE);
         if section.kind != elf::SHT_NOBITS.0 || !aligned {
-            let reason = format!("section {} is not made of whole pages without content", section.name);
-            return Err(Error::malformed("ELF section headers", view.section_headers, reason));
+            let reason = format!(
+                "section {} is not made of whole pages without content",
+                section.name
+            );
+            return Err(Error::malformed(
+                "ELF section headers",
+                view.section_headers,
+                reason,
+            ));
         }
-        mappings.push(Mapping { name: section.name.clone(), address: section.address, size: section.size });
+        mappings.push(Mapping {
+            name: section.name.clone(),
+            address: section.address,
+            size: section.size,
+        });
         sections.push(index);
     }
-    if !mappings.iter().any(|mapping| mapping.name == mapping_name::VVAR) {
-        return Err(Error::not_found("section [vvar]", "a symbol table describes at least this mapping"));
+    if !mappings
+        .iter()
+        .any(|mapping| mapping.name == mapping_name::VVAR)
+    {
+        return Err(Error::not_found(
+            "section [vvar]",
+            "a symbol table describes at least this mapping",
+        ));
     }
     Ok((mappings, sections))
 }
@@ -102,7 +153,13 @@ fn symbol(raw: &RawSymbol<'_>, mapping: usize, place: &Mapping) -> Result<Option
     let Some(offset) = raw.value.checked_sub(place.address) else {
         return Err(Error::symbol(text, format!("lies before {}", place.name)));
     };
-    Ok(Some(Symbol { name, version, mapping, offset, size: raw.size }))
+    Ok(Some(Symbol {
+        name,
+        version,
+        mapping,
+        offset,
+        size: raw.size,
+    }))
 }
 
 /// Writes the table as a symbol table object.
@@ -114,10 +171,20 @@ pub fn write(symtab: &Symtab) -> Result<Vec<u8>> {
     let mut strings = vec![0u8];
     let mut symbols = vec![0u8; assemble::SYMBOL as usize];
     for symbol in symtab.symbols() {
-        let name = VersionedName { name: symbol.name.clone(), version: symbol.version }.to_string();
+        let name = VersionedName {
+            name: symbol.name.clone(),
+            version: symbol.version,
+        }
+        .to_string();
         let value = symtab.mappings()[symbol.mapping].address + symbol.offset;
         let (name, section) = (add_name(&mut strings, &name), symbol.mapping as u16 + 1);
-        symbols.extend(object_symbol(name, elf::STB_GLOBAL.0, section, value, symbol.size));
+        symbols.extend(object_symbol(
+            name,
+            elf::STB_GLOBAL.0,
+            section,
+            value,
+            symbol.size,
+        ));
     }
     // Mappings come first, so that section N is mapping N - 1.
     let mut sections: Vec<NewSection<'_>> = symtab.mappings().iter().map(mapping_section).collect();
@@ -137,7 +204,10 @@ pub fn write(symtab: &Symtab) -> Result<Vec<u8>> {
         entry_size: assemble::SYMBOL,
         ..table_section(".symtab", elf::SHT_SYMTAB.0)
     });
-    sections.push(NewSection { content: Content::New(strings), ..table_section(".strtab", elf::SHT_STRTAB.0) });
+    sections.push(NewSection {
+        content: Content::New(strings),
+        ..table_section(".strtab", elf::SHT_STRTAB.0)
+    });
     assemble::append(&mut bytes, sections)?;
     Ok(bytes)
 }
@@ -155,13 +225,41 @@ fn mapping_section(mapping: &Mapping) -> NewSection<'_> {
 /// ELF header and one program header, for the notes that follow it.
 fn headers(notes: usize) -> Vec<u8> {
     let at = (assemble::FILE_HEADER + assemble::PROGRAM_HEADER) as u64;
-    let ident = [elf::ELFMAG.as_slice(), &[elf::ELFCLASS64.0, elf::ELFDATA2LSB.0, 1], &[0; 9]].concat();
-    let fields = Fields::default().bytes(&ident).half(elf::ET_DYN.0).half(elf::EM_X86_64.0).word(1);
-    let fields = fields.xword(0).xword(assemble::FILE_HEADER as u64).xword(0).word(0);
+    let ident = [
+        elf::ELFMAG.as_slice(),
+        &[elf::ELFCLASS64.0, elf::ELFDATA2LSB.0, 1],
+        &[0; 9],
+    ]
+    .concat();
+    let fields = Fields::default()
+        .bytes(&ident)
+        .half(elf::ET_DYN.0)
+        .half(elf::EM_X86_64.0)
+        .word(1);
+    let fields = fields
+        .xword(0)
+        .xword(assemble::FILE_HEADER as u64)
+        .xword(0)
+        .word(0);
     // The last three halves, about section headers, are filled in when sections are appended.
-    let fields = fields.half(assemble::FILE_HEADER as u16).half(assemble::PROGRAM_HEADER as u16).half(1);
-    let fields = fields.half(0).half(0).half(0).word(elf::PT_NOTE.0).word(elf::PF_R.0);
-    fields.xword(at).xword(at).xword(at).xword(notes as u64).xword(notes as u64).xword(4).0
+    let fields = fields
+        .half(assemble::FILE_HEADER as u16)
+        .half(assemble::PROGRAM_HEADER as u16)
+        .half(1);
+    let fields = fields
+        .half(0)
+        .half(0)
+        .half(0)
+        .word(elf::PT_NOTE.0)
+        .word(elf::PF_R.0);
+    fields
+        .xword(at)
+        .xword(at)
+        .xword(at)
+        .xword(notes as u64)
+        .xword(notes as u64)
+        .xword(4)
+        .0
 }
 
 fn notes(symtab: &Symtab) -> Vec<u8> {

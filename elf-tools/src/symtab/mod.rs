@@ -82,7 +82,10 @@ impl Symtab {
         for (index, mapping) in mappings.iter().enumerate() {
             let end = mapping.address.checked_add(mapping.size);
             let Some(end) = end.filter(|_| mapping.size > 0) else {
-                let reason = format!("{:#x} bytes at {:#x} is not a range", mapping.size, mapping.address);
+                let reason = format!(
+                    "{:#x} bytes at {:#x} is not a range",
+                    mapping.size, mapping.address
+                );
                 return Err(Error::symbol(&mapping.name, reason));
             };
             for other in &mappings[..index] {
@@ -90,7 +93,10 @@ impl Symtab {
                     return Err(Error::symbol(&mapping.name, "mapping stated twice"));
                 }
                 if mapping.address < other.address + other.size && other.address < end {
-                    return Err(Error::symbol(&mapping.name, format!("mapping overlaps {}", other.name)));
+                    return Err(Error::symbol(
+                        &mapping.name,
+                        format!("mapping overlaps {}", other.name),
+                    ));
                 }
             }
         }
@@ -108,7 +114,10 @@ impl Symtab {
     pub fn insert(&mut self, symbol: Symbol) -> Result<()> {
         name::check(&symbol.name)?;
         let Some(mapping) = self.mappings.get(symbol.mapping) else {
-            return Err(Error::symbol(symbol.name, format!("mapping {} does not exist", symbol.mapping)));
+            return Err(Error::symbol(
+                symbol.name,
+                format!("mapping {} does not exist", symbol.mapping),
+            ));
         };
         if symbol.version == 0 {
             return Err(Error::symbol(symbol.name, "semantic versions count from 1"));
@@ -180,10 +189,16 @@ impl Symtab {
             return Err(Error::symbol(&element.name, "an element without its array"));
         };
         if (whole.mapping, whole.offset) != (element.mapping, element.offset) {
-            return Err(Error::symbol(&element.name, "does not start where its array starts"));
+            return Err(Error::symbol(
+                &element.name,
+                "does not start where its array starts",
+            ));
         }
         if !whole.size.is_multiple_of(element.size) {
-            let reason = format!("{} bytes are no whole number of {}-byte elements", whole.size, element.size);
+            let reason = format!(
+                "{} bytes are no whole number of {}-byte elements",
+                whole.size, element.size
+            );
             return Err(Error::symbol(&whole.name, reason));
         }
         Ok(())
@@ -196,24 +211,41 @@ impl Symtab {
         let inside = symbol.mapping == parent.mapping
             && symbol.offset >= parent.offset
             && symbol.offset + symbol.size <= parent.offset + parent.size;
-        if inside { Ok(()) } else { Err(Error::symbol(&symbol.name, format!("lies outside {}", parent.name))) }
+        if inside {
+            Ok(())
+        } else {
+            Err(Error::symbol(
+                &symbol.name,
+                format!("lies outside {}", parent.name),
+            ))
+        }
     }
 
     /// Fields are the symbols that nothing is named below. They are compared in order of place, so this is not quadratic.
     fn check_overlap(&self) -> Result<()> {
-        let parents: std::collections::HashSet<&str> = self.symbols.iter().filter_map(|s| parent(&s.name)).collect();
+        let parents: std::collections::HashSet<&str> = self
+            .symbols
+            .iter()
+            .filter_map(|s| parent(&s.name))
+            .collect();
         let is_field = |symbol: &&Symbol| {
             let word = symbol.name.rsplit('.').next().unwrap_or_default();
-            word != "page" && !parents.contains(symbol.name.as_str()) && !symbol.name.ends_with("[]")
+            word != "page"
+                && !parents.contains(symbol.name.as_str())
+                && !symbol.name.ends_with("[]")
                 && !self.by_name.contains_key(&format!("{}[]", symbol.name))
         };
         let mut fields: Vec<&Symbol> = self.symbols.iter().filter(is_field).collect();
         fields.sort_by_key(|field| (field.mapping, field.offset));
         for pair in fields.windows(2) {
             let [first, second] = [pair[0], pair[1]];
-            let apart = first.mapping != second.mapping || first.offset + first.size <= second.offset;
+            let apart =
+                first.mapping != second.mapping || first.offset + first.size <= second.offset;
             if !apart && !is_union(&first.name, &second.name) {
-                return Err(Error::symbol(&second.name, format!("shares bytes with {}", first.name)));
+                return Err(Error::symbol(
+                    &second.name,
+                    format!("shares bytes with {}", first.name),
+                ));
             }
         }
         Ok(())
@@ -222,11 +254,17 @@ impl Symtab {
 
 /// The element or object that a name is part of: `time.clock[]` for `time.clock[].seq`. Pages are not parents.
 fn parent(name: &str) -> Option<&str> {
-    name.rsplit_once('.').map(|(parent, _)| parent).filter(|parent| parent.contains('.'))
+    name.rsplit_once('.')
+        .map(|(parent, _)| parent)
+        .filter(|parent| parent.contains('.'))
 }
 
 /// `basetime` and `offset` are a union, in the kernel and so in the vocabulary.
 fn is_union(first: &str, second: &str) -> bool {
-    let branch = |name: &str, word: &str| name.split('.').any(|segment| segment.trim_end_matches("[]") == word);
-    (branch(first, "basetime") && branch(second, "offset")) || (branch(first, "offset") && branch(second, "basetime"))
+    let branch = |name: &str, word: &str| {
+        name.split('.')
+            .any(|segment| segment.trim_end_matches("[]") == word)
+    };
+    (branch(first, "basetime") && branch(second, "offset"))
+        || (branch(first, "offset") && branch(second, "basetime"))
 }

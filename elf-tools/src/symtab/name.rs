@@ -16,16 +16,23 @@ pub fn check(name: &str) -> Result<()> {
     if is_canonical(name) {
         return Ok(());
     }
-    let reason = "not a canonical name: lower-case segments joined by dots, each with an optional []";
-    Err(Error::symbol(name.chars().take(MAX_LEN).collect::<String>(), reason))
+    let reason =
+        "not a canonical name: lower-case segments joined by dots, each with an optional []";
+    Err(Error::symbol(
+        name.chars().take(MAX_LEN).collect::<String>(),
+        reason,
+    ))
 }
 
 /// Whether `name` is a canonical name of at least two segments, without semantic version.
 pub fn is_canonical(name: &str) -> bool {
     let segment = |segment: &str| {
         let word = segment.strip_suffix("[]").unwrap_or(segment).as_bytes();
-        word.first().is_some_and(|&b| b.is_ascii_lowercase() || b == b'_')
-            && word.iter().all(|&b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        word.first()
+            .is_some_and(|&b| b.is_ascii_lowercase() || b == b'_')
+            && word
+                .iter()
+                .all(|&b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
     };
     name.len() <= MAX_LEN && name.split('.').all(segment)
 }
@@ -45,15 +52,24 @@ impl VersionedName {
         let (name, version) = match text.split_once(':') {
             None => (text, 1),
             Some((name, digits)) => {
-                let version = digits.parse::<u32>().ok().filter(|&v| v > 1 && !digits.starts_with(['0', '+']));
+                let version = digits
+                    .parse::<u32>()
+                    .ok()
+                    .filter(|&v| v > 1 && !digits.starts_with(['0', '+']));
                 let Some(version) = version else {
-                    return Err(Error::symbol(text, "a stated semantic version is a decimal number from 2 on"));
+                    return Err(Error::symbol(
+                        text,
+                        "a stated semantic version is a decimal number from 2 on",
+                    ));
                 };
                 (name, version)
             }
         };
         check(name)?;
-        Ok(Self { name: name.to_owned(), version })
+        Ok(Self {
+            name: name.to_owned(),
+            version,
+        })
     }
 }
 
@@ -87,10 +103,14 @@ impl Reference {
         let Some(arguments) = text.strip_prefix("offsetof(") else {
             return Ok(Self::Place(VersionedName::parse(text)?));
         };
-        let Some((object, member)) = arguments.strip_suffix(')').and_then(|a| a.split_once(',')) else {
+        let Some((object, member)) = arguments.strip_suffix(')').and_then(|a| a.split_once(','))
+        else {
             return Err(Error::symbol(text, "expected offsetof(OBJECT,MEMBER)"));
         };
-        Ok(Self::OffsetOf { object: VersionedName::parse(object)?, member: VersionedName::parse(member)? })
+        Ok(Self::OffsetOf {
+            object: VersionedName::parse(object)?,
+            member: VersionedName::parse(member)?,
+        })
     }
 
     /// The symbol whose absence makes the reference unresolvable; for a distance, the member.

@@ -1,0 +1,137 @@
+//! Whether the code of a vDSO bears out where things are said to be.
+//!
+//! Whatever code accesses before its image must be a field, of exactly that size; whatever it loads the address of must
+//! be the start of a page, an object or an array element; and what it compares with `VDSO_CLOCKMODE_TIMENS` must be the
+//! `clock_mode` of the *time* page, the one thing that tells this page from the equally laid out one of a time namespace.
+//!
+//! A page that the code never touches cannot be checked. This is harmless: no thread of that kernel is inside code that
+//! uses the page, and foreign code reaches it only by a clock mode that this kernel does not have.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::evidence::{Evidence, Touch};
+use super::place::{Place, Role};
+use crate::Svma;
+
+/// How many different fields of the clocks the code must be seen to touch before its word counts. Stock images touch
+/// at least eight.
+const MIN_CLOCK_FIELDS: usize = 4;
+
+/// Errors, in words, at the first thing in the code that `places` do not explain, and where too little is seen to tell.
+pub(super) fn corroborate(
+    evidence: &Evidence,
+    places: &[Place],
+    timens_mode: Option<i64>,
+) -> Result<(), String> {
+    let index = Index::new(places);
+    for &(at, address) in &evidence.loads {
+        if !index.starts_object(address) {
+            return Err(format!(
+                "{at} loads the address {}, where nothing starts",
+                place_of(address)
+            ));
+        }
+    }
+    let mut touched = BTreeSet::new();
+    for touch in &evidence.touches {
+        let field = index.field(touch).ok_or_else(|| {
+            format!(
+                "{} accesses {} bytes at {}, which is no field",
+                touch.at,
+                touch.size,
+                place_of(touch.target)
+            )
+        })?;
+        touched.insert(field);
+    }
+    let seen = touched
+        .iter()
+        .filter(|name| name.starts_with("time.clock[]."))
+        .count();
+    if seen < MIN_CLOCK_FIELDS || !touched.contains("time.clock[].seq") {
+        return Err(format!(
+            "the code is seen to touch {seen} fields of time.clock[], too few to tell"
+        ));
+    }
+    let timens_in_use = touched.iter().any(|name| name.starts_with("timens."))
+        || evidence
+            .loads
+            .iter()
+            .any(|&(_, address)| index.is_timens(address));
+    check_namespace_tests(evidence, &index, timens_mode, timens_in_use)
+}
+
+/// Checks the comparisons by which code finds out that it is in a time namespace.
+fn check_namespace_tests(
+    evidence: &Evidence,
+    index: &Index<'_>,
+    timens_mode: Option<i64>,
+    timens_in_use: bool,
+) -> Result<(), String> {
+    // Four bytes are compared, whose sign depends on who reads the constant.
+    let is_test = |touch: &&Touch| {
+        timens_mode.is_some()
+            && touch.compared_with.map(|v| v as i32) == timens_mode.map(|v| v as i32)
+    };
+    let mut tests = evidence.touches.iter().filter(is_test).peekable();
+    if timens_in_use && tests.peek().is_none() {
+        return Err(
+            "the code uses the page of time namespaces without asking for VDSO_CLOCKMODE_TIMENS"
+                .to_owned(),
+        );
+    }
+    match tests.find(|test| index.field(test) != Some("time.clock[].clock_mode")) {
+        Some(test) => Err(format!(
+            "{} compares {} with VDSO_CLOCKMODE_TIMENS, which is no clock_mode of the time page",
+            test.at,
+            place_of(test.target)
+        )),
+        None => Ok(()),
+    }
+}
+
+fn place_of(address: i64) -> Svma {
+    Svma(0).offset(address)
+}
+
+/// Places by address, in every element of their arrays.
+struct Index<'a> {
+    fields: HashMap<(i64, u64), &'a str>,
+    objects: HashMap<i64, &'a str>,
+}
+
+impl<'a> Index<'a> {
+    fn new(places: &'a [Place]) -> Self {
+        let mut index = Self {
+            fields: HashMap::new(),
+            objects: HashMap::new(),
+        };
+        for place in places {
+            for address in place.addresses() {
+                // Of the members of a union the first one gives its name.
+                match place.role {
+                    Role::Field => index
+                        .fields
+                        .entry((address, place.size))
+                        .or_insert(&place.name),
+                    Role::Object => index.objects.entry(address).or_insert(&place.name),
+                };
+            }
+        }
+        index
+    }
+
+    fn field(&self, touch: &Touch) -> Option<&'a str> {
+        self.fields.get(&(touch.target, touch.size.into())).copied()
+    }
+
+    fn starts_object(&self, address: i64) -> bool {
+        self.objects.contains_key(&address)
+    }
+
+    fn is_timens(&self, address: i64) -> bool {
+        self.objects
+            .get(&address)
+            .is_some_and(|name| name.starts_with("timens."))
+    }
+}

@@ -1,0 +1,154 @@
+//! The canonical symbols of a stock kernel, from its struct layouts and the vDSO that belongs to it.
+//!
+//! Struct layouts ([`Layout`]) say where fields are in their structs and a page layout (`catalogue`) says where the
+//! structs are. The code of the vDSO is the witness that both are right (`corroborate`): a kernel whose code does not
+//! bear out exactly one page layout is refused.
+
+use super::catalogue::{self, PAGE, Placement};
+use super::corroborate::corroborate;
+use super::evidence::Evidence;
+use super::place::{Place, Structs};
+use super::{Mapping, Symbol, Symtab, mapping_name};
+use crate::image::Image;
+use crate::layout::Layout;
+use crate::{Class, Error, Machine, Result};
+
+/// Semantic version of every symbol of a stock kernel.
+const VERSION: u32 = 1;
+
+/// Address of the lowest mapping. Only differences mean something; 0 would look like a mistake.
+const LOWEST: i64 = 0x10000;
+
+/// Derives the symbols of the kernel that `layout` describes and whose own vDSO `image` is.
+///
+/// Only x86-64 kernels are understood. Errors where the layout lacks the structs of a vvar, and where no page layout, or
+/// more than one, agrees with the image's code; the error then states what each candidate fails at.
+pub fn from_layout(layout: &dyn Layout, image: &Image) -> Result<Symtab> {
+    let evidence = evidence(image)?;
+    let candidates = match layout.enumeration("vdso_pages")? {
+        Some(enumerators) => vec![catalogue::from_enumerators(&enumerators)?],
+        None => catalogue::entries(),
+    };
+    from_candidates(layout, image, &evidence, &candidates)
+}
+
+fn evidence(image: &Image) -> Result<Evidence> {
+    match (image.machine(), image.class()) {
+        (Machine::X86_64, Class::Elf64) => Evidence::of(image),
+        (machine, class) => {
+            let reason = format!(
+                "{machine} in {class:?}; the vvar of x86-64 kernels (64-bit images) is understood"
+            );
+            Err(Error::unsupported("image", reason))
+        }
+    }
+}
+
+fn from_candidates(
+    layout: &dyn Layout,
+    image: &Image,
+    evidence: &Evidence,
+    candidates: &[Placement],
+) -> Result<Symtab> {
+    let structs = Structs::read(layout)?;
+    let mut agreed: Option<(&Placement, Symtab)> = None;
+    let mut failures = Vec::new();
+    for placement in candidates {
+        let places = structs.place(placement);
+        let places = places.and_then(|places| {
+            corroborate(evidence, &places, structs.timens_mode()).map(|()| places)
+        });
+        let places = match places {
+            Ok(places) => places,
+            Err(reason) => {
+                failures.push(format!("{}: {reason}", placement.origin));
+                continue;
+            }
+        };
+        let mut symtab = symtab(layout, image, placement, &places)?;
+        symtab.build_id = image.build_id().map(<[u8]>::to_vec);
+        symtab.linux_version = image.linux_version();
+        match &agreed {
+            Some((first, earlier)) if *earlier != symtab => {
+                let reason = format!(
+                    "the code agrees with both {} and {}",
+                    first.origin, placement.origin
+                );
+                return Err(Error::unsupported("page layout", reason));
+            }
+            Some(_) => {}
+            None => agreed = Some((placement, symtab)),
+        }
+    }
+    let none = || {
+        Error::unsupported(
+            "page layout",
+            format!(
+                "the code contradicts each known one: {}",
+                failures.join("; ")
+            ),
+        )
+    };
+    agreed.map(|(_, symtab)| symtab).ok_or_else(none)
+}
+
+/// The symbols of `places` in the mappings of `placement`, which end where the image starts.
+fn symtab(
+    layout: &dyn Layout,
+    image: &Image,
+    placement: &Placement,
+    places: &[Place],
+) -> Result<Symtab> {
+    let lowest = placement
+        .mappings
+        .first()
+        .map_or(0, |&(_, address)| address);
+    let ends = placement
+        .mappings
+        .iter()
+        .skip(1)
+        .map(|&(_, address)| address)
+        .chain([0]);
+    let mapping = |(name, start, size): (&str, i64, u64)| Mapping {
+        name: name.to_owned(),
+        address: (LOWEST + start - lowest).unsigned_abs(),
+        size,
+    };
+    let mut mappings: Vec<Mapping> = placement
+        .mappings
+        .iter()
+        .zip(ends)
+        .map(|(&(name, start), end)| mapping((name, start, end.abs_diff(start))))
+        .collect();
+    let vdso_size = image
+        .loaded_size()
+        .checked_next_multiple_of(PAGE.unsigned_abs());
+    let vdso_size = vdso_size
+        .ok_or_else(|| Error::malformed("image", 0, "loads more than the address space"))?;
+    mappings.push(mapping((mapping_name::VDSO, 0, vdso_size)));
+
+    let mut symtab = Symtab::new(layout.provenance(), mappings)?;
+    for place in places.iter().filter(|place| place.is_symbol) {
+        let holding = placement
+            .mappings
+            .iter()
+            .rposition(|&(_, start)| start <= place.address);
+        let Some(mapping) = holding else {
+            return Err(Error::symbol(&place.name, "lies before the lowest mapping"));
+        };
+        let offset = place.address.abs_diff(placement.mappings[mapping].1);
+        let (name, size) = (place.name.clone(), place.size);
+        symtab.insert(Symbol {
+            name,
+            version: VERSION,
+            mapping,
+            offset,
+            size,
+        })?;
+    }
+    Ok(symtab)
+}
+
+#[cfg(test)]
+#[path = "vocabulary_tests.rs"]
+mod tests;

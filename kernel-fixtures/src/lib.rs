@@ -1,0 +1,5 @@
+//! Kernels to test on: relocation-capable ones of our own, and real ones from the distribution.
+
+pub mod fixture;
+
+pub mod distribution;

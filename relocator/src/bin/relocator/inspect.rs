@@ -1,0 +1,185 @@
+//! `relocator inspect SOURCE`.
+
+use std::fmt::Write;
+
+use anyhow::Result;
+use elf_tools::image::alternatives;
+use relocator::link::Old;
+use relocator::report::{self, Kernel};
+use relocator::source::{Source, Spec};
+use serde::Serialize;
+
+use crate::{Outcome, output};
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// What to inspect.
+    source: Spec,
+    /// Print JSON instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    schema: &'static str,
+    #[serde(flatten)]
+    kernel: Kernel,
+    image: Option<ImageReport>,
+    symtab: Option<SymtabReport>,
+    no_symtab: Option<String>,
+    mappings: Vec<MappingReport>,
+}
+
+#[derive(Serialize)]
+struct ImageReport {
+    size: usize,
+    machine: String,
+    relocation_capable: bool,
+    alternatives: usize,
+    exports: Vec<ExportReport>,
+    needs: Vec<NeedReport>,
+}
+
+#[derive(Serialize)]
+struct ExportReport {
+    name: String,
+    version: Option<String>,
+    address: u64,
+    size: u64,
+    relocations: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct NeedReport {
+    reference: String,
+    places: usize,
+    has_default: bool,
+}
+
+#[derive(Serialize)]
+struct SymtabReport {
+    symbols: usize,
+    mappings: Vec<MappingReport>,
+}
+
+#[derive(Serialize)]
+struct MappingReport {
+    name: String,
+    address: u64,
+    size: u64,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
+    let source = Source::open(&arguments.source)?;
+    let report = report(&source)?;
+    output::print(arguments.json, &report, text(&report))?;
+    Ok(Outcome::Done)
+}
+
+fn report(source: &Source) -> Result<Report> {
+    let image = source.image.as_ref().map(|image| image_report(source, image)).transpose()?;
+    let mapping = |name: &str, address, size| MappingReport { name: name.to_owned(), address, size };
+    let symtab = source.symtab.as_ref().map(|symtab| SymtabReport {
+        symbols: symtab.symbols().len(),
+        mappings: symtab.mappings().iter().map(|m| mapping(&m.name, m.address, m.size)).collect(),
+    });
+    Ok(Report {
+        schema: report::INSPECT,
+        kernel: Kernel::new(source),
+        image,
+        symtab,
+        no_symtab: source.no_symtab.clone(),
+        mappings: source.live.iter().map(|m| mapping(&m.name, m.start.0, m.size)).collect(),
+    })
+}
+
+fn image_report(source: &Source, image: &elf_tools::image::Image) -> Result<ImageReport> {
+    let failed = |error| relocator::Error::Input { what: source.name.clone(), source: error };
+    let old = match image.machine() {
+        elf_tools::Machine::X86_64 | elf_tools::Machine::X86 => Some(Old::read(image.clone()).map_err(failed)?),
+        _ => None,
+    };
+    let relocations = old.as_ref().and_then(|old| old.relocations.as_ref());
+    let uses = old.as_ref().zip(relocations).map(|(old, relocations)| relocations.uses(&old.code));
+    let used = |address| {
+        let functions = old.as_ref()?.code.functions();
+        let index = functions.iter().position(|function| function.entry == address)?;
+        uses.as_ref().map(|uses| uses.by_function[index].len())
+    };
+    let exports = image.exports().iter().map(|export| ExportReport {
+        name: export.name.clone(),
+        version: export.version.clone(),
+        address: export.address.0,
+        size: export.size,
+        relocations: used(export.address),
+    });
+    let needs = relocations.map_or_else(Vec::new, |table| {
+        let places = |index| table.entries.iter().filter(|entry| entry.need as usize == index).count();
+        let needs = table.needs.iter().enumerate();
+        let need = |(index, need): (usize, &elf_tools::relocation::Need)| NeedReport {
+            reference: need.reference.to_string(),
+            places: places(index),
+            has_default: need.default.is_some(),
+        };
+        needs.map(need).collect()
+    });
+    Ok(ImageReport {
+        size: image.bytes().len(),
+        machine: image.machine().to_string(),
+        relocation_capable: relocations.is_some(),
+        alternatives: alternatives::read(image).map_err(failed)?.len(),
+        exports: exports.collect(),
+        needs,
+    })
+}
+
+fn text(report: &Report) -> String {
+    let mut text = String::new();
+    let kernel = &report.kernel;
+    let unknown = || "unknown".to_owned();
+    let _ = writeln!(text, "source     {}", kernel.source);
+    let _ = writeln!(text, "kernel     {}", kernel.kernel.clone().unwrap_or_else(unknown));
+    let _ = writeln!(text, "build-id   {}", kernel.build_id.clone().unwrap_or_else(unknown));
+    match (&report.symtab, &report.no_symtab) {
+        (Some(symtab), _) => {
+            let _ = writeln!(text, "symbols    {} ({})", symtab.symbols, kernel.tables);
+        }
+        (None, reason) => {
+            let _ = writeln!(text, "symbols    none: {}", reason.as_deref().unwrap_or("the source has none"));
+        }
+    }
+    for mapping in &report.mappings {
+        let _ = writeln!(text, "mapped     {:#x} {:#x} {}", mapping.address, mapping.size, mapping.name);
+    }
+    if let Some(image) = &report.image {
+        image_text(image, &mut text);
+    }
+    text
+}
+
+fn image_text(image: &ImageReport, text: &mut String) {
+    let capable = if image.relocation_capable { "relocation-capable" } else { "without relocation tables" };
+    let _ = writeln!(text, "image      {} bytes, {}, {capable}", image.size, image.machine);
+    let _ = writeln!(text, "           {} alternatives\n", image.alternatives);
+    let mut exports = output::table(&["function", "version", "address", "size", "relocations"]);
+    for export in &image.exports {
+        let relocations = export.relocations.map_or_else(|| "-".to_owned(), |count| count.to_string());
+        exports.add_row([
+            export.name.clone(),
+            export.version.clone().unwrap_or_default(),
+            format!("{:#x}", export.address),
+            export.size.to_string(),
+            relocations,
+        ]);
+    }
+    let _ = writeln!(text, "{exports}");
+    if !image.needs.is_empty() {
+        let mut needs = output::table(&["needs", "places", "default"]);
+        for need in &image.needs {
+            let default = if need.has_default { "yes" } else { "" };
+            needs.add_row([need.reference.clone(), need.places.to_string(), default.to_owned()]);
+        }
+        let _ = writeln!(text, "\n{needs}");
+    }
+}

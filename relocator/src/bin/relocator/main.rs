@@ -1,0 +1,82 @@
+//! The `relocator` command.
+//!
+//! Exit status: 0 done; 1 refused, or verification failed; 2 bad usage or bad input.
+
+mod compare;
+mod inspect;
+mod link;
+mod output;
+mod symtab;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use relocator::Error;
+
+/// A linker for vDSOs: makes an old kernel's vDSO run on a new kernel's vvar.
+///
+/// A SOURCE is `self` (the running kernel), `pid:N` (a process), `fixture:NAME` (built in), `kernel:VERSION` (fetched from
+/// the distribution), or a file: a vDSO, a vmlinux, a vmlinuz, or a symbol table object.
+#[derive(Parser)]
+#[command(name = "relocator", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show what a source says about itself.
+    Inspect(inspect::Arguments),
+    /// Show or write the symbol table of a kernel's vvar.
+    Symtab(symtab::Arguments),
+    /// Link an old vDSO to a new kernel.
+    Link(link::Arguments),
+    /// Link an old vDSO to the running kernel, run it in a child process, and compare it with the system calls.
+    Verify(verify::Arguments),
+    /// Put the strategies side by side: relocate, proxy, system call, and the new vDSO itself.
+    Compare(compare::Arguments),
+}
+
+/// How a command that did its work ended.
+enum Outcome {
+    /// What was asked for is done.
+    Done,
+    /// The answer is no.
+    Refused,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match arguments.command {
+        Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Symtab(arguments) => symtab::run(&arguments),
+        Command::Link(arguments) => link::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments),
+        Command::Compare(arguments) => compare::run(&arguments),
+    };
+    match result {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Refused) => ExitCode::from(1),
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("relocator: {error:#}");
+            ExitCode::from(status(&error))
+        }
+    }
+}
+
+/// 1 where the inputs were understood and the answer is no, 2 where they were not.
+fn status(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref::<Error>() {
+        Some(Error::Refused { .. } | Error::Unlinkable { .. } | Error::Child { .. }) => 1,
+        _ => 2,
+    }
+}
+
+/// `relocator … | head` is no failure.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let closed = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
+    error.chain().any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(closed))
+}

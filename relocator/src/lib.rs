@@ -1,0 +1,28 @@
+//! A linker for vDSOs: it makes the code of an old kernel's vDSO run on the vvar of a new kernel.
+//!
+//! Data flows one way, and each step is a module that the next one reads:
+//!
+//! | module | does |
+//! |---|---|
+//! | [`source`] | finds images, kernels and tables: the edge where files and processes are read |
+//! | [`placement`] | says where everything is, or will be, in the process |
+//! | [`link`] | resolves needs, encodes relocations, overwrites entries: bytes in, bytes and a report out |
+//! | [`plan`] | decides how each function goes on: keep, relocate, proxy, system call |
+//! | [`proxy`] | the instructions that replace a function's entry |
+//! | [`verify`] | runs the result in a child process and compares it with the system calls |
+//! | [`compare`] | puts the strategies side by side |
+//! | [`report`] | the versioned JSON that commands print |
+//!
+//! The linking core does no I/O. What it needs from an image is read by `elf-tools`.
+
+pub mod compare;
+mod error;
+pub mod link;
+pub mod placement;
+pub mod plan;
+pub mod proxy;
+pub mod report;
+pub mod source;
+pub mod verify;
+
+pub use error::{Error, Result};

@@ -1,0 +1,73 @@
+//! Memory for the values that a new kernel does not have.
+//!
+//! Old code may reach a field of an array's element by any index, with the new kernel's stride. So a default is written
+//! once for every combination of indices, at the distances that the new kernel's arrays have, and the code is pointed to
+//! element 0 of that copy.
+
+use elf_tools::Avma;
+use elf_tools::symtab::Symtab;
+
+/// Most memory that one default may take. Two clocks of 232 bytes take 240.
+const MAX_SPAN: u64 = 64 << 10;
+
+/// Copies of defaults, to be mapped behind the image.
+pub(super) struct Defaults {
+    base: Avma,
+    offset: usize,
+    bytes: Vec<u8>,
+}
+
+impl Defaults {
+    /// Memory behind an image of `size` bytes at `image`.
+    pub(super) fn behind(image: Avma, size: usize) -> Self {
+        let offset = size.next_multiple_of(64);
+        Self { base: image.offset(offset as i64), offset, bytes: Vec::new() }
+    }
+
+    /// Lays out `value` for the symbol `name` and returns the address of its element 0.
+    pub(super) fn place(&mut self, name: &str, value: &[u8], symtab: &Symtab) -> Result<Avma, String> {
+        let dimensions = dimensions(name, symtab)?;
+        let mut span = value.len() as u64;
+        let mut copies = 1u64;
+        for &(stride, count) in &dimensions {
+            span = stride.checked_mul(count - 1).and_then(|extent| span.checked_add(extent)).unwrap_or(u64::MAX);
+            copies = copies.saturating_mul(count);
+        }
+        if span > MAX_SPAN || copies > MAX_SPAN {
+            return Err(format!("the default of `{name}` would take {span:#x} bytes; at most {MAX_SPAN:#x} are laid out"));
+        }
+        let start = self.bytes.len().next_multiple_of(16);
+        self.bytes.resize(start + span as usize, 0);
+        fill(&mut self.bytes[start..], value, &dimensions);
+        Ok(self.base.offset(start as i64))
+    }
+
+    /// Appends the copies, if any, to the image's bytes.
+    pub(super) fn append_to(self, image: &mut Vec<u8>) {
+        if !self.bytes.is_empty() {
+            image.resize(self.offset, 0);
+            image.extend(self.bytes);
+        }
+    }
+}
+
+/// Stride and count of every array in `name`, outermost first.
+fn dimensions(name: &str, symtab: &Symtab) -> Result<Vec<(u64, u64)>, String> {
+    let ends = name.match_indices("[]").map(|(at, _)| at);
+    let array = |end: usize| {
+        let array = &name[..end];
+        symtab.array(array).ok_or_else(|| format!("the new kernel has no `{array}[]` that the default could follow"))
+    };
+    ends.map(array).collect()
+}
+
+fn fill(bytes: &mut [u8], value: &[u8], dimensions: &[(u64, u64)]) {
+    match dimensions.split_first() {
+        None => bytes[..value.len()].copy_from_slice(value),
+        Some((&(stride, count), inner)) => {
+            for index in 0..count {
+                fill(&mut bytes[(index * stride) as usize..], value, inner);
+            }
+        }
+    }
+}

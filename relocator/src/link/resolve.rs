@@ -1,0 +1,181 @@
+//! Resolving what an image needs against a kernel's symbols.
+
+use elf_tools::Avma;
+use elf_tools::relocation::Need;
+use elf_tools::symtab::name::{Reference, VersionedName};
+use elf_tools::symtab::{Symbol, Symtab};
+
+use crate::link::defaults::Defaults;
+use crate::placement::Placement;
+
+/// Why a need is not met.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unresolved {
+    /// There is no table to look in.
+    #[error("`{0}` cannot be looked up: no symbol table of the new kernel")]
+    NoTable(String),
+    /// The new kernel does not have it.
+    #[error("`{0}` is missing in the new kernel")]
+    Missing(String),
+    /// The new kernel stores something else under the name.
+    #[error("`{name}` has semantic version {found} in the new kernel, {wanted} in the image")]
+    Version {
+        /// The symbol.
+        name: String,
+        /// What the image reads.
+        wanted: u32,
+        /// What the kernel stores.
+        found: u32,
+    },
+    /// The field has another width.
+    #[error("`{name}` has {found} bytes in the new kernel, {wanted} in the image")]
+    Size {
+        /// The symbol.
+        name: String,
+        /// What the image reads.
+        wanted: u64,
+        /// What the kernel stores.
+        found: u64,
+    },
+    /// The array is shorter than the indices that the image may use.
+    #[error("`{name}` has {found} elements in the new kernel, {wanted} in the image")]
+    Count {
+        /// The array.
+        name: String,
+        /// What the image may index.
+        wanted: u64,
+        /// What the kernel has.
+        found: u64,
+    },
+    /// The placement leaves the symbol's mapping out.
+    #[error("`{name}` lies in {mapping}, which is not mapped")]
+    Unmapped {
+        /// The symbol.
+        name: String,
+        /// Its mapping.
+        mapping: String,
+    },
+    /// Two symbols of one distance are in mappings that move on their own.
+    #[error("`{0}` spans two mappings of the new kernel")]
+    Split(String),
+    /// The default cannot be laid out.
+    #[error("{0}")]
+    Default(String),
+}
+
+/// What a need resolves to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Resolved {
+    /// An address, and the size of what is there.
+    Place { address: Avma, size: u64 },
+    /// A distance in bytes.
+    Distance(i64),
+}
+
+/// Resolves all needs; the result is parallel to `needs`.
+pub(super) fn all(
+    needs: &[Need],
+    symtab: Option<&Symtab>,
+    placement: &Placement,
+    defaults: &mut Defaults,
+) -> Vec<Result<Resolved, Unresolved>> {
+    let Some(symtab) = symtab else {
+        return needs.iter().map(|need| Err(Unresolved::NoTable(need.reference.to_string()))).collect();
+    };
+    let mut resolver = Resolver { needs, symtab, placement, defaults };
+    needs.iter().map(|need| resolver.resolve(need)).collect()
+}
+
+struct Resolver<'a> {
+    needs: &'a [Need],
+    symtab: &'a Symtab,
+    placement: &'a Placement,
+    defaults: &'a mut Defaults,
+}
+
+impl<'a> Resolver<'a> {
+    fn resolve(&mut self, need: &Need) -> Result<Resolved, Unresolved> {
+        match &need.reference {
+            Reference::Place(name) => self.place(name, need),
+            Reference::OffsetOf { object, member } => self.distance(object, member, need),
+        }
+    }
+
+    fn place(&mut self, name: &VersionedName, need: &Need) -> Result<Resolved, Unresolved> {
+        match (self.symbol(name), &need.default) {
+            (Err(Unresolved::Missing(_)), Some(default)) => {
+                let address = self.defaults.place(&name.name, default, self.symtab).map_err(Unresolved::Default)?;
+                Ok(Resolved::Place { address, size: default.len() as u64 })
+            }
+            (symbol, _) => {
+                let symbol = symbol?;
+                self.check_size(symbol, need)?;
+                Ok(Resolved::Place { address: self.address(symbol)?, size: symbol.size })
+            }
+        }
+    }
+
+    fn distance(
+        &mut self,
+        object: &VersionedName,
+        member: &VersionedName,
+        need: &Need,
+    ) -> Result<Resolved, Unresolved> {
+        let object = self.symbol(object)?;
+        let from = self.address(object)?;
+        match (self.symbol(member), &need.default) {
+            (Err(Unresolved::Missing(_)), Some(default)) => {
+                let to = self.defaults.place(&member.name, default, self.symtab).map_err(Unresolved::Default)?;
+                Ok(Resolved::Distance(to.distance_from(from)))
+            }
+            (member, _) => {
+                let member = member?;
+                self.check_size(member, need)?;
+                if member.mapping != object.mapping {
+                    return Err(Unresolved::Split(need.reference.to_string()));
+                }
+                Ok(Resolved::Distance(member.offset as i64 - object.offset as i64))
+            }
+        }
+    }
+
+    fn symbol(&self, name: &VersionedName) -> Result<&'a Symbol, Unresolved> {
+        let symbol = self.symtab.get(&name.name).ok_or_else(|| Unresolved::Missing(name.name.clone()))?;
+        if symbol.version != name.version {
+            let (wanted, found) = (name.version, symbol.version);
+            return Err(Unresolved::Version { name: name.name.clone(), wanted, found });
+        }
+        Ok(symbol)
+    }
+
+    fn address(&self, symbol: &Symbol) -> Result<Avma, Unresolved> {
+        let mapping = &self.symtab.mappings()[symbol.mapping].name;
+        let base = self.placement.mapping(mapping).ok_or_else(|| Unresolved::Unmapped {
+            name: symbol.name.clone(),
+            mapping: mapping.clone(),
+        })?;
+        Ok(base.offset(symbol.offset as i64))
+    }
+
+    /// Fields must be as wide as the image reads them, arrays as long as it may index them: `docs/abi.md`, section 3.
+    fn check_size(&self, symbol: &Symbol, need: &Need) -> Result<(), Unresolved> {
+        if need.size == 0 || symbol.name.ends_with("[]") {
+            return Ok(());
+        }
+        let Some((_, found)) = self.symtab.array(&symbol.name) else {
+            if need.size == symbol.size {
+                return Ok(());
+            }
+            let name = symbol.name.clone();
+            return Err(Unresolved::Size { name, wanted: need.size, found: symbol.size });
+        };
+        let element = format!("{}[]", symbol.name);
+        let stride = self.needs.iter().find(|other| other.reference.target().name == element).map_or(0, |n| n.size);
+        let wanted = need.size.checked_div(stride).unwrap_or(0);
+        if wanted > found {
+            return Err(Unresolved::Count { name: symbol.name.clone(), wanted, found });
+        }
+        Ok(())
+    }
+}

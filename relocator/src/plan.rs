@@ -1,0 +1,294 @@
+//! How each function of an old image goes on.
+//!
+//! A function is *relocated* if all its relocations can be applied, *kept* if it needs none, and otherwise *proxied*: its
+//! entry becomes a jump to the function of that name in the new vDSO, or a *system call* where the new kernel has none.
+//! What cannot be told is never guessed; the reason goes into the report.
+
+use std::fmt;
+
+use elf_tools::code::{Code, Function};
+use elf_tools::image::Export;
+use elf_tools::{Avma, Svma};
+
+use crate::link::{New, Old, Tables};
+use crate::placement::Placement;
+use crate::{Error, Result, proxy};
+
+/// What happens to a function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Strategy {
+    /// Its code stays as it is.
+    Keep,
+    /// Its code runs on the new vvar.
+    Relocate,
+    /// Its entry jumps to the new vDSO.
+    Proxy,
+    /// Its entry makes the system call.
+    Syscall,
+}
+
+impl fmt::Display for Strategy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Keep => "keep",
+            Self::Relocate => "relocate",
+            Self::Proxy => "proxy",
+            Self::Syscall => "syscall",
+        })
+    }
+}
+
+/// Which strategies may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Policy {
+    /// The best one for each function.
+    #[default]
+    Auto,
+    /// Relocation only: refuse an image of which any function would need another strategy.
+    Relocate,
+    /// A proxy for each function that the new vDSO has, a system call for others.
+    Proxy,
+    /// A system call for each function that has one, a proxy for others.
+    Syscall,
+}
+
+/// The decision for one function.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FunctionPlan {
+    /// Its names, aliases included; `__vdso_` and `__kernel_` names first.
+    pub names: Vec<String>,
+    /// Entry point.
+    pub entry: Svma,
+    /// Size in bytes.
+    pub size: u64,
+    /// What happens to it.
+    pub strategy: Strategy,
+    /// Why.
+    pub reason: String,
+    /// Number of relocations that it uses.
+    pub relocations: usize,
+    /// Number of instructions moved out of line because an operand no longer fits.
+    pub detours: usize,
+    /// What overwrites its entry, if anything does.
+    pub patch: Option<Vec<u8>>,
+}
+
+impl FunctionPlan {
+    /// The name it is reported under.
+    pub fn name(&self) -> &str {
+        self.names.first().map_or("", String::as_str)
+    }
+}
+
+/// Plans every function of `old`.
+pub(crate) fn plan(
+    old: &Old,
+    new: &New<'_>,
+    tables: &Tables<'_>,
+    placement: &Placement,
+    policy: Policy,
+) -> Result<Vec<FunctionPlan>> {
+    let planner = Planner { old, new, tables, placement, policy };
+    let mut plans = Vec::with_capacity(old.code.functions().len());
+    for (index, function) in old.code.functions().iter().enumerate() {
+        plans.push(planner.function(index, function)?);
+    }
+    planner.resolve_conflicts(&mut plans)?;
+    if policy == Policy::Relocate
+        && let Some(plan) = plans.iter().find(|plan| !matches!(plan.strategy, Strategy::Keep | Strategy::Relocate))
+    {
+        let (function, entry, reason) = (plan.name().to_owned(), plan.entry, plan.reason.clone());
+        return Err(Error::Refused { function, entry, reason });
+    }
+    Ok(plans)
+}
+
+struct Planner<'a> {
+    old: &'a Old,
+    new: &'a New<'a>,
+    tables: &'a Tables<'a>,
+    placement: &'a Placement,
+    policy: Policy,
+}
+
+/// Whether a function's own code can run on.
+enum Own {
+    Keep(String),
+    Relocate(usize),
+    No(String),
+}
+
+impl Planner<'_> {
+    fn function(&self, index: usize, function: &Function) -> Result<FunctionPlan> {
+        let exports: Vec<&Export> =
+            self.old.image.exports().iter().filter(|export| export.address == function.entry).collect();
+        let mut names: Vec<String> = exports.iter().map(|export| export.name.clone()).collect();
+        names.sort_by_key(|name| (!name.starts_with("__"), name.clone()));
+        let plan = FunctionPlan {
+            names,
+            entry: function.entry,
+            size: exports.iter().map(|export| export.size).max().unwrap_or(0),
+            strategy: Strategy::Keep,
+            reason: String::new(),
+            relocations: 0,
+            detours: 0,
+            patch: None,
+        };
+        if let Some(landing) = plan.names.iter().find(|name| must_stay(name)) {
+            let reason = format!("the kernel returns to `{landing}` by address");
+            return Ok(FunctionPlan { reason, ..plan });
+        }
+        if let Some(tied) = plan.names.iter().find(|name| is_tied(name)) {
+            return self.tied(plan.clone(), tied);
+        }
+        match (self.policy, self.own(index, function)) {
+            (Policy::Auto | Policy::Relocate, Own::Keep(reason)) => Ok(FunctionPlan { reason, ..plan }),
+            (Policy::Auto | Policy::Relocate, Own::Relocate(relocations)) => {
+                let reason = format!("all {relocations} relocations resolved");
+                Ok(FunctionPlan { strategy: Strategy::Relocate, reason, relocations, ..plan })
+            }
+            (Policy::Auto | Policy::Relocate, Own::No(reason)) => self.replace(plan, reason),
+            (Policy::Proxy | Policy::Syscall, _) => self.replace(plan, "asked for".to_owned()),
+        }
+    }
+
+    /// Whether the function's own code can run on the new kernel.
+    fn own(&self, index: usize, function: &Function) -> Own {
+        let (Some(relocations), Some(uses)) = (self.tables.relocations, self.tables.uses) else {
+            return Own::No("the image carries no relocation table".to_owned());
+        };
+        if let Some(place) = self.stray_reference(function) {
+            return Own::No(format!("{place} refers to memory outside the image, and no relocation covers it"));
+        }
+        let used = &uses.by_function[index];
+        if let Some(failure) = self.tables.failures.iter().find(|f| used.binary_search(&f.relocation).is_ok()) {
+            return Own::No(failure.reason.clone());
+        }
+        debug_assert!(used.iter().all(|&index| (index as usize) < relocations.entries.len()));
+        match used.len() {
+            0 => Own::Keep("it reads no vvar".to_owned()),
+            count => Own::Relocate(count),
+        }
+    }
+
+    /// An operand that leaves the image without a relocation would read the old kernel's place for something.
+    fn stray_reference(&self, function: &Function) -> Option<Svma> {
+        let outside = |target: Svma| target.0 >= self.old.image.bytes().len() as u64;
+        self.old.code.reached(function).find_map(|instruction| {
+            let stray = instruction.target.is_some_and(outside);
+            let operand = instruction.address.offset(i64::from(instruction.displacement.offset));
+            (stray && !self.tables.covers(operand)).then_some(instruction.address)
+        })
+    }
+
+    /// A function that only works in the kernel's own vDSO.
+    fn tied(&self, plan: FunctionPlan, name: &str) -> Result<FunctionPlan> {
+        let why = format!("the kernel recognises `{name}` by its place in its own vDSO");
+        match self.target(&plan.names) {
+            Some((_, target)) => self.patched(plan, Strategy::Proxy, why, |planner, code, entry| {
+                proxy::proxy_patch(planner.placement.image, entry, code, target)
+            }),
+            None => Ok(FunctionPlan { reason: format!("{why}, and the new one has none to send it to"), ..plan }),
+        }
+    }
+
+    /// Gives the function another implementation.
+    fn replace(&self, plan: FunctionPlan, reason: String) -> Result<FunctionPlan> {
+        let proxied = self.target(&plan.names);
+        let call = plan.names.iter().find_map(|name| proxy::system_call(name));
+        let jump = |plan: FunctionPlan, target: Avma| {
+            self.patched(plan, Strategy::Proxy, reason.clone(), |planner, code, entry| {
+                proxy::proxy_patch(planner.placement.image, entry, code, target)
+            })
+        };
+        let stub = |plan: FunctionPlan, call: proxy::SystemCall, reason: String| {
+            self.patched(plan, Strategy::Syscall, reason, |_, code, _| proxy::system_call_patch(code, call))
+        };
+        match (proxied, call) {
+            (_, Some(call)) if self.policy == Policy::Syscall => stub(plan, call, reason),
+            (Some((_, target)), None) => jump(plan, target),
+            (Some((_, target)), Some(call)) => match jump(plan.clone(), target) {
+                Ok(plan) => Ok(plan),
+                Err(_) => stub(plan, call, format!("{reason}; a jump does not fit")),
+            },
+            (None, Some(call)) => stub(plan, call, format!("{reason}; the new vDSO has no such function")),
+            (None, None) => Err(Error::Refused {
+                function: plan.name().to_owned(),
+                entry: plan.entry,
+                reason: format!("{reason}; the new vDSO has no such function, and no system call does the same"),
+            }),
+        }
+    }
+
+    fn patched(
+        &self,
+        plan: FunctionPlan,
+        strategy: Strategy,
+        reason: String,
+        patch: impl Fn(&Self, &[u8], Svma) -> Vec<u8>,
+    ) -> Result<FunctionPlan> {
+        let patch = patch(self, &self.old.image.bytes()[plan.entry.index()..], plan.entry);
+        if patch.len() as u64 > plan.size {
+            return Err(Error::Refused {
+                function: plan.name().to_owned(),
+                entry: plan.entry,
+                reason: format!("{reason}; it has {} bytes, and its replacement {}", plan.size, patch.len()),
+            });
+        }
+        Ok(FunctionPlan { strategy, reason, patch: Some(patch), ..plan })
+    }
+
+    /// The new vDSO's function of one of these names.
+    fn target(&self, names: &[String]) -> Option<(String, Avma)> {
+        let base = self.placement.new_vdso()?;
+        let image = self.new.image?;
+        let export = names.iter().find_map(|name| image.export(name))?;
+        Some((export.name.clone(), export.address.at(base)))
+    }
+
+    /// A function whose code runs on must not run into bytes that were overwritten for another one, except at the other
+    /// one's entry, where the replacement does what the function did.
+    fn resolve_conflicts(&self, plans: &mut [FunctionPlan]) -> Result<()> {
+        loop {
+            let conflict = plans.iter().enumerate().find_map(|(index, plan)| {
+                let runs = plan.patch.is_none() && !plan.names.iter().any(|name| must_stay(name));
+                let other = runs.then(|| plans.iter().find(|other| enters(&self.old.code, index, other))).flatten()?;
+                Some((index, format!("it shares code with {}, which is replaced", other.name())))
+            });
+            let Some((index, reason)) = conflict else {
+                return Ok(());
+            };
+            let plan = FunctionPlan { relocations: 0, ..plans[index].clone() };
+            plans[index] = self.replace(plan, reason)?;
+        }
+    }
+}
+
+/// Whether function `index` can reach an instruction that the patch of `other` overwrites, beyond the entry.
+fn enters(code: &Code, index: usize, other: &FunctionPlan) -> bool {
+    let Some(patch) = &other.patch else {
+        return false;
+    };
+    let end = other.entry.0 + patch.len() as u64;
+    let function = &code.functions()[index];
+    // Reaching the entry brings the instructions behind it; only what jumps into the middle is a conflict.
+    let mut jumps = code.reached(function).filter_map(|instruction| match instruction.flow {
+        elf_tools::code::Flow::Jump(t) | elf_tools::code::Flow::Branch(t) | elf_tools::code::Flow::Call(t) => {
+            let own = (other.entry.0..end).contains(&instruction.address.0);
+            (!own).then_some(t)
+        }
+        _ => None,
+    });
+    jumps.any(|target| target > other.entry && target.0 < end)
+}
+
+/// Functions whose address the kernel or the hardware knows: signal trampolines and the 32-bit system call pad.
+fn must_stay(name: &str) -> bool {
+    matches!(name, "__kernel_sigreturn" | "__kernel_rt_sigreturn" | "__kernel_vsyscall")
+}
+
+/// Functions that the kernel treats specially by their place in its own vDSO: `docs/architecture.md`.
+fn is_tied(name: &str) -> bool {
+    name == "__vdso_sgx_enter_enclave"
+        || (name.starts_with("__vdso_futex_robust_list") && name.ends_with("_try_unlock"))
+}

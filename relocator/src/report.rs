@@ -1,0 +1,121 @@
+//! The JSON that commands print. `docs/json.md` documents it; a change that breaks a reader raises the number in
+//! `schema`.
+
+use elf_tools::image::LinuxVersion;
+use elf_tools::symtab::Provenance;
+use serde::Serialize;
+
+use crate::link::{LinkedImage, Old};
+use crate::plan::FunctionPlan;
+use crate::source::Source;
+
+/// Schema of `relocator inspect --json`.
+pub const INSPECT: &str = "relocator.inspect/1";
+/// Schema of `relocator symtab --json`.
+pub const SYMTAB: &str = "relocator.symtab/1";
+/// Schema of `relocator link --json`.
+pub const LINK: &str = "relocator.link/1";
+/// Schema of `relocator verify --json`.
+pub const VERIFY: &str = "relocator.verify/1";
+/// Schema of `relocator compare --json`.
+pub const COMPARE: &str = "relocator.compare/1";
+
+/// A kernel, old or new.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Kernel {
+    /// The source it was read from.
+    pub source: String,
+    /// Build-id of the vDSO in hexadecimal.
+    pub build_id: Option<String>,
+    /// Version, for example `6.18.44`.
+    pub kernel: Option<String>,
+    /// Where its tables came from: `exported`, `file`, `btf`, `dwarf` or `none`.
+    pub tables: &'static str,
+}
+
+impl Kernel {
+    /// The old side, whose table is the relocation table.
+    pub fn old(source: &Source, old: &Old) -> Self {
+        let tables = if old.relocations.is_some() { "exported" } else { "none" };
+        Self { tables, ..Self::new(source) }
+    }
+
+    /// The new side, whose table is the symbol table.
+    pub fn new(source: &Source) -> Self {
+        Self {
+            source: source.name.clone(),
+            build_id: source.build_id().map(hex),
+            kernel: source.linux_version().map(|version: LinuxVersion| version.to_string()),
+            tables: provenance(source.provenance()),
+        }
+    }
+}
+
+/// The word for a table's provenance.
+pub fn provenance(provenance: Option<Provenance>) -> &'static str {
+    match provenance {
+        Some(Provenance::Exported) => "exported",
+        Some(Provenance::File) => "file",
+        Some(Provenance::Btf) => "btf",
+        Some(Provenance::Dwarf) => "dwarf",
+        None => "none",
+    }
+}
+
+/// One function of a linked image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Function {
+    /// Name.
+    pub name: String,
+    /// Other names of the same code.
+    pub aliases: Vec<String>,
+    /// `keep`, `relocate`, `proxy` or `syscall`.
+    pub strategy: String,
+    /// Why.
+    pub reason: String,
+    /// Number of relocations that it uses.
+    pub relocations: usize,
+    /// Number of instructions moved out of line.
+    pub detours: usize,
+}
+
+impl From<&FunctionPlan> for Function {
+    fn from(plan: &FunctionPlan) -> Self {
+        Self {
+            name: plan.name().to_owned(),
+            aliases: plan.names.iter().skip(1).cloned().collect(),
+            strategy: plan.strategy.to_string(),
+            reason: plan.reason.clone(),
+            relocations: plan.relocations,
+            detours: plan.detours,
+        }
+    }
+}
+
+/// What `relocator link --json` prints.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Link {
+    /// [`LINK`].
+    pub schema: &'static str,
+    /// The image that is linked.
+    pub old: Kernel,
+    /// The kernel it is linked to.
+    pub new: Kernel,
+    /// Size of the linked image in bytes, defaults included.
+    pub size: usize,
+    /// The functions.
+    pub functions: Vec<Function>,
+}
+
+impl Link {
+    /// The report on `linked`.
+    pub fn new(old: Kernel, new: Kernel, linked: &LinkedImage) -> Self {
+        let functions = linked.functions.iter().map(Function::from).collect();
+        Self { schema: LINK, old, new, size: linked.bytes.len(), functions }
+    }
+}
+
+/// Bytes as hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

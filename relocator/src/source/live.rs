@@ -1,0 +1,137 @@
+//! Sources that are running: this process and others.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+
+use elf_tools::Avma;
+use elf_tools::image::{Image, TablesNote};
+use elf_tools::layout::btf::Btf;
+use elf_tools::symtab::{self, Provenance, Symtab, mapping_name, vocabulary};
+use procfs::process::{MMapPath, Process};
+
+use crate::source::{Source, Spec};
+use crate::{Error, Result};
+
+/// Where the running kernel publishes its type information.
+const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// The largest vDSO that is read from a process.
+const MAX_VDSO: u64 = 1 << 20;
+
+/// One of the kernel's mappings in a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LiveMapping {
+    /// As in `/proc/PID/maps`.
+    pub name: String,
+    /// First byte.
+    pub start: Avma,
+    /// Size in bytes.
+    pub size: u64,
+}
+
+/// The running kernel, as this process sees it.
+pub(super) fn own() -> Result<Source> {
+    let myself = Process::myself().map_err(|e| Error::io("self")(e.into()))?;
+    let mut source = Source::named(Spec::Own.to_string());
+    source.live = mappings(&myself, &source.name)?;
+    source.image = read_image(&myself, &source)?;
+    let table = match source.image.as_ref().and_then(|image| image.tables_note().copied()) {
+        Some(note) if note.symtab_size > 0 => exported(&note, &source.live).map_err(|e| e.to_string()),
+        _ => running_symtab(source.image.as_ref()).map_err(|e| e.to_string()),
+    };
+    match table {
+        Ok(table) => source.symtab = Some(table),
+        Err(reason) => source.no_symtab = Some(reason),
+    }
+    Ok(source)
+}
+
+/// A process. Its vvar is the running kernel's, so the symbols are this process's own unless it carries another vDSO.
+pub(super) fn process(pid: i32) -> Result<Source> {
+    let mut source = Source::named(Spec::Pid(pid).to_string());
+    let process = Process::new(pid).map_err(|e| Error::io(&source.name)(e.into()))?;
+    source.live = mappings(&process, &source.name)?;
+    source.image = read_image(&process, &source)?;
+    let own = own()?;
+    if source.build_id() == own.build_id() {
+        source.symtab = own.symtab;
+        source.no_symtab = own.no_symtab;
+    } else {
+        source.no_symtab = Some("its vDSO is not the one of the running kernel".to_owned());
+    }
+    Ok(source)
+}
+
+fn mappings(process: &Process, name: &str) -> Result<Vec<LiveMapping>> {
+    let maps = process.maps().map_err(|e| Error::io(format!("maps of {name}"))(e.into()))?;
+    let known = |path: &MMapPath| match path {
+        MMapPath::Vdso => Some(mapping_name::VDSO),
+        MMapPath::Vvar => Some(mapping_name::VVAR),
+        MMapPath::Other(other) => [mapping_name::VVAR_VCLOCK].into_iter().find(|name| {
+            // procfs strips the brackets of names that it does not know.
+            other == name || *other == name[1..name.len() - 1]
+        }),
+        _ => None,
+    };
+    let live = maps.iter().filter_map(|map| {
+        let (start, end) = map.address;
+        known(&map.pathname).map(|name| LiveMapping {
+            name: name.to_owned(),
+            start: Avma(start),
+            size: end.saturating_sub(start),
+        })
+    });
+    Ok(live.collect())
+}
+
+/// The process's vDSO; `None` if it has none (`vdso=0`, or unmapped).
+fn read_image(process: &Process, source: &Source) -> Result<Option<Image>> {
+    let Some(vdso) = source.live.iter().find(|mapping| mapping.name == mapping_name::VDSO) else {
+        return Ok(None);
+    };
+    if vdso.size > MAX_VDSO {
+        let reason = format!("its [vdso] has {:#x} bytes", vdso.size);
+        return Err(Error::Source { text: source.name.clone(), reason });
+    }
+    let what = format!("memory of {}", source.name);
+    let memory = File::open(format!("/proc/{}/mem", process.pid())).map_err(Error::io(&what))?;
+    let mut bytes = vec![0; vdso.size as usize];
+    memory.read_exact_at(&mut bytes, vdso.start.0).map_err(Error::io(&what))?;
+    let image = Image::parse(&bytes).map_err(Error::input(format!("vDSO of {}", source.name)))?;
+    Ok(Some(image))
+}
+
+/// The symbols of the running kernel by its BTF.
+fn running_symtab(image: Option<&Image>) -> Result<Symtab> {
+    let image = image.ok_or_else(|| Error::Source {
+        text: "self".to_owned(),
+        reason: "the kernel maps no vDSO, so nothing can be checked against it".to_owned(),
+    })?;
+    let mut bytes = Vec::new();
+    let mut file = File::open(KERNEL_BTF).map_err(Error::path(KERNEL_BTF))?;
+    file.read_to_end(&mut bytes).map_err(Error::path(KERNEL_BTF))?;
+    let btf = Btf::parse(&bytes).map_err(Error::input(KERNEL_BTF))?;
+    vocabulary::from_layout(&btf, image).map_err(Error::input(KERNEL_BTF))
+}
+
+/// The symbol table that a relocation-capable kernel maps into this process: `docs/abi.md`, section 2.
+///
+/// vvar cannot be read through `/proc/self/mem`, only by its address.
+fn exported(note: &TablesNote, live: &[LiveMapping]) -> Result<Symtab> {
+    let bad = |reason: &str| Error::Source { text: "self".to_owned(), reason: reason.to_owned() };
+    let base = live.iter().find(|mapping| mapping.name == mapping_name::VDSO).ok_or_else(|| bad("no [vdso]"))?;
+    let start = base.start.offset(note.symtab_distance);
+    let inside = |mapping: &&LiveMapping| {
+        let offset = start.0.checked_sub(mapping.start.0);
+        mapping.name != mapping_name::VDSO
+            && offset.and_then(|offset| offset.checked_add(note.symtab_size)).is_some_and(|end| end <= mapping.size)
+    };
+    if !live.iter().any(|mapping| inside(&mapping)) {
+        return Err(bad("the note puts the symbol table outside the vvar mappings"));
+    }
+    // SAFETY: the range lies in one mapping that the kernel keeps readable for the life of the process, and the table in
+    // it is constant.
+    let bytes = unsafe { std::slice::from_raw_parts(start.0 as *const u8, note.symtab_size as usize) };
+    symtab::elf::read(bytes, Provenance::Exported).map_err(Error::input("exported symbol table"))
+}

@@ -1,0 +1,13 @@
+//! A symbol table object from anywhere; what is accepted survives a round trip.
+#![no_main]
+
+use elf_tools::symtab::{Provenance, elf};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    let Ok(symtab) = elf::read(bytes, Provenance::File) else {
+        return;
+    };
+    let written = elf::write(&symtab).expect("what was read can be written");
+    assert_eq!(elf::read(&written, Provenance::File).as_ref(), Ok(&symtab));
+});
