@@ -13,7 +13,10 @@ use std::process::Command;
 use elf_tools::relocation::postlink::{PostlinkOptions, postlink};
 
 #[path = "src/fixture/generation.rs"]
-#[allow(unreachable_pub, reason = "public in the library, which includes it as well")]
+#[allow(
+    unreachable_pub,
+    reason = "public in the library, which includes it as well"
+)]
 mod generation;
 
 use generation::{GENERATIONS, Generation, Style};
@@ -45,7 +48,13 @@ const CODE_FLAGS: &[&str] = &[
 ];
 
 /// Only the GNU linker follows our scripts to the letter and can emit the relocations it has applied.
-const LINK_FLAGS: &[&str] = &["-shared", "-nostdlib", "-fuse-ld=bfd", "-Wl,-z,norelro", "-Wl,-z,max-page-size=4096"];
+const LINK_FLAGS: &[&str] = &[
+    "-shared",
+    "-nostdlib",
+    "-fuse-ld=bfd",
+    "-Wl,-z,norelro",
+    "-Wl,-z,max-page-size=4096",
+];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
@@ -60,11 +69,30 @@ fn main() {
     for generation in GENERATIONS.iter().filter(|_| x86_64) {
         let directory = out.join(generation.name);
         fs::create_dir_all(&directory).expect("OUT_DIR is writable");
-        Build { generation, directory }.run();
-        let file = |name| format!("include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{}/{name}\"))", generation.name);
-        let table = |name| if generation.tables { format!("Some({})", file(name)) } else { "None".into() };
+        Build {
+            generation,
+            directory,
+        }
+        .run();
+        let file = |name| {
+            format!(
+                "include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{}/{name}\"))",
+                generation.name
+            )
+        };
+        let table = |name| {
+            if generation.tables {
+                format!("Some({})", file(name))
+            } else {
+                "None".into()
+            }
+        };
         let (image, symtab, debug) = (file("vdso.so"), table("vvar.so"), table("debug.so"));
-        writeln!(built, "    Built {{ image: {image}, symtab: {symtab}, debug: {debug} }},").expect("a string grows");
+        writeln!(
+            built,
+            "    Built {{ image: {image}, symtab: {symtab}, debug: {debug} }},"
+        )
+        .expect("a string grows");
     }
     built.push_str("]\n");
     fs::write(out.join("built.rs"), built).expect("OUT_DIR is writable");
@@ -84,8 +112,17 @@ impl Build<'_> {
             let draft = self.link_symtab(&[0; BUILD_ID_LEN], PAGE_SIZE);
             let image = self.image(draft.len());
             let symtab = self.link_symtab(build_id(&image), image.len());
-            assert_eq!(symtab.len(), draft.len(), "{}: a symbol table that grew", self.generation.name);
-            assert!(symtab.len() <= SYMTAB_ROOM, "{}: no room for its symbol table", self.generation.name);
+            assert_eq!(
+                symtab.len(),
+                draft.len(),
+                "{}: a symbol table that grew",
+                self.generation.name
+            );
+            assert!(
+                symtab.len() <= SYMTAB_ROOM,
+                "{}: no room for its symbol table",
+                self.generation.name
+            );
             self.link_debug();
             image
         } else {
@@ -99,8 +136,12 @@ impl Build<'_> {
         let linked = self.link_image(symtab_size);
         match self.generation.style {
             Style::Operands if self.generation.tables => {
-                let options = PostlinkOptions { defaults: self.generation.defaults, ..Default::default() };
-                postlink(&linked, &options).unwrap_or_else(|error| panic!("{}: {error}", self.generation.name))
+                let options = PostlinkOptions {
+                    defaults: self.generation.defaults,
+                    ..Default::default()
+                };
+                postlink(&linked, &options)
+                    .unwrap_or_else(|error| panic!("{}: {error}", self.generation.name))
             }
             _ => linked,
         }
@@ -108,7 +149,10 @@ impl Build<'_> {
 
     /// The image as the linker leaves it: slots with dynamic relocations, operands with emitted ones.
     fn link_image(&self, symtab_size: usize) -> Vec<u8> {
-        let mut definitions = vec![self.linux_version_code(), format!("-DSYMTAB_SIZE={symtab_size}")];
+        let mut definitions = vec![
+            self.linux_version_code(),
+            format!("-DSYMTAB_SIZE={symtab_size}"),
+        ];
         definitions.push(match self.generation.style {
             Style::Got => "-DSTYLE_GOT".into(),
             Style::Operands => "-DSTYLE_OPERANDS".into(),
@@ -116,15 +160,24 @@ impl Build<'_> {
         if !self.generation.tables {
             definitions.push("-DBARE".into());
         }
-        if self.generation.defaults.iter().any(|(name, _)| name.ends_with("leap_smear")) {
+        if self
+            .generation
+            .defaults
+            .iter()
+            .any(|(name, _)| name.ends_with("leap_smear"))
+        {
             definitions.push("-DLEAP_SMEAR_DEFAULT".into());
         }
         let mut objects = vec![
             self.compile("vdso/vdso.c", "vdso.o", &definitions),
             self.compile("vdso/notes.c", "notes.o", &definitions),
         ];
-        let mut flags =
-            vec!["-Wl,-soname=linux-vdso.so.1", "-Wl,--build-id=sha1", "-Wl,--eh-frame-hdr", "-Wl,--hash-style=both"];
+        let mut flags = vec![
+            "-Wl,-soname=linux-vdso.so.1",
+            "-Wl,--build-id=sha1",
+            "-Wl,--eh-frame-hdr",
+            "-Wl,--hash-style=both",
+        ];
         match self.generation.style {
             Style::Got => flags.push("-Wl,--strip-all"),
             // A shared object cannot have relocations of 8 bits, or absolute ones of 32, against an address. Ours are
@@ -136,7 +189,13 @@ impl Build<'_> {
                 flags.extend(["-Wl,--emit-relocs", "-Wl,-z,noreloc-overflow"]);
             }
         }
-        let linked = self.link("vdso/vdso.lds.S", "linked.so", &definitions, &flags, &objects);
+        let linked = self.link(
+            "vdso/vdso.lds.S",
+            "linked.so",
+            &definitions,
+            &flags,
+            &objects,
+        );
         if !self.generation.tables {
             objcopy(&["--strip-all", "--remove-section=.vvar_home"], &linked);
         }
@@ -152,8 +211,18 @@ impl Build<'_> {
             format!("-DVDSO_SIZE={}", image_size.next_multiple_of(PAGE_SIZE)),
         ];
         let object = self.compile("symtab/symtab.c", "symtab.o", &definitions);
-        let flags = ["-Wl,--hash-style=gnu", "-Wl,--build-id=none", "-Wl,--strip-all"];
-        let linked = self.link("symtab/symtab.lds.S", "vvar.so", &definitions, &flags, &[object]);
+        let flags = [
+            "-Wl,--hash-style=gnu",
+            "-Wl,--build-id=none",
+            "-Wl,--strip-all",
+        ];
+        let linked = self.link(
+            "symtab/symtab.lds.S",
+            "vvar.so",
+            &definitions,
+            &flags,
+            &[object],
+        );
         fs::read(linked).expect("the linker has written its output")
     }
 
@@ -161,21 +230,32 @@ impl Build<'_> {
     fn link_debug(&self) {
         let object = self.compile("layouts/debug.c", "debug.o", &["-g".into()]);
         let mut cc = compiler();
-        cc.args(LINK_FLAGS).arg("-Wl,--build-id=none").arg("-o").arg(self.directory.join("debug.so")).arg(object);
+        cc.args(LINK_FLAGS)
+            .arg("-Wl,--build-id=none")
+            .arg("-o")
+            .arg(self.directory.join("debug.so"))
+            .arg(object);
         run(cc);
     }
 
     fn linux_version_code(&self) -> String {
         let (major, minor, patch) = self.generation.linux_version;
-        format!("-DLINUX_VERSION_CODE={}", u32::from_be_bytes([0, major, minor, patch]))
+        format!(
+            "-DLINUX_VERSION_CODE={}",
+            u32::from_be_bytes([0, major, minor, patch])
+        )
     }
 
     fn compile(&self, source: &str, object: &str, definitions: &[String]) -> PathBuf {
         let object = self.directory.join(object);
         // Sources are named relative to `fixtures`, so that no path of the build machine gets into debug information.
         let mut cc = self.compiler(definitions);
-        cc.args(["-c", "-std=gnu11", "-Wall", "-Wextra"]).args(CODE_FLAGS);
-        cc.arg(format!("-ffile-prefix-map={}=fixtures", fixtures().display()));
+        cc.args(["-c", "-std=gnu11", "-Wall", "-Wextra"])
+            .args(CODE_FLAGS);
+        cc.arg(format!(
+            "-ffile-prefix-map={}=fixtures",
+            fixtures().display()
+        ));
         cc.args([OsStr::new("-o"), object.as_ref(), source.as_ref()]);
         run(cc);
         object
@@ -210,7 +290,9 @@ impl Build<'_> {
     fn compiler(&self, definitions: &[String]) -> Command {
         let mut cc = compiler();
         cc.current_dir(fixtures());
-        cc.arg("-Ilayouts").arg(format!("-DLAYOUT=\"{}.h\"", self.generation.layout)).args(definitions);
+        cc.arg("-Ilayouts")
+            .arg(format!("-DLAYOUT=\"{}.h\"", self.generation.layout))
+            .args(definitions);
         cc
     }
 
@@ -220,7 +302,8 @@ impl Build<'_> {
 }
 
 fn fixtures() -> PathBuf {
-    Path::new(&env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR")).join("fixtures")
+    Path::new(&env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"))
+        .join("fixtures")
 }
 
 fn compiler() -> Command {
@@ -239,10 +322,16 @@ fn objcopy(arguments: &[&str], file: &Path) {
 fn run(mut command: Command) {
     let output = match command.output() {
         Ok(output) => output,
-        Err(error) => panic!("the fixtures need a C compiler and the GNU binutils: {command:?}: {error}"),
+        Err(error) => {
+            panic!("the fixtures need a C compiler and the GNU binutils: {command:?}: {error}")
+        }
     };
     let messages = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {}\n{messages}", output.status);
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{messages}",
+        output.status
+    );
     for message in messages.lines() {
         println!("cargo::warning={message}");
     }
@@ -250,7 +339,16 @@ fn run(mut command: Command) {
 
 /// The build-id note of an image: found by its fixed header, so that nothing else needs to be understood here.
 fn build_id(image: &[u8]) -> &[u8] {
-    let header = [&4u32.to_le_bytes()[..], &(BUILD_ID_LEN as u32).to_le_bytes(), &3u32.to_le_bytes(), b"GNU\0"].concat();
-    let at = image.windows(header.len()).position(|window| window == header).expect("the image has a build-id");
+    let header = [
+        &4u32.to_le_bytes()[..],
+        &(BUILD_ID_LEN as u32).to_le_bytes(),
+        &3u32.to_le_bytes(),
+        b"GNU\0",
+    ]
+    .concat();
+    let at = image
+        .windows(header.len())
+        .position(|window| window == header)
+        .expect("the image has a build-id");
     &image[at + header.len()..][..BUILD_ID_LEN]
 }

@@ -1,7 +1,9 @@
-//! Every image on its own kernel, emulated: pages in its home layout, filled by hand, so that the right answer is known.
+//! Every image on its own kernel, emulated: pages in its home layout, filled by hand, so that the right answer is
+//! known.
 //!
-//! A nanosecond is a cycle here (`mult >> shift` is 1), which makes the time-stamp counter of this processor the oracle:
-//! what a clock reads lies between two readings of the counter. What an image asks the kernel is compared with it.
+//! A nanosecond is a cycle here (`mult >> shift` is 1), which makes the time-stamp counter of this processor the
+//! oracle: what a clock reads lies between two readings of the counter. What an image asks the kernel is compared with
+//! it.
 //!
 //! The functions run in three variants: as linked, and with the alternatives of processors old and new.
 
@@ -48,7 +50,9 @@ fn on_every_kernel(test: impl Fn(&Kernel)) {
         let alternatives = |image: &Image| alternatives::read(image).expect(fixture.name);
         test(&Kernel::boot(fixture, |image| image.bytes().to_vec()));
         test(&Kernel::boot(fixture, |image| {
-            alternatives::apply(image, &alternatives(image), |wanted| wanted == feature::LFENCE_RDTSC)
+            alternatives::apply(image, &alternatives(image), |wanted| {
+                wanted == feature::LFENCE_RDTSC
+            })
         }));
         test(&Kernel::boot(fixture, |image| {
             alternatives::apply(image, &alternatives(image), |wanted| match wanted {
@@ -87,10 +91,22 @@ fn fill(kernel: &Kernel, page: &str) -> u64 {
     }
     for id in 0..12 {
         let coarse = COARSE.contains(&id);
-        let unshifted = coarse || kernel.symtab.get("time.clock[].basetime[].nsec").is_some_and(|s| s.version == 2);
-        let nsec = if unshifted { BASE_NSEC } else { BASE_NSEC << SHIFT };
+        let unshifted = coarse
+            || kernel
+                .symtab
+                .get("time.clock[].basetime[].nsec")
+                .is_some_and(|s| s.version == 2);
+        let nsec = if unshifted {
+            BASE_NSEC
+        } else {
+            BASE_NSEC << SHIFT
+        };
         let indices = [clock_of(id), id as u64];
-        kernel.set64(&format!("{page}.clock[].basetime[].sec"), &indices, base_sec(id) as u64);
+        kernel.set64(
+            &format!("{page}.clock[].basetime[].sec"),
+            &indices,
+            base_sec(id) as u64,
+        );
         kernel.set64(&format!("{page}.clock[].basetime[].nsec"), &indices, nsec);
     }
     kernel.set32(&format!("{page}.hrtimer_res"), &[], 7);
@@ -103,7 +119,11 @@ fn fill(kernel: &Kernel, page: &str) -> u64 {
 fn since_base(kernel: &Kernel, id: i32) -> i64 {
     let (status, time) = kernel.clock_gettime(id);
     assert_eq!(status, 0, "{}: clock {id}", kernel.name);
-    assert!((0..BILLION).contains(&time.nsec), "{}: clock {id}: {time:?}", kernel.name);
+    assert!(
+        (0..BILLION).contains(&time.nsec),
+        "{}: clock {id}: {time:?}",
+        kernel.name
+    );
     (time.sec - base_sec(id)) * BILLION + time.nsec - BASE_NSEC as i64
 }
 
@@ -113,7 +133,11 @@ fn check_running(kernel: &Kernel, id: i32, last: u64, offset: i64) {
     let between = since_base(kernel, id) - offset;
     let after = cycles() - last;
     let range = before as i64 - 1..=after as i64 + 1;
-    assert!(range.contains(&between), "{}: clock {id}: {between} is not in {range:?}", kernel.name);
+    assert!(
+        range.contains(&between),
+        "{}: clock {id}: {between} is not in {range:?}",
+        kernel.name
+    );
 }
 
 #[test]
@@ -126,7 +150,12 @@ fn clocks_follow_the_cycle_counter() {
             }
         }
         for id in COARSE {
-            assert_eq!(since_base(kernel, id), 0, "{}: clock {id} reads no counter", kernel.name);
+            assert_eq!(
+                since_base(kernel, id),
+                0,
+                "{}: clock {id} reads no counter",
+                kernel.name
+            );
         }
     });
 }
@@ -157,9 +186,16 @@ fn products_beyond_64_bits_are_right() {
                 kernel.set64("time.clock[].max_cycles", &[clock], 1 << 33);
             }
         }
-        let shifted = kernel.symtab.get("time.clock[].basetime[].nsec").is_some_and(|s| s.version == 1);
+        let shifted = kernel
+            .symtab
+            .get("time.clock[].basetime[].nsec")
+            .is_some_and(|s| s.version == 1);
         for id in HIGH_RESOLUTION.into_iter().filter(|_| shifted) {
-            kernel.set64("time.clock[].basetime[].nsec", &[clock_of(id), id as u64], BASE_NSEC << 30);
+            kernel.set64(
+                "time.clock[].basetime[].nsec",
+                &[clock_of(id), id as u64],
+                BASE_NSEC << 30,
+            );
         }
         for id in HIGH_RESOLUTION {
             check_running(kernel, id, last, 0);
@@ -176,7 +212,13 @@ fn a_time_namespace_adds_its_offsets() {
             kernel.set32("time.clock[].seq", &[clock], 1);
             kernel.set32("time.clock[].clock_mode", &[clock], REDIRECTED);
         }
-        let offset = |id: i32| if [0, 5, 11].contains(&id) { (0, 0) } else { (-5 - i64::from(id), 700_000_000) };
+        let offset = |id: i32| {
+            if [0, 5, 11].contains(&id) {
+                (0, 0)
+            } else {
+                (-5 - i64::from(id), 700_000_000)
+            }
+        };
         for id in 0..12 {
             let indices = [clock_of(id), id as u64];
             kernel.set64("time.clock[].offset[].sec", &indices, offset(id).0 as u64);
@@ -186,7 +228,12 @@ fn a_time_namespace_adds_its_offsets() {
             check_running(kernel, id, last, offset(id).0 * BILLION + offset(id).1);
         }
         for id in COARSE {
-            assert_eq!(since_base(kernel, id), offset(id).0 * BILLION + offset(id).1, "{}: {id}", kernel.name);
+            assert_eq!(
+                since_base(kernel, id),
+                offset(id).0 * BILLION + offset(id).1,
+                "{}: {id}",
+                kernel.name
+            );
         }
         check_wall_clock(kernel, last);
     });
@@ -194,21 +241,36 @@ fn a_time_namespace_adds_its_offsets() {
 
 /// What has no offset in a time namespace: time zone, resolution, seconds.
 fn check_wall_clock(kernel: &Kernel, last: u64) {
-    let (mut time, mut zone, mut resolution, mut seconds) = ([0; 2], [0; 2], Timespec::default(), 0);
+    let (mut time, mut zone, mut resolution, mut seconds) =
+        ([0; 2], [0; 2], Timespec::default(), 0);
     let before = cycles() - last;
     assert_eq!(kernel.gettimeofday(Some(&mut time), Some(&mut zone)), 0);
     let after = cycles() - last;
     let microseconds = (time[0] - base_sec(REALTIME)) * 1_000_000 + time[1];
     let range = (BASE_NSEC + before) as i64 / 1000..=(BASE_NSEC + after) as i64 / 1000;
-    assert!(range.contains(&microseconds), "{}: {microseconds} is not in {range:?}", kernel.name);
+    assert!(
+        range.contains(&microseconds),
+        "{}: {microseconds} is not in {range:?}",
+        kernel.name
+    );
     assert_eq!(zone, [-60, 3], "{}", kernel.name);
     assert_eq!(kernel.gettimeofday(None, None), 0);
-    assert_eq!(kernel.time(Some(&mut seconds)), base_sec(REALTIME), "{}", kernel.name);
+    assert_eq!(
+        kernel.time(Some(&mut seconds)),
+        base_sec(REALTIME),
+        "{}",
+        kernel.name
+    );
     assert_eq!(seconds, base_sec(REALTIME), "{}", kernel.name);
     assert_eq!(kernel.time(None), base_sec(REALTIME), "{}", kernel.name);
     for id in HIGH_RESOLUTION {
         assert_eq!(kernel.clock_getres(id, Some(&mut resolution)), 0);
-        assert_eq!(resolution, Timespec { sec: 0, nsec: 7 }, "{}: clock {id}", kernel.name);
+        assert_eq!(
+            resolution,
+            Timespec { sec: 0, nsec: 7 },
+            "{}: clock {id}",
+            kernel.name
+        );
         assert_eq!(kernel.clock_getres(id, None), 0);
     }
 }
@@ -223,7 +285,14 @@ fn ask(number: libc::c_long, id: i32) -> (i32, Timespec) {
     let mut result = Timespec::default();
     // SAFETY: both system calls write one `struct timespec`.
     let status = unsafe { libc::syscall(number, id, &raw mut result) };
-    (if status == 0 { 0 } else { -(nix::errno::Errno::last_raw()) }, result)
+    (
+        if status == 0 {
+            0
+        } else {
+            -(nix::errno::Errno::last_raw())
+        },
+        result,
+    )
 }
 
 /// The system call's answer. Its clocks are those of this machine, far from the ones of the page.
@@ -243,20 +312,53 @@ fn the_kernel_is_asked_for_what_vvar_does_not_have() {
             let before = system_time(id);
             let (status, time) = kernel.clock_gettime(id);
             assert_eq!(status, 0);
-            assert!(before <= time && time <= system_time(id), "{}: clock {id}: {time:?}", kernel.name);
+            assert!(
+                before <= time && time <= system_time(id),
+                "{}: clock {id}: {time:?}",
+                kernel.name
+            );
         }
         // No such clock, on most kernels: raw results of a system call, not -1 and errno.
-        for id in [8, 9, 10, 12, 15, 16, 23, 31, 32, 33, 1000, i32::MAX, i32::MIN] {
+        for id in [
+            8,
+            9,
+            10,
+            12,
+            15,
+            16,
+            23,
+            31,
+            32,
+            33,
+            1000,
+            i32::MAX,
+            i32::MIN,
+        ] {
             let expected = ask(libc::SYS_clock_gettime, id).0;
-            assert_eq!(kernel.clock_gettime(id).0, expected, "{}: clock {id}", kernel.name);
+            assert_eq!(
+                kernel.clock_gettime(id).0,
+                expected,
+                "{}: clock {id}",
+                kernel.name
+            );
             let expected = ask(libc::SYS_clock_getres, id).0;
-            assert_eq!(kernel.clock_getres(id, None), expected, "{}: clock {id}", kernel.name);
+            assert_eq!(
+                kernel.clock_getres(id, None),
+                expected,
+                "{}: clock {id}",
+                kernel.name
+            );
         }
         // The length of a tick is not in vvar.
         for id in COARSE {
             let mut resolution = Timespec::default();
             assert_eq!(kernel.clock_getres(id, Some(&mut resolution)), 0);
-            assert_eq!(resolution, ask(libc::SYS_clock_getres, id).1, "{}: clock {id}", kernel.name);
+            assert_eq!(
+                resolution,
+                ask(libc::SYS_clock_getres, id).1,
+                "{}: clock {id}",
+                kernel.name
+            );
         }
         // Another clock source.
         for clock in [0, 1] {
@@ -266,14 +368,27 @@ fn the_kernel_is_asked_for_what_vvar_does_not_have() {
             let before = system_time(id);
             let (status, time) = kernel.clock_gettime(id);
             assert_eq!(status, 0);
-            assert!(before <= time && time <= system_time(id), "{}: clock {id}: {time:?}", kernel.name);
+            assert!(
+                before <= time && time <= system_time(id),
+                "{}: clock {id}: {time:?}",
+                kernel.name
+            );
         }
         let mut time = [0; 2];
         let before = system_time(REALTIME);
         assert_eq!(kernel.gettimeofday(Some(&mut time), None), 0);
-        assert!((before.sec..=system_time(REALTIME).sec).contains(&time[0]), "{}: {time:?}", kernel.name);
+        assert!(
+            (before.sec..=system_time(REALTIME).sec).contains(&time[0]),
+            "{}: {time:?}",
+            kernel.name
+        );
         for id in COARSE {
-            assert_eq!(since_base(kernel, id), 0, "{}: clock {id} needs no counter", kernel.name);
+            assert_eq!(
+                since_base(kernel, id),
+                0,
+                "{}: clock {id} needs no counter",
+                kernel.name
+            );
         }
     });
 }
@@ -291,7 +406,11 @@ fn readers_wait_for_the_writer() {
                 kernel.set32("time.clock[].seq", &[0], 4);
             });
             let between = since_base(kernel, 1);
-            assert!((0..=(cycles() - last) as i64).contains(&between), "{}: {between}", kernel.name);
+            assert!(
+                (0..=(cycles() - last) as i64).contains(&between),
+                "{}: {between}",
+                kernel.name
+            );
         });
     });
 }
@@ -319,7 +438,11 @@ fn the_processor_is_one_that_exists() {
         let (mut cpu, mut node) = (u32::MAX, u32::MAX);
         assert_eq!(kernel.getcpu(Some(&mut cpu), Some(&mut node)), 0);
         let affinity = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)).unwrap();
-        assert!(affinity.is_set(cpu as usize).unwrap(), "{}: processor {cpu}", kernel.name);
+        assert!(
+            affinity.is_set(cpu as usize).unwrap(),
+            "{}: processor {cpu}",
+            kernel.name
+        );
         assert!(node < 1024, "{}: node {node}", kernel.name);
         assert_eq!(kernel.getcpu(None, None), 0);
     });

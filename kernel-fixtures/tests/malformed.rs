@@ -7,20 +7,29 @@ use elf_tools::code::Code;
 use elf_tools::image::Image;
 use elf_tools::relocation;
 use elf_tools::symtab::{Provenance, elf};
-use kernel_fixtures::fixture::{all, malformed};
+use kernel_fixtures::fixture::{all, find, malformed};
 
 fn read(image: &[u8], symtab: Option<&[u8]>) -> Result<()> {
     let image = Image::parse(image)?;
     relocation::read(&image, &Code::of(&image)?)?;
-    symtab.map(|symtab| elf::read(symtab, Provenance::Exported)).transpose()?;
+    symtab
+        .map(|symtab| elf::read(symtab, Provenance::Exported))
+        .transpose()?;
     Ok(())
 }
 
 #[test]
 fn what_is_malformed_is_refused_for_what_is_wrong() {
     for fixture in malformed() {
-        let error = read(&fixture.image, fixture.symtab.as_deref()).expect_err(fixture.name).to_string();
-        assert!(error.contains(fixture.expected), "{} ({}): {error}", fixture.name, fixture.what);
+        let error = read(&fixture.image, fixture.symtab.as_deref())
+            .expect_err(fixture.name)
+            .to_string();
+        assert!(
+            error.contains(fixture.expected),
+            "{} ({}): {error}",
+            fixture.name,
+            fixture.what
+        );
     }
 }
 
@@ -32,9 +41,14 @@ fn what_is_well_formed_is_not() {
 }
 
 #[test]
-fn names_are_unique() {
+fn every_fixture_is_found_by_a_name_of_its_own() {
     let mut names: Vec<&str> = malformed().iter().map(|fixture| fixture.name).collect();
     names.extend(all().iter().map(|fixture| fixture.name));
+    assert!(
+        names
+            .iter()
+            .all(|name| find(name).is_some_and(|fixture| fixture.name == *name))
+    );
     names.sort_unstable();
     let count = names.len();
     names.dedup();

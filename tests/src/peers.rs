@@ -153,8 +153,8 @@ impl Types {
         }
     }
 
-    /// Compares every symbol that is inside a struct with what bpftool says. Returns how many there were, and a line for
-    /// each difference.
+    /// Compares every symbol that is inside a struct with what bpftool says. Returns how many there were, and a line
+    /// for each difference.
     pub fn compare(&self, symtab: &Symtab) -> (usize, Vec<String>) {
         let mut differences = Vec::new();
         let mut compared = 0;

@@ -408,5 +408,4 @@ impl Layout for Btf<'_> {
 }
 
 #[cfg(test)]
-#[path = "btf_tests.rs"]
 mod tests;

@@ -5,6 +5,8 @@
 //! split off (`.dwo`) or spread over type units (`-fdebug-types-section`) are refused with that reason; kernels are
 //! built with none of these unless asked to.
 
+mod section;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -17,7 +19,7 @@ use gimli::{
 use gimli::{
     DW_AT_data_member_location, DW_AT_declaration, DW_AT_name, DW_AT_type, DW_AT_upper_bound,
 };
-use object::{Object, ObjectSection, ObjectSymbol, RelocationKind, RelocationTarget};
+use object::Object;
 
 use super::{Budget, Layout, MAX_NAME, Member, Structure, Type, array, push_member};
 use crate::symtab::Provenance;
@@ -73,7 +75,7 @@ impl<'data> Dwarf<'data> {
         };
         let sections = gimli::DwarfSections::load(|id| {
             if SECTIONS.contains(&id) {
-                load_section(&file, id.name())
+                section::load(&file, id.name())
             } else {
                 Ok(Cow::Borrowed(&[][..]))
             }
@@ -171,96 +173,6 @@ fn malformed(offset: usize, reason: impl ToString) -> Error {
         offset as u64,
         reason.to_string(),
     )
-}
-
-/// A debug section, with the relocations of a `.o` applied; empty where the file has none of that name.
-fn load_section<'data>(file: &object::File<'data>, name: &str) -> Result<Cow<'data, [u8]>> {
-    let Some(section) = file.section_by_name(name) else {
-        return Ok(Cow::Borrowed(&[]));
-    };
-    let broken =
-        |error: object::Error| Error::malformed(format!("section {name}"), 0, error.to_string());
-    let stored = section.compressed_data().map_err(broken)?;
-    if stored.format != object::CompressionFormat::None {
-        let reason = "it is compressed; expand it with `objcopy --decompress-debug-sections`";
-        return Err(Error::unsupported(format!("section {name}"), reason));
-    }
-    let mut data = Cow::Borrowed(stored.data);
-    if file.kind() == object::ObjectKind::Relocatable {
-        for (offset, relocation) in section.relocations() {
-            relocate(file, &mut data, name, offset, &relocation)?;
-        }
-    }
-    Ok(data)
-}
-
-/// Applies one relocation of a `.o`. Its sections all start at address 0, as in a file that is not linked.
-fn relocate(
-    file: &object::File<'_>,
-    data: &mut Cow<'_, [u8]>,
-    section: &str,
-    offset: u64,
-    relocation: &object::Relocation,
-) -> Result<()> {
-    let width = usize::from(relocation.size() / 8);
-    if relocation.kind() != RelocationKind::Absolute || !matches!(width, 4 | 8) {
-        let reason = format!(
-            "{:?} at {offset:#x} of {section}; link the file first",
-            relocation.flags()
-        );
-        return Err(Error::unsupported(
-            "relocation of debug information",
-            reason,
-        ));
-    }
-    let symbol = match relocation.target() {
-        RelocationTarget::Symbol(index) => file
-            .symbol_by_index(index)
-            .map_err(|error| {
-                Error::malformed(
-                    format!("relocation of {section}"),
-                    offset,
-                    error.to_string(),
-                )
-            })?
-            .address(),
-        _ => 0,
-    };
-    let place = usize::try_from(offset)
-        .ok()
-        .and_then(|at| Some(at..at.checked_add(width)?));
-    let Some(place) = place.filter(|place| place.end <= data.len()) else {
-        return Err(Error::malformed(
-            format!("relocation of {section}"),
-            offset,
-            "lies outside the section",
-        ));
-    };
-    let stored = &mut data.to_mut()[place];
-    let little = file.is_little_endian();
-    let implicit = if relocation.has_implicit_addend() {
-        read_word(stored, little)
-    } else {
-        0
-    };
-    let value = symbol
-        .wrapping_add_signed(relocation.addend())
-        .wrapping_add(implicit);
-    if little {
-        stored.copy_from_slice(&value.to_le_bytes()[..width]);
-    } else {
-        stored.copy_from_slice(&value.to_be_bytes()[8 - width..]);
-    }
-    Ok(())
-}
-
-fn read_word(bytes: &[u8], little: bool) -> u64 {
-    let append = |word: u64, byte: &u8| (word << 8) | u64::from(*byte);
-    if little {
-        bytes.iter().rev().fold(0, append)
-    } else {
-        bytes.iter().fold(0, append)
-    }
 }
 
 /// Notes the named structs, unions and enums at the top level of `unit`.
@@ -572,5 +484,4 @@ fn bitfield_start(entry: &Entry<'_>, byte: u64, bits: u64, storage: u64) -> Opti
 }
 
 #[cfg(test)]
-#[path = "dwarf_tests.rs"]
 mod tests;

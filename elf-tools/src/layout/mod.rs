@@ -24,8 +24,8 @@ pub trait Layout {
     /// Errors where the description is malformed, or where several definitions of the name contradict each other.
     fn structure(&self, name: &str) -> Result<Option<Structure>>;
 
-    /// The enumerators of the enum of that name in the order of declaration, `None` where the source does not define it.
-    /// Unsigned values beyond [`i64::MAX`] wrap around.
+    /// The enumerators of the enum of that name in the order of declaration, `None` where the source does not define
+    /// it. Unsigned values beyond [`i64::MAX`] wrap around.
     fn enumeration(&self, name: &str) -> Result<Option<Vec<(String, i64)>>>;
 
     /// What a symbol table made from this source states as its origin.

@@ -57,7 +57,7 @@ pub(super) fn entries() -> Vec<Placement> {
         pvclock: -2 * PAGE,
         hvclock: -PAGE,
     };
-    // `DECLARE_VVAR(128, struct vdso_data, _vdso_data)`; from 6.11 `DECLARE_VVAR_SINGLE(640, struct vdso_rng_data, ..)`.
+    // `asm/vvar.h` declares the time data at 128 and, from 6.11 on, the random generator's state at 640.
     let namespaces = Placement {
         origin: Cow::Borrowed("Linux 5.6 to 6.12"),
         mappings: vec![(VVAR, -4 * PAGE)],

@@ -1,8 +1,8 @@
 //! Whether the code of a vDSO bears out where things are said to be.
 //!
 //! Whatever code accesses before its image must be a field, of exactly that size; whatever it loads the address of must
-//! be the start of a page, an object or an array element; and what it compares with `VDSO_CLOCKMODE_TIMENS` must be the
-//! `clock_mode` of the *time* page, the one thing that tells this page from the equally laid out one of a time namespace.
+//! be the start of a page, an object or an array element; and what it compares with `VDSO_CLOCKMODE_TIMENS` must be
+//! the `clock_mode` of the *time* page, the one thing that tells it from the equally laid out page of a time namespace.
 //!
 //! A page that the code never touches cannot be checked. This is harmless: no thread of that kernel is inside code that
 //! uses the page, and foreign code reaches it only by a clock mode that this kernel does not have.

@@ -4,8 +4,13 @@
 //! struct layouts in BTF or DWARF ([`vocabulary`], with [`catalogue`] for what the layouts of old kernels leave out).
 //! Names, sizes and versions are specified in `docs/abi.md`.
 
+pub mod catalogue;
+mod corroborate;
 pub mod elf;
+mod evidence;
 pub mod name;
+mod place;
+pub mod vocabulary;
 
 use std::collections::HashMap;
 

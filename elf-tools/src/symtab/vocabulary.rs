@@ -21,8 +21,8 @@ const LOWEST: i64 = 0x10000;
 
 /// Derives the symbols of the kernel that `layout` describes and whose own vDSO `image` is.
 ///
-/// Only x86-64 kernels are understood. Errors where the layout lacks the structs of a vvar, and where no page layout, or
-/// more than one, agrees with the image's code; the error then states what each candidate fails at.
+/// Only x86-64 kernels are understood. Errors where the layout lacks the structs of a vvar, and where no page layout,
+/// or more than one, agrees with the image's code; the error then states what each candidate fails at.
 pub fn from_layout(layout: &dyn Layout, image: &Image) -> Result<Symtab> {
     let evidence = evidence(image)?;
     let candidates = match layout.enumeration("vdso_pages")? {
@@ -150,5 +150,4 @@ fn symtab(
 }
 
 #[cfg(test)]
-#[path = "vocabulary_tests.rs"]
 mod tests;

@@ -29,24 +29,41 @@ pub(crate) fn symtab(fixture: &Fixture) -> Symtab {
 pub(crate) fn relocations(fixture: &Fixture) -> Relocations {
     let image = Image::parse(fixture.image).expect(fixture.name);
     let code = Code::of(&image).expect(fixture.name);
-    relocation::read(&image, &code).expect(fixture.name).unwrap_or_default()
+    relocation::read(&image, &code)
+        .expect(fixture.name)
+        .unwrap_or_default()
 }
 
 /// Distance of a symbol from the image, as the kernel maps both by default.
 pub(crate) fn distance(symtab: &Symtab, name: &str) -> i64 {
-    let symbol = symtab.get(name).unwrap_or_else(|| panic!("no symbol {name}"));
-    let image = symtab.mapping(mapping_name::VDSO).expect("the table places the image");
+    let symbol = symtab
+        .get(name)
+        .unwrap_or_else(|| panic!("no symbol {name}"));
+    let image = symtab
+        .mapping(mapping_name::VDSO)
+        .expect("the table places the image");
     (symtab.mappings()[symbol.mapping].address + symbol.offset) as i64 - image.address as i64
 }
 
 /// What the place of a relocation holds on the image's own kernel.
 pub(crate) fn home_value(symtab: &Symtab, relocations: &Relocations, entry: &Relocation) -> i64 {
-    let base = match (&relocations.needs[entry.need as usize].reference, entry.kind.quantity()) {
-        (Reference::Place(name), Quantity::Size) => symtab.get(&name.name).expect("a home symbol").size as i64,
+    let base = match (
+        &relocations.needs[entry.need as usize].reference,
+        entry.kind.quantity(),
+    ) {
+        (Reference::Place(name), Quantity::Size) => {
+            symtab.get(&name.name).expect("a home symbol").size as i64
+        }
         (Reference::Place(name), _) => distance(symtab, &name.name),
-        (Reference::OffsetOf { object, member }, _) => distance(symtab, &member.name) - distance(symtab, &object.name),
+        (Reference::OffsetOf { object, member }, _) => {
+            distance(symtab, &member.name) - distance(symtab, &object.name)
+        }
     };
-    let place = if entry.kind.quantity() == Quantity::Distance { entry.place.signed() } else { 0 };
+    let place = if entry.kind.quantity() == Quantity::Distance {
+        entry.place.signed()
+    } else {
+        0
+    };
     base + entry.addend - place
 }
 
@@ -83,33 +100,57 @@ impl Kernel {
         let image = Image::parse(fixture.image).expect(fixture.name);
         let mut bytes = patch(&image);
         let relocations = relocations(fixture);
-        for entry in relocations.entries.iter().filter(|entry| !image.is_text(entry.place)) {
+        for entry in relocations
+            .entries
+            .iter()
+            .filter(|entry| !image.is_text(entry.place))
+        {
             let value = home_value(&symtab, &relocations, entry);
             bytes[entry.place.index()..][..8].copy_from_slice(&value.to_le_bytes());
         }
-        let lowest = symtab.mappings().iter().map(|mapping| mapping.address).min().expect("a table has mappings");
-        let vdso = symtab.mapping(mapping_name::VDSO).expect("the table places the image");
+        let lowest = symtab
+            .mappings()
+            .iter()
+            .map(|mapping| mapping.address)
+            .min()
+            .expect("a table has mappings");
+        let vdso = symtab
+            .mapping(mapping_name::VDSO)
+            .expect("the table places the image");
         let before = (vdso.address - lowest) as usize;
         let size = before + bytes.len().next_multiple_of(PAGE_SIZE as usize);
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE | ProtFlags::PROT_EXEC;
         let length = NonZeroUsize::new(size).expect("an image has bytes");
         // SAFETY: a new mapping takes nothing's place.
-        let mapping = unsafe { mmap_anonymous(None, length, access, MapFlags::MAP_PRIVATE) }.expect("memory");
+        let mapping =
+            unsafe { mmap_anonymous(None, length, access, MapFlags::MAP_PRIVATE) }.expect("memory");
         let base = mapping.as_ptr() as usize + before;
         // SAFETY: the mapping reaches to the end of the image.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), base as *mut u8, bytes.len()) };
-        Self { name: fixture.name, symtab, image, mapping, size, base }
+        Self {
+            name: fixture.name,
+            symtab,
+            image,
+            mapping,
+            size,
+            base,
+        }
     }
 
     /// The address of a symbol, for these indices of the arrays in its name.
     pub(crate) fn address(&self, name: &str, indices: &[u64]) -> usize {
         let ends = name.match_indices("[]").map(|(at, _)| at + 2);
         let steps = ends.zip(indices).map(|(end, index)| {
-            let element = self.symtab.get(&name[..end]).unwrap_or_else(|| panic!("no element {}", &name[..end]));
+            let element = self
+                .symtab
+                .get(&name[..end])
+                .unwrap_or_else(|| panic!("no element {}", &name[..end]));
             element.size * index
         });
         let within = steps.sum::<u64>() as usize;
-        self.base.wrapping_add_signed(distance(&self.symtab, name) as isize) + within
+        self.base
+            .wrapping_add_signed(distance(&self.symtab, name) as isize)
+            + within
     }
 
     /// Writes a field of four bytes, as the kernel does under a reader's eyes.
@@ -132,7 +173,10 @@ impl Kernel {
     }
 
     fn function(&self, name: &str) -> usize {
-        let export = self.image.export(name).unwrap_or_else(|| panic!("{} exports no {name}", self.name));
+        let export = self
+            .image
+            .export(name)
+            .unwrap_or_else(|| panic!("{} exports no {name}", self.name));
         self.base + export.address.index()
     }
 
@@ -141,7 +185,8 @@ impl Kernel {
         let mut result = Timespec::default();
         type Function = extern "C" fn(i32, *mut Timespec) -> i32;
         // SAFETY: the export has this signature.
-        let function: Function = unsafe { std::mem::transmute(self.function("__vdso_clock_gettime")) };
+        let function: Function =
+            unsafe { std::mem::transmute(self.function("__vdso_clock_gettime")) };
         (function(id, &mut result), result)
     }
 
@@ -154,7 +199,11 @@ impl Kernel {
     }
 
     /// Calls `gettimeofday`.
-    pub(crate) fn gettimeofday(&self, result: Option<&mut Timeval>, zone: Option<&mut Timezone>) -> i32 {
+    pub(crate) fn gettimeofday(
+        &self,
+        result: Option<&mut Timeval>,
+        zone: Option<&mut Timezone>,
+    ) -> i32 {
         type Function = extern "C" fn(Option<&mut Timeval>, Option<&mut Timezone>) -> i32;
         // SAFETY: the export has this signature.
         let function: Function = unsafe { std::mem::transmute(self.function("gettimeofday")) };

@@ -32,7 +32,7 @@ pub struct LiveMapping {
 
 /// The running kernel, as this process sees it.
 pub(super) fn own() -> Result<Source> {
-    let myself = Process::myself().map_err(|e| Error::io("self")(e.into()))?;
+    let myself = Process::myself().map_err(|e| Error::io("self")(io_error(e)))?;
     let mut source = Source::named(Spec::Own.to_string());
     source.live = mappings(&myself, &source.name)?;
     source.image = read_image(&myself, &source)?;
@@ -50,7 +50,7 @@ pub(super) fn own() -> Result<Source> {
 /// A process. Its vvar is the running kernel's, so the symbols are this process's own unless it carries another vDSO.
 pub(super) fn process(pid: i32) -> Result<Source> {
     let mut source = Source::named(Spec::Pid(pid).to_string());
-    let process = Process::new(pid).map_err(|e| Error::io(&source.name)(e.into()))?;
+    let process = Process::new(pid).map_err(|e| Error::io(&source.name)(io_error(e)))?;
     source.live = mappings(&process, &source.name)?;
     source.image = read_image(&process, &source)?;
     let own = own()?;
@@ -63,8 +63,20 @@ pub(super) fn process(pid: i32) -> Result<Source> {
     Ok(source)
 }
 
+/// What the operating system said, without the path in `/proc`: the caller names the process.
+fn io_error(error: procfs::ProcError) -> std::io::Error {
+    use procfs::ProcError;
+    use std::io::ErrorKind;
+    match error {
+        ProcError::Io(error, _) => error,
+        ProcError::NotFound(_) => ErrorKind::NotFound.into(),
+        ProcError::PermissionDenied(_) => ErrorKind::PermissionDenied.into(),
+        other => std::io::Error::other(other.to_string()),
+    }
+}
+
 fn mappings(process: &Process, name: &str) -> Result<Vec<LiveMapping>> {
-    let maps = process.maps().map_err(|e| Error::io(format!("maps of {name}"))(e.into()))?;
+    let maps = process.maps().map_err(|e| Error::io(format!("maps of {name}"))(io_error(e)))?;
     let known = |path: &MMapPath| match path {
         MMapPath::Vdso => Some(mapping_name::VDSO),
         MMapPath::Vvar => Some(mapping_name::VVAR),

@@ -143,18 +143,30 @@ impl Source {
 
 fn open_fixture(name: &str) -> Result<Source> {
     let spec = Spec::Fixture(name.to_owned()).to_string();
-    let Some(found) = fixture::find(name) else {
-        let known: Vec<_> = fixture::all().iter().map(|fixture| fixture.name).collect();
-        return Err(Error::Source { text: spec, reason: format!("there are {}", known.join(", ")) });
+    let Some((image, table)) = fixture_bytes(name) else {
+        let good = fixture::all().iter().map(|fixture| fixture.name);
+        let bad = fixture::malformed();
+        let known: Vec<_> = good.chain(bad.iter().map(|malformed| malformed.name)).collect();
+        let reason = format!("there are {}", known.join(", "));
+        return Err(Error::Source { text: spec, reason });
     };
     let mut source = Source::named(spec.clone());
-    source.image = Some(Image::parse(&found.image).map_err(Error::input(&spec))?);
-    match &found.symtab {
+    source.image = Some(Image::parse(&image).map_err(Error::input(&spec))?);
+    match table {
         Some(bytes) => {
-            let symtab = symtab::elf::read(bytes, Provenance::Exported).map_err(Error::input(&spec))?;
-            source.symtab = Some(symtab);
+            let symtab = symtab::elf::read(&bytes, Provenance::Exported);
+            source.symtab = Some(symtab.map_err(Error::input(&spec))?);
         }
         None => source.no_symtab = Some("this fixture exports none".to_owned()),
     }
     Ok(source)
+}
+
+/// The image and the symbol table of a fixture, well formed or not.
+fn fixture_bytes(name: &str) -> Option<(Vec<u8>, Option<Vec<u8>>)> {
+    if let Some(found) = fixture::find(name) {
+        return Some((found.image.to_vec(), found.symtab.map(<[u8]>::to_vec)));
+    }
+    let found = fixture::malformed().into_iter().find(|malformed| malformed.name == name)?;
+    Some((found.image, found.symtab))
 }

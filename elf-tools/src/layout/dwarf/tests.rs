@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::Command;
 
+use object::{ObjectSection, ObjectSymbol};
 use proptest::prelude::*;
 
 use super::*;

@@ -53,7 +53,8 @@ extern const char __ehdr_start[] __attribute__((visibility("hidden")));
 #define PVCLOCK AT(struct pvclock_vsyscall_time_info, PVCLOCK_PAGE)
 #define HVCLOCK AT(struct ms_hyperv_tsc_page, HVCLOCK_PAGE)
 
-static inline __attribute__((always_inline)) u64 read_clock(const volatile struct vdso_clock *vd, int clock, u64 *result) {
+static inline __attribute__((always_inline))
+u64 read_clock(const volatile struct vdso_clock *vd, int clock, u64 *result) {
     u64 cycles;
     u32 seq;
     do {

@@ -1,5 +1,5 @@
-//! Images are compiled from `vocabulary_fixture.c`, whose debug information is the struct layout as well. The layouts of
-//! real kernels, against real images, are in the tests that cross crates.
+//! Images are compiled from `fixture.c`, whose debug information is the struct layout as well. The layouts of real
+//! kernels, against real images, are in the tests that cross crates.
 
 use std::process::Command;
 
@@ -41,7 +41,7 @@ fn compile(macros: &[(&str, i64)]) -> Vec<u8> {
     let output = directory.path().join("vdso.so");
     let source = concat!(
         env!("CARGO_MANIFEST_DIR"),
-        "/src/symtab/vocabulary_fixture.c"
+        "/src/symtab/vocabulary/fixture.c"
     );
     let mut command = Command::new(std::env::var("CC").unwrap_or_else(|_| "cc".to_owned()));
     command.args([
@@ -59,7 +59,7 @@ fn compile(macros: &[(&str, i64)]) -> Vec<u8> {
         concat!(
             "-Wl,-T,",
             env!("CARGO_MANIFEST_DIR"),
-            "/src/symtab/vocabulary_fixture.lds"
+            "/src/symtab/vocabulary/fixture.lds"
         ),
     ]);
     command.args(
