@@ -12,7 +12,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// Bytes that could not be understood.
-    #[error("{what}: {source}")]
+    #[error("{what}")]
     Input {
         /// What was being read: a path, a process, a fixture.
         what: String,
@@ -20,7 +20,7 @@ pub enum Error {
         source: elf_tools::Error,
     },
     /// A file or process that could not be read or written.
-    #[error("{what}: {source}")]
+    #[error("{what}")]
     Io {
         /// The path or process.
         what: String,

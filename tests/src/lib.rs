@@ -1,1 +1,3 @@
-//! Tests that cross crates.
+//! What tests that cross crates share.
+
+pub mod peers;

@@ -1,0 +1,144 @@
+//! A comparison as text.
+
+use std::fmt;
+
+use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
+
+use super::{OldComparison, Row, Timing};
+use crate::verify::calls::timing::TimedCall;
+
+/// Width that a table is made for.
+const WIDTH: u16 = 120;
+
+/// A line below the header, and nothing else.
+const STYLE: TableStyle =
+    TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
+
+const HEADER: [&str; 10] = [
+    "strategy",
+    "functions",
+    "calls that agree",
+    "clock_gettime",
+    "ratio",
+    "coarse",
+    "gettimeofday",
+    "time",
+    "getres",
+    "getcpu",
+];
+
+/// Columns from this one on are numbers.
+const FIRST_NUMBER: usize = 3;
+
+/// Writes one old image: a row for each way, and below it what needs words.
+pub(super) fn write(f: &mut fmt::Formatter<'_>, old: &OldComparison) -> fmt::Result {
+    let mut table = Table::new();
+    table.load_style(STYLE);
+    table
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_width(WIDTH);
+    table.set_header(HEADER);
+    for row in &old.rows {
+        table.add_row(cells(row));
+    }
+    for column in table.column_iter_mut().skip(FIRST_NUMBER) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    writeln!(
+        f,
+        "{}: clock_gettime(MONOTONIC) in ns a call, and calls as ratios to the native ones",
+        old.name
+    )?;
+    writeln!(f, "{}", table.trim_fmt())?;
+    for row in &old.rows {
+        if let Some(mismatch) = &row.first_mismatch {
+            writeln!(f, "  {} differs: {mismatch}", row.way)?;
+        }
+        if let Some(reason) = row.reason.as_ref().filter(|_| row.covered < row.functions) {
+            writeln!(
+                f,
+                "  {} covers {} of {}: {reason}",
+                row.way, row.covered, row.functions
+            )?;
+        }
+    }
+    like_native(f, old)?;
+    writeln!(f)
+}
+
+/// States which calls agree with the running kernel's own function instead of its system call.
+fn like_native(f: &mut fmt::Formatter<'_>, old: &OldComparison) -> fmt::Result {
+    let rows: Vec<&Row> = old.rows.iter().filter(|row| row.like_native > 0).collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let counts = rows
+        .iter()
+        .map(|row| format!("{} {}", row.way, grouped(row.like_native)));
+    let counts = counts.collect::<Vec<_>>().join(", ");
+    writeln!(
+        f,
+        "  calls that agree with the native function, which differs from its system call: {counts}"
+    )
+}
+
+fn cells(row: &Row) -> Vec<String> {
+    let timing = |call: TimedCall| row.timing(call.name());
+    let headline = timing(TimedCall::Monotonic);
+    let mut cells = vec![
+        row.way.to_string(),
+        format!("{} of {}", row.covered, row.functions),
+        agreement(row),
+        headline.map_or_else(absent, |timing| format!("{:.1} ns", timing.nanoseconds)),
+    ];
+    cells.extend(TimedCall::ALL.map(|call| timing(call).and_then(ratio).unwrap_or_else(absent)));
+    cells
+}
+
+fn absent() -> String {
+    "-".to_owned()
+}
+
+fn agreement(row: &Row) -> String {
+    match row.calls {
+        0 => absent(),
+        calls => format!(
+            "{} of {}",
+            grouped(calls.saturating_sub(row.mismatches)),
+            grouped(calls)
+        ),
+    }
+}
+
+fn ratio(timing: &Timing) -> Option<String> {
+    timing.ratio.map(|ratio| format!("{ratio:.2}x"))
+}
+
+/// Digits in groups of three.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let head = digits.len() % 3;
+    let groups = digits.as_bytes()[head..]
+        .chunks(3)
+        .map(|group| String::from_utf8_lossy(group).into_owned());
+    let head = Some(digits[..head].to_owned()).filter(|head| !head.is_empty());
+    head.into_iter().chain(groups).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digits_are_grouped() {
+        for (number, text) in [
+            (0, "0"),
+            (999, "999"),
+            (1000, "1,000"),
+            (41_230, "41,230"),
+            (1_234_567, "1,234,567"),
+        ] {
+            assert_eq!(grouped(number), text);
+        }
+    }
+}

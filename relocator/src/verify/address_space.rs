@@ -1,0 +1,224 @@
+//! The child's own address space: where the kernel's mappings are, where there is room, and memory for linked code.
+
+use std::fs::File;
+use std::num::NonZeroUsize;
+use std::os::unix::fs::FileExt;
+use std::ptr::{self, NonNull};
+
+use elf_tools::Avma;
+use elf_tools::image::Image;
+use elf_tools::symtab::mapping_name;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect};
+use procfs::process::{MMPermissions, MMapPath, MemoryMap, Process};
+
+use crate::placement::{PAGE, Placement};
+use crate::{Error, Result};
+
+/// How far linked code may be from the kernel's mappings: operands reach 2 GiB, and the code itself takes some of that.
+const REACH: u64 = 1 << 30;
+
+/// Room that is left below the stack, which grows.
+const STACK_RESERVE: u64 = 16 << 20;
+
+/// Lowest address that is tried; the kernel refuses the first pages.
+const LOWEST: u64 = 1 << 20;
+
+/// A snapshot of the mappings of this process.
+#[derive(Debug)]
+pub(crate) struct AddressSpace {
+    maps: Vec<MemoryMap>,
+}
+
+impl AddressSpace {
+    /// Reads `/proc/self/maps`.
+    pub(crate) fn read() -> Result<Self> {
+        let maps = Process::myself().and_then(|process| process.maps());
+        let maps =
+            maps.map_err(|error| Error::io("/proc/self/maps")(std::io::Error::other(error)))?;
+        Ok(Self {
+            maps: maps.into_iter().collect(),
+        })
+    }
+
+    /// Where an image at `image` finds the running kernel's mappings.
+    pub(crate) fn placement(&self, image: Avma) -> Placement {
+        let mappings = self
+            .kernel_mappings()
+            .map(|(name, map)| (name.to_owned(), Avma(map.address.0)))
+            .collect();
+        Placement { image, mappings }
+    }
+
+    /// The running kernel's vDSO as it is in memory.
+    pub(crate) fn live_vdso(&self) -> Result<Image> {
+        let found = self
+            .kernel_mappings()
+            .find(|(name, _)| *name == mapping_name::VDSO);
+        let (start, end) = found.ok_or_else(no_vdso)?.1.address;
+        let memory = File::open("/proc/self/mem").map_err(Error::io("/proc/self/mem"))?;
+        let mut bytes = vec![0; usize::try_from(end.saturating_sub(start)).unwrap_or_default()];
+        memory
+            .read_exact_at(&mut bytes, start)
+            .map_err(Error::io("the running vDSO"))?;
+        Image::parse(&bytes).map_err(Error::input("the running vDSO"))
+    }
+
+    /// The start of the free range of `size` bytes that is nearest to the kernel's mappings and in reach of them.
+    pub(crate) fn hole(&self, size: u64) -> Result<Avma> {
+        let size = size.next_multiple_of(PAGE);
+        let unit: Vec<(u64, u64)> = self.kernel_mappings().map(|(_, map)| map.address).collect();
+        let start = unit.iter().map(|range| range.0).min().ok_or_else(no_vdso)?;
+        let end = unit.iter().map(|range| range.1).max().ok_or_else(no_vdso)?;
+        let candidates = self
+            .gaps()
+            .into_iter()
+            .flat_map(|gap| candidates(gap, size, (start, end)));
+        let distance = |at: u64| {
+            at.abs_diff(start)
+                .max(at.saturating_add(size).abs_diff(end))
+        };
+        let nearest = candidates
+            .min_by_key(|&at| distance(at))
+            .filter(|&at| distance(at) <= REACH);
+        nearest.map(Avma).ok_or_else(|| Error::Unlinkable {
+            what: format!("an image of {size:#x} bytes"),
+            reason: "no free range near the vDSO of this process".to_owned(),
+        })
+    }
+
+    /// Fails if memory can be both written and executed: linked code must never have been writable while it could run.
+    pub(crate) fn check_protection(&self) -> Result<()> {
+        let both = MMPermissions::WRITE | MMPermissions::EXECUTE;
+        match self.maps.iter().find(|map| map.perms.contains(both)) {
+            None => Ok(()),
+            Some(map) => {
+                let (start, end) = map.address;
+                let what =
+                    format!("has memory that is writable and executable at {start:#x}-{end:#x}");
+                Err(Error::Child { what })
+            }
+        }
+    }
+
+    fn kernel_mappings(&self) -> impl Iterator<Item = (&'static str, &MemoryMap)> {
+        self.maps
+            .iter()
+            .filter_map(|map| kernel_mapping(&map.pathname).map(|name| (name, map)))
+    }
+
+    /// Ranges between mappings, without what stacks may grow into.
+    fn gaps(&self) -> Vec<(u64, u64)> {
+        let mut gaps = Vec::with_capacity(self.maps.len());
+        let mut free = LOWEST;
+        for map in &self.maps {
+            let reserve = if map.pathname == MMapPath::Stack {
+                STACK_RESERVE
+            } else {
+                0
+            };
+            let end = map.address.0.saturating_sub(reserve);
+            if end > free {
+                gaps.push((free, end));
+            }
+            free = free.max(map.address.1);
+        }
+        gaps
+    }
+}
+
+/// The name of a mapping that linking knows; procfs strips the brackets of names that it does not know itself.
+fn kernel_mapping(path: &MMapPath) -> Option<&'static str> {
+    match path {
+        MMapPath::Vvar => Some(mapping_name::VVAR),
+        MMapPath::Vdso => Some(mapping_name::VDSO),
+        MMapPath::Other(name) if name == mapping_name::VVAR_VCLOCK.trim_matches(['[', ']']) => {
+            Some(mapping_name::VVAR_VCLOCK)
+        }
+        _ => None,
+    }
+}
+
+/// The lowest and the highest place in a gap, and the places next to `unit`, with a page to spare on both sides.
+fn candidates(gap: (u64, u64), size: u64, unit: (u64, u64)) -> Vec<u64> {
+    let low = gap.0.saturating_add(PAGE);
+    let high = gap.1.saturating_sub(PAGE).saturating_sub(size);
+    let beside = [
+        low,
+        high,
+        unit.0.saturating_sub(size).clamp(low, high.max(low)),
+    ];
+    beside
+        .into_iter()
+        .filter(|&at| at >= low && at <= high && high < gap.1)
+        .collect()
+}
+
+fn no_vdso() -> Error {
+    let reason = "this process has no vDSO; the kernel was started without one".to_owned();
+    Error::Unlinkable {
+        what: "an image".to_owned(),
+        reason,
+    }
+}
+
+/// Memory at a fixed place that is first written and then executed, never both.
+///
+/// It is not unmapped: it lives as long as the child, which only exists for it.
+#[derive(Debug)]
+pub(crate) struct CodeMemory {
+    start: NonNull<u8>,
+    size: NonZeroUsize,
+}
+
+impl CodeMemory {
+    /// Maps `size` writable bytes at `at`, which must be free.
+    pub(crate) fn reserve(at: Avma, size: usize) -> Result<Self> {
+        let what = || format!("{size:#x} bytes of memory at {at}");
+        let invalid = || Error::io(what())(std::io::Error::from(std::io::ErrorKind::InvalidInput));
+        let wanted = usize::try_from(at.0)
+            .ok()
+            .and_then(NonZeroUsize::new)
+            .ok_or_else(invalid)?;
+        let size = NonZeroUsize::new(size.next_multiple_of(PAGE as usize)).ok_or_else(invalid)?;
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED_NOREPLACE;
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: the flags make the kernel refuse a range that is in use, so no other memory is affected.
+        let start = unsafe { mmap_anonymous(Some(wanted), size, protection, flags) };
+        let start = start.map_err(|errno| Error::io(what())(errno.into()))?;
+        if start.addr() != wanted {
+            // Kernels before 4.17 do not know the flag and take the address as a hint.
+            return Err(Error::io(what())(std::io::Error::from(
+                std::io::ErrorKind::AddrInUse,
+            )));
+        }
+        Ok(Self {
+            start: start.cast(),
+            size,
+        })
+    }
+
+    /// Fills the memory with code and makes it executable, and no longer writable.
+    pub(crate) fn fill(self, code: &[u8]) -> Result<()> {
+        if code.len() > self.size.get() {
+            let reason = format!(
+                "it has {:#x} bytes, and {:#x} were reserved",
+                code.len(),
+                self.size
+            );
+            return Err(Error::Unlinkable {
+                what: "the image".to_owned(),
+                reason,
+            });
+        }
+        // SAFETY: the memory is this value's own, writable, and as large as was checked.
+        unsafe { ptr::copy_nonoverlapping(code.as_ptr(), self.start.as_ptr(), code.len()) };
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_EXEC;
+        // SAFETY: the memory is this value's own, and nobody holds a reference into it.
+        let protected = unsafe { mprotect(self.start.cast(), self.size.get(), protection) };
+        protected.map_err(|errno| Error::io("making linked code executable")(errno.into()))
+    }
+}
+
+#[cfg(test)]
+#[path = "address_space_tests.rs"]
+mod tests;
