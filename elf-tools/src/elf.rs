@@ -196,7 +196,7 @@ impl<'data> View<'data> {
             sections.push(Section {
                 name: String::from_utf8_lossy(name).into_owned(),
                 kind: section.sh_type(endian).0,
-                flags: section.sh_flags(endian).0.into(),
+                flags: section.sh_flags(endian).0,
                 address: section.sh_addr(endian).into(),
                 offset: section.sh_offset(endian).into(),
                 size: section.sh_size(endian).into(),

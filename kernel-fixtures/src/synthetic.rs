@@ -2,7 +2,7 @@
 //!
 //! They are what the tools of `docs/abi.md` section 5.1 make of a list of slots: assembler and linker, nothing of ours.
 
-use std::io::{Error, ErrorKind, Result};
+use std::io::{Error, Result};
 use std::process::Command;
 
 /// The symbols that slots refer to in turn, each in one of the ways a slot can.
@@ -56,7 +56,8 @@ slots:
 /// Needs a C compiler (`CC`, or `cc`) with the GNU assembler and linker.
 pub fn image(count: usize) -> Result<Vec<u8>> {
     let directory = tempfile::tempdir()?;
-    let [source, script, output] = ["slots.s", "slots.lds", "slots.so"].map(|name| directory.path().join(name));
+    let [source, script, output] =
+        ["slots.s", "slots.lds", "slots.so"].map(|name| directory.path().join(name));
     let mut text = String::from(HEAD);
     let whole = SLOTS.join("\n");
     text.push_str(&format!(".rept {}\n{whole}\n.endr\n", count / SLOTS.len()));
@@ -66,14 +67,23 @@ pub fn image(count: usize) -> Result<Vec<u8>> {
     std::fs::write(&script, SCRIPT)?;
     let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
     let result = Command::new(&compiler)
-        .args(["-shared", "-nostdlib", "-Wl,--hash-style=sysv", "-Wl,-z,noexecstack", "-Wl,--build-id=none"])
+        .args([
+            "-shared",
+            "-nostdlib",
+            "-Wl,--hash-style=sysv",
+            "-Wl,-z,noexecstack",
+            "-Wl,--build-id=none",
+        ])
         .arg(format!("-Wl,-T,{}", script.display()))
         .arg("-o")
         .args([&output, &source])
         .output()?;
     if !result.status.success() {
-        let reason = format!("{compiler} failed: {}", String::from_utf8_lossy(&result.stderr));
-        return Err(Error::new(ErrorKind::Other, reason));
+        let reason = format!(
+            "{compiler} failed: {}",
+            String::from_utf8_lossy(&result.stderr)
+        );
+        return Err(Error::other(reason));
     }
     std::fs::read(output)
 }

@@ -32,19 +32,25 @@ fn kernel(name: &str) -> Kernel {
 /// From parsed tables to the linked image: what is done for each process.
 fn fixtures(criterion: &mut Criterion) {
     let new = kernel("shuffled");
-    let offer = New { symtab: Some(&new.symtab), image: Some(&new.image) };
+    let offer = New {
+        symtab: Some(&new.symtab),
+        image: Some(&new.image),
+    };
     let placement = Placement::below(BASE, offer.symtab, offer.image).expect("it fits");
     let mut group = criterion.benchmark_group("link");
     for name in ["got", "operands"] {
         let bytes = fixture::find(name).expect("a fixture").image;
         let old = Old::read(Image::parse(bytes).expect("a good image")).expect("good tables");
-        group.bench_function(BenchmarkId::new("copy", name), |b| b.iter(|| black_box(bytes).to_vec()));
+        group.bench_function(BenchmarkId::new("copy", name), |b| {
+            b.iter(|| black_box(bytes).to_vec())
+        });
         group.bench_function(BenchmarkId::new("link", name), |b| {
             b.iter(|| link(&old, &offer, &placement, Policy::Auto).expect("it links"));
         });
         group.bench_function(BenchmarkId::new("parse and link", name), |b| {
             b.iter(|| {
-                let old = Old::read(Image::parse(black_box(bytes)).expect("a good image")).expect("good tables");
+                let old = Old::read(Image::parse(black_box(bytes)).expect("a good image"))
+                    .expect("good tables");
                 link(&old, &offer, &placement, Policy::Auto).expect("it links")
             });
         });
@@ -55,14 +61,20 @@ fn fixtures(criterion: &mut Criterion) {
 /// Whether cost grows with the number of relocations and nothing faster.
 fn scaling(criterion: &mut Criterion) {
     let new = kernel("shuffled");
-    let offer = New { symtab: Some(&new.symtab), image: Some(&new.image) };
+    let offer = New {
+        symtab: Some(&new.symtab),
+        image: Some(&new.image),
+    };
     let placement = Placement::below(BASE, offer.symtab, offer.image).expect("it fits");
     let mut group = criterion.benchmark_group("scaling");
     group.sample_size(10);
     for count in [1_000, 10_000, 100_000, 1_000_000] {
         let bytes = synthetic::image(count).expect("an assembler and a linker");
         let old = Old::read(Image::parse(&bytes).expect("a good image")).expect("good tables");
-        let entries = old.relocations.as_ref().map_or(0, |relocations| relocations.entries.len());
+        let entries = old
+            .relocations
+            .as_ref()
+            .map_or(0, |relocations| relocations.entries.len());
         assert_eq!(entries, count);
         group.throughput(Throughput::Elements(count as u64));
         group.bench_function(BenchmarkId::new("link", count), |b| {

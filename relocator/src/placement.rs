@@ -24,7 +24,10 @@ pub struct Placement {
 impl Placement {
     /// Base of the mapping of that name.
     pub fn mapping(&self, name: &str) -> Option<Avma> {
-        self.mappings.iter().find(|mapping| mapping.0 == name).map(|mapping| mapping.1)
+        self.mappings
+            .iter()
+            .find(|mapping| mapping.0 == name)
+            .map(|mapping| mapping.1)
     }
 
     /// Base of the new kernel's vDSO, where proxies lead to.
@@ -35,24 +38,44 @@ impl Placement {
     /// The new kernel's mappings as one unit at the kernel's own distances, directly below the old image: where a
     /// restore that has the choice puts them. The image is placed at `image`.
     pub fn below(image: Avma, symtab: Option<&Symtab>, new_vdso: Option<&Image>) -> Result<Self> {
-        let vdso_size = new_vdso.map_or(0, |vdso| (vdso.bytes().len() as u64).next_multiple_of(PAGE));
-        let mut unit: Vec<Mapping> = symtab.map_or_else(Vec::new, |symtab| symtab.mappings().to_vec());
-        match unit.iter_mut().find(|mapping| mapping.name == mapping_name::VDSO) {
+        let vdso_size =
+            new_vdso.map_or(0, |vdso| (vdso.bytes().len() as u64).next_multiple_of(PAGE));
+        let mut unit: Vec<Mapping> =
+            symtab.map_or_else(Vec::new, |symtab| symtab.mappings().to_vec());
+        match unit
+            .iter_mut()
+            .find(|mapping| mapping.name == mapping_name::VDSO)
+        {
             Some(vdso) => vdso.size = vdso.size.max(vdso_size),
             None if vdso_size > 0 => {
-                let address = unit.iter().map(|mapping| mapping.address + mapping.size).max().unwrap_or(0);
-                unit.push(Mapping { name: mapping_name::VDSO.to_owned(), address, size: vdso_size });
+                let address = unit
+                    .iter()
+                    .map(|mapping| mapping.address + mapping.size)
+                    .max()
+                    .unwrap_or(0);
+                unit.push(Mapping {
+                    name: mapping_name::VDSO.to_owned(),
+                    address,
+                    size: vdso_size,
+                });
             }
             None => {}
         }
-        let end = unit.iter().map(|mapping| mapping.address.saturating_add(mapping.size)).max().unwrap_or(0);
+        let end = unit
+            .iter()
+            .map(|mapping| mapping.address.saturating_add(mapping.size))
+            .max()
+            .unwrap_or(0);
         let mut mappings = Vec::with_capacity(unit.len());
         for mapping in unit {
             let below = end - mapping.address;
-            let base = image.0.checked_sub(below).ok_or_else(|| Error::Unlinkable {
-                what: format!("an image at {image}"),
-                reason: format!("{} would lie {below:#x} bytes below it", mapping.name),
-            })?;
+            let base = image
+                .0
+                .checked_sub(below)
+                .ok_or_else(|| Error::Unlinkable {
+                    what: format!("an image at {image}"),
+                    reason: format!("{} would lie {below:#x} bytes below it", mapping.name),
+                })?;
             mappings.push((mapping.name, Avma(base)));
         }
         Ok(Self { image, mappings })

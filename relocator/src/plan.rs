@@ -88,17 +88,29 @@ pub(crate) fn plan(
     placement: &Placement,
     policy: Policy,
 ) -> Result<Vec<FunctionPlan>> {
-    let planner = Planner { old, new, tables, placement, policy };
+    let planner = Planner {
+        old,
+        new,
+        tables,
+        placement,
+        policy,
+    };
     let mut plans = Vec::with_capacity(old.code.functions().len());
     for (index, function) in old.code.functions().iter().enumerate() {
         plans.push(planner.function(index, function)?);
     }
     planner.resolve_conflicts(&mut plans)?;
     if policy == Policy::Relocate
-        && let Some(plan) = plans.iter().find(|plan| !matches!(plan.strategy, Strategy::Keep | Strategy::Relocate))
+        && let Some(plan) = plans
+            .iter()
+            .find(|plan| !matches!(plan.strategy, Strategy::Keep | Strategy::Relocate))
     {
         let (function, entry, reason) = (plan.name().to_owned(), plan.entry, plan.reason.clone());
-        return Err(Error::Refused { function, entry, reason });
+        return Err(Error::Refused {
+            function,
+            entry,
+            reason,
+        });
     }
     Ok(plans)
 }
@@ -120,8 +132,13 @@ enum Own {
 
 impl Planner<'_> {
     fn function(&self, index: usize, function: &Function) -> Result<FunctionPlan> {
-        let exports: Vec<&Export> =
-            self.old.image.exports().iter().filter(|export| export.address == function.entry).collect();
+        let exports: Vec<&Export> = self
+            .old
+            .image
+            .exports()
+            .iter()
+            .filter(|export| export.address == function.entry)
+            .collect();
         let mut names: Vec<String> = exports.iter().map(|export| export.name.clone()).collect();
         names.sort_by_key(|name| (!name.starts_with("__"), name.clone()));
         let plan = FunctionPlan {
@@ -142,10 +159,17 @@ impl Planner<'_> {
             return self.tied(plan.clone(), tied);
         }
         match (self.policy, self.own(index, function)) {
-            (Policy::Auto | Policy::Relocate, Own::Keep(reason)) => Ok(FunctionPlan { reason, ..plan }),
+            (Policy::Auto | Policy::Relocate, Own::Keep(reason)) => {
+                Ok(FunctionPlan { reason, ..plan })
+            }
             (Policy::Auto | Policy::Relocate, Own::Relocate(relocations)) => {
                 let reason = format!("all {relocations} relocations resolved");
-                Ok(FunctionPlan { strategy: Strategy::Relocate, reason, relocations, ..plan })
+                Ok(FunctionPlan {
+                    strategy: Strategy::Relocate,
+                    reason,
+                    relocations,
+                    ..plan
+                })
             }
             (Policy::Auto | Policy::Relocate, Own::No(reason)) => self.replace(plan, reason),
             (Policy::Proxy | Policy::Syscall, _) => self.replace(plan, "asked for".to_owned()),
@@ -158,13 +182,23 @@ impl Planner<'_> {
             return Own::No("the image carries no relocation table".to_owned());
         };
         if let Some(place) = self.stray_reference(function) {
-            return Own::No(format!("{place} refers to memory outside the image, and no relocation covers it"));
+            return Own::No(format!(
+                "{place} refers to memory outside the image, and no relocation covers it"
+            ));
         }
         let used = &uses.by_function[index];
-        if let Some(failure) = self.tables.failures.iter().find(|f| used.binary_search(&f.relocation).is_ok()) {
+        if let Some(failure) = self
+            .tables
+            .failures
+            .iter()
+            .find(|f| used.binary_search(&f.relocation).is_ok())
+        {
             return Own::No(failure.reason.clone());
         }
-        debug_assert!(used.iter().all(|&index| (index as usize) < relocations.entries.len()));
+        debug_assert!(
+            used.iter()
+                .all(|&index| (index as usize) < relocations.entries.len())
+        );
         match used.len() {
             0 => Own::Keep("it reads no vvar".to_owned()),
             count => Own::Relocate(count),
@@ -176,7 +210,9 @@ impl Planner<'_> {
         let outside = |target: Svma| target.0 >= self.old.image.bytes().len() as u64;
         self.old.code.reached(function).find_map(|instruction| {
             let stray = instruction.target.is_some_and(outside);
-            let operand = instruction.address.offset(i64::from(instruction.displacement.offset));
+            let operand = instruction
+                .address
+                .offset(i64::from(instruction.displacement.offset));
             (stray && !self.tables.covers(operand)).then_some(instruction.address)
         })
     }
@@ -185,10 +221,15 @@ impl Planner<'_> {
     fn tied(&self, plan: FunctionPlan, name: &str) -> Result<FunctionPlan> {
         let why = format!("the kernel recognises `{name}` by its place in its own vDSO");
         match self.target(&plan.names) {
-            Some((_, target)) => self.patched(plan, Strategy::Proxy, why, |planner, code, entry| {
-                proxy::proxy_patch(planner.placement.image, entry, code, target)
+            Some((_, target)) => {
+                self.patched(plan, Strategy::Proxy, why, |planner, code, entry| {
+                    proxy::proxy_patch(planner.placement.image, entry, code, target)
+                })
+            }
+            None => Ok(FunctionPlan {
+                reason: format!("{why}, and the new one has none to send it to"),
+                ..plan
             }),
-            None => Ok(FunctionPlan { reason: format!("{why}, and the new one has none to send it to"), ..plan }),
         }
     }
 
@@ -197,12 +238,19 @@ impl Planner<'_> {
         let proxied = self.target(&plan.names);
         let call = plan.names.iter().find_map(|name| proxy::system_call(name));
         let jump = |plan: FunctionPlan, target: Avma| {
-            self.patched(plan, Strategy::Proxy, reason.clone(), |planner, code, entry| {
-                proxy::proxy_patch(planner.placement.image, entry, code, target)
-            })
+            self.patched(
+                plan,
+                Strategy::Proxy,
+                reason.clone(),
+                |planner, code, entry| {
+                    proxy::proxy_patch(planner.placement.image, entry, code, target)
+                },
+            )
         };
         let stub = |plan: FunctionPlan, call: proxy::SystemCall, reason: String| {
-            self.patched(plan, Strategy::Syscall, reason, |_, code, _| proxy::system_call_patch(code, call))
+            self.patched(plan, Strategy::Syscall, reason, |_, code, _| {
+                proxy::system_call_patch(code, call)
+            })
         };
         match (proxied, call) {
             (_, Some(call)) if self.policy == Policy::Syscall => stub(plan, call, reason),
@@ -211,11 +259,17 @@ impl Planner<'_> {
                 Ok(plan) => Ok(plan),
                 Err(_) => stub(plan, call, format!("{reason}; a jump does not fit")),
             },
-            (None, Some(call)) => stub(plan, call, format!("{reason}; the new vDSO has no such function")),
+            (None, Some(call)) => stub(
+                plan,
+                call,
+                format!("{reason}; the new vDSO has no such function"),
+            ),
             (None, None) => Err(Error::Refused {
                 function: plan.name().to_owned(),
                 entry: plan.entry,
-                reason: format!("{reason}; the new vDSO has no such function, and no system call does the same"),
+                reason: format!(
+                    "{reason}; the new vDSO has no such function, and no system call does the same"
+                ),
             }),
         }
     }
@@ -227,15 +281,28 @@ impl Planner<'_> {
         reason: String,
         patch: impl Fn(&Self, &[u8], Svma) -> Vec<u8>,
     ) -> Result<FunctionPlan> {
-        let patch = patch(self, &self.old.image.bytes()[plan.entry.index()..], plan.entry);
+        let patch = patch(
+            self,
+            &self.old.image.bytes()[plan.entry.index()..],
+            plan.entry,
+        );
         if patch.len() as u64 > plan.size {
             return Err(Error::Refused {
                 function: plan.name().to_owned(),
                 entry: plan.entry,
-                reason: format!("{reason}; it has {} bytes, and its replacement {}", plan.size, patch.len()),
+                reason: format!(
+                    "{reason}; it has {} bytes, and its replacement {}",
+                    plan.size,
+                    patch.len()
+                ),
             });
         }
-        Ok(FunctionPlan { strategy, reason, patch: Some(patch), ..plan })
+        Ok(FunctionPlan {
+            strategy,
+            reason,
+            patch: Some(patch),
+            ..plan
+        })
     }
 
     /// The new vDSO's function of one of these names.
@@ -252,13 +319,25 @@ impl Planner<'_> {
         loop {
             let conflict = plans.iter().enumerate().find_map(|(index, plan)| {
                 let runs = plan.patch.is_none() && !plan.names.iter().any(|name| must_stay(name));
-                let other = runs.then(|| plans.iter().find(|other| enters(&self.old.code, index, other))).flatten()?;
-                Some((index, format!("it shares code with {}, which is replaced", other.name())))
+                let other = runs
+                    .then(|| {
+                        plans
+                            .iter()
+                            .find(|other| enters(&self.old.code, index, other))
+                    })
+                    .flatten()?;
+                Some((
+                    index,
+                    format!("it shares code with {}, which is replaced", other.name()),
+                ))
             });
             let Some((index, reason)) = conflict else {
                 return Ok(());
             };
-            let plan = FunctionPlan { relocations: 0, ..plans[index].clone() };
+            let plan = FunctionPlan {
+                relocations: 0,
+                ..plans[index].clone()
+            };
             plans[index] = self.replace(plan, reason)?;
         }
     }
@@ -272,19 +351,26 @@ fn enters(code: &Code, index: usize, other: &FunctionPlan) -> bool {
     let end = other.entry.0 + patch.len() as u64;
     let function = &code.functions()[index];
     // Reaching the entry brings the instructions behind it; only what jumps into the middle is a conflict.
-    let mut jumps = code.reached(function).filter_map(|instruction| match instruction.flow {
-        elf_tools::code::Flow::Jump(t) | elf_tools::code::Flow::Branch(t) | elf_tools::code::Flow::Call(t) => {
-            let own = (other.entry.0..end).contains(&instruction.address.0);
-            (!own).then_some(t)
-        }
-        _ => None,
-    });
+    let mut jumps = code
+        .reached(function)
+        .filter_map(|instruction| match instruction.flow {
+            elf_tools::code::Flow::Jump(t)
+            | elf_tools::code::Flow::Branch(t)
+            | elf_tools::code::Flow::Call(t) => {
+                let own = (other.entry.0..end).contains(&instruction.address.0);
+                (!own).then_some(t)
+            }
+            _ => None,
+        });
     jumps.any(|target| target > other.entry && target.0 < end)
 }
 
 /// Functions whose address the kernel or the hardware knows: signal trampolines and the 32-bit system call pad.
 fn must_stay(name: &str) -> bool {
-    matches!(name, "__kernel_sigreturn" | "__kernel_rt_sigreturn" | "__kernel_vsyscall")
+    matches!(
+        name,
+        "__kernel_sigreturn" | "__kernel_rt_sigreturn" | "__kernel_vsyscall"
+    )
 }
 
 /// Functions that the kernel treats specially by their place in its own vDSO: `docs/architecture.md`.

@@ -10,7 +10,11 @@ const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
 
 /// The landing pad that `code` begins with, if any.
 pub fn landing_pad(code: &[u8]) -> &'static [u8] {
-    if code.starts_with(&ENDBR64) { &ENDBR64 } else { &[] }
+    if code.starts_with(&ENDBR64) {
+        &ENDBR64
+    } else {
+        &[]
+    }
 }
 
 /// The shortest jump that leads from `at` to `target`.
@@ -25,7 +29,12 @@ pub fn jump(at: Avma, target: Avma) -> Vec<u8> {
         return [&[0xe9], near.to_le_bytes().as_slice()].concat();
     }
     // movabs $target, %r11; jmp *%r11
-    [&[0x49, 0xbb], target.0.to_le_bytes().as_slice(), &[0x41, 0xff, 0xe3]].concat()
+    [
+        &[0x49, 0xbb],
+        target.0.to_le_bytes().as_slice(),
+        &[0x41, 0xff, 0xe3],
+    ]
+    .concat()
 }
 
 /// What a function can be replaced by if the new kernel has no such function.
@@ -40,12 +49,30 @@ pub struct SystemCall {
 /// The system call that does the same as the exported function `name`; from the kernel's `syscall_64.tbl`.
 pub fn system_call(name: &str) -> Option<SystemCall> {
     const CALLS: [SystemCall; 6] = [
-        SystemCall { name: "gettimeofday", number: 96 },
-        SystemCall { name: "time", number: 201 },
-        SystemCall { name: "clock_gettime", number: 228 },
-        SystemCall { name: "clock_getres", number: 229 },
-        SystemCall { name: "getcpu", number: 309 },
-        SystemCall { name: "getrandom", number: 318 },
+        SystemCall {
+            name: "gettimeofday",
+            number: 96,
+        },
+        SystemCall {
+            name: "time",
+            number: 201,
+        },
+        SystemCall {
+            name: "clock_gettime",
+            number: 228,
+        },
+        SystemCall {
+            name: "clock_getres",
+            number: 229,
+        },
+        SystemCall {
+            name: "getcpu",
+            number: 309,
+        },
+        SystemCall {
+            name: "getrandom",
+            number: 318,
+        },
     ];
     let plain = name.strip_prefix("__vdso_").unwrap_or(name);
     CALLS.into_iter().find(|call| call.name == plain)
@@ -59,13 +86,23 @@ pub fn system_call(name: &str) -> Option<SystemCall> {
 pub fn system_call_stub(call: SystemCall) -> Vec<u8> {
     const ENOSYS: i32 = 38;
     // mov $number, %eax; syscall; ret
-    let plain = [&[0xb8], call.number.to_le_bytes().as_slice(), &[0x0f, 0x05, 0xc3]].concat();
+    let plain = [
+        &[0xb8],
+        call.number.to_le_bytes().as_slice(),
+        &[0x0f, 0x05, 0xc3],
+    ]
+    .concat();
     if call.name != "getrandom" {
         return plain;
     }
     // cmp $-1, %r8; je over the plain stub; ...; mov $-ENOSYS, %rax; ret
     let guard = [0x49, 0x83, 0xf8, 0xff, 0x74, plain.len() as u8];
-    let refusal = [&[0x48, 0xc7, 0xc0], (-ENOSYS).to_le_bytes().as_slice(), &[0xc3]].concat();
+    let refusal = [
+        &[0x48, 0xc7, 0xc0],
+        (-ENOSYS).to_le_bytes().as_slice(),
+        &[0xc3],
+    ]
+    .concat();
     [guard.as_slice(), &plain, &refusal].concat()
 }
 
@@ -134,21 +171,34 @@ mod tests {
         let code = [0xf3, 0x0f, 0x1e, 0xfa, 0x55];
         let patch = proxy_patch(BASE, Svma(0x100), &code, BASE.offset(0x4000));
         assert_eq!(patch[..4], code[..4]);
-        assert_eq!(destination(BASE.offset(0x104), &patch[4..]), BASE.0 + 0x4000);
+        assert_eq!(
+            destination(BASE.offset(0x104), &patch[4..]),
+            BASE.0 + 0x4000
+        );
     }
 
     #[test]
     fn system_call_numbers_are_those_of_the_c_library() {
         let expected = [
-            ("__vdso_gettimeofday", libc_number(nix::libc::SYS_gettimeofday)),
+            (
+                "__vdso_gettimeofday",
+                libc_number(nix::libc::SYS_gettimeofday),
+            ),
             ("time", libc_number(nix::libc::SYS_time)),
-            ("__vdso_clock_gettime", libc_number(nix::libc::SYS_clock_gettime)),
+            (
+                "__vdso_clock_gettime",
+                libc_number(nix::libc::SYS_clock_gettime),
+            ),
             ("clock_getres", libc_number(nix::libc::SYS_clock_getres)),
             ("__vdso_getcpu", libc_number(nix::libc::SYS_getcpu)),
             ("getrandom", libc_number(nix::libc::SYS_getrandom)),
         ];
         for (name, number) in expected {
-            assert_eq!(system_call(name).map(|call| call.number), Some(number), "{name}");
+            assert_eq!(
+                system_call(name).map(|call| call.number),
+                Some(number),
+                "{name}"
+            );
         }
         assert_eq!(system_call("__vdso_sgx_enter_enclave"), None);
     }

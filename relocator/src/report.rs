@@ -36,8 +36,15 @@ pub struct Kernel {
 impl Kernel {
     /// The old side, whose table is the relocation table.
     pub fn old(source: &Source, old: &Old) -> Self {
-        let tables = if old.relocations.is_some() { "exported" } else { "none" };
-        Self { tables, ..Self::new(source) }
+        let tables = if old.relocations.is_some() {
+            "exported"
+        } else {
+            "none"
+        };
+        Self {
+            tables,
+            ..Self::new(source)
+        }
     }
 
     /// The new side, whose table is the symbol table.
@@ -45,7 +52,9 @@ impl Kernel {
         Self {
             source: source.name.clone(),
             build_id: source.build_id().map(hex),
-            kernel: source.linux_version().map(|version: LinuxVersion| version.to_string()),
+            kernel: source
+                .linux_version()
+                .map(|version: LinuxVersion| version.to_string()),
             tables: provenance(source.provenance()),
         }
     }
@@ -111,7 +120,13 @@ impl Link {
     /// The report on `linked`.
     pub fn new(old: Kernel, new: Kernel, linked: &LinkedImage) -> Self {
         let functions = linked.functions.iter().map(Function::from).collect();
-        Self { schema: LINK, old, new, size: linked.bytes.len(), functions }
+        Self {
+            schema: LINK,
+            old,
+            new,
+            size: linked.bytes.len(),
+            functions,
+        }
     }
 }
 

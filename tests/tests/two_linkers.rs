@@ -27,23 +27,41 @@ fn at_home(symtab: &Symtab) -> Placement {
         let distance = mapping.address as i64 - vdso as i64;
         (mapping.name.clone(), BASE.offset(distance))
     };
-    Placement { image: BASE, mappings: symtab.mappings().iter().map(place).collect() }
+    Placement {
+        image: BASE,
+        mappings: symtab.mappings().iter().map(place).collect(),
+    }
 }
 
 fn text(image: &Image, bytes: &[u8]) -> Vec<(Svma, u8)> {
     let ranges = image.text().iter().cloned();
-    ranges.flatten().map(|at| (Svma(at), bytes[at as usize])).collect()
+    ranges
+        .flatten()
+        .map(|at| (Svma(at), bytes[at as usize]))
+        .collect()
 }
 
 #[test]
 fn operands_linked_by_us_are_operands_linked_by_ld() {
     let mut pairs = 0;
-    for (from, to) in [("operands", "shuffled"), ("shuffled", "operands"), ("operands", "operands")] {
+    for (from, to) in [
+        ("operands", "shuffled"),
+        ("shuffled", "operands"),
+        ("operands", "operands"),
+    ] {
         let (old, _) = open(from);
         let (new, symtab) = open(to);
-        let offer = New { symtab: Some(&symtab), image: Some(&new.image) };
+        let offer = New {
+            symtab: Some(&symtab),
+            image: Some(&new.image),
+        };
         let linked = link(&old, &offer, &at_home(&symtab), Policy::Auto).unwrap();
-        assert!(linked.functions.iter().all(|f| matches!(f.strategy, Strategy::Relocate | Strategy::Keep)));
+        assert!(
+            linked
+                .functions
+                .iter()
+                .all(|f| matches!(f.strategy, Strategy::Relocate | Strategy::Keep))
+        );
         let ours = text(&old.image, &linked.bytes);
         let theirs = text(&new.image, new.image.bytes());
         for (ours, theirs) in ours.iter().zip(&theirs) {

@@ -51,7 +51,7 @@ fn is_function(view: &View<'_>, symbol: &RawSymbol<'_>) -> bool {
     let defined = symbol.section != elf::SHN_UNDEF.0 && symbol.section < elf::SHN_LORESERVE;
     let global = symbol.binding == elf::STB_GLOBAL.0 || symbol.binding == elf::STB_WEAK.0;
     let executable = match view.sections.get(usize::from(symbol.section)) {
-        Some(section) => section.flags & u64::from(elf::SHF_EXECINSTR.0) != 0,
+        Some(section) => section.flags & elf::SHF_EXECINSTR.0 != 0,
         None => true,
     };
     let function =

@@ -204,7 +204,7 @@ fn loaded_end(view: &View<'_>) -> Result<u64> {
 }
 
 fn text_ranges(view: &View<'_>, loaded: u64) -> Result<Vec<Range<u64>>> {
-    let executable = u64::from(object::elf::SHF_ALLOC.0 | object::elf::SHF_EXECINSTR.0);
+    let executable = object::elf::SHF_ALLOC.0 | object::elf::SHF_EXECINSTR.0;
     let mut ranges = Vec::new();
     for section in &view.sections {
         if section.flags & executable == executable && section.kind == object::elf::SHT_PROGBITS.0 {

@@ -70,7 +70,7 @@ pub fn attach(image: &Image, relocations: &Relocations) -> Result<Vec<u8>> {
 
 /// The image's own sections, as they are. Sections that nothing loads are dropped: they would have to be moved.
 fn kept_sections<'a>(view: &'a View<'_>) -> Result<Vec<NewSection<'a>>> {
-    let alloc = u64::from(elf::SHF_ALLOC.0);
+    let alloc = elf::SHF_ALLOC.0;
     let kept: Vec<usize> = (1..view.sections.len())
         .filter(|&i| view.sections[i].flags & alloc != 0 && !is_replaced(view.sections[i].kind))
         .collect();

@@ -190,7 +190,7 @@ pub fn write(symtab: &Symtab) -> Result<Vec<u8>> {
     let mut sections: Vec<NewSection<'_>> = symtab.mappings().iter().map(mapping_section).collect();
     let symbol_table = sections.len() as u32 + 2;
     sections.push(NewSection {
-        flags: u64::from(elf::SHF_ALLOC.0),
+        flags: elf::SHF_ALLOC.0,
         address: notes_at,
         content: Content::Existing(notes_at, notes.len() as u64),
         align: 4,
@@ -214,7 +214,7 @@ pub fn write(symtab: &Symtab) -> Result<Vec<u8>> {
 
 fn mapping_section(mapping: &Mapping) -> NewSection<'_> {
     NewSection {
-        flags: u64::from(elf::SHF_ALLOC.0),
+        flags: elf::SHF_ALLOC.0,
         address: mapping.address,
         content: Content::Existing(0, mapping.size),
         align: PAGE,

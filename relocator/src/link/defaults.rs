@@ -21,20 +21,34 @@ impl Defaults {
     /// Memory behind an image of `size` bytes at `image`.
     pub(super) fn behind(image: Avma, size: usize) -> Self {
         let offset = size.next_multiple_of(64);
-        Self { base: image.offset(offset as i64), offset, bytes: Vec::new() }
+        Self {
+            base: image.offset(offset as i64),
+            offset,
+            bytes: Vec::new(),
+        }
     }
 
     /// Lays out `value` for the symbol `name` and returns the address of its element 0.
-    pub(super) fn place(&mut self, name: &str, value: &[u8], symtab: &Symtab) -> Result<Avma, String> {
+    pub(super) fn place(
+        &mut self,
+        name: &str,
+        value: &[u8],
+        symtab: &Symtab,
+    ) -> Result<Avma, String> {
         let dimensions = dimensions(name, symtab)?;
         let mut span = value.len() as u64;
         let mut copies = 1u64;
         for &(stride, count) in &dimensions {
-            span = stride.checked_mul(count - 1).and_then(|extent| span.checked_add(extent)).unwrap_or(u64::MAX);
+            span = stride
+                .checked_mul(count - 1)
+                .and_then(|extent| span.checked_add(extent))
+                .unwrap_or(u64::MAX);
             copies = copies.saturating_mul(count);
         }
         if span > MAX_SPAN || copies > MAX_SPAN {
-            return Err(format!("the default of `{name}` would take {span:#x} bytes; at most {MAX_SPAN:#x} are laid out"));
+            return Err(format!(
+                "the default of `{name}` would take {span:#x} bytes; at most {MAX_SPAN:#x} are laid out"
+            ));
         }
         let start = self.bytes.len().next_multiple_of(16);
         self.bytes.resize(start + span as usize, 0);
@@ -56,7 +70,9 @@ fn dimensions(name: &str, symtab: &Symtab) -> Result<Vec<(u64, u64)>, String> {
     let ends = name.match_indices("[]").map(|(at, _)| at);
     let array = |end: usize| {
         let array = &name[..end];
-        symtab.array(array).ok_or_else(|| format!("the new kernel has no `{array}[]` that the default could follow"))
+        symtab.array(array).ok_or_else(|| {
+            format!("the new kernel has no `{array}[]` that the default could follow")
+        })
     };
     ends.map(array).collect()
 }

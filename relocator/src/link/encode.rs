@@ -19,14 +19,23 @@ pub(super) fn all(
         let value = match &resolved[relocation.need as usize] {
             Ok(resolved) => calculate(relocation, *resolved, placement),
             Err(unresolved) => {
-                failures.push(Failure { relocation: index, reason: unresolved.to_string() });
+                failures.push(Failure {
+                    relocation: index,
+                    reason: unresolved.to_string(),
+                });
                 continue;
             }
         };
         if !relocation.kind.fits(value) {
             let need = &relocations.needs[relocation.need as usize].reference;
-            let reason = format!("`{need}` at {}: {value:#x} does not fit {}", relocation.place, relocation.kind);
-            failures.push(Failure { relocation: index, reason });
+            let reason = format!(
+                "`{need}` at {}: {value:#x} does not fit {}",
+                relocation.place, relocation.kind
+            );
+            failures.push(Failure {
+                relocation: index,
+                reason,
+            });
             continue;
         }
         store(relocation, value, bytes);

@@ -37,7 +37,11 @@ impl Old {
     pub fn read(image: Image) -> elf_tools::Result<Self> {
         let code = Code::of(&image)?;
         let relocations = elf_tools::relocation::read(&image, &code)?;
-        Ok(Self { image, code, relocations })
+        Ok(Self {
+            image,
+            code,
+            relocations,
+        })
     }
 }
 
@@ -69,11 +73,19 @@ pub struct LinkedImage {
 }
 
 /// Links `old` to `new` at the given placement.
-pub fn link(old: &Old, new: &New<'_>, placement: &Placement, policy: Policy) -> Result<LinkedImage> {
+pub fn link(
+    old: &Old,
+    new: &New<'_>,
+    placement: &Placement,
+    policy: Policy,
+) -> Result<LinkedImage> {
     let image = &old.image;
     if (image.machine(), image.class()) != (Machine::X86_64, Class::Elf64) {
         let what = format!("a {} image of {:?}", image.machine(), image.class());
-        return Err(Error::Unlinkable { what, reason: "only 64-bit x86-64 images are linked".to_owned() });
+        return Err(Error::Unlinkable {
+            what,
+            reason: "only 64-bit x86-64 images are linked".to_owned(),
+        });
     }
     let mut bytes = image.bytes().to_vec();
     let mut failures = Vec::new();
@@ -85,14 +97,21 @@ pub fn link(old: &Old, new: &New<'_>, placement: &Placement, policy: Policy) -> 
         defaults.append_to(&mut bytes);
         uses = Some(relocations.uses(&old.code));
     }
-    let tables = Tables { relocations: old.relocations.as_ref(), uses: uses.as_ref(), failures: &failures };
+    let tables = Tables {
+        relocations: old.relocations.as_ref(),
+        uses: uses.as_ref(),
+        failures: &failures,
+    };
     let plans = plan::plan(old, new, &tables, placement, policy)?;
     for function in &plans {
         if let Some(patch) = &function.patch {
             bytes[function.entry.index()..][..patch.len()].copy_from_slice(patch);
         }
     }
-    Ok(LinkedImage { bytes, functions: plans })
+    Ok(LinkedImage {
+        bytes,
+        functions: plans,
+    })
 }
 
 /// What planning knows about an image's tables.
@@ -109,6 +128,7 @@ pub struct Tables<'a> {
 impl Tables<'_> {
     /// Whether some relocation's place covers `address`.
     pub fn covers(&self, address: Svma) -> bool {
-        self.relocations.is_some_and(|relocations| relocations.covering(address).is_some())
+        self.relocations
+            .is_some_and(|relocations| relocations.covering(address).is_some())
     }
 }

@@ -81,9 +81,17 @@ pub(super) fn all(
     defaults: &mut Defaults,
 ) -> Vec<Result<Resolved, Unresolved>> {
     let Some(symtab) = symtab else {
-        return needs.iter().map(|need| Err(Unresolved::NoTable(need.reference.to_string()))).collect();
+        return needs
+            .iter()
+            .map(|need| Err(Unresolved::NoTable(need.reference.to_string())))
+            .collect();
     };
-    let mut resolver = Resolver { needs, symtab, placement, defaults };
+    let mut resolver = Resolver {
+        needs,
+        symtab,
+        placement,
+        defaults,
+    };
     needs.iter().map(|need| resolver.resolve(need)).collect()
 }
 
@@ -105,13 +113,22 @@ impl<'a> Resolver<'a> {
     fn place(&mut self, name: &VersionedName, need: &Need) -> Result<Resolved, Unresolved> {
         match (self.symbol(name), &need.default) {
             (Err(Unresolved::Missing(_)), Some(default)) => {
-                let address = self.defaults.place(&name.name, default, self.symtab).map_err(Unresolved::Default)?;
-                Ok(Resolved::Place { address, size: default.len() as u64 })
+                let address = self
+                    .defaults
+                    .place(&name.name, default, self.symtab)
+                    .map_err(Unresolved::Default)?;
+                Ok(Resolved::Place {
+                    address,
+                    size: default.len() as u64,
+                })
             }
             (symbol, _) => {
                 let symbol = symbol?;
                 self.check_size(symbol, need)?;
-                Ok(Resolved::Place { address: self.address(symbol)?, size: symbol.size })
+                Ok(Resolved::Place {
+                    address: self.address(symbol)?,
+                    size: symbol.size,
+                })
             }
         }
     }
@@ -126,7 +143,10 @@ impl<'a> Resolver<'a> {
         let from = self.address(object)?;
         match (self.symbol(member), &need.default) {
             (Err(Unresolved::Missing(_)), Some(default)) => {
-                let to = self.defaults.place(&member.name, default, self.symtab).map_err(Unresolved::Default)?;
+                let to = self
+                    .defaults
+                    .place(&member.name, default, self.symtab)
+                    .map_err(Unresolved::Default)?;
                 Ok(Resolved::Distance(to.distance_from(from)))
             }
             (member, _) => {
@@ -135,26 +155,38 @@ impl<'a> Resolver<'a> {
                 if member.mapping != object.mapping {
                     return Err(Unresolved::Split(need.reference.to_string()));
                 }
-                Ok(Resolved::Distance(member.offset as i64 - object.offset as i64))
+                Ok(Resolved::Distance(
+                    member.offset as i64 - object.offset as i64,
+                ))
             }
         }
     }
 
     fn symbol(&self, name: &VersionedName) -> Result<&'a Symbol, Unresolved> {
-        let symbol = self.symtab.get(&name.name).ok_or_else(|| Unresolved::Missing(name.name.clone()))?;
+        let symbol = self
+            .symtab
+            .get(&name.name)
+            .ok_or_else(|| Unresolved::Missing(name.name.clone()))?;
         if symbol.version != name.version {
             let (wanted, found) = (name.version, symbol.version);
-            return Err(Unresolved::Version { name: name.name.clone(), wanted, found });
+            return Err(Unresolved::Version {
+                name: name.name.clone(),
+                wanted,
+                found,
+            });
         }
         Ok(symbol)
     }
 
     fn address(&self, symbol: &Symbol) -> Result<Avma, Unresolved> {
         let mapping = &self.symtab.mappings()[symbol.mapping].name;
-        let base = self.placement.mapping(mapping).ok_or_else(|| Unresolved::Unmapped {
-            name: symbol.name.clone(),
-            mapping: mapping.clone(),
-        })?;
+        let base = self
+            .placement
+            .mapping(mapping)
+            .ok_or_else(|| Unresolved::Unmapped {
+                name: symbol.name.clone(),
+                mapping: mapping.clone(),
+            })?;
         Ok(base.offset(symbol.offset as i64))
     }
 
@@ -168,13 +200,25 @@ impl<'a> Resolver<'a> {
                 return Ok(());
             }
             let name = symbol.name.clone();
-            return Err(Unresolved::Size { name, wanted: need.size, found: symbol.size });
+            return Err(Unresolved::Size {
+                name,
+                wanted: need.size,
+                found: symbol.size,
+            });
         };
         let element = format!("{}[]", symbol.name);
-        let stride = self.needs.iter().find(|other| other.reference.target().name == element).map_or(0, |n| n.size);
+        let stride = self
+            .needs
+            .iter()
+            .find(|other| other.reference.target().name == element)
+            .map_or(0, |n| n.size);
         let wanted = need.size.checked_div(stride).unwrap_or(0);
         if wanted > found {
-            return Err(Unresolved::Count { name: symbol.name.clone(), wanted, found });
+            return Err(Unresolved::Count {
+                name: symbol.name.clone(),
+                wanted,
+                found,
+            });
         }
         Ok(())
     }

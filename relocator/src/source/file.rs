@@ -23,13 +23,15 @@ pub(super) fn open(path: &Path, name: String) -> Result<Source> {
     let bytes = std::fs::read(path).map_err(Error::path(path))?;
     let mut source = Source::named(name);
     if symtab::elf::is_symtab(&bytes) {
-        let table = symtab::elf::read(&bytes, Provenance::File).map_err(Error::input(&source.name))?;
+        let table =
+            symtab::elf::read(&bytes, Provenance::File).map_err(Error::input(&source.name))?;
         source.symtab = Some(table);
     } else if is_kernel_file(&bytes) {
         open_kernel(&bytes, &mut source)?;
     } else {
         source.image = Some(Image::parse(&bytes).map_err(Error::input(&source.name))?);
-        source.no_symtab = Some("a vDSO alone does not say how its kernel lays out vvar".to_owned());
+        source.no_symtab =
+            Some("a vDSO alone does not say how its kernel lays out vvar".to_owned());
     }
     Ok(source)
 }
@@ -37,7 +39,8 @@ pub(super) fn open(path: &Path, name: String) -> Result<Source> {
 fn open_kernel(bytes: &[u8], source: &mut Source) -> Result<()> {
     let kernel = KernelFile::parse(bytes).map_err(Error::input(&source.name))?;
     let vdso = kernel.native_vdso().map_err(Error::input(&source.name))?;
-    let image = Image::parse(&vdso.bytes).map_err(Error::input(format!("{}, vDSO", source.name)))?;
+    let image =
+        Image::parse(&vdso.bytes).map_err(Error::input(format!("{}, vDSO", source.name)))?;
     match derive(&kernel, &image) {
         Ok(symtab) => source.symtab = Some(symtab),
         Err(error) => source.no_symtab = Some(error.to_string()),

@@ -36,8 +36,14 @@ pub(super) fn own() -> Result<Source> {
     let mut source = Source::named(Spec::Own.to_string());
     source.live = mappings(&myself, &source.name)?;
     source.image = read_image(&myself, &source)?;
-    let table = match source.image.as_ref().and_then(|image| image.tables_note().copied()) {
-        Some(note) if note.symtab_size > 0 => exported(&note, &source.live).map_err(|e| e.to_string()),
+    let table = match source
+        .image
+        .as_ref()
+        .and_then(|image| image.tables_note().copied())
+    {
+        Some(note) if note.symtab_size > 0 => {
+            exported(&note, &source.live).map_err(|e| e.to_string())
+        }
         _ => running_symtab(source.image.as_ref()).map_err(|e| e.to_string()),
     };
     match table {
@@ -76,7 +82,9 @@ fn io_error(error: procfs::ProcError) -> std::io::Error {
 }
 
 fn mappings(process: &Process, name: &str) -> Result<Vec<LiveMapping>> {
-    let maps = process.maps().map_err(|e| Error::io(format!("maps of {name}"))(io_error(e)))?;
+    let maps = process
+        .maps()
+        .map_err(|e| Error::io(format!("maps of {name}"))(io_error(e)))?;
     let known = |path: &MMapPath| match path {
         MMapPath::Vdso => Some(mapping_name::VDSO),
         MMapPath::Vvar => Some(mapping_name::VVAR),
@@ -99,17 +107,26 @@ fn mappings(process: &Process, name: &str) -> Result<Vec<LiveMapping>> {
 
 /// The process's vDSO; `None` if it has none (`vdso=0`, or unmapped).
 fn read_image(process: &Process, source: &Source) -> Result<Option<Image>> {
-    let Some(vdso) = source.live.iter().find(|mapping| mapping.name == mapping_name::VDSO) else {
+    let Some(vdso) = source
+        .live
+        .iter()
+        .find(|mapping| mapping.name == mapping_name::VDSO)
+    else {
         return Ok(None);
     };
     if vdso.size > MAX_VDSO {
         let reason = format!("its [vdso] has {:#x} bytes", vdso.size);
-        return Err(Error::Source { text: source.name.clone(), reason });
+        return Err(Error::Source {
+            text: source.name.clone(),
+            reason,
+        });
     }
     let what = format!("memory of {}", source.name);
     let memory = File::open(format!("/proc/{}/mem", process.pid())).map_err(Error::io(&what))?;
     let mut bytes = vec![0; vdso.size as usize];
-    memory.read_exact_at(&mut bytes, vdso.start.0).map_err(Error::io(&what))?;
+    memory
+        .read_exact_at(&mut bytes, vdso.start.0)
+        .map_err(Error::io(&what))?;
     let image = Image::parse(&bytes).map_err(Error::input(format!("vDSO of {}", source.name)))?;
     Ok(Some(image))
 }
@@ -122,7 +139,8 @@ fn running_symtab(image: Option<&Image>) -> Result<Symtab> {
     })?;
     let mut bytes = Vec::new();
     let mut file = File::open(KERNEL_BTF).map_err(Error::path(KERNEL_BTF))?;
-    file.read_to_end(&mut bytes).map_err(Error::path(KERNEL_BTF))?;
+    file.read_to_end(&mut bytes)
+        .map_err(Error::path(KERNEL_BTF))?;
     let btf = Btf::parse(&bytes).map_err(Error::input(KERNEL_BTF))?;
     vocabulary::from_layout(&btf, image).map_err(Error::input(KERNEL_BTF))
 }
@@ -131,19 +149,30 @@ fn running_symtab(image: Option<&Image>) -> Result<Symtab> {
 ///
 /// vvar cannot be read through `/proc/self/mem`, only by its address.
 fn exported(note: &TablesNote, live: &[LiveMapping]) -> Result<Symtab> {
-    let bad = |reason: &str| Error::Source { text: "self".to_owned(), reason: reason.to_owned() };
-    let base = live.iter().find(|mapping| mapping.name == mapping_name::VDSO).ok_or_else(|| bad("no [vdso]"))?;
+    let bad = |reason: &str| Error::Source {
+        text: "self".to_owned(),
+        reason: reason.to_owned(),
+    };
+    let base = live
+        .iter()
+        .find(|mapping| mapping.name == mapping_name::VDSO)
+        .ok_or_else(|| bad("no [vdso]"))?;
     let start = base.start.offset(note.symtab_distance);
     let inside = |mapping: &&LiveMapping| {
         let offset = start.0.checked_sub(mapping.start.0);
         mapping.name != mapping_name::VDSO
-            && offset.and_then(|offset| offset.checked_add(note.symtab_size)).is_some_and(|end| end <= mapping.size)
+            && offset
+                .and_then(|offset| offset.checked_add(note.symtab_size))
+                .is_some_and(|end| end <= mapping.size)
     };
     if !live.iter().any(|mapping| inside(&mapping)) {
-        return Err(bad("the note puts the symbol table outside the vvar mappings"));
+        return Err(bad(
+            "the note puts the symbol table outside the vvar mappings",
+        ));
     }
     // SAFETY: the range lies in one mapping that the kernel keeps readable for the life of the process, and the table in
     // it is constant.
-    let bytes = unsafe { std::slice::from_raw_parts(start.0 as *const u8, note.symtab_size as usize) };
+    let bytes =
+        unsafe { std::slice::from_raw_parts(start.0 as *const u8, note.symtab_size as usize) };
     symtab::elf::read(bytes, Provenance::Exported).map_err(Error::input("exported symbol table"))
 }

@@ -53,7 +53,10 @@ impl std::str::FromStr for Spec {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let bad = |reason: &str| Error::Source { text: text.to_owned(), reason: reason.to_owned() };
+        let bad = |reason: &str| Error::Source {
+            text: text.to_owned(),
+            reason: reason.to_owned(),
+        };
         match text.split_once(':') {
             _ if text == "self" => Ok(Self::Own),
             Some(("pid", digits)) => match digits.parse() {
@@ -61,9 +64,15 @@ impl std::str::FromStr for Spec {
                 _ => Err(bad("a process is named as pid:NUMBER")),
             },
             Some(("fixture", name)) => Ok(Self::Fixture(name.to_owned())),
-            Some(("kernel", version)) if !version.is_empty() => Ok(Self::Kernel(version.to_owned())),
-            Some(("kernel", _)) => Err(bad("a kernel is named as kernel:VERSION, for example kernel:6.12")),
-            _ if text.is_empty() => Err(bad("expected self, pid:N, fixture:NAME, kernel:VERSION or a file")),
+            Some(("kernel", version)) if !version.is_empty() => {
+                Ok(Self::Kernel(version.to_owned()))
+            }
+            Some(("kernel", _)) => Err(bad(
+                "a kernel is named as kernel:VERSION, for example kernel:6.12",
+            )),
+            _ if text.is_empty() => Err(bad(
+                "expected self, pid:N, fixture:NAME, kernel:VERSION or a file",
+            )),
             _ => Ok(Self::File(text.into())),
         }
     }
@@ -98,7 +107,13 @@ impl Source {
 
     /// A source with nothing in it yet.
     fn named(name: impl Into<String>) -> Self {
-        Self { name: name.into(), image: None, symtab: None, no_symtab: None, live: Vec::new() }
+        Self {
+            name: name.into(),
+            image: None,
+            symtab: None,
+            no_symtab: None,
+            live: Vec::new(),
+        }
     }
 
     /// The vDSO, or an error that says the source has none.
@@ -113,7 +128,10 @@ impl Source {
     pub fn require_symtab(&self) -> Result<&Symtab> {
         self.symtab.as_ref().ok_or_else(|| Error::Source {
             text: self.name.clone(),
-            reason: format!("no symbol table: {}", self.no_symtab.as_deref().unwrap_or("the source has none")),
+            reason: format!(
+                "no symbol table: {}",
+                self.no_symtab.as_deref().unwrap_or("the source has none")
+            ),
         })
     }
 
@@ -130,13 +148,24 @@ impl Source {
 
     /// The build-id of the vDSO.
     pub fn build_id(&self) -> Option<&[u8]> {
-        let of_table = || self.symtab.as_ref().and_then(|symtab| symtab.build_id.as_deref());
-        self.image.as_ref().and_then(Image::build_id).or_else(of_table)
+        let of_table = || {
+            self.symtab
+                .as_ref()
+                .and_then(|symtab| symtab.build_id.as_deref())
+        };
+        self.image
+            .as_ref()
+            .and_then(Image::build_id)
+            .or_else(of_table)
     }
 
     /// The mappings of a live source as a placement for an image at `image`.
     pub fn placement(&self, image: Avma) -> Placement {
-        let mappings = self.live.iter().map(|mapping| (mapping.name.clone(), mapping.start)).collect();
+        let mappings = self
+            .live
+            .iter()
+            .map(|mapping| (mapping.name.clone(), mapping.start))
+            .collect();
         Placement { image, mappings }
     }
 }
@@ -146,7 +175,9 @@ fn open_fixture(name: &str) -> Result<Source> {
     let Some((image, table)) = fixture_bytes(name) else {
         let good = fixture::all().iter().map(|fixture| fixture.name);
         let bad = fixture::malformed();
-        let known: Vec<_> = good.chain(bad.iter().map(|malformed| malformed.name)).collect();
+        let known: Vec<_> = good
+            .chain(bad.iter().map(|malformed| malformed.name))
+            .collect();
         let reason = format!("there are {}", known.join(", "));
         return Err(Error::Source { text: spec, reason });
     };
@@ -167,6 +198,8 @@ fn fixture_bytes(name: &str) -> Option<(Vec<u8>, Option<Vec<u8>>)> {
     if let Some(found) = fixture::find(name) {
         return Some((found.image.to_vec(), found.symtab.map(<[u8]>::to_vec)));
     }
-    let found = fixture::malformed().into_iter().find(|malformed| malformed.name == name)?;
+    let found = fixture::malformed()
+        .into_iter()
+        .find(|malformed| malformed.name == name)?;
     Some((found.image, found.symtab))
 }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use elf_tools::image::Image;
 use kernel_fixtures::distribution::Cache;
 use kernel_fixtures::fixture;
-use relocator::compare::{Comparison, Options, OldComparison, compare};
+use relocator::compare::{Comparison, OldComparison, Options, compare};
 use relocator::report::{self, Kernel};
 use relocator::source::{Source, Spec};
 use relocator::verify::Running;
@@ -38,11 +38,17 @@ struct Report {
 pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     let new_source = Source::open(&Spec::Own)?;
     let running: Running = verify::running(&new_source)?;
-    let specs = if arguments.olds.is_empty() { everything() } else { arguments.olds.clone() };
+    let specs = if arguments.olds.is_empty() {
+        everything()
+    } else {
+        arguments.olds.clone()
+    };
     let mut olds: Vec<(String, Image)> = Vec::with_capacity(specs.len());
     for spec in &specs {
         let source = Source::open(spec)?;
-        let version = source.linux_version().map_or_else(String::new, |version| format!(" ({version})"));
+        let version = source
+            .linux_version()
+            .map_or_else(String::new, |version| format!(" ({version})"));
         olds.push((format!("{spec}{version}"), source.require_image()?.clone()));
     }
     let options = Options {
@@ -58,20 +64,40 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
         olds: comparison.olds.clone(),
     };
     output::print(arguments.json, &report, text(&report, &comparison))?;
-    let differ = comparison.olds.iter().flat_map(|old| &old.rows).any(|row| row.mismatches > 0);
-    Ok(if differ { Outcome::Refused } else { Outcome::Done })
+    let differ = comparison
+        .olds
+        .iter()
+        .flat_map(|old| &old.rows)
+        .any(|row| row.mismatches > 0);
+    Ok(if differ {
+        Outcome::Refused
+    } else {
+        Outcome::Done
+    })
 }
 
 /// Every fixture, and every kernel that was fetched before: comparing needs no network.
 fn everything() -> Vec<Spec> {
-    let fixtures = fixture::all().iter().map(|fixture| Spec::Fixture(fixture.name.to_owned()));
-    let cached = Cache::locate().all_cached().into_iter().map(|kernel| Spec::Kernel(kernel.version));
+    let fixtures = fixture::all()
+        .iter()
+        .map(|fixture| Spec::Fixture(fixture.name.to_owned()));
+    let cached = Cache::locate()
+        .all_cached()
+        .into_iter()
+        .map(|kernel| Spec::Kernel(kernel.version));
     fixtures.chain(cached).collect()
 }
 
 fn text(report: &Report, comparison: &Comparison) -> String {
     let new = &report.new;
     let version = new.kernel.as_deref().unwrap_or("unknown kernel");
-    let place = if report.time_namespace { ", in a time namespace" } else { "" };
-    format!("new: {} ({version}, tables: {}){place}\n\n{comparison}", new.source, new.tables)
+    let place = if report.time_namespace {
+        ", in a time namespace"
+    } else {
+        ""
+    };
+    format!(
+        "new: {} ({version}, tables: {}){place}\n\n{comparison}",
+        new.source, new.tables
+    )
 }

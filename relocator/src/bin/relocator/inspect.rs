@@ -78,11 +78,23 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
 }
 
 fn report(source: &Source) -> Result<Report> {
-    let image = source.image.as_ref().map(|image| image_report(source, image)).transpose()?;
-    let mapping = |name: &str, address, size| MappingReport { name: name.to_owned(), address, size };
+    let image = source
+        .image
+        .as_ref()
+        .map(|image| image_report(source, image))
+        .transpose()?;
+    let mapping = |name: &str, address, size| MappingReport {
+        name: name.to_owned(),
+        address,
+        size,
+    };
     let symtab = source.symtab.as_ref().map(|symtab| SymtabReport {
         symbols: symtab.symbols().len(),
-        mappings: symtab.mappings().iter().map(|m| mapping(&m.name, m.address, m.size)).collect(),
+        mappings: symtab
+            .mappings()
+            .iter()
+            .map(|m| mapping(&m.name, m.address, m.size))
+            .collect(),
     });
     Ok(Report {
         schema: report::INSPECT,
@@ -90,21 +102,35 @@ fn report(source: &Source) -> Result<Report> {
         image,
         symtab,
         no_symtab: source.no_symtab.clone(),
-        mappings: source.live.iter().map(|m| mapping(&m.name, m.start.0, m.size)).collect(),
+        mappings: source
+            .live
+            .iter()
+            .map(|m| mapping(&m.name, m.start.0, m.size))
+            .collect(),
     })
 }
 
 fn image_report(source: &Source, image: &elf_tools::image::Image) -> Result<ImageReport> {
-    let failed = |error| relocator::Error::Input { what: source.name.clone(), source: error };
+    let failed = |error| relocator::Error::Input {
+        what: source.name.clone(),
+        source: error,
+    };
     let old = match image.machine() {
-        elf_tools::Machine::X86_64 | elf_tools::Machine::X86 => Some(Old::read(image.clone()).map_err(failed)?),
+        elf_tools::Machine::X86_64 | elf_tools::Machine::X86 => {
+            Some(Old::read(image.clone()).map_err(failed)?)
+        }
         _ => None,
     };
     let relocations = old.as_ref().and_then(|old| old.relocations.as_ref());
-    let uses = old.as_ref().zip(relocations).map(|(old, relocations)| relocations.uses(&old.code));
+    let uses = old
+        .as_ref()
+        .zip(relocations)
+        .map(|(old, relocations)| relocations.uses(&old.code));
     let used = |address| {
         let functions = old.as_ref()?.code.functions();
-        let index = functions.iter().position(|function| function.entry == address)?;
+        let index = functions
+            .iter()
+            .position(|function| function.entry == address)?;
         uses.as_ref().map(|uses| uses.by_function[index].len())
     };
     let exports = image.exports().iter().map(|export| ExportReport {
@@ -115,7 +141,13 @@ fn image_report(source: &Source, image: &elf_tools::image::Image) -> Result<Imag
         relocations: used(export.address),
     });
     let needs = relocations.map_or_else(Vec::new, |table| {
-        let places = |index| table.entries.iter().filter(|entry| entry.need as usize == index).count();
+        let places = |index| {
+            table
+                .entries
+                .iter()
+                .filter(|entry| entry.need as usize == index)
+                .count()
+        };
         let needs = table.needs.iter().enumerate();
         let need = |(index, need): (usize, &elf_tools::relocation::Need)| NeedReport {
             reference: need.reference.to_string(),
@@ -139,18 +171,34 @@ fn text(report: &Report) -> String {
     let kernel = &report.kernel;
     let unknown = || "unknown".to_owned();
     let _ = writeln!(text, "source     {}", kernel.source);
-    let _ = writeln!(text, "kernel     {}", kernel.kernel.clone().unwrap_or_else(unknown));
-    let _ = writeln!(text, "build-id   {}", kernel.build_id.clone().unwrap_or_else(unknown));
+    let _ = writeln!(
+        text,
+        "kernel     {}",
+        kernel.kernel.clone().unwrap_or_else(unknown)
+    );
+    let _ = writeln!(
+        text,
+        "build-id   {}",
+        kernel.build_id.clone().unwrap_or_else(unknown)
+    );
     match (&report.symtab, &report.no_symtab) {
         (Some(symtab), _) => {
             let _ = writeln!(text, "symbols    {} ({})", symtab.symbols, kernel.tables);
         }
         (None, reason) => {
-            let _ = writeln!(text, "symbols    none: {}", reason.as_deref().unwrap_or("the source has none"));
+            let _ = writeln!(
+                text,
+                "symbols    none: {}",
+                reason.as_deref().unwrap_or("the source has none")
+            );
         }
     }
     for mapping in &report.mappings {
-        let _ = writeln!(text, "mapped     {:#x} {:#x} {}", mapping.address, mapping.size, mapping.name);
+        let _ = writeln!(
+            text,
+            "mapped     {:#x} {:#x} {}",
+            mapping.address, mapping.size, mapping.name
+        );
     }
     if let Some(image) = &report.image {
         image_text(image, &mut text);
@@ -159,12 +207,22 @@ fn text(report: &Report) -> String {
 }
 
 fn image_text(image: &ImageReport, text: &mut String) {
-    let capable = if image.relocation_capable { "relocation-capable" } else { "without relocation tables" };
-    let _ = writeln!(text, "image      {} bytes, {}, {capable}", image.size, image.machine);
+    let capable = if image.relocation_capable {
+        "relocation-capable"
+    } else {
+        "without relocation tables"
+    };
+    let _ = writeln!(
+        text,
+        "image      {} bytes, {}, {capable}",
+        image.size, image.machine
+    );
     let _ = writeln!(text, "           {} alternatives\n", image.alternatives);
     let mut exports = output::table(&["function", "version", "address", "size", "relocations"]);
     for export in &image.exports {
-        let relocations = export.relocations.map_or_else(|| "-".to_owned(), |count| count.to_string());
+        let relocations = export
+            .relocations
+            .map_or_else(|| "-".to_owned(), |count| count.to_string());
         exports.add_row([
             export.name.clone(),
             export.version.clone().unwrap_or_default(),
@@ -178,7 +236,11 @@ fn image_text(image: &ImageReport, text: &mut String) {
         let mut needs = output::table(&["needs", "places", "default"]);
         for need in &image.needs {
             let default = if need.has_default { "yes" } else { "" };
-            needs.add_row([need.reference.clone(), need.places.to_string(), default.to_owned()]);
+            needs.add_row([
+                need.reference.clone(),
+                need.places.to_string(),
+                default.to_owned(),
+            ]);
         }
         let _ = writeln!(text, "\n{needs}");
     }

@@ -44,7 +44,9 @@ pub(crate) struct Arguments {
 }
 
 fn address(text: &str) -> Result<Avma> {
-    let digits = text.strip_prefix("0x").context("an address begins with 0x")?;
+    let digits = text
+        .strip_prefix("0x")
+        .context("an address begins with 0x")?;
     let value = u64::from_str_radix(digits, 16).context("an address has hexadecimal digits")?;
     if !value.is_multiple_of(PAGE) {
         bail!("an address is a multiple of {PAGE:#x}");
@@ -62,13 +64,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     let new_source = Source::open(&arguments.onto)?;
     let image = old_source.require_image()?.clone();
     let old = Old::read(image).map_err(relocator::Error::input(&old_source.name))?;
-    let new = New { symtab: new_source.symtab.as_ref(), image: new_source.image.as_ref() };
+    let new = New {
+        symtab: new_source.symtab.as_ref(),
+        image: new_source.image.as_ref(),
+    };
     let placement = placement(arguments, &new)?;
     let linked = link::link(&old, &new, &placement, arguments.strategy)?;
     if let Some(path) = arguments.output.as_ref().filter(|_| !arguments.dry_run) {
         output::write_file(path, &linked.bytes)?;
     }
-    let report = Link::new(Kernel::old(&old_source, &old), Kernel::new(&new_source), &linked);
+    let report = Link::new(
+        Kernel::old(&old_source, &old),
+        Kernel::new(&new_source),
+        &linked,
+    );
     output::print(arguments.json, &report, text(&report, &new_source))?;
     Ok(Outcome::Done)
 }
@@ -76,11 +85,22 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
 fn placement(arguments: &Arguments, new: &New<'_>) -> Result<Placement> {
     let mut placement = Placement::below(arguments.at, new.symtab, new.image)?;
     for (name, base) in &arguments.map {
-        match placement.mappings.iter_mut().find(|mapping| mapping.0 == *name) {
+        match placement
+            .mappings
+            .iter_mut()
+            .find(|mapping| mapping.0 == *name)
+        {
             Some(mapping) => mapping.1 = *base,
             None => {
-                let known: Vec<_> = placement.mappings.iter().map(|mapping| mapping.0.as_str()).collect();
-                bail!("the new kernel has no mapping {name}; it has {}", known.join(", "));
+                let known: Vec<_> = placement
+                    .mappings
+                    .iter()
+                    .map(|mapping| mapping.0.as_str())
+                    .collect();
+                bail!(
+                    "the new kernel has no mapping {name}; it has {}",
+                    known.join(", ")
+                );
             }
         }
     }
@@ -102,6 +122,12 @@ fn text(report: &Link, new: &Source) -> String {
             function.reason.clone(),
         ]);
     }
-    let no_symtab = new.no_symtab.as_ref().map_or_else(String::new, |reason| format!("no symbols of the new kernel: {reason}\n"));
-    format!("old  {}\nnew  {}\n{no_symtab}\n{table}", side(&report.old), side(&report.new))
+    let no_symtab = new.no_symtab.as_ref().map_or_else(String::new, |reason| {
+        format!("no symbols of the new kernel: {reason}\n")
+    });
+    format!(
+        "old  {}\nnew  {}\n{no_symtab}\n{table}",
+        side(&report.old),
+        side(&report.new)
+    )
 }

@@ -92,5 +92,9 @@ fn text(report: &Report) -> String {
         ]);
     }
     let kernel = report.kernel.kernel.as_deref().unwrap_or("unknown");
-    format!("kernel {kernel}, {} symbols ({})\n\n{table}", report.symbols.len(), report.kernel.tables)
+    format!(
+        "kernel {kernel}, {} symbols ({})\n\n{table}",
+        report.symbols.len(),
+        report.kernel.tables
+    )
 }

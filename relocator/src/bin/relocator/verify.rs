@@ -99,7 +99,11 @@ fn text(report: &Report, outcome: &Verified) -> String {
             ));
         }
     }
-    let place = if report.time_namespace { ", in a time namespace" } else { "" };
+    let place = if report.time_namespace {
+        ", in a time namespace"
+    } else {
+        ""
+    };
     let calls = outcome.calls();
     let verdict = match outcome.mismatches() {
         0 => format!("all {calls} calls agree with the system calls"),
