@@ -1,3 +1,10 @@
 //! What tests that cross crates share.
 
+pub mod command;
+pub mod kernel;
 pub mod peers;
+pub mod pretend;
+pub mod readelf;
+pub mod running;
+pub mod table;
+pub mod trials;

@@ -1,74 +1,73 @@
 //! Two linkers, one result.
 //!
 //! All fixtures are compiled from one source. So an image made of operands, linked by us to the layout that another such
-//! image was linked to by GNU ld, must come out with the very code of that other image.
+//! image was linked to by GNU ld, must come out with the very code of that other image. And every such image, linked to
+//! the layout that it was built for, must come out as it was.
 
-use elf_tools::image::Image;
-use elf_tools::symtab::{self, Provenance, Symtab, mapping_name};
-use elf_tools::{Avma, Svma};
-use kernel_fixtures::fixture;
-use relocator::link::{New, Old, link};
-use relocator::placement::Placement;
-use relocator::plan::{Policy, Strategy};
+use kernel_fixtures::fixture::{self, Style};
+use relocator::plan::Strategy;
+use relocator_tests::pretend::Pretend;
 
-const BASE: Avma = Avma(0x7fff_f7f0_0000);
+/// Images of one source text, compiled with the same features: what differs is the layout alone.
+const SAME_CODE: [[&str; 2]; 2] = [["operands", "shuffled"], ["shuffled", "operands"]];
 
-fn open(name: &str) -> (Old, Symtab) {
-    let found = fixture::find(name).unwrap_or_else(|| panic!("no fixture {name}"));
-    let old = Old::read(Image::parse(found.image).unwrap()).unwrap();
-    let symtab = symtab::elf::read(found.symtab.unwrap(), Provenance::Exported).unwrap();
-    (old, symtab)
-}
-
-/// The image where its own kernel maps it.
-fn at_home(symtab: &Symtab) -> Placement {
-    let vdso = symtab.mapping(mapping_name::VDSO).unwrap().address;
-    let place = |mapping: &symtab::Mapping| {
-        let distance = mapping.address as i64 - vdso as i64;
-        (mapping.name.clone(), BASE.offset(distance))
-    };
-    Placement {
-        image: BASE,
-        mappings: symtab.mappings().iter().map(place).collect(),
+fn assert_same_code(from: &Pretend, to: &Pretend) {
+    let pair = format!("{} onto {}", from.fixture.name, to.fixture.name);
+    let linked = from.onto(to);
+    for function in &linked.functions {
+        assert!(
+            matches!(function.strategy, Strategy::Relocate | Strategy::Keep),
+            "{pair}: {function:?}"
+        );
     }
-}
-
-fn text(image: &Image, bytes: &[u8]) -> Vec<(Svma, u8)> {
-    let ranges = image.text().iter().cloned();
-    ranges
-        .flatten()
-        .map(|at| (Svma(at), bytes[at as usize]))
-        .collect()
+    let ours = from.text(&linked.bytes);
+    let theirs = to.text(to.fixture.image);
+    for (ours, theirs) in ours.iter().zip(&theirs) {
+        assert_eq!(ours, theirs, "{pair}");
+    }
+    assert_eq!(ours.len(), theirs.len(), "{pair}");
 }
 
 #[test]
 fn operands_linked_by_us_are_operands_linked_by_ld() {
-    let mut pairs = 0;
-    for (from, to) in [
-        ("operands", "shuffled"),
-        ("shuffled", "operands"),
-        ("operands", "operands"),
-    ] {
-        let (old, _) = open(from);
-        let (new, symtab) = open(to);
-        let offer = New {
-            symtab: Some(&symtab),
-            image: Some(&new.image),
-        };
-        let linked = link(&old, &offer, &at_home(&symtab), Policy::Auto).unwrap();
-        assert!(
-            linked
-                .functions
-                .iter()
-                .all(|f| matches!(f.strategy, Strategy::Relocate | Strategy::Keep))
-        );
-        let ours = text(&old.image, &linked.bytes);
-        let theirs = text(&new.image, new.image.bytes());
-        for (ours, theirs) in ours.iter().zip(&theirs) {
-            assert_eq!(ours, theirs, "{from} onto {to}");
-        }
-        assert_eq!(ours.len(), theirs.len());
-        pairs += 1;
+    for [from, to] in SAME_CODE {
+        assert_same_code(&Pretend::open(from), &Pretend::open(to));
     }
-    assert_eq!(pairs, 3);
+}
+
+#[test]
+fn operands_linked_home_are_what_they_were() {
+    let mut count = 0;
+    for fixture in fixture::all() {
+        let generation = fixture.generation;
+        if generation.style == Style::Operands && generation.tables {
+            let home = Pretend::of(fixture);
+            assert_same_code(&home, &home);
+            assert_eq!(home.onto(&home).bytes, fixture.image, "{}", fixture.name);
+            count += 1;
+        }
+    }
+    assert_eq!(count, 5);
+}
+
+/// The code of slots depends on no layout, and linking does not touch it.
+#[test]
+fn code_of_slots_stays_as_it_was_compiled() {
+    let mut relocated = 0;
+    for old in fixture::all() {
+        if old.generation.style != Style::Got {
+            continue;
+        }
+        let old = Pretend::of(old);
+        for new in fixture::all().iter().filter(|new| new.symtab.is_some()) {
+            let linked = old.onto(&Pretend::of(new));
+            if linked.functions.iter().any(|plan| plan.patch.is_some()) {
+                continue;
+            }
+            let text = old.text(old.fixture.image);
+            assert_eq!(old.text(&linked.bytes), text, "{}", old.fixture.name);
+            relocated += 1;
+        }
+    }
+    assert!(relocated > 20, "{relocated} pairs");
 }

@@ -23,7 +23,8 @@ pub struct PostlinkOptions<'a> {
 
 /// Turns an image linked with `--emit-relocs` into a relocation-capable one.
 ///
-/// An image that was linked against undefined symbols and so has its table already gets its note filled in.
+/// Refuses an image that was linked against undefined symbols: it has its table already, and its link script can fill in
+/// the note.
 pub fn postlink(linked: &[u8], options: &PostlinkOptions<'_>) -> Result<Vec<u8>> {
     let image = Image::parse(linked)?;
     let view = image.view()?;
@@ -64,13 +65,16 @@ fn collect(
             .get((info >> 32) as usize)
             .ok_or_else(|| failed("symbol does not exist".to_owned()))?;
         let name = String::from_utf8_lossy(symbol.name);
-        // Plain C identifiers are references as well by their letters; a vvar symbol always has a dot.
-        if !name.contains('.') || symbol.kind == elf::STT_SECTION.0 {
+        if symbol.kind == elf::STT_SECTION.0 {
             continue;
         }
         let Ok(reference) = Reference::parse(&name) else {
             continue;
         };
+        if symbol.section == elf::SHN_UNDEF.0 {
+            let reason = "its symbol is undefined: the image has a relocation table already";
+            return Err(failed(reason.to_owned()));
+        }
         let number = (info & 0xffff_ffff) as u32;
         let kind = Kind::from_number(number)
             .ok_or_else(|| failed(format!("type {number} is not allowed")))?;

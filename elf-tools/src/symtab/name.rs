@@ -17,7 +17,7 @@ pub fn check(name: &str) -> Result<()> {
         return Ok(());
     }
     let reason =
-        "not a canonical name: lower-case segments joined by dots, each with an optional []";
+        "not a canonical name: two or more lower-case segments joined by dots, each with an optional []";
     Err(Error::symbol(
         name.chars().take(MAX_LEN).collect::<String>(),
         reason,
@@ -34,7 +34,7 @@ pub fn is_canonical(name: &str) -> bool {
                 .iter()
                 .all(|&b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
     };
-    name.len() <= MAX_LEN && name.split('.').all(segment)
+    name.len() <= MAX_LEN && name.contains('.') && name.split('.').all(segment)
 }
 
 /// A canonical name with the semantic version that is meant.
@@ -152,6 +152,7 @@ mod tests {
             "",
             ".",
             "time.",
+            "time",
             "Time.clock",
             "time..clock",
             "time.[]",
@@ -164,7 +165,7 @@ mod tests {
             "time.clock:4294967296",
             "offsetof(time.clock[])",
             "offsetof(time.clock[],)",
-            "offsetof(a,b",
+            "offsetof(a.b,a.c",
             "memcpy@GLIBC_2.14",
         ] {
             assert!(Reference::parse(text).is_err(), "{text}");

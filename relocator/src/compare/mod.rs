@@ -121,6 +121,7 @@ pub struct OldComparison {
 #[non_exhaustive]
 pub struct Row {
     /// Which.
+    #[serde(rename = "strategy")]
     pub way: Way,
     /// Number of the old image's functions that can go on so.
     pub covered: usize,
@@ -148,6 +149,7 @@ pub struct Timing {
     /// Which, for example `clock_gettime(MONOTONIC)`.
     pub call: String,
     /// Nanoseconds a call, the median over batches.
+    #[serde(rename = "ns")]
     pub nanoseconds: f64,
     /// The median over batches of the ratio to the native call of the same batch, where there is one.
     pub ratio: Option<f64>,

@@ -93,7 +93,7 @@ fn a_table_fits_its_width_and_says_everything() {
         assert!(table.contains(expected), "{expected} in\n{table}");
     }
     let json = serde_json::to_string(&comparison).unwrap();
-    assert!(json.contains(r#""way":"relocate""#));
+    assert!(json.contains(r#""strategy":"relocate""#));
     assert_eq!(
         serde_json::from_str::<Comparison>(&json).unwrap(),
         comparison

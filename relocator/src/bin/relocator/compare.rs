@@ -4,7 +4,8 @@ use anyhow::Result;
 use elf_tools::image::Image;
 use kernel_fixtures::distribution::Cache;
 use kernel_fixtures::fixture;
-use relocator::compare::{Comparison, OldComparison, Options, compare};
+use relocator::compare::{Comparison, Options, Row, compare};
+use relocator::link::Old;
 use relocator::report::{self, Kernel};
 use relocator::source::{Source, Spec};
 use relocator::verify::Running;
@@ -32,7 +33,13 @@ struct Report {
     schema: &'static str,
     new: Kernel,
     time_namespace: bool,
-    olds: Vec<OldComparison>,
+    olds: Vec<Compared>,
+}
+
+#[derive(Serialize)]
+struct Compared {
+    old: Kernel,
+    rows: Vec<Row>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
@@ -44,12 +51,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
         arguments.olds.clone()
     };
     let mut olds: Vec<(String, Image)> = Vec::with_capacity(specs.len());
+    let mut kernels = Vec::with_capacity(specs.len());
     for spec in &specs {
         let source = Source::open(spec)?;
         let version = source
             .linux_version()
             .map_or_else(String::new, |version| format!(" ({version})"));
-        olds.push((format!("{spec}{version}"), source.require_image()?.clone()));
+        let image = source.require_image()?;
+        let old = Old::read(image.clone()).map_err(relocator::Error::input(&source.name))?;
+        kernels.push(Kernel::old(&source, &old));
+        olds.push((format!("{spec}{version}"), image.clone()));
     }
     let options = Options {
         time_namespace: arguments.time_namespace,
@@ -57,11 +68,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
         ..Options::default()
     };
     let comparison = compare(&olds, &running, &options)?;
+    let compared = kernels.into_iter().zip(&comparison.olds);
+    let compared = compared.map(|(old, compared)| Compared {
+        old,
+        rows: compared.rows.clone(),
+    });
     let report = Report {
         schema: report::COMPARE,
         new: Kernel::new(&new_source),
         time_namespace: arguments.time_namespace,
-        olds: comparison.olds.clone(),
+        olds: compared.collect(),
     };
     output::print(arguments.json, &report, text(&report, &comparison))?;
     let differ = comparison

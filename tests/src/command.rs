@@ -1,0 +1,98 @@
+//! The `relocator` command, which is built by another package.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::LazyLock;
+
+/// Where cargo puts the command when it builds with the profile that this test was built with.
+static BINARY: LazyLock<PathBuf> = LazyLock::new(build);
+
+/// A way to call the command.
+pub fn relocator() -> Command {
+    let mut command = Command::new(&*BINARY);
+    command.stdin(Stdio::null());
+    command
+}
+
+/// What the command does with these arguments.
+pub fn run<A: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = A>) -> Ran {
+    Ran::of(relocator().args(arguments).output())
+}
+
+/// What a command said, and how it ended.
+#[derive(Debug)]
+pub struct Ran {
+    /// Exit status; `None` if a signal ended it.
+    pub status: Option<i32>,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Ran {
+    fn of(output: std::io::Result<Output>) -> Self {
+        let output = output.expect("the command can be run");
+        Self {
+            status: output.status.code(),
+            stdout: String::from_utf8(output.stdout).expect("output is UTF-8"),
+            stderr: String::from_utf8(output.stderr).expect("messages are UTF-8"),
+        }
+    }
+
+    /// Standard output of a command that has succeeded without a message.
+    #[track_caller]
+    pub fn success(self) -> String {
+        assert_eq!(
+            (self.status, self.stderr.as_str()),
+            (Some(0), ""),
+            "{self:?}"
+        );
+        self.stdout
+    }
+
+    /// The message of a command that has ended with that status and printed nothing else.
+    #[track_caller]
+    pub fn failure(self, status: i32) -> String {
+        assert_eq!(
+            (self.status, self.stdout.as_str()),
+            (Some(status), ""),
+            "{self:?}"
+        );
+        let message = self.stderr.trim_end().to_owned();
+        assert!(
+            message.starts_with("relocator: ") && !message.contains('\n'),
+            "one line that says who is speaking: {message:?}"
+        );
+        message
+    }
+}
+
+/// Builds the command, since `cargo test` only builds commands of the package that is tested. Cargo finds nothing to do
+/// where it is up to date; taking one that happens to be there would test yesterday's.
+fn build() -> PathBuf {
+    let own = std::env::current_exe().expect("a test knows where it is");
+    // TARGET/PROFILE/deps/NAME-HASH
+    let profile = own.ancestors().nth(2).expect("tests are built by cargo");
+    let target = profile.parent().expect("profiles have a directory");
+    let name = match profile.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(name) => name,
+    };
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
+    let output = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--workspace", "--bin", "relocator"])
+        .args(["--profile", name, "--manifest-path"])
+        .arg(workspace)
+        .arg("--target-dir")
+        .arg(target)
+        .stdin(Stdio::null())
+        .output()
+        .expect("cargo can be run");
+    assert!(
+        output.status.success(),
+        "relocator cannot be built: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    profile.join(format!("relocator{}", std::env::consts::EXE_SUFFIX))
+}

@@ -1,0 +1,32 @@
+//! The kernel that runs the tests.
+
+use std::sync::LazyLock;
+
+use relocator::source::{Source, Spec};
+use relocator::verify::{Running, probe_time_namespace};
+
+/// The running kernel with its symbols, or why it has none.
+pub static RUNNING: LazyLock<Result<Running, String>> = LazyLock::new(|| {
+    let source = Source::open(&Spec::Own).map_err(|error| in_words(&error))?;
+    let image = source.require_image().map_err(|error| in_words(&error))?;
+    let symtab = source.require_symtab().map_err(|error| in_words(&error))?;
+    Ok(Running {
+        image: image.clone(),
+        symtab: Some(symtab.clone()),
+    })
+});
+
+/// Whether a process may have a time namespace of its own here, or why not.
+pub static TIME_NAMESPACE: LazyLock<Result<(), String>> = LazyLock::new(|| {
+    RUNNING.as_ref().map_err(Clone::clone)?;
+    probe_time_namespace().map_err(|error| in_words(&error))
+});
+
+/// An error with everything that caused it.
+pub fn in_words(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
+}

@@ -1,0 +1,349 @@
+//! The `relocator` command as a user runs it: what it prints, what it writes, and how it ends.
+
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+use std::process::Stdio;
+
+use kernel_fixtures::fixture;
+use relocator_tests::command::{relocator, run};
+use relocator_tests::readelf::readelf;
+use relocator_tests::table;
+use serde_json::{Map, Value};
+
+/// What a command with `--json` prints, which must be of that schema.
+#[track_caller]
+fn json(schema: &str, arguments: &[&str]) -> Map<String, Value> {
+    let printed = run(arguments.iter().chain(&["--json"])).success();
+    let Value::Object(object) = serde_json::from_str(&printed).unwrap() else {
+        panic!("{printed}");
+    };
+    assert_eq!(object["schema"], schema);
+    object
+}
+
+/// The members of an object, which must be just these: an undocumented one is a gap in `docs/json.md`.
+#[track_caller]
+fn assert_members(object: &Value, members: &[&str]) {
+    let mut found: Vec<&str> = object
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect();
+    let mut expected = members.to_vec();
+    found.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(found, expected);
+}
+
+const KERNEL: [&str; 4] = ["source", "build_id", "kernel", "tables"];
+
+#[track_caller]
+fn assert_kernel(kernel: &Value, source: &str, tables: &[&str]) {
+    assert_members(kernel, &KERNEL);
+    assert_eq!(kernel["source"], source);
+    assert!(
+        tables.contains(&kernel["tables"].as_str().unwrap()),
+        "{kernel}"
+    );
+    let build_id = kernel["build_id"].as_str().unwrap();
+    assert!(build_id.len() >= 16 && build_id.bytes().all(|b| b.is_ascii_hexdigit()));
+    let version = kernel["kernel"].as_str().unwrap().split('.');
+    assert_eq!(version.map(|part| part.parse::<u32>().unwrap()).count(), 3);
+}
+
+const STRATEGIES: [&str; 4] = ["keep", "relocate", "proxy", "syscall"];
+
+/// The names of all functions, sorted.
+#[track_caller]
+fn functions(report: &Map<String, Value>, members: &[&str]) -> Vec<String> {
+    let functions = report["functions"].as_array().unwrap();
+    let name = |function: &Value| {
+        assert_members(function, members);
+        assert!(STRATEGIES.contains(&function["strategy"].as_str().unwrap()));
+        assert_ne!(function["reason"], "");
+        let name = function["name"].as_str().unwrap();
+        let plain = name.strip_prefix("__vdso_").unwrap();
+        assert_eq!(function["aliases"], serde_json::json!([plain]));
+        name.to_owned()
+    };
+    let mut names: Vec<String> = functions.iter().map(name).collect();
+    names.sort();
+    names
+}
+
+const FUNCTIONS: [&str; 5] = [
+    "__vdso_clock_getres",
+    "__vdso_clock_gettime",
+    "__vdso_getcpu",
+    "__vdso_gettimeofday",
+    "__vdso_time",
+];
+
+#[test]
+fn link_reports_what_becomes_of_each_function() {
+    let report = json(
+        "relocator.link/1",
+        &["link", "fixture:required", "--onto", "fixture:reordered"],
+    );
+    assert_members(
+        &report.clone().into(),
+        &["schema", "old", "new", "size", "functions"],
+    );
+    assert_kernel(&report["old"], "fixture:required", &["exported"]);
+    assert_kernel(&report["new"], "fixture:reordered", &["exported"]);
+    let members = [
+        "name",
+        "aliases",
+        "strategy",
+        "reason",
+        "relocations",
+        "detours",
+    ];
+    assert_eq!(functions(&report, &members), FUNCTIONS);
+    let functions = report["functions"].as_array().unwrap();
+    for function in functions {
+        let count = function["relocations"].as_u64().unwrap();
+        assert_eq!(count > 0, function["strategy"] == "relocate", "{function}");
+        assert_eq!(function["detours"], 0);
+    }
+    // The image and, behind it, two copies of each default: one for each clock.
+    let image = fixture::find("required").unwrap().image.len() as u64;
+    assert!(report["size"].as_u64().unwrap() > image);
+}
+
+#[test]
+fn verify_reports_calls_and_differences() {
+    let arguments = ["verify", "fixture:got", "--rounds", "2"];
+    let report = json("relocator.verify/1", &arguments);
+    assert_members(
+        &report.clone().into(),
+        &["schema", "old", "new", "time_namespace", "functions"],
+    );
+    assert_kernel(&report["old"], "fixture:got", &["exported"]);
+    assert_kernel(&report["new"], "self", &["exported", "btf", "none"]);
+    assert_eq!(report["time_namespace"], false);
+    let members = [
+        "name",
+        "aliases",
+        "strategy",
+        "reason",
+        "calls",
+        "mismatches",
+        "repeated",
+        "like_native",
+        "first_mismatch",
+    ];
+    assert_eq!(functions(&report, &members), FUNCTIONS);
+    for function in report["functions"].as_array().unwrap() {
+        assert!(function["calls"].as_u64().unwrap() > 0, "{function}");
+        assert_eq!(function["mismatches"], 0);
+        assert_eq!(function["first_mismatch"], Value::Null);
+    }
+    let text = run(arguments).success();
+    assert!(text.contains("agree with the system calls"), "{text}");
+}
+
+#[test]
+fn compare_puts_strategies_side_by_side() {
+    let report = json("relocator.compare/1", &["compare", "fixture:got", "--rounds", "1"]);
+    assert_members(
+        &report.clone().into(),
+        &["schema", "new", "time_namespace", "olds"],
+    );
+    assert_kernel(&report["new"], "self", &["exported", "btf", "none"]);
+    let [old] = report["olds"].as_array().unwrap().as_slice() else {
+        panic!("{report:?}");
+    };
+    assert_members(old, &["old", "rows"]);
+    assert_kernel(&old["old"], "fixture:got", &["exported"]);
+    let rows = old["rows"].as_array().unwrap();
+    let strategies: Vec<&str> = rows
+        .iter()
+        .map(|row| row["strategy"].as_str().unwrap())
+        .collect();
+    assert_eq!(strategies, ["relocate", "proxy", "syscall", "native"]);
+    let members = [
+        "strategy",
+        "covered",
+        "functions",
+        "calls",
+        "mismatches",
+        "first_mismatch",
+        "like_native",
+        "timings",
+        "reason",
+    ];
+    for row in rows {
+        assert_members(row, &members);
+        assert_eq!(row["mismatches"], 0, "{row}");
+        assert!(row["covered"].as_u64().unwrap() <= row["functions"].as_u64().unwrap());
+        for timing in row["timings"].as_array().unwrap() {
+            assert_members(timing, &["call", "ns", "ratio"]);
+            assert!(timing["ns"].as_f64().unwrap() > 0.0);
+        }
+    }
+}
+
+#[test]
+fn inspect_shows_image_tables_and_mappings() {
+    let members: Vec<&str> = KERNEL
+        .into_iter()
+        .chain(["schema", "image", "symtab", "no_symtab", "mappings"])
+        .collect();
+    let report = json("relocator.inspect/1", &["inspect", "fixture:operands"]);
+    assert_members(&report.clone().into(), &members);
+    let image = &report["image"];
+    let parts = [
+        "size",
+        "machine",
+        "relocation_capable",
+        "alternatives",
+        "exports",
+        "needs",
+    ];
+    assert_members(image, &parts);
+    let found = fixture::find("operands").unwrap();
+    assert_eq!(image["size"], found.image.len());
+    assert_eq!(image["machine"], "x86-64");
+    assert_eq!(image["relocation_capable"], true);
+    assert_ne!(image["alternatives"], 0);
+    let exports = image["exports"].as_array().unwrap();
+    assert_eq!(exports.len(), 2 * FUNCTIONS.len());
+    for export in exports {
+        assert_members(
+            export,
+            &["name", "version", "address", "size", "relocations"],
+        );
+        assert_eq!(export["version"], "LINUX_2.6");
+        let needs_nothing = export["name"].as_str().unwrap().ends_with("getcpu");
+        assert_eq!(export["relocations"] == 0, needs_nothing, "{export}");
+    }
+    let needs = image["needs"].as_array().unwrap();
+    for need in needs {
+        assert_members(need, &["reference", "places", "has_default"]);
+        let defaulted = need["reference"].as_str().unwrap().ends_with("max_cycles");
+        assert_eq!(need["has_default"], defaulted, "{need}");
+        assert_ne!(need["places"], 0, "{need}");
+    }
+    assert!(needs.len() > 20);
+    assert_members(&report["symtab"], &["symbols", "mappings"]);
+    assert_eq!(report["no_symtab"], Value::Null);
+    assert_eq!(report["mappings"], serde_json::json!([]));
+
+    let bare = json("relocator.inspect/1", &["inspect", "fixture:bare"]);
+    assert_eq!(bare["symtab"], Value::Null);
+    assert_eq!(bare["tables"], "none");
+    assert_ne!(bare["no_symtab"], Value::Null);
+    assert_eq!(bare["image"]["relocation_capable"], false);
+
+    let own = json("relocator.inspect/1", &["inspect", "self"]);
+    let mappings = own["mappings"].as_array().unwrap();
+    for mapping in mappings {
+        assert_members(mapping, &["name", "address", "size"]);
+    }
+    for name in ["[vvar]", "[vdso]"] {
+        assert!(mappings.iter().any(|mapping| mapping["name"] == name));
+    }
+}
+
+#[test]
+fn symtab_lists_every_symbol() {
+    let members: Vec<&str> = KERNEL
+        .into_iter()
+        .chain(["schema", "mappings", "symbols"])
+        .collect();
+    let report = json("relocator.symtab/1", &["symtab", "fixture:semantics"]);
+    assert_members(&report.clone().into(), &members);
+    for mapping in report["mappings"].as_array().unwrap() {
+        assert_members(mapping, &["name", "address", "size"]);
+    }
+    let symbols = report["symbols"].as_array().unwrap();
+    for symbol in symbols {
+        assert_members(symbol, &["name", "version", "mapping", "offset", "size"]);
+        let name = symbol["name"].as_str().unwrap();
+        let version = if name.ends_with("basetime[].nsec") { 2 } else { 1 };
+        assert_eq!(symbol["version"], version, "{symbol}");
+    }
+    assert!(symbols.len() > 50);
+}
+
+#[test]
+fn link_writes_an_image_that_readelf_shows() {
+    let directory = tempfile::tempdir().unwrap();
+    for fixture in fixture::all() {
+        let path = directory.path().join(fixture.name);
+        let old = format!("fixture:{}", fixture.name);
+        let output = path.to_str().unwrap();
+        // Its defaults, if there are any, are behind the section headers.
+        let report = json(
+            "relocator.link/1",
+            &["link", &old, "--onto", "fixture:reordered", "-o", output],
+        );
+        assert_eq!(report["size"], fs::metadata(&path).unwrap().len());
+        let shown = readelf(&["-aW"], &path).unwrap_or_else(|e| panic!("{}: {e}", fixture.name));
+        assert!(shown.contains("__vdso_clock_gettime@@LINUX_2.6"));
+        let written = fs::read(&path).unwrap();
+        assert_ne!(written, fixture.image, "{}", fixture.name);
+        assert_eq!(files(directory.path()), [fixture.name]);
+        fs::remove_file(path).unwrap();
+    }
+}
+
+/// The names of the files in a directory.
+fn files(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).unwrap();
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_dry_run_writes_nothing_and_says_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("linked.so");
+    let arguments = ["link", "fixture:got", "--onto", "fixture:shuffled", "-o"];
+    let with = |more: &[&str]| {
+        let mut arguments = arguments.to_vec();
+        arguments.push(path.to_str().unwrap());
+        arguments.extend(more);
+        run(arguments).success()
+    };
+    let dry = with(&["--dry-run"]);
+    assert_eq!(files(directory.path()), [""; 0]);
+    assert_eq!(with(&[]), dry);
+    assert_eq!(files(directory.path()), ["linked.so"]);
+}
+
+#[test]
+fn tables_survive_being_written() {
+    for fixture in fixture::all().iter().filter(|f| f.symtab.is_some()) {
+        let source = format!("fixture:{}", fixture.name);
+        table::survives(source.as_ref()).unwrap_or_else(|what| panic!("{source}: {what}"));
+    }
+}
+
+#[test]
+fn a_closed_pipe_is_no_error() {
+    for arguments in [
+        &["symtab", "fixture:got", "--json"][..],
+        &["symtab", "fixture:got"],
+        &["inspect", "fixture:got"],
+        &["link", "fixture:got", "--onto", "fixture:got"],
+    ] {
+        let mut command = relocator();
+        command.args(arguments);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        // Nobody reads before anything is written, so every write finds the pipe closed.
+        drop(child.stdout.take());
+        let mut messages = String::new();
+        let mut stderr = child.stderr.take().unwrap();
+        stderr.read_to_string(&mut messages).unwrap();
+        assert_eq!(messages, "", "{arguments:?}");
+        assert!(child.wait().unwrap().success(), "{arguments:?}");
+    }
+}
