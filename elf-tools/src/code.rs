@@ -1,7 +1,7 @@
 //! Instructions of an image, and which function reaches which.
 //!
-//! Code is decoded along its control flow from every exported function, and what is left between is decoded in sequence,
-//! so that every byte of text belongs to at most one instruction and unreached code is known as such. Registers are not
+//! Code is decoded along its control flow from every exported function, and what is left between in sections of code is
+//! decoded in sequence, so that every byte belongs to at most one instruction and unreached code is known as such. Registers are not
 //! followed: a function with an indirect jump or call has [`Function::indirect`] set, and whoever asks what it may touch
 //! must assume the worst.
 
@@ -202,7 +202,12 @@ impl<'a> Sweep<'a> {
         while let Some(address) = pending.pop() {
             self.follow(address, &mut pending);
         }
-        for range in self.image.text() {
+        let gaps: &[_] = if self.image.has_sections() {
+            self.image.text()
+        } else {
+            &[]
+        };
+        for range in gaps {
             for at in range.clone() {
                 // Bytes between instructions are padding or unreached code; the result of decoding them is only used
                 // to tell operands from other bytes.

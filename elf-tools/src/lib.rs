@@ -8,7 +8,7 @@
 //! | module | from | to |
 //! |---|---|---|
 //! | [`kernel`] | `vmlinux`, bzImage, arm64 `Image`, zboot | embedded vDSO images, BTF |
-//! | [`image`] | the bytes of one vDSO | exports, identity, ABI note, alternatives, CFI |
+//! | [`image`] | the bytes of one vDSO | exports, identity, ABI note, alternatives |
 //! | [`code`] | an image's text | instructions, and which function reaches which |
 //! | [`layout`] | BTF or DWARF | struct layouts |
 //! | [`symtab`] | an exported table, a table file, or a layout | every symbol of one kernel's vvar |

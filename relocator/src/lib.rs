@@ -17,6 +17,7 @@
 
 pub mod compare;
 mod error;
+mod input;
 pub mod link;
 pub mod placement;
 pub mod plan;

@@ -8,9 +8,10 @@ use std::fmt;
 
 use elf_tools::code::{Code, Function};
 use elf_tools::image::Export;
+use elf_tools::relocation::{Relocations, Uses};
 use elf_tools::{Avma, Svma};
 
-use crate::link::{New, Old, Tables};
+use crate::input::{New, Old};
 use crate::placement::Placement;
 use crate::{Error, Result, proxy};
 
@@ -77,6 +78,34 @@ impl FunctionPlan {
     /// The name it is reported under.
     pub fn name(&self) -> &str {
         self.names.first().map_or("", String::as_str)
+    }
+}
+
+/// A relocation that cannot be applied, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Index into the relocation table.
+    pub relocation: u32,
+    /// In words that name the symbol.
+    pub reason: String,
+}
+
+/// What planning knows about an image's tables.
+#[derive(Debug, Clone, Copy)]
+pub struct Tables<'a> {
+    /// The relocation table.
+    pub relocations: Option<&'a Relocations>,
+    /// Which function uses which relocation; present if the table is.
+    pub uses: Option<&'a Uses>,
+    /// What could not be applied, by relocation.
+    pub failures: &'a [Failure],
+}
+
+impl Tables<'_> {
+    /// Whether some relocation's place covers `address`.
+    pub fn covers(&self, address: Svma) -> bool {
+        self.relocations
+            .is_some_and(|relocations| relocations.covering(address).is_some())
     }
 }
 

@@ -23,7 +23,10 @@ pub fn vmlinux(vdso: &[u8]) -> Vec<u8> {
     bytes.extend(NAMES);
     bytes.resize(sections + 64, 0);
     bytes.extend([1, 0, 0, 0, 3, 0, 0, 0]); // SHT_STRTAB
-    put64(&mut bytes, &[0, 0, at_names as u64, NAMES.len() as u64, 0, 1, 0]);
+    put64(
+        &mut bytes,
+        &[0, 0, at_names as u64, NAMES.len() as u64, 0, 1, 0],
+    );
     bytes
 }
 

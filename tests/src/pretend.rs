@@ -84,8 +84,6 @@ impl Pretend {
     pub fn text(&self, bytes: &[u8]) -> Vec<(Svma, u8)> {
         let ranges = self.old.image.text().iter().cloned();
         let addresses = ranges.flatten();
-        addresses
-            .map(|at| (Svma(at), bytes[at as usize]))
-            .collect()
+        addresses.map(|at| (Svma(at), bytes[at as usize])).collect()
     }
 }

@@ -60,7 +60,17 @@ pub fn symbols(bytes: &[u8]) -> Result<Vec<Symbol>, String> {
     let shown = readelf_bytes(&["-sW"], bytes)?;
     let symbols = shown.lines().filter_map(|line| {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let [number, value, size, _type, _binding, _visibility, section, name] = words[..] else {
+        let [
+            number,
+            value,
+            size,
+            _type,
+            _binding,
+            _visibility,
+            section,
+            name,
+        ] = words[..]
+        else {
             return None;
         };
         number.strip_suffix(':')?.parse::<u32>().ok()?;

@@ -19,7 +19,13 @@ fn json(arguments: &[&OsStr]) -> Result<Value, String> {
 
 /// How the functions of `fixture:got` that are relocated onto a source come out.
 fn relocated(onto: &OsStr) -> Result<Vec<Value>, String> {
-    let report = json(&["link", "fixture:got", "--onto"].map(OsStr::new).into_iter().chain([onto]).collect::<Vec<_>>())?;
+    let report = json(
+        &["link", "fixture:got", "--onto"]
+            .map(OsStr::new)
+            .into_iter()
+            .chain([onto])
+            .collect::<Vec<_>>(),
+    )?;
     let functions = report["functions"].as_array().cloned().unwrap_or_default();
     let own = |function: &Value| function["strategy"] == "relocate";
     Ok(functions.into_iter().filter(own).collect())
@@ -41,9 +47,10 @@ pub fn survives(source: &OsStr) -> Result<(), String> {
             Some(1) => format!(" {name}\n"),
             version => format!(" {name}:{}\n", version.ok_or("no version")?),
         };
-        ensure(shown.contains(&spelled) && listed.contains(&spelled), || {
-            format!("readelf or nm do not show{spelled}")
-        })?;
+        ensure(
+            shown.contains(&spelled) && listed.contains(&spelled),
+            || format!("readelf or nm do not show{spelled}"),
+        )?;
     }
     let read = json(&[symtab, file])?;
     for member in ["symbols", "mappings", "build_id", "kernel"] {

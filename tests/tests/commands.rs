@@ -147,7 +147,10 @@ fn verify_reports_calls_and_differences() {
 
 #[test]
 fn compare_puts_strategies_side_by_side() {
-    let report = json("relocator.compare/1", &["compare", "fixture:got", "--rounds", "1"]);
+    let report = json(
+        "relocator.compare/1",
+        &["compare", "fixture:got", "--rounds", "1"],
+    );
     assert_members(
         &report.clone().into(),
         &["schema", "new", "time_namespace", "olds"],
@@ -263,7 +266,11 @@ fn symtab_lists_every_symbol() {
     for symbol in symbols {
         assert_members(symbol, &["name", "version", "mapping", "offset", "size"]);
         let name = symbol["name"].as_str().unwrap();
-        let version = if name.ends_with("basetime[].nsec") { 2 } else { 1 };
+        let version = if name.ends_with("basetime[].nsec") {
+            2
+        } else {
+            1
+        };
         assert_eq!(symbol["version"], version, "{symbol}");
     }
     assert!(symbols.len() > 50);

@@ -108,7 +108,9 @@ fn agrees(kernel: &Kernel, policy: Policy, time_namespace: bool) -> Result<(), S
         ensure(right, || format!("not {expected}: {function:#?}"))?;
         called += u32::from(function.calls > 0);
     }
-    ensure(called >= 5, || format!("only {called} functions are called"))
+    ensure(called >= 5, || {
+        format!("only {called} functions are called")
+    })
 }
 
 /// The BTF of a kernel as a file, for tools that read files.
@@ -121,7 +123,9 @@ fn btf_file(kernel: &Kernel) -> Result<tempfile::NamedTempFile, String> {
 fn same(what: &str, least: usize, found: (usize, Vec<String>)) -> Result<(), String> {
     let (compared, differences) = found;
     ensure(differences.is_empty(), || differences.join("\n"))?;
-    ensure(compared >= least, || format!("{what}: only {compared} were compared"))
+    ensure(compared >= least, || {
+        format!("{what}: only {compared} were compared")
+    })
 }
 
 fn agrees_with_bpftool(kernel: &Kernel) -> Result<(), String> {
@@ -165,7 +169,12 @@ fn installed(tool: &str) -> Result<(), String> {
 }
 
 /// What is asked of the symbols of any kernel, distribution's or running.
-fn symbol_trials(name: &str, possible: &Result<(), String>, kernel: &Shared, source: PathBuf) -> Vec<Trial> {
+fn symbol_trials(
+    name: &str,
+    possible: &Result<(), String>,
+    kernel: &Shared,
+    source: PathBuf,
+) -> Vec<Trial> {
     let with = |check: fn(&Kernel) -> Result<(), String>| {
         let kernel = Arc::clone(kernel);
         move || check(&*kernel()?)
@@ -173,16 +182,32 @@ fn symbol_trials(name: &str, possible: &Result<(), String>, kernel: &Shared, sou
     let peer = |tool| possible.clone().and_then(|()| installed(tool));
     let name = |what: &str| format!("{name}::{what}");
     vec![
-        trial(name("symbols_are_those_of_bpftool"), &peer("bpftool"), with(agrees_with_bpftool)),
-        trial(name("structures_are_those_of_pahole"), &peer("pahole"), with(agrees_with_pahole)),
-        trial(name("table_is_shown_by_readelf_and_nm"), possible, with(is_shown_by_others)),
-        trial(name("table_survives_in_a_file"), possible, move || table::survives(source.as_os_str())),
+        trial(
+            name("symbols_are_those_of_bpftool"),
+            &peer("bpftool"),
+            with(agrees_with_bpftool),
+        ),
+        trial(
+            name("structures_are_those_of_pahole"),
+            &peer("pahole"),
+            with(agrees_with_pahole),
+        ),
+        trial(
+            name("table_is_shown_by_readelf_and_nm"),
+            possible,
+            with(is_shown_by_others),
+        ),
+        trial(name("table_survives_in_a_file"), possible, move || {
+            table::survives(source.as_os_str())
+        }),
     ]
 }
 
 /// What is asked of the vDSO of a kernel that is not running.
 fn image_trials(version: &str, possible: &Result<(), String>, kernel: &Shared) -> Vec<Trial> {
-    let here = possible.clone().and_then(|()| RUNNING.as_ref().map(drop).map_err(Clone::clone));
+    let here = possible
+        .clone()
+        .and_then(|()| RUNNING.as_ref().map(drop).map_err(Clone::clone));
     let shifted = possible.clone().and_then(|()| TIME_NAMESPACE.clone());
     let name = |what: &str| format!("{version}::{what}");
     let with = |policy, time_namespace| {
@@ -191,9 +216,21 @@ fn image_trials(version: &str, possible: &Result<(), String>, kernel: &Shared) -
     };
     vec![
         trial(name("runs_as_proxies"), &here, with(Policy::Auto, false)),
-        trial(name("runs_as_proxies_in_a_time_namespace"), &shifted, with(Policy::Auto, true)),
-        trial(name("runs_as_system_calls"), &here, with(Policy::Syscall, false)),
-        trial(name("runs_as_system_calls_in_a_time_namespace"), &shifted, with(Policy::Syscall, true)),
+        trial(
+            name("runs_as_proxies_in_a_time_namespace"),
+            &shifted,
+            with(Policy::Auto, true),
+        ),
+        trial(
+            name("runs_as_system_calls"),
+            &here,
+            with(Policy::Syscall, false),
+        ),
+        trial(
+            name("runs_as_system_calls_in_a_time_namespace"),
+            &shifted,
+            with(Policy::Syscall, true),
+        ),
     ]
 }
 

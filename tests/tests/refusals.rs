@@ -30,8 +30,11 @@ impl Untouched {
     #[track_caller]
     fn refusal(&self, status: i32, arguments: &[&str]) -> String {
         let output = self.output();
-        let message = run(arguments.iter().map(Path::new).chain([Path::new("-o"), &output]))
-            .failure(status);
+        let message = run(arguments
+            .iter()
+            .map(Path::new)
+            .chain([Path::new("-o"), &output]))
+        .failure(status);
         let left: Vec<_> = fs::read_dir(self.directory.path()).unwrap().collect();
         assert!(left.is_empty(), "{arguments:?} leaves {left:?}");
         message
@@ -45,7 +48,11 @@ fn a_policy_that_cannot_be_kept_is_an_answer() {
         let arguments = ["link", "fixture:required", "--onto", onto];
         let message = untouched.refusal(1, &[&arguments[..], &["--strategy", "relocate"]].concat());
         // Without symbols the first one that is looked up fails; with them only the one that is missing.
-        let symbol = if onto == "fixture:bare" { "`" } else { "leap_smear`" };
+        let symbol = if onto == "fixture:bare" {
+            "`"
+        } else {
+            "leap_smear`"
+        };
         for word in ["function `__vdso_", "` at 0x", symbol] {
             assert!(message.contains(word), "{onto}: {message}");
         }
@@ -111,9 +118,23 @@ fn bad_usage_is_status_2() {
         &[][..],
         &["nonsense"],
         &["link", "fixture:got"],
-        &["link", "fixture:got", "--onto", "self", "--strategy", "hope"],
+        &[
+            "link",
+            "fixture:got",
+            "--onto",
+            "self",
+            "--strategy",
+            "hope",
+        ],
         &["link", "fixture:got", "--onto", "self", "--at", "0x123"],
-        &["link", "fixture:got", "--onto", "self", "--map", "[nothing]=0x1000"],
+        &[
+            "link",
+            "fixture:got",
+            "--onto",
+            "self",
+            "--map",
+            "[nothing]=0x1000",
+        ],
         &["link", "fixture:got", "--onto", "self", "--at", "0x1000"],
         &["verify", "fixture:got", "--onto", "fixture:got"],
         &["verify", "fixture:got", "--rounds", "0"],
@@ -121,7 +142,11 @@ fn bad_usage_is_status_2() {
         let ran = run(arguments);
         // The last but two is understood, and there is no room below that address.
         let status = if arguments.contains(&"0x1000") { 1 } else { 2 };
-        assert_eq!((ran.status, ran.stdout.as_str()), (Some(status), ""), "{ran:?}");
+        assert_eq!(
+            (ran.status, ran.stdout.as_str()),
+            (Some(status), ""),
+            "{ran:?}"
+        );
         assert_ne!(ran.stderr, "");
     }
 }
@@ -136,14 +161,34 @@ fn files_that_are_not_understood_say_where() {
     let section_headers = u64::from_le_bytes(image[40..48].try_into().unwrap()) as usize;
     for (name, bytes, words) in [
         ("empty", &[][..], &["ELF header", "0 bytes"][..]),
-        ("garbage", &[0x5a; 5000], &["ELF header", "offset 0x0", "magic"]),
-        ("text", b"#!/bin/sh\nexit 0\n", &["ELF header", "offset 0x0"]),
+        (
+            "garbage",
+            &[0x5a; 5000],
+            &["ELF header", "offset 0x0", "magic"],
+        ),
+        (
+            "text",
+            b"#!/bin/sh\nexit 0\n",
+            &["ELF header", "offset 0x0"],
+        ),
         ("header", &image[..40], &["ELF header"]),
-        ("cut", &image[..section_headers + 100], &["section headers", "offset 0x"]),
+        (
+            "cut",
+            &image[..section_headers + 100],
+            &["section headers", "offset 0x"],
+        ),
         ("code-cut", &image[..0x600], &["offset 0x"]),
-        ("vmlinuz", &packed[..packed.len() / 2], &["bzImage", "offset 0x24c", "do not fit"]),
+        (
+            "vmlinuz",
+            &packed[..packed.len() / 2],
+            &["bzImage", "offset 0x24c", "do not fit"],
+        ),
         ("setup", &packed[..0x230], &["bzImage", "offset 0x248"]),
-        ("vmlinux", &kernel[..kernel.len() / 2], &["vmlinux", "offset 0x", "ends before"]),
+        (
+            "vmlinux",
+            &kernel[..kernel.len() / 2],
+            &["vmlinux", "offset 0x", "ends before"],
+        ),
         ("program", &fs::read("/proc/self/exe").unwrap(), &[]),
     ] {
         let path = inputs.path().join(name);
@@ -161,7 +206,10 @@ fn files_that_are_not_understood_say_where() {
     }
     let directory = inputs.path().to_str().unwrap();
     let message = untouched.refusal(2, &["link", directory, "--onto", "fixture:got"]);
-    assert!(message.contains(directory) && message.contains("regular file"), "{message}");
+    assert!(
+        message.contains(directory) && message.contains("regular file"),
+        "{message}"
+    );
     // The whole ones are understood.
     for (name, bytes) in [("whole", &kernel), ("whole.gz", &packed)] {
         let path = inputs.path().join(name);
@@ -185,10 +233,17 @@ fn every_malformed_fixture_is_refused_for_what_is_wrong() {
         };
         let message = untouched.refusal(2, &arguments);
         for word in [malformed.expected, &source] {
-            assert!(message.contains(word), "{}: no `{word}`: {message}", malformed.what);
+            assert!(
+                message.contains(word),
+                "{}: no `{word}`: {message}",
+                malformed.what
+            );
         }
     }
-    assert!(images >= 20 && tables >= 14, "{images} images, {tables} tables");
+    assert!(
+        images >= 20 && tables >= 14,
+        "{images} images, {tables} tables"
+    );
 }
 
 #[test]
@@ -215,10 +270,25 @@ fn an_output_is_replaced_whole() {
     fs::write(&path, "what was there before").unwrap();
     let file = path.to_str().unwrap();
     // A refusal leaves it alone.
-    let refused = ["link", "fixture:required", "--onto", "fixture:got", "--strategy", "relocate"];
+    let refused = [
+        "link",
+        "fixture:required",
+        "--onto",
+        "fixture:got",
+        "--strategy",
+        "relocate",
+    ];
     run(refused.iter().chain(&["-o", file])).failure(1);
     assert_eq!(fs::read(&path).unwrap(), b"what was there before");
-    run(["link", "fixture:required", "--onto", "fixture:got", "-o", file]).success();
+    run([
+        "link",
+        "fixture:required",
+        "--onto",
+        "fixture:got",
+        "-o",
+        file,
+    ])
+    .success();
     assert!(fs::read(&path).unwrap().starts_with(b"\x7fELF"));
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
 }

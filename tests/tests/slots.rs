@@ -23,7 +23,9 @@ impl Kernel {
         let name = words.iter().position(|word| *word == "[vdso]").unwrap();
         let vdso = u64::from_str_radix(words[name + 2], 16).unwrap();
         let listed = symbols(bytes).unwrap();
-        let symbols = listed.into_iter().map(|symbol| (symbol.name.clone(), symbol));
+        let symbols = listed
+            .into_iter()
+            .map(|symbol| (symbol.name.clone(), symbol));
         let symbols = symbols.collect();
         Self { symbols, vdso }
     }
@@ -37,10 +39,11 @@ impl Kernel {
     fn elements(&self, name: &str) -> Vec<u64> {
         let mut distances = vec![0];
         for (end, _) in name.match_indices("[]") {
-            let [whole, element] = [&name[..end], &name[..end + 2]].map(|name| self.symbols[name].size);
-            let repeated = distances.iter().flat_map(|&start| {
-                (0..whole / element).map(move |index| start + index * element)
-            });
+            let [whole, element] =
+                [&name[..end], &name[..end + 2]].map(|name| self.symbols[name].size);
+            let repeated = distances
+                .iter()
+                .flat_map(|&start| (0..whole / element).map(move |index| start + index * element));
             distances = repeated.collect();
         }
         distances
@@ -67,7 +70,8 @@ fn expected(relocation: &Relocation, image: &[u8], defined: &[Symbol], new: &Ker
     if let Some(members) = symbol.strip_prefix("offsetof(") {
         assert_eq!(kind, "R_X86_64_64");
         let (object, member) = members.trim_end_matches(')').split_once(',').unwrap();
-        let [Some(object), Some(member)] = [object, member].map(|name| new.symbols.get(name)) else {
+        let [Some(object), Some(member)] = [object, member].map(|name| new.symbols.get(name))
+        else {
             return Expected::Nothing;
         };
         return Expected::Value(member.value as i64 - object.value as i64 + addend);
@@ -102,10 +106,18 @@ fn slots_hold_what_the_formulas_say() {
             tables.push((kernel, Kernel::read(bytes)));
         }
     }
-    for old in kernels.iter().filter(|old| old.fixture.generation.style == Style::Got) {
+    for old in kernels
+        .iter()
+        .filter(|old| old.fixture.generation.style == Style::Got)
+    {
         let image = old.fixture.image;
         let slots = relocations(image).unwrap();
-        assert!(slots.len() >= 26, "{}: {} slots", old.fixture.name, slots.len());
+        assert!(
+            slots.len() >= 26,
+            "{}: {} slots",
+            old.fixture.name,
+            slots.len()
+        );
         let defined: Vec<Symbol> = symbols(image)
             .unwrap()
             .into_iter()
@@ -114,10 +126,7 @@ fn slots_hold_what_the_formulas_say() {
         for (new, table) in &tables {
             let linked = old.onto(new).bytes;
             for slot in &slots {
-                let pair = format!(
-                    "{} onto {}: {slot:?}",
-                    old.fixture.name, new.fixture.name
-                );
+                let pair = format!("{} onto {}: {slot:?}", old.fixture.name, new.fixture.name);
                 let found = word(&linked, slot.place);
                 let how = match expected(slot, image, &defined, table) {
                     Expected::Value(value) => {

@@ -46,6 +46,7 @@ pub struct Image {
     machine: Machine,
     exports: Vec<Export>,
     text: Vec<Range<u64>>,
+    has_sections: bool,
     loaded: u64,
     build_id: Option<Vec<u8>>,
     linux_version: Option<LinuxVersion>,
@@ -99,6 +100,7 @@ impl Image {
             machine: view.machine,
             exports,
             text,
+            has_sections: !view.sections.is_empty(),
             loaded,
             build_id: notes.build_id,
             linux_version: notes.linux_version,
@@ -135,6 +137,12 @@ impl Image {
     /// has no section headers.
     pub fn text(&self) -> &[Range<u64>] {
         &self.text
+    }
+
+    /// Whether [`Image::text`] holds nothing but code. Without section headers it holds whole segments, and only control
+    /// flow tells code from data.
+    pub fn has_sections(&self) -> bool {
+        self.has_sections
     }
 
     /// End of what program headers load: relocations must lie below.

@@ -199,20 +199,27 @@ impl Reader<'_> {
                 self.image.loaded_size()
             ));
         }
-        if self.image.is_text(place) || self.image.is_text(place.offset(kind.width() as i64 - 1)) {
-            let instruction = self.code.covering(place);
-            if !instruction.is_some_and(|instruction| instruction.has_operand(place, kind.width()))
-            {
-                return Err(match instruction {
-                    Some(i) => format!(
-                        "inside the instruction at {}, but not one of its operands",
-                        i.address
-                    ),
-                    None => "in code, but not in an instruction".to_owned(),
-                });
+        self.check_operand(place, kind.width())
+    }
+
+    /// A place in code must be one whole operand of one instruction.
+    fn check_operand(&self, place: Svma, width: u64) -> Result<(), String> {
+        let last = place.offset(width as i64 - 1);
+        let instruction = self
+            .code
+            .covering(place)
+            .or_else(|| self.code.covering(last));
+        match instruction {
+            Some(instruction) if instruction.has_operand(place, width) => Ok(()),
+            Some(instruction) => Err(format!(
+                "inside the instruction at {}, but not one of its operands",
+                instruction.address
+            )),
+            None if self.image.has_sections() && self.image.is_text(place) => {
+                Err("in code, but not in an instruction".to_owned())
             }
+            None => Ok(()),
         }
-        Ok(())
     }
 
     fn finish(mut self) -> Result<Relocations> {

@@ -6,8 +6,9 @@ use crate::assemble::{
     self, Content, Fields, NewSection, RELA, SYMBOL, add_name, object_symbol, table_section,
 };
 use crate::elf::View;
+use crate::image::note::TABLES_SIZE;
 use crate::image::{Image, TablesNote};
-use crate::relocation::{Need, Relocations};
+use crate::relocation::Relocations;
 use crate::{Error, Result};
 
 /// Sections that a written table replaces: earlier tables of ours, and what `--emit-relocs` leaves.
@@ -27,44 +28,26 @@ pub fn attach(image: &Image, relocations: &Relocations) -> Result<Vec<u8>> {
     })?;
     let view = image.view()?;
     let mut bytes = image.bytes()[..image.loaded_size() as usize].to_vec();
+    let descriptor_at = note.offset as usize..note.offset as usize + TABLES_SIZE;
+    if descriptor_at.end > bytes.len() {
+        let reason = "the note lies outside what is loaded, so it cannot be filled in";
+        return Err(Error::malformed("vDSO note", note.offset, reason));
+    }
+    bytes.resize(bytes.len().next_multiple_of(8), 0);
     let mut sections = kept_sections(&view)?;
     let first = sections.len() as u32 + 1;
-    let tables = Tables::encode(&relocations.needs, relocations, first + 3);
-    let table = |name, kind, content| NewSection {
-        content: Content::New(content),
-        ..table_section(name, kind)
-    };
-    sections.push(NewSection {
-        link: first + 1,
-        align: 8,
-        entry_size: RELA,
-        ..table(".rela.vvar", elf::SHT_RELA.0, tables.relocations)
-    });
-    sections.push(NewSection {
-        link: first + 2,
-        info: 1,
-        align: 8,
-        entry_size: SYMBOL,
-        ..table(".vvar.symtab", elf::SHT_SYMTAB.0, tables.symbols)
-    });
-    sections.push(table(".vvar.strtab", elf::SHT_STRTAB.0, tables.strings));
-    sections.push(table(
-        ".vvar.defaults",
-        elf::SHT_PROGBITS.0,
-        tables.defaults,
-    ));
+    let tables = Tables::encode(relocations, first, bytes.len() as u64);
+    sections.extend(tables.into_sections(first));
     let placed = assemble::append(&mut bytes, sections)?;
     let [relocations_at, symbols_at, strings_at] =
-        [0, 1, 2].map(|index| placed[first as usize - 1 + index]);
+        [1, 2, 3].map(|index| placed[first as usize - 1 + index]);
     let stated = TablesNote {
         relocations: (relocations_at.0, relocations_at.1 / RELA),
         symbols: (symbols_at.0, symbols_at.1 / SYMBOL),
         strings: strings_at,
         ..note
     };
-    let descriptor = stated.encode();
-    bytes[note.offset as usize..note.offset as usize + descriptor.len()]
-        .copy_from_slice(&descriptor);
+    bytes[descriptor_at].copy_from_slice(&stated.encode());
     Ok(bytes)
 }
 
@@ -104,25 +87,28 @@ fn kept_sections<'a>(view: &'a View<'_>) -> Result<Vec<NewSection<'a>>> {
 
 /// The tables as bytes.
 struct Tables {
+    /// First of all: symbols state where in the image their defaults are.
+    defaults: Vec<u8>,
+    defaults_at: u64,
     relocations: Vec<u8>,
     symbols: Vec<u8>,
     strings: Vec<u8>,
-    defaults: Vec<u8>,
 }
 
 impl Tables {
-    fn encode(needs: &[Need], relocations: &Relocations, defaults_section: u32) -> Self {
+    /// `section` is the index of the section of defaults, and `defaults_at` its place in the image.
+    fn encode(relocations: &Relocations, section: u32, defaults_at: u64) -> Self {
         let mut strings = vec![0u8];
         let mut defaults = Vec::new();
         let mut symbols = vec![0u8; SYMBOL as usize];
-        for need in needs {
+        for need in &relocations.needs {
             let (binding, section, value) = match &need.default {
                 None => (elf::STB_GLOBAL.0, elf::SHN_UNDEF.0, 0),
                 Some(bytes) => {
                     defaults.resize(defaults.len().next_multiple_of(8), 0);
-                    let value = defaults.len() as u64;
+                    let value = defaults_at + defaults.len() as u64;
                     defaults.extend_from_slice(bytes);
-                    (elf::STB_WEAK.0, defaults_section as u16, value)
+                    (elf::STB_WEAK.0, section as u16, value)
                 }
             };
             let name = add_name(&mut strings, &need.reference.to_string());
@@ -139,10 +125,40 @@ impl Tables {
                 .xword(entry.addend as u64);
         }
         Self {
+            defaults,
+            defaults_at,
             relocations: table.0,
             symbols,
             strings,
-            defaults,
         }
+    }
+
+    /// The tables as sections from index `first` on: defaults, relocations, symbols, strings.
+    fn into_sections(self, first: u32) -> [NewSection<'static>; 4] {
+        let table = |name, kind, content| NewSection {
+            content: Content::New(content),
+            ..table_section(name, kind)
+        };
+        [
+            NewSection {
+                address: self.defaults_at,
+                align: 8,
+                ..table(".vvar.defaults", elf::SHT_PROGBITS.0, self.defaults)
+            },
+            NewSection {
+                link: first + 2,
+                align: 8,
+                entry_size: RELA,
+                ..table(".rela.vvar", elf::SHT_RELA.0, self.relocations)
+            },
+            NewSection {
+                link: first + 3,
+                info: 1,
+                align: 8,
+                entry_size: SYMBOL,
+                ..table(".vvar.symtab", elf::SHT_SYMTAB.0, self.symbols)
+            },
+            table(".vvar.strtab", elf::SHT_STRTAB.0, self.strings),
+        ]
     }
 }

@@ -16,8 +16,7 @@ pub fn check(name: &str) -> Result<()> {
     if is_canonical(name) {
         return Ok(());
     }
-    let reason =
-        "not a canonical name: two or more lower-case segments joined by dots, each with an optional []";
+    let reason = "not a canonical name: two or more lower-case segments joined by dots, each with an optional []";
     Err(Error::symbol(
         name.chars().take(MAX_LEN).collect::<String>(),
         reason,

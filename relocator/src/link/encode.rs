@@ -2,9 +2,9 @@
 
 use elf_tools::relocation::{Kind, Quantity, Relocation, Relocations};
 
-use crate::link::Failure;
 use crate::link::resolve::{Resolved, Unresolved};
 use crate::placement::Placement;
+use crate::plan::Failure;
 
 /// Applies every relocation that can be applied and returns the others with the reason. `bytes` begins with the image,
 /// whose bounds the table was checked against when it was read.

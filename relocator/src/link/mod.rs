@@ -8,60 +8,15 @@ mod defaults;
 mod encode;
 mod resolve;
 
-use elf_tools::code::Code;
-use elf_tools::image::Image;
-use elf_tools::relocation::{Relocations, Uses};
-use elf_tools::symtab::Symtab;
-use elf_tools::{Class, Machine, Svma};
+use elf_tools::{Class, Machine};
 
 use crate::placement::Placement;
-use crate::plan::{self, FunctionPlan, Policy};
+use crate::plan::{self, FunctionPlan, Policy, Tables};
 use crate::{Error, Result};
 
+pub use crate::input::{New, Old};
 use defaults::Defaults;
 pub use resolve::Unresolved;
-
-/// An old image with everything that was read from it.
-#[derive(Debug, Clone)]
-pub struct Old {
-    /// The image. Alternatives must have been applied if the result is to be run.
-    pub image: Image,
-    /// Its instructions.
-    pub code: Code,
-    /// Its relocation table, if it has one.
-    pub relocations: Option<Relocations>,
-}
-
-impl Old {
-    /// Reads everything from an image.
-    pub fn read(image: Image) -> elf_tools::Result<Self> {
-        let code = Code::of(&image)?;
-        let relocations = elf_tools::relocation::read(&image, &code)?;
-        Ok(Self {
-            image,
-            code,
-            relocations,
-        })
-    }
-}
-
-/// What the new kernel offers.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct New<'a> {
-    /// Its symbols, if it exports any or they could be derived.
-    pub symtab: Option<&'a Symtab>,
-    /// Its vDSO, which proxies lead to.
-    pub image: Option<&'a Image>,
-}
-
-/// A relocation that cannot be applied, and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// Index into the relocation table.
-    pub relocation: u32,
-    /// In words that name the symbol.
-    pub reason: String,
-}
 
 /// An image that runs on the new kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,23 +67,4 @@ pub fn link(
         bytes,
         functions: plans,
     })
-}
-
-/// What planning knows about an image's tables.
-#[derive(Debug, Clone, Copy)]
-pub struct Tables<'a> {
-    /// The relocation table.
-    pub relocations: Option<&'a Relocations>,
-    /// Which function uses which relocation; present if the table is.
-    pub uses: Option<&'a Uses>,
-    /// What could not be applied, by relocation.
-    pub failures: &'a [Failure],
-}
-
-impl Tables<'_> {
-    /// Whether some relocation's place covers `address`.
-    pub fn covers(&self, address: Svma) -> bool {
-        self.relocations
-            .is_some_and(|relocations| relocations.covering(address).is_some())
-    }
 }

@@ -176,3 +176,55 @@ fn exported(note: &TablesNote, live: &[LiveMapping]) -> Result<Symtab> {
         unsafe { std::slice::from_raw_parts(start.0 as *const u8, note.symtab_size as usize) };
     symtab::elf::read(bytes, Provenance::Exported).map_err(Error::input("exported symbol table"))
 }
+
+#[cfg(test)]
+mod tests {
+    use kernel_fixtures::fixture;
+
+    use super::*;
+
+    /// A relocation-capable kernel's mappings, acted by memory of ours: the fixture's table where the note says.
+    fn acted(table: &[u8], note: &TablesNote) -> Vec<LiveMapping> {
+        let start = Avma(table.as_ptr() as u64);
+        let mapping = |name: &str, start, size| LiveMapping {
+            name: name.to_owned(),
+            start,
+            size,
+        };
+        let base = start.offset(-note.symtab_distance);
+        vec![
+            mapping(mapping_name::VVAR, start, table.len() as u64),
+            mapping(mapping_name::VDSO, base, 0x2000),
+        ]
+    }
+
+    #[test]
+    fn an_exported_table_is_read_where_the_note_says() {
+        let found = fixture::find("got").unwrap();
+        let image = Image::parse(found.image).unwrap();
+        let note = *image.tables_note().unwrap();
+        let table = found.symtab.unwrap();
+        assert_eq!(note.symtab_size, table.len() as u64);
+        let symtab = exported(&note, &acted(table, &note)).unwrap();
+        assert_eq!(symtab.provenance(), Provenance::Exported);
+        assert!(symtab.get("time.clock[].seq").is_some());
+    }
+
+    #[test]
+    fn a_note_that_leads_out_of_vvar_is_refused() {
+        let found = fixture::find("got").unwrap();
+        let image = Image::parse(found.image).unwrap();
+        let note = *image.tables_note().unwrap();
+        let live = acted(found.symtab.unwrap(), &note);
+        for (distance, size) in [(-8, 0), (8, 0), (0, 1), (0, 1 << 63), (i64::MIN, 0)] {
+            let mut wrong = note;
+            wrong.symtab_distance = note.symtab_distance.wrapping_add(distance);
+            wrong.symtab_size = note.symtab_size.wrapping_add(size);
+            let error = exported(&wrong, &live).unwrap_err();
+            assert!(
+                error.to_string().contains("outside the vvar mappings"),
+                "{error}"
+            );
+        }
+    }
+}
