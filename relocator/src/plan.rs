@@ -129,6 +129,7 @@ pub(crate) fn plan(
         plans.push(planner.function(index, function)?);
     }
     planner.resolve_conflicts(&mut plans)?;
+    check_patches(&plans)?;
     if policy == Policy::Relocate
         && let Some(plan) = plans
             .iter()
@@ -142,6 +143,23 @@ pub(crate) fn plan(
         });
     }
     Ok(plans)
+}
+
+/// Where a function begins inside another one's replacement, the two would overwrite each other.
+fn check_patches(plans: &[FunctionPlan]) -> Result<()> {
+    let mut patched: Vec<&FunctionPlan> = plans.iter().filter(|p| p.patch.is_some()).collect();
+    patched.sort_by_key(|plan| plan.entry);
+    for pair in patched.windows(2) {
+        let end = pair[0].entry.0 + pair[0].patch.as_ref().map_or(0, Vec::len) as u64;
+        if pair[1].entry.0 < end {
+            return Err(Error::Refused {
+                function: pair[1].name().to_owned(),
+                entry: pair[1].entry,
+                reason: format!("it begins inside the replacement of {}", pair[0].name()),
+            });
+        }
+    }
+    Ok(())
 }
 
 struct Planner<'a> {
@@ -372,13 +390,16 @@ impl Planner<'_> {
     }
 }
 
-/// Whether function `index` can reach an instruction that the patch of `other` overwrites, beyond the entry.
+/// Whether function `index` begins at or can reach an instruction that the patch of `other` overwrites, beyond the entry.
 fn enters(code: &Code, index: usize, other: &FunctionPlan) -> bool {
     let Some(patch) = &other.patch else {
         return false;
     };
     let end = other.entry.0 + patch.len() as u64;
     let function = &code.functions()[index];
+    if function.entry > other.entry && function.entry.0 < end {
+        return true;
+    }
     // Reaching the entry brings the instructions behind it; only what jumps into the middle is a conflict.
     let mut jumps = code
         .reached(function)

@@ -1,6 +1,7 @@
 //! What tests that cross crates share.
 
 pub mod command;
+pub mod damage;
 pub mod kernel;
 pub mod peers;
 pub mod pretend;

@@ -155,9 +155,8 @@ impl<'a> Resolver<'a> {
                 if member.mapping != object.mapping {
                     return Err(Unresolved::Split(need.reference.to_string()));
                 }
-                Ok(Resolved::Distance(
-                    member.offset as i64 - object.offset as i64,
-                ))
+                let distance = member.offset.wrapping_sub(object.offset) as i64;
+                Ok(Resolved::Distance(distance))
             }
         }
     }

@@ -75,7 +75,8 @@ fn io_error(error: procfs::ProcError) -> std::io::Error {
     use std::io::ErrorKind;
     match error {
         ProcError::Io(error, _) => error,
-        ProcError::NotFound(_) => ErrorKind::NotFound.into(),
+        // A file of /proc is missing because the process is.
+        ProcError::NotFound(_) => nix::errno::Errno::ESRCH.into(),
         ProcError::PermissionDenied(_) => ErrorKind::PermissionDenied.into(),
         other => std::io::Error::other(other.to_string()),
     }

@@ -13,7 +13,11 @@ pub(crate) fn print(json: bool, value: &impl Serialize, text: impl Display) -> R
     let mut out = std::io::stdout().lock();
     match json {
         true => writeln!(out, "{}", serde_json::to_string_pretty(value)?)?,
-        false => writeln!(out, "{}", text.to_string().trim_end())?,
+        false => {
+            for line in text.to_string().trim_end().lines() {
+                writeln!(out, "{}", line.trim_end())?;
+            }
+        }
     }
     Ok(())
 }
