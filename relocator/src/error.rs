@@ -28,7 +28,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A kernel that could not be fetched.
-    #[error("{0}")]
+    #[error(transparent)]
     Fetch(#[from] kernel_fixtures::distribution::FetchError),
     /// A source that names nothing.
     #[error("no such source `{text}`: {reason}")]

@@ -228,6 +228,9 @@ impl Planner<'_> {
         let (Some(relocations), Some(uses)) = (self.tables.relocations, self.tables.uses) else {
             return Own::No("the image carries no relocation table".to_owned());
         };
+        if let Some(place) = function.indirect {
+            return Own::No(format!("where control goes at {place} cannot be told"));
+        }
         if let Some(place) = self.stray_reference(function) {
             return Own::No(format!(
                 "{place} refers to memory outside the image, and no relocation covers it"

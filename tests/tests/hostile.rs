@@ -167,7 +167,7 @@ fn any_kernel() -> impl Strategy<Value = &'static Pretend> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1500))]
+    #![proptest_config(ProptestConfig::with_cases(800))]
 
     #[test]
     fn damaged_images(image in any_image(), damages in damages(), new in any_kernel()) {

@@ -8,7 +8,7 @@ use std::fs;
 use std::time::Duration;
 
 use elf_tools::image::Image;
-use elf_tools::relocation::{Kind, Relocations, write};
+use elf_tools::relocation::{Quantity, Relocation, Relocations, write};
 use libtest_mimic::{Arguments, Trial};
 use relocator::Error;
 use relocator::verify::{Options, verify};
@@ -16,7 +16,8 @@ use relocator_tests::pretend::Pretend;
 use relocator_tests::running::{RUNNING, TIME_NAMESPACE, in_words};
 use relocator_tests::trials::{ensure, trial};
 
-/// How far a relocation is moved: by a field of 8 and of 4 bytes, and by an element of two fields. One must be caught.
+/// How far a relocation is moved: by a field of 8 and of 4 bytes, and by an element of two fields. A size is also made 0,
+/// which leads from any element to the first. One must be caught.
 const CHANGES: [i64; 3] = [8, 16, 4];
 
 /// When a process is taken to wait for a sequence counter that is not one. Others end within milliseconds; if a machine is
@@ -26,7 +27,8 @@ const DEADLINE: Duration = Duration::from_secs(2);
 /// A reference of which some places can be wrong without a call that tells.
 struct Survivor {
     fixture: &'static str,
-    reference: &'static str,
+    /// Type and reference.
+    relocation: &'static str,
     function: &'static str,
     /// How many places in the function.
     most: usize,
@@ -36,63 +38,112 @@ struct Survivor {
 
 const ANY_LIMIT: &str = "the product that cannot overflow is right for any delta, and a delta that the other one is wrong \
                          for takes a machine that did not update its clock for minutes";
+const LIMIT_STRIDE: &str =
+    "the stride from one clock's max_cycles to the other's, of which any value will do";
+const LONG_AGO: &str =
+    "read where the delta is beyond max_cycles: the counter is behind, or the last update long ago";
 const ASKS: &str = "the comparison with the one clock mode that is understood: any other value has the kernel asked, which \
                     is right, and only slow";
 const INDEX_0: &str = "gettimeofday reads one clock, which is element 0";
+const NO_ZONE: &str = "it chooses the page that the time zone is read from, and that is 0 on both where nobody has set it";
 
-const SURVIVORS: [Survivor; 11] = [
-    survivor("got", "time.clock[].max_cycles", BOTH, 1, ANY_LIMIT),
-    survivor("got", "timens.clock[].max_cycles", BOTH, 1, ANY_LIMIT),
-    survivor("operands", "time.clock[].max_cycles", GETTIME, 4, ANY_LIMIT),
+/// Where a kind of place is in more than one function, or there is more than one of it, compilers have made copies: one
+/// for the page at the time page's place and one for where that redirects to, each for raw and for other clocks.
+const SURVIVORS: [Survivor; 15] = [
     survivor(
-        "operands",
-        "time.clock[].max_cycles",
-        TIMEOFDAY,
-        4,
+        "got",
+        "R_X86_64_PC64 time.clock[].max_cycles",
+        BOTH,
+        1,
         ANY_LIMIT,
     ),
     survivor(
+        "got",
+        "R_X86_64_PC64 timens.clock[].max_cycles",
+        BOTH,
+        1,
+        ANY_LIMIT,
+    ),
+    survivor("got", MASK_SLOT, BOTH, 1, LONG_AGO),
+    survivor(
         "operands",
-        "timens.clock[].max_cycles",
+        "R_X86_64_PC32 time.clock[].max_cycles",
         GETTIME,
-        4,
+        2,
         ANY_LIMIT,
     ),
     survivor(
         "operands",
-        "timens.clock[].max_cycles",
+        "R_X86_64_PC32 time.clock[].max_cycles",
         TIMEOFDAY,
-        4,
+        2,
         ANY_LIMIT,
     ),
-    survivor("operands", MODE, GETTIME, 1, ASKS),
-    survivor("operands", MODE, TIMEOFDAY, 1, ASKS),
-    survivor("operands", "time.clock[].basetime[]", TIMEOFDAY, 1, INDEX_0),
-    survivor("operands", "time.clock[].offset[]", TIMEOFDAY, 1, INDEX_0),
     survivor(
         "operands",
-        "time.clock[].clock_mode",
+        "R_X86_64_PC32 timens.clock[].max_cycles",
+        GETTIME,
+        2,
+        ANY_LIMIT,
+    ),
+    survivor(
+        "operands",
+        "R_X86_64_PC32 timens.clock[].max_cycles",
+        TIMEOFDAY,
+        2,
+        ANY_LIMIT,
+    ),
+    survivor("operands", MASK, GETTIME, 4, LONG_AGO),
+    survivor("operands", MASK, TIMEOFDAY, 2, LONG_AGO),
+    survivor("operands", MODE, GETTIME, 4, ASKS),
+    survivor("operands", MODE, TIMEOFDAY, 2, ASKS),
+    survivor(
+        "operands",
+        "R_X86_64_SIZE32 time.clock[].basetime[]",
+        TIMEOFDAY,
+        2,
+        INDEX_0,
+    ),
+    survivor(
+        "operands",
+        "R_X86_64_SIZE32 time.clock[].offset[]",
         TIMEOFDAY,
         1,
-        "it chooses the page that the time zone is read from, and that is 0 on both where nobody has set it",
+        INDEX_0,
+    ),
+    survivor(
+        "operands",
+        "R_X86_64_PC32 time.clock[].clock_mode",
+        TIMEOFDAY,
+        1,
+        NO_ZONE,
+    ),
+    survivor(
+        "operands",
+        "R_X86_64_SIZE32 time.clock[]",
+        GETTIME,
+        2,
+        LIMIT_STRIDE,
     ),
 ];
 
-const MODE: &str = "offsetof(time.clock[],time.clock[].clock_mode)";
+const MASK_SLOT: &str = "R_X86_64_64 offsetof(time.clock[],time.clock[].mask)";
+const MASK: &str = "R_X86_64_32S offsetof(time.clock[],time.clock[].mask)";
+const MODE: &str = "R_X86_64_8 offsetof(time.clock[],time.clock[].clock_mode)";
 const GETTIME: &str = "__vdso_clock_gettime";
 const TIMEOFDAY: &str = "__vdso_gettimeofday";
 const BOTH: &str = "__vdso_clock_gettime, __vdso_gettimeofday";
 
 const fn survivor(
     fixture: &'static str,
-    reference: &'static str,
+    relocation: &'static str,
     function: &'static str,
     most: usize,
     why: &'static str,
 ) -> Survivor {
     Survivor {
         fixture,
-        reference,
+        relocation,
         function,
         most,
         why,
@@ -129,7 +180,15 @@ fn circumstances() -> &'static [bool] {
 
 fn is_caught(pretend: &Pretend, index: usize) -> Result<bool, String> {
     let table = pretend.old.relocations.as_ref().ok_or("no table")?;
-    for change in CHANGES {
+    let entry = table.entries[index];
+    let mut changes = CHANGES.to_vec();
+    if entry.kind.quantity() == Quantity::Size {
+        let name = &table.needs[entry.need as usize].reference.target().name;
+        let running = RUNNING.as_ref().map_err(Clone::clone)?;
+        let symbol = running.symtab.as_ref().and_then(|symtab| symtab.get(name));
+        changes.insert(0, -(symbol.ok_or("no such symbol")?.size as i64));
+    }
+    for change in changes {
         for &time_namespace in circumstances() {
             let mut table = table.clone();
             table.entries[index].addend += change;
@@ -157,13 +216,18 @@ fn users(pretend: &Pretend, table: &Relocations, index: usize) -> String {
     names.join(", ")
 }
 
+/// A relocation without its place.
+fn spelled(table: &Relocations, entry: &Relocation) -> String {
+    let need = &table.needs[entry.need as usize];
+    format!("{} {}", entry.kind, need.reference)
+}
+
 /// Makes every place of one reference wrong in turn. Survivors must be on the list, and not more of them than it says.
-fn every_place_counts(pretend: &Pretend, kind: Kind, reference: &str) -> Result<(), String> {
+fn every_place_counts(pretend: &Pretend, relocation: &str) -> Result<(), String> {
     let table = pretend.old.relocations.as_ref().ok_or("no table")?;
     let mut survivors: Vec<(String, Vec<String>)> = Vec::new();
     for (index, entry) in table.entries.iter().enumerate() {
-        let named = table.needs[entry.need as usize].reference.to_string();
-        if (entry.kind, named.as_str()) != (kind, reference) || is_caught(pretend, index)? {
+        if spelled(table, entry) != relocation || is_caught(pretend, index)? {
             continue;
         }
         let (user, place) = (users(pretend, table, index), entry.place.to_string());
@@ -174,8 +238,8 @@ fn every_place_counts(pretend: &Pretend, kind: Kind, reference: &str) -> Result<
     }
     for (function, places) in survivors {
         let listed = SURVIVORS.iter().find(|survivor| {
-            (survivor.fixture, survivor.reference, survivor.function)
-                == (pretend.fixture.name, reference, function.as_str())
+            (survivor.fixture, survivor.relocation, survivor.function)
+                == (pretend.fixture.name, relocation, function.as_str())
         });
         let most = listed.map_or(0, |survivor| survivor.most);
         ensure(places.len() <= most, || {
@@ -200,10 +264,10 @@ fn is_right_without_mutation(pretend: &Pretend) -> Result<(), String> {
 }
 
 /// Code that only a process in a time namespace runs: after the redirection, and the decision for it.
-fn is_for_time_namespaces(reference: &str) -> bool {
+fn is_for_time_namespaces(relocation: &str) -> bool {
     ["timens.", ".offset", ".clock_mode"]
         .iter()
-        .any(|word| reference.contains(word))
+        .any(|word| relocation.contains(word))
 }
 
 /// With another clock source than the processor's counter, vDSOs ask the kernel, and most places are never used.
@@ -230,22 +294,22 @@ fn main() {
             &counting,
             move || is_right_without_mutation(&own),
         ));
-        let mut references: Vec<(String, Kind)> = Vec::new();
+        let mut distinct: Vec<String> = Vec::new();
         for entry in &table.entries {
-            let reference = table.needs[entry.need as usize].reference.to_string();
-            if !references.contains(&(reference.clone(), entry.kind)) {
-                references.push((reference, entry.kind));
+            let relocation = spelled(&table, entry);
+            if !distinct.contains(&relocation) {
+                distinct.push(relocation);
             }
         }
-        for (reference, kind) in references {
-            let possible = match is_for_time_namespaces(&reference) {
+        for relocation in distinct {
+            let possible = match is_for_time_namespaces(&relocation) {
                 true => &shifted,
                 false => &counting,
             };
             let own = pretend.clone();
-            let name = format!("{fixture}::{kind} {reference}");
+            let name = format!("{fixture}::{relocation}");
             trials.push(trial(name, possible, move || {
-                every_place_counts(&own, kind, &reference)
+                every_place_counts(&own, &relocation)
             }));
         }
     }

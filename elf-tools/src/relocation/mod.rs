@@ -1,6 +1,6 @@
 //! Every place in an image that depends on a symbol of the kernel's vvar.
 //!
-//! [`read`] accepts what an ordinary link leaves and what a step after the link adds ([`postlink`]); `docs/abi.md`,
+//! [`read`] accepts what an ordinary link leaves and what a step after the link adds ([`postlink()`]); `docs/abi.md`,
 //! sections 3 to 5, is the specification.
 
 pub mod postlink;

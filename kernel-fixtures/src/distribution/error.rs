@@ -17,7 +17,7 @@ pub enum FetchError {
     },
     /// A program that fetching is built on is not there.
     #[error(
-        "cannot run {program}: {source}; kernels are fetched with the tools of a Debian machine (apt, dpkg, tar), \
+        "cannot run {program}; kernels are fetched with the tools of a Debian machine (apt, dpkg, tar), \
          elsewhere copy the cache of such a machine"
     )]
     MissingProgram {
@@ -67,7 +67,7 @@ pub enum FetchError {
         reason: String,
     },
     /// The cache could not be read or written.
-    #[error("kernel cache: {}: {source}", path.display())]
+    #[error("kernel cache: {}", path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,

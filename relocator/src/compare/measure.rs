@@ -20,22 +20,18 @@ impl Measured {
     }
 }
 
-/// Times every call of every row: one batch of each in turns, many times over.
-///
-/// Which row begins changes from turn to turn, so that none always follows the same other one.
+/// Times every call of every row.
 pub(super) fn interleaved(rows: &mut [Measured], options: &Options, progress: &mut Progress) {
+    let native = rows
+        .iter()
+        .position(|measured| measured.row.way == Way::Native);
     for call in TimedCall::ALL {
         progress.at(format!("timing {}", call.name()));
-        let mut samples = vec![Vec::new(); rows.len()];
-        for turn in 0..options.batches as usize {
-            for position in 0..rows.len() {
-                let index = (turn + position) % rows.len();
-                samples[index].extend(batch(&rows[index], call, options.batch));
-            }
-        }
-        let native = rows
+        let entries: Vec<&[Entry]> = rows
             .iter()
-            .position(|measured| measured.row.way == Way::Native);
+            .map(|measured| measured.entries.as_slice())
+            .collect();
+        let samples = in_turns(&entries, call, options.batches, options.batch);
         let native = native
             .map(|index| samples[index].clone())
             .unwrap_or_default();
@@ -48,16 +44,34 @@ pub(super) fn interleaved(rows: &mut [Measured], options: &Options, progress: &m
     }
 }
 
-/// Nanoseconds a call in one batch; `None` if the row does not cover the function.
-fn batch(measured: &Measured, call: TimedCall, calls: u32) -> Option<f64> {
-    let elapsed = measured
-        .entries
-        .iter()
-        .find_map(|&entry| call.time(entry, calls))?;
+/// Times a call of several implementations: one batch of each in turns, many times over. Nanoseconds a call, by batch;
+/// nothing for an implementation that does not have the function.
+///
+/// Which one begins changes from turn to turn, so that none always follows the same other one.
+pub(super) fn in_turns(
+    implementations: &[&[Entry]],
+    call: TimedCall,
+    batches: u32,
+    calls: u32,
+) -> Vec<Vec<f64>> {
+    let mut samples = vec![Vec::new(); implementations.len()];
+    for turn in 0..batches as usize {
+        for position in 0..implementations.len() {
+            let index = (turn + position) % implementations.len();
+            samples[index].extend(batch(implementations[index], call, calls));
+        }
+    }
+    samples
+}
+
+/// Nanoseconds a call in one batch; `None` if the function is not there.
+fn batch(entries: &[Entry], call: TimedCall, calls: u32) -> Option<f64> {
+    let elapsed = entries.iter().find_map(|&entry| call.time(entry, calls))?;
     Some(elapsed.as_nanos() as f64 / f64::from(calls.max(1)))
 }
 
-fn summarise(call: TimedCall, samples: &[f64], native: &[f64]) -> Option<Timing> {
+/// Medians of what [`in_turns`] has measured, and the ratio to `native`, batch by batch.
+pub(super) fn summarise(call: TimedCall, samples: &[f64], native: &[f64]) -> Option<Timing> {
     let nanoseconds = median(samples.to_vec())?;
     let ratios = samples
         .iter()

@@ -3,6 +3,7 @@
 //! For each old image one child process holds it linked in every way, checks each as [`crate::verify`] does, and then
 //! times all of them in turns, so that whatever else the machine does meanwhile meets them alike.
 
+mod in_process;
 mod measure;
 mod table;
 
@@ -20,6 +21,9 @@ use crate::verify::{self, Running};
 use crate::{Error, Result};
 
 use measure::Measured;
+
+pub use crate::verify::calls::timing::TimedCall;
+pub use in_process::{InProcess, side_by_side};
 
 /// What is compared, and how thoroughly.
 #[derive(Debug, Clone)]

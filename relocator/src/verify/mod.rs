@@ -12,7 +12,7 @@
 //! | `system` | the same functions as system calls |
 //! | `calls` | the comparison |
 //!
-//! Nothing that was linked runs in the calling process.
+//! Nothing that was linked runs in the calling process, unless a benchmark asks for it: [`crate::compare::InProcess`].
 
 mod address_space;
 pub(crate) mod calls;

@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -22,17 +23,26 @@ pub(crate) fn print(json: bool, value: &impl Serialize, text: impl Display) -> R
     Ok(())
 }
 
-/// Writes a file whole or not at all.
+/// Writes a file whole or not at all. What exists and is no regular file, such as a pipe or `/dev/stdout`, is written to as
+/// it is, since it cannot be replaced.
 pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     let what = || format!("cannot write {}", path.display());
-    let directory = path
+    let existing = std::fs::metadata(path).ok();
+    if existing.is_some_and(|metadata| !metadata.is_file()) {
+        return std::fs::write(path, bytes).with_context(what);
+    }
+    let parent = path
         .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(directory).with_context(what)?;
-    file.write_all(bytes)
-        .and_then(|()| file.as_file().sync_all())
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let mut file = tempfile::Builder::new()
+        // As for any file that a program creates: the process's mask takes away what others may not do.
+        .permissions(std::fs::Permissions::from_mode(0o666))
+        .tempfile_in(parent.unwrap_or(Path::new(".")))
         .with_context(what)?;
+    let written = file
+        .write_all(bytes)
+        .and_then(|()| file.as_file().sync_all());
+    written.with_context(what)?;
     file.persist(path).map_err(|e| e.error).with_context(what)?;
     Ok(())
 }

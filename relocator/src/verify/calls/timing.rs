@@ -9,7 +9,7 @@ use crate::verify::entry::{Entry, Time};
 
 /// A call that is timed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum TimedCall {
+pub enum TimedCall {
     /// `clock_gettime(CLOCK_MONOTONIC)`, which reads the cycle counter.
     Monotonic,
     /// `clock_gettime(CLOCK_MONOTONIC_COARSE)`, which only reads memory.
@@ -26,7 +26,7 @@ pub(crate) enum TimedCall {
 
 impl TimedCall {
     /// All of them; the one that matters most to programs first.
-    pub(crate) const ALL: [Self; 6] = [
+    pub const ALL: [Self; 6] = [
         Self::Monotonic,
         Self::MonotonicCoarse,
         Self::Gettimeofday,
@@ -36,7 +36,7 @@ impl TimedCall {
     ];
 
     /// As it is reported.
-    pub(crate) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Monotonic => "clock_gettime(MONOTONIC)",
             Self::MonotonicCoarse => "clock_gettime(MONOTONIC_COARSE)",

@@ -1,0 +1,103 @@
+//! Ways to go on that are mapped in the calling process, for benchmarks.
+
+use std::time::Duration;
+
+use elf_tools::image::Image;
+
+use super::{Timing, Way, measure};
+use crate::Result;
+use crate::verify::Running;
+use crate::verify::calls::timing::TimedCall;
+use crate::verify::entry::Entry;
+use crate::verify::linked::Prepared;
+
+/// The functions of an old image in one way, ready to be timed in this process.
+///
+/// [`compare`](super::compare) contains linked code in a child process. A benchmark that wants to time calls itself
+/// cannot, so this does without the child.
+#[derive(Debug)]
+pub struct InProcess {
+    entries: Vec<Entry>,
+}
+
+impl InProcess {
+    /// Links `old` in this way to the running kernel and maps it here, for as long as the process lives. For
+    /// [`Way::Native`], the running kernel's own functions that `old` has too.
+    ///
+    /// Only functions that can go on in this way are there: with [`Way::Relocate`], none that had to be replaced.
+    ///
+    /// # Safety
+    ///
+    /// `old` must be a vDSO whose tables are right, and it must have been [verified](crate::verify::verify): it is
+    /// executed in this process, and what it does wrong it does to this process.
+    pub unsafe fn map(old: &Image, running: &Running, way: Way) -> Result<Self> {
+        let prepared = Prepared::new(old, running)?;
+        let Some(policy) = way.policy() else {
+            let native = prepared.native()?;
+            let entries = prepared
+                .callable()
+                .iter()
+                .filter_map(|names| native.entry(names))
+                .collect();
+            return Ok(Self { entries });
+        };
+        let mapped = prepared.map(policy, prepared.try_link(policy)?)?;
+        let covered = mapped
+            .functions
+            .iter()
+            .filter(|plan| way.covers(plan.strategy));
+        Ok(Self {
+            entries: covered.filter_map(|plan| mapped.entry(plan)).collect(),
+        })
+    }
+
+    /// Makes `calls` calls and returns how long they took; `None` if the function is not there.
+    pub fn time(&self, call: TimedCall, calls: u32) -> Option<Duration> {
+        self.entries
+            .iter()
+            .find_map(|&entry| call.time(entry, calls))
+    }
+}
+
+/// Times a call of each, as [`compare`](super::compare) does: `batches` batches of `batch` calls, in turns.
+///
+/// Ratios are to the first. `None` for one that does not have the function.
+pub fn side_by_side(
+    ways: &[&InProcess],
+    call: TimedCall,
+    batches: u32,
+    batch: u32,
+) -> Vec<Option<Timing>> {
+    let entries: Vec<&[Entry]> = ways.iter().map(|way| way.entries.as_slice()).collect();
+    let samples = measure::in_turns(&entries, call, batches, batch);
+    let first = samples.first().cloned().unwrap_or_default();
+    samples
+        .iter()
+        .map(|samples| measure::summarise(call, samples, &first))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verify::tests::running;
+
+    #[test]
+    fn the_native_functions_are_as_fast_as_themselves() {
+        let running = running();
+        // SAFETY: nothing is linked; these are the running kernel's own functions.
+        let native = unsafe { InProcess::map(&running.image, &running, Way::Native) }.unwrap();
+        let timings = side_by_side(&[&native, &native], TimedCall::Monotonic, 21, 200);
+        let ratios: Vec<f64> = timings
+            .iter()
+            .filter_map(|timing| timing.as_ref()?.ratio)
+            .collect();
+        assert_eq!(ratios.first(), Some(&1.0));
+        // Generous: the machine may be busy.
+        assert!(
+            ratios.len() == 2 && (0.3..3.0).contains(&ratios[1]),
+            "{ratios:?}"
+        );
+        assert!(native.time(TimedCall::Getcpu, 10).is_some());
+    }
+}
