@@ -16,6 +16,8 @@
 //!
 //! The formats are specified in `docs/abi.md`. Malformed input is an [`Error`] that names the place, never a panic.
 
+#![forbid(unsafe_code)]
+
 mod address;
 mod assemble;
 mod elf;

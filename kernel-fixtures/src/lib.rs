@@ -1,6 +1,7 @@
 //! Kernels to test on: relocation-capable ones of our own, and real ones from the distribution.
 
-pub mod fixture;
-pub mod synthetic;
+#![forbid(unsafe_code)]
 
 pub mod distribution;
+pub mod fixture;
+pub mod synthetic;
