@@ -271,11 +271,9 @@ impl Planner<'_> {
     fn tied(&self, plan: FunctionPlan, name: &str) -> Result<FunctionPlan> {
         let why = format!("the kernel recognises `{name}` by its place in its own vDSO");
         match self.target(&plan.names) {
-            Some((_, target)) => {
-                self.patched(plan, Strategy::Proxy, why, |planner, code, entry| {
-                    proxy::proxy_patch(planner.placement.image, entry, code, target)
-                })
-            }
+            Some(target) => self.patched(plan, Strategy::Proxy, why, |planner, code, entry| {
+                proxy::proxy_patch(planner.placement.image, entry, code, target)
+            }),
             None => Ok(FunctionPlan {
                 reason: format!("{why}, and the new one has none to send it to"),
                 ..plan
@@ -304,8 +302,8 @@ impl Planner<'_> {
         };
         match (proxied, call) {
             (_, Some(call)) if self.policy == Policy::Syscall => stub(plan, call, reason),
-            (Some((_, target)), None) => jump(plan, target),
-            (Some((_, target)), Some(call)) => match jump(plan.clone(), target) {
+            (Some(target), None) => jump(plan, target),
+            (Some(target), Some(call)) => match jump(plan.clone(), target) {
                 Ok(plan) => Ok(plan),
                 Err(_) => stub(plan, call, format!("{reason}; a jump does not fit")),
             },
@@ -356,11 +354,11 @@ impl Planner<'_> {
     }
 
     /// The new vDSO's function of one of these names.
-    fn target(&self, names: &[String]) -> Option<(String, Avma)> {
+    fn target(&self, names: &[String]) -> Option<Avma> {
         let base = self.placement.new_vdso()?;
         let image = self.new.image?;
         let export = names.iter().find_map(|name| image.export(name))?;
-        Some((export.name.clone(), export.address.at(base)))
+        Some(export.address.at(base))
     }
 
     /// A function whose code runs on must not run into bytes that were overwritten for another one, except at the other

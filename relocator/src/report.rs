@@ -1,13 +1,15 @@
 //! The JSON that commands print. `docs/json.md` documents it; a change that breaks a reader raises the number in
 //! `schema`.
 
+use std::fmt;
+
 use elf_tools::image::LinuxVersion;
 use elf_tools::symtab::Provenance;
 use serde::Serialize;
 
 use crate::link::{LinkedImage, Old};
 use crate::plan::FunctionPlan;
-use crate::source::Source;
+use crate::source::{LiveMapping, Source};
 
 /// Schema of `relocator inspect --json`.
 pub const INSPECT: &str = "relocator.inspect/1";
@@ -57,6 +59,14 @@ impl Kernel {
                 .map(|version: LinuxVersion| version.to_string()),
             tables: provenance(source.provenance()),
         }
+    }
+}
+
+/// As commands print it for a person.
+impl fmt::Display for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let version = self.kernel.as_deref().unwrap_or("unknown kernel");
+        write!(f, "{} ({version}, tables: {})", self.source, self.tables)
     }
 }
 
@@ -133,4 +143,35 @@ impl Link {
 /// Bytes as hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A mapping of a kernel, in a process or in a symbol table's own address space.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Mapping {
+    /// As in `/proc/PID/maps`.
+    pub name: String,
+    /// First byte.
+    pub address: u64,
+    /// Size in bytes.
+    pub size: u64,
+}
+
+impl From<&elf_tools::symtab::Mapping> for Mapping {
+    fn from(mapping: &elf_tools::symtab::Mapping) -> Self {
+        Self {
+            name: mapping.name.clone(),
+            address: mapping.address,
+            size: mapping.size,
+        }
+    }
+}
+
+impl From<&LiveMapping> for Mapping {
+    fn from(mapping: &LiveMapping) -> Self {
+        Self {
+            name: mapping.name.clone(),
+            address: mapping.start.0,
+            size: mapping.size,
+        }
+    }
 }

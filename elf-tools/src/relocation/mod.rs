@@ -5,6 +5,7 @@
 
 pub mod postlink;
 mod read;
+mod rela;
 pub mod write;
 
 use std::fmt;

@@ -5,12 +5,12 @@
 
 use object::elf;
 
-use crate::assemble::RELA;
 use crate::elf::View;
 use crate::image::Image;
+use crate::relocation::rela::{self, Rela};
 use crate::relocation::{Kind, Need, Relocation, Relocations, write};
 use crate::symtab::name::Reference;
-use crate::{Error, Result, Svma};
+use crate::{Error, Result};
 
 /// What the emitted relocations cannot say.
 #[derive(Debug, Clone, Copy, Default)]
@@ -53,16 +53,20 @@ fn collect(
     relocations: &mut Relocations,
 ) -> Result<()> {
     let symbols = view.symbols_in(section.link)?;
-    for (index, entry) in view.data(section)?.chunks_exact(RELA as usize).enumerate() {
-        let word = |at: usize| u64::from_le_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|i| entry[at + i]));
-        let (place, info, addend) = (Svma(word(0)), word(8), word(16) as i64);
+    for (index, entry) in rela::entries(view.data(section)?).enumerate() {
+        let Rela {
+            place,
+            number,
+            symbol,
+            addend,
+        } = entry;
         let failed = |reason: String| Error::Relocation {
             index,
             place,
             reason,
         };
         let symbol = symbols
-            .get((info >> 32) as usize)
+            .get(symbol)
             .ok_or_else(|| failed("symbol does not exist".to_owned()))?;
         let name = String::from_utf8_lossy(symbol.name);
         if symbol.kind == elf::STT_SECTION.0 {
@@ -75,7 +79,6 @@ fn collect(
             let reason = "its symbol is undefined: the image has a relocation table already";
             return Err(failed(reason.to_owned()));
         }
-        let number = (info & 0xffff_ffff) as u32;
         let kind = Kind::from_number(number)
             .ok_or_else(|| failed(format!("type {number} is not allowed")))?;
         let need = need_index(relocations, &reference, options, symbol);

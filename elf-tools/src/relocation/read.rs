@@ -6,6 +6,7 @@ use crate::assemble::{RELA, SYMBOL};
 use crate::code::Code;
 use crate::elf::{RawSymbol, Section, View};
 use crate::image::{Image, TablesNote};
+use crate::relocation::rela::{self, Rela};
 use crate::relocation::{Kind, Need, Quantity, Relocation, Relocations};
 use crate::symtab::name::Reference;
 use crate::{Class, Error, Machine, Result, Svma};
@@ -123,17 +124,19 @@ impl Reader<'_> {
         self.relocations
             .entries
             .reserve(bytes.len() / RELA as usize);
-        for entry in bytes.chunks_exact(RELA as usize) {
+        for entry in rela::entries(bytes) {
             let index = self.relocations.entries.len();
-            let word =
-                |at: usize| u64::from_le_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|i| entry[at + i]));
-            let (place, info, addend) = (Svma(word(0)), word(8), word(16) as i64);
+            let Rela {
+                place,
+                number,
+                symbol,
+                addend,
+            } = entry;
             let failed = |reason: String| Error::Relocation {
                 index,
                 place,
                 reason,
             };
-            let (number, symbol) = ((info & 0xffff_ffff) as u32, (info >> 32) as usize);
             if number == elf::R_X86_64_NONE.0 {
                 continue;
             }

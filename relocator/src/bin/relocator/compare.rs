@@ -105,15 +105,10 @@ fn everything() -> Vec<Spec> {
 }
 
 fn text(report: &Report, comparison: &Comparison) -> String {
-    let new = &report.new;
-    let version = new.kernel.as_deref().unwrap_or("unknown kernel");
     let place = if report.time_namespace {
         ", in a time namespace"
     } else {
         ""
     };
-    format!(
-        "new: {} ({version}, tables: {}){place}\n\n{comparison}",
-        new.source, new.tables
-    )
+    format!("new: {}{place}\n\n{comparison}", report.new)
 }

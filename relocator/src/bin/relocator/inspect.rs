@@ -5,7 +5,7 @@ use std::fmt::Write;
 use anyhow::Result;
 use elf_tools::image::alternatives;
 use relocator::link::Old;
-use relocator::report::{self, Kernel};
+use relocator::report::{self, Kernel, Mapping};
 use relocator::source::{Source, Spec};
 use serde::Serialize;
 
@@ -28,7 +28,7 @@ struct Report {
     image: Option<ImageReport>,
     symtab: Option<SymtabReport>,
     no_symtab: Option<String>,
-    mappings: Vec<MappingReport>,
+    mappings: Vec<Mapping>,
 }
 
 #[derive(Serialize)]
@@ -60,14 +60,7 @@ struct NeedReport {
 #[derive(Serialize)]
 struct SymtabReport {
     symbols: usize,
-    mappings: Vec<MappingReport>,
-}
-
-#[derive(Serialize)]
-struct MappingReport {
-    name: String,
-    address: u64,
-    size: u64,
+    mappings: Vec<Mapping>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
@@ -83,18 +76,9 @@ fn report(source: &Source) -> Result<Report> {
         .as_ref()
         .map(|image| image_report(source, image))
         .transpose()?;
-    let mapping = |name: &str, address, size| MappingReport {
-        name: name.to_owned(),
-        address,
-        size,
-    };
     let symtab = source.symtab.as_ref().map(|symtab| SymtabReport {
         symbols: symtab.symbols().len(),
-        mappings: symtab
-            .mappings()
-            .iter()
-            .map(|m| mapping(&m.name, m.address, m.size))
-            .collect(),
+        mappings: symtab.mappings().iter().map(Mapping::from).collect(),
     });
     Ok(Report {
         schema: report::INSPECT,
@@ -102,11 +86,7 @@ fn report(source: &Source) -> Result<Report> {
         image,
         symtab,
         no_symtab: source.no_symtab.clone(),
-        mappings: source
-            .live
-            .iter()
-            .map(|m| mapping(&m.name, m.start.0, m.size))
-            .collect(),
+        mappings: source.live.iter().map(Mapping::from).collect(),
     })
 }
 

@@ -108,10 +108,6 @@ fn placement(arguments: &Arguments, new: &New<'_>) -> Result<Placement> {
 }
 
 fn text(report: &Link, new: &Source) -> String {
-    let side = |kernel: &Kernel| {
-        let version = kernel.kernel.as_deref().unwrap_or("unknown kernel");
-        format!("{} ({version}, tables: {})", kernel.source, kernel.tables)
-    };
     let mut table = output::table(&["function", "strategy", "relocations", "detours", "reason"]);
     for function in &report.functions {
         table.add_row([
@@ -127,7 +123,6 @@ fn text(report: &Link, new: &Source) -> String {
     });
     format!(
         "old  {}\nnew  {}\n{no_symtab}\n{table}",
-        side(&report.old),
-        side(&report.new)
+        report.old, report.new
     )
 }

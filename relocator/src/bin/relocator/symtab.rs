@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use elf_tools::symtab::{Symtab, elf};
-use relocator::report::{self, Kernel};
+use relocator::report::{self, Kernel, Mapping};
 use relocator::source::{Source, Spec};
 use serde::Serialize;
 
@@ -27,15 +27,8 @@ struct Report {
     schema: &'static str,
     #[serde(flatten)]
     kernel: Kernel,
-    mappings: Vec<MappingReport>,
+    mappings: Vec<Mapping>,
     symbols: Vec<SymbolReport>,
-}
-
-#[derive(Serialize)]
-struct MappingReport {
-    name: String,
-    address: u64,
-    size: u64,
 }
 
 #[derive(Serialize)]
@@ -60,11 +53,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
 }
 
 fn report(source: &Source, symtab: &Symtab) -> Report {
-    let mapping = |m: &elf_tools::symtab::Mapping| MappingReport {
-        name: m.name.clone(),
-        address: m.address,
-        size: m.size,
-    };
     let symbol = |s: &elf_tools::symtab::Symbol| SymbolReport {
         name: s.name.clone(),
         version: s.version,
@@ -75,7 +63,7 @@ fn report(source: &Source, symtab: &Symtab) -> Report {
     Report {
         schema: report::SYMTAB,
         kernel: Kernel::new(source),
-        mappings: symtab.mappings().iter().map(mapping).collect(),
+        mappings: symtab.mappings().iter().map(Mapping::from).collect(),
         symbols: symtab.symbols().iter().map(symbol).collect(),
     }
 }

@@ -109,9 +109,6 @@ fn text(report: &Report, outcome: &Verified) -> String {
         0 => format!("all {calls} calls agree with the system calls"),
         mismatches => format!("{mismatches} of {calls} calls DIFFER from the system calls"),
     };
-    let [old, new] = [&report.old, &report.new].map(|kernel| {
-        let version = kernel.kernel.as_deref().unwrap_or("unknown kernel");
-        format!("{} ({version}, tables: {})", kernel.source, kernel.tables)
-    });
+    let (old, new) = (&report.old, &report.new);
     format!("old  {old}\nnew  {new}{place}\n\n{table}\n{notes}\n{verdict}")
 }
