@@ -82,3 +82,12 @@ impl Error {
         Self::io(path.into().display().to_string())
     }
 }
+
+/// An error with everything that caused it, where only words can be kept or sent.
+pub(crate) fn in_words(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
+}

@@ -13,6 +13,7 @@ use std::time::Duration;
 use elf_tools::image::Image;
 use serde::{Deserialize, Serialize};
 
+use crate::error::in_words;
 use crate::plan::{Policy, Strategy};
 use crate::verify::calls::{self, Subject, Tally};
 use crate::verify::child::{self, Conditions, Progress};
@@ -228,7 +229,7 @@ fn compare_one(prepared: &Prepared<'_>, options: &Options) -> Result<Vec<Row>> {
     let functions = prepared.callable();
     let sizes = Way::ALL.map(|way| {
         way.policy()
-            .map(|policy| prepared.try_link(policy).map_err(|e| child::in_words(&e)))
+            .map(|policy| prepared.try_link(policy).map_err(|e| in_words(&e)))
     });
     let conditions = Conditions {
         time_namespace: options.time_namespace,

@@ -10,6 +10,7 @@ use elf_tools::layout::btf::Btf;
 use elf_tools::symtab::{self, Provenance, Symtab, mapping_name, vocabulary};
 use procfs::process::{MMapPath, Process};
 
+use crate::error::in_words;
 use crate::source::{Source, Spec};
 use crate::{Error, Result};
 
@@ -32,25 +33,31 @@ pub struct LiveMapping {
 
 /// The running kernel, as this process sees it.
 pub(super) fn own() -> Result<Source> {
+    let mut source = own_image()?;
+    add_symtab(&mut source);
+    Ok(source)
+}
+
+/// The running kernel without its symbols, which take longer to find than all the rest.
+fn own_image() -> Result<Source> {
     let myself = Process::myself().map_err(|e| Error::io("self")(io_error(e)))?;
     let mut source = Source::named(Spec::Own.to_string());
     source.live = mappings(&myself, &source.name)?;
     source.image = read_image(&myself, &source)?;
-    let table = match source
-        .image
-        .as_ref()
-        .and_then(|image| image.tables_note().copied())
-    {
-        Some(note) if note.symtab_size > 0 => {
-            exported(&note, &source.live).map_err(|e| e.to_string())
-        }
-        _ => running_symtab(source.image.as_ref()).map_err(|e| e.to_string()),
+    Ok(source)
+}
+
+/// Finds the symbols of the running kernel for `own`, which [`own_image`] opened.
+fn add_symtab(own: &mut Source) {
+    let note = own.image.as_ref().and_then(Image::tables_note).copied();
+    let table = match note {
+        Some(note) if note.symtab_size > 0 => exported(&note, &own.live),
+        _ => running_symtab(own.image.as_ref()),
     };
     match table {
-        Ok(table) => source.symtab = Some(table),
-        Err(reason) => source.no_symtab = Some(reason),
+        Ok(table) => own.symtab = Some(table),
+        Err(error) => own.no_symtab = Some(in_words(&error)),
     }
-    Ok(source)
 }
 
 /// A process. Its vvar is the running kernel's, so the symbols are this process's own unless it carries another vDSO.
@@ -59,8 +66,9 @@ pub(super) fn process(pid: i32) -> Result<Source> {
     let process = Process::new(pid).map_err(|e| Error::io(&source.name)(io_error(e)))?;
     source.live = mappings(&process, &source.name)?;
     source.image = read_image(&process, &source)?;
-    let own = own()?;
+    let mut own = own_image()?;
     if source.build_id() == own.build_id() {
+        add_symtab(&mut own);
         source.symtab = own.symtab;
         source.no_symtab = own.no_symtab;
     } else {
@@ -227,5 +235,22 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn a_table_that_cannot_be_read_is_missing_with_the_cause() {
+        let found = fixture::find("got").unwrap();
+        let mut table = found.symtab.unwrap().to_vec();
+        table[0] = 0;
+        let mut own = Source::named("self");
+        let image = Image::parse(found.image).unwrap();
+        own.live = acted(&table, image.tables_note().unwrap());
+        own.image = Some(image);
+        add_symtab(&mut own);
+        let reason = own.no_symtab.unwrap();
+        assert!(
+            reason.contains("exported symbol table: malformed ELF header"),
+            "{reason}"
+        );
     }
 }

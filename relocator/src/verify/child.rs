@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::TIME_NAMESPACE;
 use super::process;
 use super::time_namespace::{self, Refused};
+use crate::error::in_words;
 use crate::{Error, Result};
 
 /// Most bytes that a child may send. A complete answer has a few kilobytes.
@@ -133,15 +134,6 @@ fn live<T: Serialize>(
     }));
     progress.send(&worked.unwrap_or_else(|_| Message::Failed("panicked".to_owned())));
     process::exit()
-}
-
-/// An error with everything that caused it, since only words can be sent.
-pub(crate) fn in_words(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ")
 }
 
 /// A child that is waited for. Dropping it ends it.
