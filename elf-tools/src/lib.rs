@@ -23,6 +23,7 @@ mod assemble;
 mod elf;
 
 pub mod code;
+pub mod derive;
 mod error;
 pub mod image;
 pub mod kernel;

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use elf_tools::code::Code;
 use elf_tools::image::Image;
-use elf_tools::relocation::Kind;
+use elf_tools::relocation::{FunctionUses, Kind};
 use kernel_fixtures::fixture::{self, Fixture, Style};
 
 use pretend_kernel::{home_value, relocations, symtab};
@@ -173,8 +173,8 @@ fn users(fixture: &Fixture, reference: &str) -> Vec<String> {
     let code = Code::of(&image).unwrap();
     let relocations = relocations(fixture);
     let uses = relocations.uses(&code);
-    let is_user = |used: &Vec<u32>| {
-        used.iter().any(|&index| {
+    let is_user = |used: &FunctionUses| {
+        used.entries.iter().any(|&index| {
             let need = &relocations.needs[relocations.entries[index as usize].need as usize];
             need.reference.to_string().contains(reference)
         })

@@ -237,18 +237,18 @@ impl Planner<'_> {
             ));
         }
         let used = &uses.by_function[index];
+        if let Some(&index) = used.opaque.first() {
+            let opaque = &relocations.opaque[index as usize];
+            return Own::No(format!("{}: {}", opaque.site, opaque.reason));
+        }
         if let Some(failure) = self
             .tables
             .failures
             .iter()
-            .find(|f| used.binary_search(&f.relocation).is_ok())
+            .find(|f| used.entries.binary_search(&f.relocation).is_ok())
         {
             return Own::No(failure.reason.clone());
         }
-        debug_assert!(
-            used.iter()
-                .all(|&index| (index as usize) < relocations.entries.len())
-        );
         match used.len() {
             0 => Own::Keep("it reads no vvar".to_owned()),
             count => Own::Relocate(count),

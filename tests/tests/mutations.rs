@@ -205,7 +205,7 @@ fn users(pretend: &Pretend, table: &Relocations, index: usize) -> String {
     let (code, image) = (&pretend.old.code, &pretend.old.image);
     let uses = table.uses(code).by_function;
     let functions = code.functions().iter().zip(uses);
-    let using = functions.filter(|(_, used)| used.contains(&(index as u32)));
+    let using = functions.filter(|(_, used)| used.entries.contains(&(index as u32)));
     let names = using.flat_map(|(function, _)| {
         let exports = image.exports().iter();
         exports.filter(|export| export.address == function.entry)

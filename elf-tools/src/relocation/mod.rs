@@ -6,6 +6,8 @@
 pub mod postlink;
 mod read;
 mod rela;
+mod sum;
+mod uses;
 pub mod write;
 
 use std::fmt;
@@ -13,11 +15,12 @@ use std::fmt;
 use object::elf;
 
 use crate::Svma;
-use crate::code::{Access, Code};
 use crate::symtab::name::Reference;
 
 pub use postlink::postlink;
 pub use read::read;
+pub use sum::{Demand, Opaque, Slot, Sum, Term, Width};
+pub use uses::{FunctionUses, Uses};
 
 /// How a relocation is calculated and stored. The names are those of the x86-64 psABI.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -162,13 +165,12 @@ pub struct Relocations {
     pub needs: Vec<Need>,
     /// Where it needs it, by place. No two share a byte.
     pub entries: Vec<Relocation>,
-}
-
-/// Which relocations each function may use; parallel to [`Code::functions`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Uses {
-    /// For each function the indices of its relocations, ascending.
-    pub by_function: Vec<Vec<u32>>,
+    /// Constants of the code that sums are made of, by place. None shares a byte with an entry or another slot.
+    pub slots: Vec<Slot>,
+    /// Conditions on the slots, by site.
+    pub sums: Vec<Sum>,
+    /// What the table cannot state, by site.
+    pub opaque: Vec<Opaque>,
 }
 
 impl Relocations {
@@ -181,81 +183,4 @@ impl Relocations {
         let entry = &self.entries[index];
         (address.0 - entry.place.0 < entry.kind.width()).then_some(index)
     }
-
-    /// Finds out which function may use which relocation.
-    ///
-    /// A function uses a place in an instruction that it reaches, and a slot that such an instruction refers to. One
-    /// that takes a slot's address, or has control flow that cannot be followed, is taken to use everything.
-    pub fn uses(&self, code: &Code) -> Uses {
-        let all = || (0..self.entries.len() as u32).collect::<Vec<_>>();
-        let by_instruction: Vec<InstructionUse> = code
-            .instructions()
-            .iter()
-            .map(|instruction| self.used_by(instruction))
-            .collect();
-        let by_function = code.functions().iter().map(|function| {
-            let mut used = Vec::new();
-            for &index in &function.reached {
-                match &by_instruction[index as usize] {
-                    InstructionUse::Some(from, to) => used.extend(*from..*to),
-                    InstructionUse::Slot(slot) => used.push(*slot),
-                    InstructionUse::Everything => return all(),
-                    InstructionUse::Nothing => {}
-                }
-            }
-            if function.indirect.is_some() {
-                return all();
-            }
-            used.sort_unstable();
-            used.dedup();
-            used
-        });
-        Uses {
-            by_function: by_function.collect(),
-        }
-    }
-
-    fn used_by(&self, instruction: &crate::code::Instruction) -> InstructionUse {
-        let from = self
-            .entries
-            .partition_point(|entry| entry.place < instruction.address);
-        let to = self
-            .entries
-            .partition_point(|entry| entry.place < instruction.end());
-        if from < to {
-            return InstructionUse::Some(from as u32, to as u32);
-        }
-        match instruction.target.and_then(|target| self.covering(target)) {
-            None => InstructionUse::Nothing,
-            Some(_)
-                if instruction.access == Access::Address
-                    && !self.is_plain_slot_address(instruction) =>
-            {
-                InstructionUse::Everything
-            }
-            Some(slot) => InstructionUse::Slot(slot as u32),
-        }
-    }
-
-    /// A distance slot is used together with its own address (`lea slot; add (slot)`); that tells which slot is meant.
-    fn is_plain_slot_address(&self, instruction: &crate::code::Instruction) -> bool {
-        let slot = instruction
-            .target
-            .and_then(|target| self.covering(target).map(|slot| (target, slot)));
-        slot.is_some_and(|(target, slot)| {
-            let entry = &self.entries[slot];
-            entry.place == target && entry.kind == Kind::Pc64
-        })
-    }
-}
-
-/// What one instruction uses.
-enum InstructionUse {
-    Nothing,
-    /// Its own constants: a range of relocations.
-    Some(u32, u32),
-    /// A slot.
-    Slot(u32),
-    /// The address of slots, and with it any of them.
-    Everything,
 }

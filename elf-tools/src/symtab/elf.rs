@@ -149,7 +149,15 @@ fn symbol(raw: &RawSymbol<'_>, mapping: usize, place: &Mapping) -> Result<Option
         return Ok(None);
     }
     let text = String::from_utf8_lossy(raw.name);
-    let VersionedName { name, version } = VersionedName::parse(&text)?;
+    let VersionedName {
+        name,
+        indices,
+        version,
+    } = VersionedName::parse(&text)?;
+    if indices.iter().any(|&index| index > 0) {
+        let reason = "a table describes the first element of an array, and its stride";
+        return Err(Error::symbol(text, reason));
+    }
     let Some(offset) = raw.value.checked_sub(place.address) else {
         return Err(Error::symbol(text, format!("lies before {}", place.name)));
     };
@@ -172,8 +180,8 @@ pub fn write(symtab: &Symtab) -> Result<Vec<u8>> {
     let mut symbols = vec![0u8; assemble::SYMBOL as usize];
     for symbol in symtab.symbols() {
         let name = VersionedName {
-            name: symbol.name.clone(),
             version: symbol.version,
+            ..VersionedName::first(&symbol.name)
         }
         .to_string();
         let value = symtab.mappings()[symbol.mapping].address + symbol.offset;

@@ -36,17 +36,28 @@ pub fn is_canonical(name: &str) -> bool {
     name.len() <= MAX_LEN && name.contains('.') && name.split('.').all(segment)
 }
 
-/// A canonical name with the semantic version that is meant.
+/// A canonical name with the semantic version that is meant, in certain elements of its arrays.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct VersionedName {
     /// Canonical name.
     pub name: String,
+    /// Which element of each array in the name is meant, outermost first: one number for each `[]`.
+    pub indices: Vec<u64>,
     /// Semantic version, from 1.
     pub version: u32,
 }
 
 impl VersionedName {
-    /// Reads `NAME` (version 1) or `NAME:VERSION`.
+    /// Version 1 of a canonical name, in the first element of its arrays.
+    pub fn first(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            indices: vec![0; name.matches("[]").count()],
+            version: 1,
+        }
+    }
+
+    /// Reads `NAME` (version 1) or `NAME:VERSION`, where `[N]` in the name means element N and `[]` the first one.
     pub fn parse(text: &str) -> Result<Self> {
         let (name, version) = match text.split_once(':') {
             None => (text, 1),
@@ -64,22 +75,61 @@ impl VersionedName {
                 (name, version)
             }
         };
-        check(name)?;
+        let (name, indices) = split_indices(name)?;
+        check(&name)?;
         Ok(Self {
-            name: name.to_owned(),
+            name,
+            indices,
             version,
         })
     }
 }
 
-/// Version 1 is not written.
+/// Version 1 and index 0 are not written.
 impl fmt::Display for VersionedName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut indices = self.indices.iter();
+        for (position, part) in self.name.split("[]").enumerate() {
+            if position > 0 {
+                match indices.next() {
+                    None | Some(0) => f.write_str("[]")?,
+                    Some(index) => write!(f, "[{index}]")?,
+                }
+            }
+            f.write_str(part)?;
+        }
         match self.version {
-            1 => f.write_str(&self.name),
-            version => write!(f, "{}:{version}", self.name),
+            1 => Ok(()),
+            version => write!(f, ":{version}"),
         }
     }
+}
+
+/// Takes the numbers out of the brackets: `a.b[2].c` is element 2 of `a.b[].c`.
+fn split_indices(text: &str) -> Result<(String, Vec<u64>)> {
+    let mut name = String::with_capacity(text.len());
+    let mut indices = Vec::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('[') {
+        let Some((digits, behind)) = after.split_once(']') else {
+            return Err(Error::symbol(text, "an index without its end"));
+        };
+        let index = match digits {
+            "" => Some(0),
+            _ if digits.starts_with(['0', '+']) => None,
+            _ => digits.parse::<u32>().ok().map(u64::from),
+        };
+        let Some(index) = index else {
+            let reason = "an index is a decimal number from 1 on; [] is the first element";
+            return Err(Error::symbol(text, reason));
+        };
+        name.push_str(before);
+        name.push_str("[]");
+        indices.push(index);
+        rest = behind;
+    }
+    name.push_str(rest);
+    Ok((name, indices))
 }
 
 /// What an image's table asks the linker for.
@@ -140,6 +190,8 @@ mod tests {
             "time.clock[].basetime[].nsec:2",
             "offsetof(time.clock[],time.clock[].seq)",
             "offsetof(time.clock[]:3,time.clock[].seq:12)",
+            "time.clock[1].basetime[11].nsec:3",
+            "time.clock[].basetime[1].nsec",
         ] {
             assert_eq!(Reference::parse(text).unwrap().to_string(), text);
         }
@@ -155,7 +207,12 @@ mod tests {
             "Time.clock",
             "time..clock",
             "time.[]",
-            "time.clock[1]",
+            "time.clock[0].seq",
+            "time.clock[01].seq",
+            "time.clock[+1].seq",
+            "time.clock[1.seq",
+            "time.clock[1]x.seq",
+            "time.clock[4294967296].seq",
             "time.clock:1",
             "time.clock:0",
             "time.clock:02",

@@ -113,10 +113,7 @@ impl<'a> Resolver<'a> {
     fn place(&mut self, name: &VersionedName, need: &Need) -> Result<Resolved, Unresolved> {
         match (self.symbol(name), &need.default) {
             (Err(Unresolved::Missing(_)), Some(default)) => {
-                let address = self
-                    .defaults
-                    .place(&name.name, default, self.symtab)
-                    .map_err(Unresolved::Default)?;
+                let address = self.default(name, default)?;
                 Ok(Resolved::Place {
                     address,
                     size: default.len() as u64,
@@ -126,7 +123,7 @@ impl<'a> Resolver<'a> {
                 let symbol = symbol?;
                 self.check_size(symbol, need)?;
                 Ok(Resolved::Place {
-                    address: self.address(symbol)?,
+                    address: self.address(symbol)?.offset(self.element(name)?),
                     size: symbol.size,
                 })
             }
@@ -139,26 +136,50 @@ impl<'a> Resolver<'a> {
         member: &VersionedName,
         need: &Need,
     ) -> Result<Resolved, Unresolved> {
-        let object = self.symbol(object)?;
-        let from = self.address(object)?;
+        let object_name = object;
+        let object = self.symbol(object_name)?;
+        let from = self.address(object)?.offset(self.element(object_name)?);
         match (self.symbol(member), &need.default) {
             (Err(Unresolved::Missing(_)), Some(default)) => {
-                let to = self
-                    .defaults
-                    .place(&member.name, default, self.symtab)
-                    .map_err(Unresolved::Default)?;
+                let to = self.default(member, default)?;
                 Ok(Resolved::Distance(to.distance_from(from)))
             }
-            (member, _) => {
-                let member = member?;
-                self.check_size(member, need)?;
-                if member.mapping != object.mapping {
+            (found, _) => {
+                let found = found?;
+                self.check_size(found, need)?;
+                if found.mapping != object.mapping {
                     return Err(Unresolved::Split(need.reference.to_string()));
                 }
-                let distance = member.offset.wrapping_sub(object.offset) as i64;
-                Ok(Resolved::Distance(distance))
+                let to = self.address(found)?.offset(self.element(member)?);
+                Ok(Resolved::Distance(to.distance_from(from)))
             }
         }
+    }
+
+    /// Address of a default, in the element that is meant.
+    fn default(&mut self, name: &VersionedName, value: &[u8]) -> Result<Avma, Unresolved> {
+        let element = self.element(name)?;
+        let first = self.defaults.place(&name.name, value, self.symtab);
+        Ok(first.map_err(Unresolved::Default)?.offset(element))
+    }
+
+    /// Distance from the first elements of the arrays in a name to those that are meant.
+    fn element(&self, name: &VersionedName) -> Result<i64, Unresolved> {
+        let mut distance = 0;
+        let ends = name.name.match_indices("[]").map(|(at, _)| at);
+        for (end, &index) in ends.zip(&name.indices).filter(|(_, index)| **index > 0) {
+            let array = &name.name[..end];
+            let (stride, count) = self.symtab.array(array).unwrap_or((0, 0));
+            if index >= count {
+                return Err(Unresolved::Count {
+                    name: array.to_owned(),
+                    wanted: index + 1,
+                    found: count,
+                });
+            }
+            distance += stride * index;
+        }
+        Ok(distance as i64)
     }
 
     fn symbol(&self, name: &VersionedName) -> Result<&'a Symbol, Unresolved> {
