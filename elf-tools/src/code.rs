@@ -166,6 +166,14 @@ impl Code {
             .map(|&index| &self.instructions[index as usize])
     }
 
+    /// Index of the instruction that starts at `address`.
+    pub fn index_of(&self, address: Svma) -> Option<u32> {
+        self.instructions
+            .binary_search_by_key(&address, |instruction| instruction.address)
+            .ok()
+            .map(|index| index as u32)
+    }
+
     /// The instruction that covers `address`.
     pub fn covering(&self, address: Svma) -> Option<&Instruction> {
         let after = self

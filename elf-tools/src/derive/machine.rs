@@ -1,0 +1,318 @@
+//! The abstract state of a thread, and what instructions of any architecture do to it.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use super::value::{ConstantId, MAX_VALUES, Merge, Pool, SetId, Unknown, UnknownId, Value};
+
+/// Room for the registers of any architecture, condition flags included.
+pub(super) const REGISTERS: usize = 34;
+
+/// Something saved on the stack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Spill {
+    /// The stack pointer that the place is relative to.
+    pub(super) base: UnknownId,
+    pub(super) offset: i64,
+    pub(super) size: u32,
+    pub(super) set: SetId,
+}
+
+impl Spill {
+    /// Whether both are the same place.
+    pub(super) fn is_at(&self, other: &Self) -> bool {
+        (self.base, self.offset, self.size) == (other.base, other.offset, other.size)
+    }
+
+    fn overlaps(&self, base: UnknownId, offset: i64, size: u32) -> bool {
+        self.base == base
+            && self.offset < offset.saturating_add(size.into())
+            && offset < self.offset.saturating_add(self.size.into())
+    }
+}
+
+/// What every register and every saved place may hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct State {
+    pub(super) registers: [SetId; REGISTERS],
+    /// By base and offset.
+    pub(super) stack: Vec<Spill>,
+}
+
+/// An instruction's access to memory that is not the stack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Access {
+    /// Index of the instruction.
+    pub(super) at: u32,
+    /// The addresses.
+    pub(super) address: SetId,
+    /// Bytes.
+    pub(super) size: u32,
+    pub(super) writes: bool,
+}
+
+/// What was found out about a function.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    pub(super) accesses: HashSet<Access>,
+    /// Constants that do something else as well, and so must keep their values.
+    pub(super) pinned: BTreeSet<ConstantId>,
+    /// Unknowns that something depends on.
+    pub(super) used: BTreeSet<UnknownId>,
+    /// Instructions that are not understood, with the reason.
+    pub(super) opaque: BTreeMap<u32, String>,
+}
+
+/// A state that instructions are applied to.
+#[derive(Debug)]
+pub(super) struct Machine<'a> {
+    pub(super) pool: &'a mut Pool,
+    pub(super) state: State,
+    pub(super) findings: &'a mut Findings,
+    /// Index of the instruction that is applied.
+    pub(super) at: u32,
+    /// The register that holds condition flags.
+    pub(super) flags: u8,
+}
+
+impl Machine<'_> {
+    pub(super) fn read(&self, register: u8) -> SetId {
+        self.state.registers[usize::from(register)]
+    }
+
+    pub(super) fn write(&mut self, register: u8, set: SetId) {
+        let set = if self.pool.values(set).len() > MAX_VALUES {
+            self.consume(set);
+            self.computed(register)
+        } else {
+            set
+        };
+        self.state.registers[usize::from(register)] = set;
+    }
+
+    /// A number that the instruction computes in a way that is not followed.
+    pub(super) fn computed(&mut self, register: u8) -> SetId {
+        self.pool.of_unknown(Unknown::Computed(self.at, register))
+    }
+
+    pub(super) fn write_computed(&mut self, register: u8) {
+        let set = self.computed(register);
+        self.write(register, set);
+    }
+
+    /// Condition flags depend on these sets.
+    pub(super) fn set_flags(&mut self, sets: &[SetId]) {
+        let values = sets
+            .iter()
+            .flat_map(|&set| self.pool.values(set).to_vec())
+            .collect();
+        let set = self.pool.set(values);
+        self.state.registers[usize::from(self.flags)] = set;
+    }
+
+    /// The instruction decides by the condition flags.
+    pub(super) fn use_flags(&mut self) {
+        self.pin(self.read(self.flags));
+    }
+
+    /// The exact values matter: constants of the code in them must not change.
+    pub(super) fn pin(&mut self, set: SetId) {
+        for value in self.pool.values(set) {
+            self.findings.pinned.extend(value.constants());
+        }
+        self.depend(set);
+    }
+
+    /// Something depends on the unknowns in these values.
+    fn depend(&mut self, set: SetId) {
+        let terms = self.pool.values(set).iter().flat_map(|value| &value.terms);
+        self.findings.used.extend(terms.map(|term| term.unknown));
+    }
+
+    /// Whatever the instruction makes of the values is not followed.
+    pub(super) fn consume(&mut self, set: SetId) {
+        self.pin(set);
+        if self.pool.has_address(set) {
+            self.opaque("an address is computed with in a way that is not understood");
+        }
+    }
+
+    pub(super) fn opaque(&mut self, reason: &str) {
+        self.findings
+            .opaque
+            .entry(self.at)
+            .or_insert_with(|| reason.to_owned());
+    }
+
+    /// The lower half of `set`; if it cannot be followed, a number that `register` stands for.
+    pub(super) fn narrowed(&mut self, set: SetId, signed: bool, register: u8) -> SetId {
+        let mut hidden = Vec::new();
+        let narrowed = self.pool.narrowed(set, signed, &mut hidden);
+        self.findings.pinned.extend(hidden);
+        narrowed.unwrap_or_else(|| {
+            self.consume(set);
+            self.computed(register)
+        })
+    }
+
+    /// Either of two sets.
+    pub(super) fn either(&mut self, left: SetId, right: SetId, register: u8) -> SetId {
+        let place = Unknown::Computed(self.at, register);
+        match self.pool.merged(left, right, place) {
+            Merge::Set(set) => set,
+            Merge::TooMany => {
+                self.consume(left);
+                self.consume(right);
+                self.computed(register)
+            }
+        }
+    }
+
+    /// What an instruction reads from memory.
+    pub(super) fn load(&mut self, address: SetId, size: u32) -> SetId {
+        let mut values = Vec::new();
+        let mut elsewhere = false;
+        self.depend(address);
+        for value in self.pool.values(address).to_vec() {
+            match self.stack_place(&value) {
+                Some((base, Some(offset))) => match self.spilled(base, offset, size) {
+                    Some(set) => values.extend_from_slice(self.pool.values(set)),
+                    None => values.push(self.loaded()),
+                },
+                Some((base, None)) => {
+                    self.check_spills(|spill| spill.base == base);
+                    values.push(self.loaded());
+                }
+                None => {
+                    elsewhere = true;
+                    values.push(self.loaded());
+                }
+            }
+        }
+        if elsewhere {
+            self.access(address, size, false);
+        }
+        self.pool.set(values)
+    }
+
+    fn loaded(&mut self) -> Value {
+        Value::unknown(self.pool.unknown(Unknown::Loaded(self.at)))
+    }
+
+    /// What was saved in exactly that place.
+    fn spilled(&mut self, base: UnknownId, offset: i64, size: u32) -> Option<SetId> {
+        let exact = |spill: &&Spill| (spill.base, spill.offset, spill.size) == (base, offset, size);
+        let found = self.state.stack.iter().find(exact).map(|spill| spill.set);
+        if found.is_none() {
+            self.check_spills(|spill| spill.overlaps(base, offset, size));
+        }
+        found
+    }
+
+    /// Something reads or overwrites these places in a way that is not followed.
+    fn check_spills(&mut self, concerned: impl Fn(&Spill) -> bool) {
+        let sets: Vec<SetId> = self
+            .state
+            .stack
+            .iter()
+            .filter(|spill| concerned(spill))
+            .map(|spill| spill.set)
+            .collect();
+        for set in sets {
+            self.consume(set);
+        }
+    }
+
+    /// What an instruction writes to memory.
+    pub(super) fn store(&mut self, address: SetId, size: u32, set: SetId) {
+        let values = self.pool.values(address).to_vec();
+        let is_certain = values.len() == 1;
+        self.depend(address);
+        let mut elsewhere = false;
+        for value in &values {
+            match self.stack_place(value) {
+                Some((base, Some(offset))) if is_certain => {
+                    self.state
+                        .stack
+                        .retain(|spill| !spill.overlaps(base, offset, size));
+                    let spill = Spill {
+                        base,
+                        offset,
+                        size,
+                        set,
+                    };
+                    let at = self
+                        .state
+                        .stack
+                        .partition_point(|other| (other.base, other.offset) < (base, offset));
+                    self.state.stack.insert(at, spill);
+                }
+                Some((base, offset)) => {
+                    let concerned = |spill: &Spill| match offset {
+                        Some(offset) => spill.overlaps(base, offset, size),
+                        None => spill.base == base,
+                    };
+                    self.check_spills(concerned);
+                    self.state.stack.retain(|spill| !concerned(spill));
+                    self.consume(set);
+                }
+                None => elsewhere = true,
+            }
+        }
+        if elsewhere {
+            self.consume(set);
+            self.access(address, size, true);
+        }
+    }
+
+    /// The stack pointer that an address is relative to, and its distance if that is known.
+    fn stack_place(&self, value: &Value) -> Option<(UnknownId, Option<i64>)> {
+        let term = value
+            .stack(self.pool)
+            .filter(|term| value.base == 0 && term.coefficient == 1)?;
+        let exact = value.terms.len() == 1;
+        Some((term.unknown, exact.then_some(value.constant)))
+    }
+
+    fn access(&mut self, address: SetId, size: u32, writes: bool) {
+        self.findings.accesses.insert(Access {
+            at: self.at,
+            address,
+            size,
+            writes,
+        });
+    }
+
+    /// Moves the stack pointer down and saves a value there.
+    pub(super) fn push(&mut self, stack_pointer: u8, size: u32, set: SetId) {
+        self.move_stack(stack_pointer, -i64::from(size));
+        let address = self.read(stack_pointer);
+        self.store(address, size, set);
+    }
+
+    /// Takes a value from the top of the stack.
+    pub(super) fn pop(&mut self, stack_pointer: u8, size: u32) -> SetId {
+        let address = self.read(stack_pointer);
+        let set = self.load(address, size);
+        self.move_stack(stack_pointer, size.into());
+        set
+    }
+
+    fn move_stack(&mut self, stack_pointer: u8, distance: i64) {
+        let distance = self.pool.one(Value::constant(distance));
+        let moved = self.pool.sum(self.read(stack_pointer), distance, 1);
+        let moved = moved.unwrap_or_else(|| self.computed(stack_pointer));
+        self.write(stack_pointer, moved);
+    }
+
+    /// Forgets what lies below the stack pointer: frames of functions that have returned.
+    pub(super) fn forget_below(&mut self, stack_pointer: u8) {
+        let [value] = self.pool.values(self.read(stack_pointer)) else {
+            return;
+        };
+        if let Some((base, Some(offset))) = self.stack_place(value) {
+            self.state
+                .stack
+                .retain(|spill| spill.base != base || spill.offset >= offset);
+        }
+    }
+}

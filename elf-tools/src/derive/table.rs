@@ -1,0 +1,330 @@
+//! From accesses to relocations.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::attribute::{Meaning, Vvar};
+use super::fixpoint::Analysis;
+use super::machine::Access;
+use super::value::{ConstantId, Value};
+use crate::Svma;
+use crate::code::{self, Code};
+use crate::image::Image;
+use crate::relocation::{
+    Demand, Kind, Need, Opaque, Relocation, Relocations, Slot, Sum, Term, Width,
+};
+use crate::symtab::name::{Reference, VersionedName};
+
+/// What a kernel that lacks a symbol behaves as if it had; `docs/abi.md`, section 3.
+const DEFAULTS: [(&str, u64); 6] = [
+    // Every distance counts as one that could overflow.
+    ("time.clock[].max_cycles", 8),
+    ("timens.clock[].max_cycles", 8),
+    ("rng.is_ready", 1),
+    // Not read as long as `is_ready` is 0.
+    ("rng.generation", 8),
+    // Not read unless `clock_mode` asks for them, which a kernel without them never does.
+    ("pvclock.", 0),
+    ("hvclock.", 0),
+];
+
+/// An access with one of its addresses, in terms of the image.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Site {
+    at: u32,
+    value: Value,
+    size: u32,
+    writes: bool,
+}
+
+/// The table while it is made.
+pub(super) struct Table<'a> {
+    image: &'a Image,
+    code: &'a Code,
+    vvar: &'a Vvar<'a>,
+    sites: BTreeSet<Site>,
+    pinned: BTreeSet<ConstantId>,
+    opaque: BTreeMap<u32, String>,
+    needs: Vec<Need>,
+    need_indices: HashMap<VersionedName, u32>,
+    /// Numbers of slots before they are sorted.
+    slots: BTreeMap<ConstantId, u32>,
+    sums: BTreeSet<(u32, Demand, u32, i64, Vec<(ConstantId, i64)>)>,
+}
+
+impl<'a> Table<'a> {
+    pub(super) fn new(image: &'a Image, code: &'a Code, vvar: &'a Vvar<'a>) -> Self {
+        Self {
+            image,
+            code,
+            vvar,
+            sites: BTreeSet::new(),
+            pinned: BTreeSet::new(),
+            opaque: BTreeMap::new(),
+            needs: Vec::new(),
+            need_indices: HashMap::new(),
+            slots: BTreeMap::new(),
+            sums: BTreeSet::new(),
+        }
+    }
+
+    /// Adds what was found out about one function.
+    pub(super) fn add(&mut self, analysis: Analysis) {
+        let Analysis { pool, findings } = analysis;
+        self.pinned.extend(&findings.pinned);
+        self.opaque.extend(findings.opaque);
+        for access in &findings.accesses {
+            for value in pool.values(access.address) {
+                let is_stack = value.base == 0 && value.stack(&pool).is_some();
+                if !is_stack {
+                    self.address(access, value);
+                }
+            }
+        }
+    }
+
+    /// Something is read or written at `value`.
+    fn address(&mut self, access: &Access, value: &Value) {
+        let in_image = |address: i64| {
+            u64::try_from(address).is_ok_and(|address| address < self.image.bytes().len() as u64)
+        };
+        if value.base == 0
+            || (value.base == 1 && value.terms.is_empty() && in_image(value.constant))
+        {
+            // What else these constants are used for must not change.
+            self.pinned.extend(value.constants());
+            return;
+        }
+        // Unknowns are numbered by function; which one it is does not matter, only what it is multiplied by.
+        let mut value = value.clone();
+        for term in &mut value.terms {
+            term.unknown = 0;
+        }
+        self.sites.insert(Site {
+            at: access.at,
+            value,
+            size: access.size,
+            writes: access.writes,
+        });
+    }
+
+    pub(super) fn finish(mut self) -> Relocations {
+        for site in std::mem::take(&mut self.sites) {
+            if let Err(reason) = self.site(&site) {
+                self.opaque.entry(site.at).or_insert(reason);
+            }
+        }
+        self.check_left_over();
+        self.relocations()
+    }
+
+    /// States what an access means.
+    fn site(&mut self, site: &Site) -> Result<(), String> {
+        if site.writes {
+            return Err("the vvar is written to".to_owned());
+        }
+        if site.value.base != 1 {
+            return Err("an address is added to another".to_owned());
+        }
+        for meaning in self.vvar.meaning(&site.value, site.size)? {
+            self.meaning(site, &meaning)?;
+        }
+        Ok(())
+    }
+
+    fn meaning(&mut self, site: &Site, meaning: &Meaning) -> Result<(), String> {
+        let need = self.need(&meaning.name, meaning.size);
+        let mut terms = Vec::with_capacity(site.value.provenance.len());
+        let mut fixed = site.value.constant;
+        for &(constant, coefficient) in &site.value.provenance {
+            if !self.pinned.contains(&constant) {
+                let (_, value) = self.constant(constant);
+                fixed = fixed.wrapping_sub(value.wrapping_mul(coefficient));
+                terms.push((constant, coefficient));
+            }
+        }
+        if terms.is_empty() {
+            return Err(format!("the address of `{}` is fixed", meaning.name));
+        }
+        let addend = meaning.within.wrapping_sub(fixed);
+        self.sums
+            .insert((site.at, Demand::Address, need, addend, terms));
+        for indexed in &meaning.indexed {
+            let element = format!("{}[]", indexed.array);
+            for (name, demand) in [(&indexed.array, Demand::Presence), (&element, Demand::Size)] {
+                let Some(symbol) = self.vvar.symbol(name) else {
+                    return Err(format!("`{name}` has no size"));
+                };
+                let need = self.need(
+                    &VersionedName {
+                        version: symbol.version,
+                        ..VersionedName::first(name)
+                    },
+                    symbol.size,
+                );
+                let scale = indexed
+                    .scale
+                    .filter(|scale| demand == Demand::Size && !self.pinned.contains(scale));
+                let (addend, terms) = match (demand, scale) {
+                    (Demand::Size, None) => (-indexed.stride, Vec::new()),
+                    (_, scale) => (0, scale.into_iter().map(|scale| (scale, 1)).collect()),
+                };
+                self.sums.insert((site.at, demand, need, addend, terms));
+            }
+        }
+        Ok(())
+    }
+
+    /// The number of a need.
+    fn need(&mut self, name: &VersionedName, size: u64) -> u32 {
+        if let Some(&index) = self.need_indices.get(name) {
+            return index;
+        }
+        let has_default = DEFAULTS
+            .iter()
+            .any(|&(start, _)| match start.ends_with('.') {
+                true => name.name.starts_with(start) && !name.name.ends_with(".page"),
+                false => name.name == start,
+            });
+        self.needs.push(Need {
+            reference: Reference::Place(name.clone()),
+            size,
+            default: has_default.then(|| vec![0; size as usize]),
+        });
+        let index = self.needs.len() as u32 - 1;
+        self.need_indices.insert(name.clone(), index);
+        index
+    }
+
+    /// A constant of the code, and its value.
+    fn constant(&self, constant: ConstantId) -> (Slot, i64) {
+        let instruction = &self.code.instructions()[(constant / 2) as usize];
+        let field = match constant % 2 {
+            0 => instruction.displacement,
+            _ => instruction.immediate,
+        };
+        let place = instruction.address.offset(i64::from(field.offset));
+        let bytes = &self.image.bytes()[place.index()..];
+        let (width, value) = match (field.size, bytes) {
+            (1, [byte, ..]) => (Width::Byte, i64::from(*byte as i8)),
+            (4, [a, b, c, d, ..]) => (Width::Word, i64::from(i32::from_le_bytes([*a, *b, *c, *d]))),
+            _ => {
+                let place = instruction.address;
+                let width = Width::Absent;
+                return (Slot { place, width }, 0);
+            }
+        };
+        (Slot { place, width }, value)
+    }
+
+    /// Every operand that refers to the vvar must be part of something that was stated.
+    fn check_left_over(&mut self) {
+        let stated: BTreeSet<u32> = self
+            .sums
+            .iter()
+            .flat_map(|sum| sum.4.iter().map(|&(constant, _)| constant / 2))
+            .collect();
+        let reached: BTreeSet<u32> = self
+            .code
+            .functions()
+            .iter()
+            .flat_map(|function| function.reached.iter().copied())
+            .collect();
+        for index in reached {
+            let instruction = &self.code.instructions()[index as usize];
+            let refers = instruction.access != code::Access::None
+                && instruction
+                    .target
+                    .is_some_and(|target| self.vvar.contains(target.signed()));
+            if refers && !stated.contains(&index) {
+                self.opaque
+                    .entry(index)
+                    .or_insert_with(|| "refers to the vvar, but to no symbol".to_owned());
+            }
+        }
+    }
+
+    fn relocations(mut self) -> Relocations {
+        let mut uses: BTreeMap<ConstantId, u32> = BTreeMap::new();
+        for (_, _, _, _, terms) in &self.sums {
+            for &(constant, _) in terms {
+                *uses.entry(constant).or_default() += 1;
+            }
+        }
+        let mut entries = Vec::new();
+        let mut sums = Vec::new();
+        for sum in &self.sums {
+            match self.plain(sum, &uses) {
+                Some(entry) => entries.push(entry),
+                None => sums.push(sum),
+            }
+        }
+        let constants: BTreeSet<ConstantId> = sums
+            .iter()
+            .flat_map(|sum| sum.4.iter().map(|&(constant, _)| constant))
+            .collect();
+        let mut slots: Vec<(Slot, ConstantId)> = constants
+            .into_iter()
+            .map(|constant| (self.constant(constant).0, constant))
+            .collect();
+        slots.sort_unstable();
+        self.slots = slots
+            .iter()
+            .zip(0..)
+            .map(|((_, id), slot)| (*id, slot))
+            .collect();
+        let sums = sums.into_iter().map(|(at, demand, need, addend, terms)| {
+            let term = |&(constant, coefficient): &(ConstantId, i64)| Term {
+                slot: self.slots[&constant],
+                coefficient,
+            };
+            let mut terms: Vec<Term> = terms.iter().map(term).collect();
+            terms.sort_unstable();
+            Sum {
+                site: self.address_of(*at),
+                demand: *demand,
+                need: *need,
+                addend: *addend,
+                terms,
+            }
+        });
+        let sums = sums.collect();
+        entries.sort_by_key(|entry: &Relocation| entry.place);
+        let opaque = self.opaque.iter().map(|(&at, reason)| Opaque {
+            site: self.address_of(at),
+            reason: reason.clone(),
+        });
+        Relocations {
+            entries,
+            slots: slots.into_iter().map(|(slot, _)| slot).collect(),
+            sums,
+            opaque: opaque.collect(),
+            needs: self.needs,
+        }
+    }
+
+    fn address_of(&self, index: u32) -> Svma {
+        self.code.instructions()[index as usize].address
+    }
+
+    /// The ordinary relocation that says the same as a sum: that of a PC-relative operand which nothing else depends on.
+    fn plain(
+        &self,
+        sum: &(u32, Demand, u32, i64, Vec<(ConstantId, i64)>),
+        uses: &BTreeMap<ConstantId, u32>,
+    ) -> Option<Relocation> {
+        let (at, Demand::Address, need, addend, [(constant, 1)]) =
+            (sum.0, sum.1, sum.2, sum.3, &sum.4[..])
+        else {
+            return None;
+        };
+        let slot = self.constant(*constant).0;
+        let own = constant / 2 == at && uses.get(constant) == Some(&1);
+        (own && slot.width == Width::Word).then(|| Relocation {
+            place: slot.place,
+            kind: Kind::Pc32,
+            need,
+            // S + A - P is to be S - B + addend, and P is B plus the place.
+            addend: addend.wrapping_add(slot.place.signed()),
+        })
+    }
+}

@@ -1,0 +1,562 @@
+//! What x86-64 instructions do to the abstract state.
+//!
+//! Moves, address arithmetic and the stack are followed; the results of everything else are numbers that nothing is known
+//! of, and an address that goes into such an instruction makes it opaque.
+
+use iced_x86::{
+    ConditionCode, Decoder, DecoderOptions, Instruction, InstructionInfoFactory, Mnemonic,
+    OpAccess, OpKind, Register,
+};
+
+use super::Architecture;
+use super::machine::{Machine, REGISTERS, State};
+use super::value::{ConstantId, Pool, SetId, Unknown, Value};
+use crate::code::{Code, Field, Flow};
+use crate::image::Image;
+
+/// Registers by the number that the processor gives them; the stack pointer is 4.
+const RAX: u8 = 0;
+const RCX: u8 = 1;
+const RSP: u8 = 4;
+const RBP: u8 = 5;
+const R11: u8 = 11;
+
+/// Decoded instructions of an image.
+pub(super) struct X86_64<'a> {
+    code: &'a Code,
+    decoded: Vec<Instruction>,
+}
+
+impl<'a> X86_64<'a> {
+    pub(super) fn new(image: &Image, code: &'a Code) -> Self {
+        let mut decoder = Decoder::with_ip(64, image.bytes(), 0, DecoderOptions::NONE);
+        let decode = |instruction: &crate::code::Instruction| {
+            // The position was decoded before, so it lies in the image.
+            let _ = decoder.set_position(instruction.address.index());
+            decoder.set_ip(instruction.address.0);
+            decoder.decode()
+        };
+        Self {
+            code,
+            decoded: code.instructions().iter().map(decode).collect(),
+        }
+    }
+}
+
+impl Architecture for X86_64<'_> {
+    const FLAGS: u8 = 16;
+
+    fn entry_state(&self, pool: &mut Pool) -> State {
+        let mut registers = [0; REGISTERS];
+        for (number, register) in registers.iter_mut().enumerate() {
+            *register = match number as u8 {
+                RSP => pool.of_unknown(Unknown::Stack),
+                number => pool.of_unknown(Unknown::Initial(number)),
+            };
+        }
+        State {
+            registers,
+            stack: Vec::new(),
+        }
+    }
+
+    fn apply(&self, index: u32, machine: &mut Machine<'_>) {
+        Step {
+            instruction: &self.decoded[index as usize],
+            description: &self.code.instructions()[index as usize],
+            machine,
+        }
+        .apply();
+    }
+
+    fn returned(&self, mut machine: Machine<'_>, to_caller: bool) -> State {
+        machine.pop(RSP, 8);
+        if to_caller {
+            machine.consume(machine.read(RAX));
+        }
+        machine.forget_below(RSP);
+        machine.state
+    }
+}
+
+/// One instruction about to be applied.
+struct Step<'a, 'm> {
+    instruction: &'a Instruction,
+    description: &'a crate::code::Instruction,
+    machine: &'a mut Machine<'m>,
+}
+
+/// The number of a general register, whatever part of it is named.
+fn number(register: Register) -> Option<u8> {
+    let full = register.full_register();
+    full.is_gpr64().then(|| full.number() as u8)
+}
+
+impl Step<'_, '_> {
+    fn apply(&mut self) {
+        if matches!(self.description.flow, Flow::Call(_)) {
+            // A return address is no address that code computes with.
+            let address = self.machine.computed(RSP);
+            return self.machine.push(RSP, 8, address);
+        }
+        let done = match self.instruction.mnemonic() {
+            Mnemonic::Nop
+            | Mnemonic::Endbr64
+            | Mnemonic::Pause
+            | Mnemonic::Lfence
+            | Mnemonic::Jmp
+            | Mnemonic::Ret => Some(()),
+            Mnemonic::Mov => self.mov(),
+            Mnemonic::Movsxd | Mnemonic::Movsx | Mnemonic::Movzx => self.extend(),
+            Mnemonic::Lea => self.lea(),
+            Mnemonic::Add => self.add(1),
+            Mnemonic::Sub if self.is_zeroing() => self.zero(),
+            Mnemonic::Xor if self.is_zeroing() => self.zero(),
+            Mnemonic::Sub => self.add(-1),
+            Mnemonic::Inc => self.increment(1),
+            Mnemonic::Dec => self.increment(-1),
+            Mnemonic::Neg => self.multiply(-1),
+            Mnemonic::Shl | Mnemonic::Sal => self.shift_left(),
+            Mnemonic::Imul => self.imul(),
+            Mnemonic::And => self.align_stack(),
+            Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Bt => self.compare(),
+            Mnemonic::Push => self.push(),
+            Mnemonic::Pop => self.pop(),
+            Mnemonic::Leave => self.leave(),
+            Mnemonic::Syscall => self.syscall(),
+            _ if self.is_conditional_move() => self.conditional_move(),
+            _ => None,
+        };
+        if done.is_none() {
+            self.anything();
+        }
+    }
+
+    fn is_zeroing(&self) -> bool {
+        let i = self.instruction;
+        i.op0_kind() == OpKind::Register
+            && i.op1_kind() == OpKind::Register
+            && i.op0_register() == i.op1_register()
+            && i.op0_register().size() >= 4
+    }
+
+    /// What has a condition and two operands is `cmovcc`.
+    fn is_conditional_move(&self) -> bool {
+        self.instruction.condition_code() != ConditionCode::None && self.instruction.op_count() == 2
+    }
+
+    fn constant_id(&self, immediate: bool) -> ConstantId {
+        self.machine.at * 2 + ConstantId::from(immediate)
+    }
+
+    /// A value with a constant of this instruction in it, if the constant is stored in a way that can be changed.
+    fn with_constant(&mut self, value: i64, base: i64, immediate: bool) -> SetId {
+        let field = match immediate {
+            true => self.description.immediate,
+            false => self.description.displacement,
+        };
+        let is_slot = match field {
+            Field { size: 0, .. } => !immediate,
+            Field { size, .. } => size == 1 || size == 4,
+        };
+        let provenance = match is_slot {
+            true => vec![(self.constant_id(immediate), 1)],
+            false => Vec::new(),
+        };
+        self.machine.pool.one(Value {
+            base,
+            constant: value,
+            terms: Vec::new(),
+            provenance,
+        })
+    }
+
+    /// Addresses that the memory operand may have; `None` if they cannot be told.
+    fn address(&mut self) -> Option<SetId> {
+        let i = self.instruction;
+        if i.segment_prefix() != Register::None {
+            return None;
+        }
+        if i.is_ip_rel_memory_operand() {
+            let target = i.ip_rel_memory_address() as i64;
+            return Some(self.with_constant(target, 1, false));
+        }
+        let is_wide = |register: Register| register == Register::None || register.is_gpr64();
+        if !is_wide(i.memory_base()) || !is_wide(i.memory_index()) {
+            return None;
+        }
+        let mut sum = self.with_constant(i.memory_displacement64() as i64, 0, false);
+        if let Some(base) = number(i.memory_base()) {
+            let base = self.machine.read(base);
+            sum = self.machine.pool.sum(base, sum, 1)?;
+        }
+        if let Some(index) = number(i.memory_index()) {
+            let index = self.machine.read(index);
+            let scale = i64::from(i.memory_index_scale());
+            sum = self.machine.pool.sum(sum, index, scale)?;
+        }
+        Some(sum)
+    }
+
+    /// Reads the memory operand.
+    fn load(&mut self) -> SetId {
+        let size = self.instruction.memory_size().size() as u32;
+        match self.address() {
+            Some(address) => self.machine.load(address, size),
+            None => {
+                self.consume_address();
+                self.machine
+                    .pool
+                    .of_unknown(Unknown::Loaded(self.machine.at))
+            }
+        }
+    }
+
+    fn store(&mut self, set: SetId) {
+        let size = self.instruction.memory_size().size() as u32;
+        match self.address() {
+            Some(address) => self.machine.store(address, size, set),
+            None => {
+                self.consume_address();
+                self.machine.consume(set);
+            }
+        }
+    }
+
+    /// The memory operand's address is not followed.
+    fn consume_address(&mut self) {
+        for register in [
+            self.instruction.memory_base(),
+            self.instruction.memory_index(),
+        ] {
+            if let Some(number) = number(register).filter(|&number| number != RSP) {
+                self.machine.consume(self.machine.read(number));
+            }
+        }
+    }
+
+    fn is_register(&self, operand: u32, size: usize) -> bool {
+        self.instruction.op_kind(operand) == OpKind::Register
+            && self.instruction.op_register(operand).size() == size
+            && number(self.instruction.op_register(operand)).is_some()
+    }
+
+    /// A 64-bit source operand, or a 32-bit one extended by zeros; `None` for anything else.
+    fn source(&mut self, operand: u32, size: usize) -> Option<SetId> {
+        let i = self.instruction;
+        match i.op_kind(operand) {
+            OpKind::Register if self.is_register(operand, size) => {
+                let register = number(i.op_register(operand))?;
+                let set = self.machine.read(register);
+                Some(match size {
+                    8 => set,
+                    _ => self.machine.narrowed(set, false, register),
+                })
+            }
+            OpKind::Memory => {
+                let set = self.load();
+                Some(match size {
+                    8 => set,
+                    _ => {
+                        let register = number(i.op0_register()).unwrap_or(RAX);
+                        self.machine.narrowed(set, false, register)
+                    }
+                })
+            }
+            OpKind::Immediate8to64 | OpKind::Immediate32to64 if size == 8 => {
+                Some(self.with_constant(i.immediate(operand) as i64, 0, true))
+            }
+            OpKind::Immediate64 if size == 8 => {
+                let value = Value::constant(i.immediate64() as i64);
+                Some(self.machine.pool.one(value))
+            }
+            OpKind::Immediate32 | OpKind::Immediate8to32 if size == 4 => {
+                let value = Value::constant(i64::from(i.immediate(operand) as u32));
+                Some(self.machine.pool.one(value))
+            }
+            _ => None,
+        }
+    }
+
+    /// The general register that is written as a whole: 64 bits, or 32 which clear the upper half.
+    fn destination(&self) -> Option<(u8, usize)> {
+        let size = self.instruction.op0_register().size();
+        let is_whole = self.is_register(0, size) && (size == 8 || size == 4);
+        Some((number(self.instruction.op0_register())?, size)).filter(|_| is_whole)
+    }
+
+    fn mov(&mut self) -> Option<()> {
+        if let Some((register, size)) = self.destination() {
+            let set = self.source(1, size)?;
+            self.machine.write(register, set);
+            return Some(());
+        }
+        if self.instruction.op0_kind() != OpKind::Memory {
+            return None;
+        }
+        let set = match self.instruction.memory_size().size() {
+            size @ (4 | 8) => self.source(1, size)?,
+            _ => return None,
+        };
+        self.store(set);
+        Some(())
+    }
+
+    fn extend(&mut self) -> Option<()> {
+        let (register, _) = self.destination()?;
+        let set = if self.instruction.op1_kind() == OpKind::Memory {
+            let set = self.load();
+            let signed = self.instruction.mnemonic() != Mnemonic::Movzx;
+            match self.instruction.memory_size().size() {
+                4 => self.machine.narrowed(set, signed, register),
+                // Nobody saves parts of an address, and parts of a number are another number.
+                _ => {
+                    self.machine.consume(set);
+                    self.machine.computed(register)
+                }
+            }
+        } else if self.instruction.mnemonic() == Mnemonic::Movsxd && self.is_register(1, 4) {
+            let source = number(self.instruction.op1_register())?;
+            self.machine
+                .narrowed(self.machine.read(source), true, source)
+        } else {
+            return None;
+        };
+        self.machine.write(register, set);
+        Some(())
+    }
+
+    fn lea(&mut self) -> Option<()> {
+        let (register, size) = self.destination()?;
+        let address = self.address()?;
+        if size == 8 {
+            self.machine.write(register, address);
+        } else {
+            self.machine.consume(address);
+            self.machine.write_computed(register);
+        }
+        Some(())
+    }
+
+    fn zero(&mut self) -> Option<()> {
+        let register = number(self.instruction.op0_register())?;
+        let zero = self.machine.pool.one(Value::default());
+        self.machine.write(register, zero);
+        self.machine.set_flags(&[]);
+        Some(())
+    }
+
+    /// `add` and `sub`
+    fn add(&mut self, factor: i64) -> Option<()> {
+        let (register, _) = self.destination().filter(|&(_, size)| size == 8)?;
+        let left = self.machine.read(register);
+        let right = self.source(1, 8)?;
+        let sum = self.machine.pool.sum(left, right, factor)?;
+        self.machine.set_flags(&[left, right]);
+        self.machine.write(register, sum);
+        Some(())
+    }
+
+    fn increment(&mut self, by: i64) -> Option<()> {
+        let (register, _) = self.destination().filter(|&(_, size)| size == 8)?;
+        let left = self.machine.read(register);
+        let by = self.machine.pool.one(Value::constant(by));
+        let sum = self.machine.pool.sum(left, by, 1)?;
+        self.machine.set_flags(&[left]);
+        self.machine.write(register, sum);
+        Some(())
+    }
+
+    fn multiply(&mut self, factor: i64) -> Option<()> {
+        let (register, _) = self.destination().filter(|&(_, size)| size == 8)?;
+        let set = self.machine.read(register);
+        let product = self.machine.pool.product(set, factor)?;
+        self.machine.set_flags(&[set]);
+        self.machine.write(register, product);
+        Some(())
+    }
+
+    fn shift_left(&mut self) -> Option<()> {
+        let immediate = self.instruction.op1_kind() == OpKind::Immediate8;
+        let count = self.instruction.immediate8();
+        if !immediate || count >= 62 {
+            return None;
+        }
+        self.multiply(1 << count)
+    }
+
+    fn imul(&mut self) -> Option<()> {
+        let (register, _) = self.destination().filter(|&(_, size)| size == 8)?;
+        let constant = matches!(
+            self.instruction.op2_kind(),
+            OpKind::Immediate8to64 | OpKind::Immediate32to64
+        );
+        if self.instruction.op_count() != 3 || !constant {
+            return None;
+        }
+        let factor = self.instruction.immediate(2) as i64;
+        let source = self.source(1, 8)?;
+        let id = self.constant_id(true);
+        let product = self.machine.pool.scaled(source, factor, id)?;
+        self.machine.pin(source);
+        self.machine.set_flags(&[source]);
+        self.machine.write(register, product);
+        Some(())
+    }
+
+    /// `and` that rounds the stack pointer down.
+    fn align_stack(&mut self) -> Option<()> {
+        if self.instruction.op0_register() != Register::RSP {
+            return None;
+        }
+        let aligned = Unknown::AlignedStack(self.machine.at);
+        let set = self.machine.pool.of_unknown(aligned);
+        self.machine.write(RSP, set);
+        self.machine.set_flags(&[]);
+        Some(())
+    }
+
+    fn compare(&mut self) -> Option<()> {
+        let mut operand = |operand: u32| {
+            let i = self.instruction;
+            match i.op_kind(operand) {
+                OpKind::Memory => Some(self.load()),
+                OpKind::Register => {
+                    number(i.op_register(operand)).map(|register| self.machine.read(register))
+                }
+                _ => Some(self.machine.pool.one(Value::default())),
+            }
+        };
+        let (left, right) = (operand(0)?, operand(1)?);
+        self.machine.set_flags(&[left, right]);
+        Some(())
+    }
+
+    fn push(&mut self) -> Option<()> {
+        let set = self.source(0, 8)?;
+        self.machine.push(RSP, 8, set);
+        Some(())
+    }
+
+    fn pop(&mut self) -> Option<()> {
+        let (register, _) = self.destination().filter(|&(_, size)| size == 8)?;
+        let set = self.machine.pop(RSP, 8);
+        self.machine.write(register, set);
+        Some(())
+    }
+
+    fn leave(&mut self) -> Option<()> {
+        let frame = self.machine.read(RBP);
+        self.machine.write(RSP, frame);
+        let saved = self.machine.pop(RSP, 8);
+        self.machine.write(RBP, saved);
+        Some(())
+    }
+
+    /// The kernel takes what it needs and leaves three registers changed. What else registers hold is none of its
+    /// business.
+    fn syscall(&mut self) -> Option<()> {
+        for register in [RAX, RCX, R11] {
+            self.machine.write_computed(register);
+        }
+        Some(())
+    }
+
+    fn conditional_move(&mut self) -> Option<()> {
+        let (register, size) = self.destination()?;
+        self.machine.use_flags();
+        let (kept, moved) = (self.source(0, size)?, self.source(1, size)?);
+        let either = self.machine.either(kept, moved, register);
+        self.machine.write(register, either);
+        Some(())
+    }
+
+    /// Any other instruction, by what the decoder says that it reads and writes.
+    fn anything(&mut self) {
+        let mut factory = InstructionInfoFactory::new();
+        let info = factory.info(self.instruction);
+        let reads = |access| {
+            matches!(
+                access,
+                OpAccess::Read | OpAccess::CondRead | OpAccess::ReadWrite | OpAccess::ReadCondWrite
+            )
+        };
+        let writes = |access| {
+            matches!(
+                access,
+                OpAccess::Write
+                    | OpAccess::CondWrite
+                    | OpAccess::ReadWrite
+                    | OpAccess::ReadCondWrite
+            )
+        };
+        if self.instruction.rflags_read() != 0 {
+            self.machine.use_flags();
+        }
+        let has_operand = self.has_memory_operand();
+        for used in info.used_registers() {
+            let addresses = has_operand && self.forms_address(used.register());
+            let Some(register) = number(used.register()).filter(|_| !addresses) else {
+                continue;
+            };
+            if reads(used.access()) && register != RSP {
+                self.machine.consume(self.machine.read(register));
+            }
+        }
+        for used in info.used_memory() {
+            if !has_operand {
+                // The stack of `pushf`, or the operands of a string instruction.
+                for register in [used.base(), used.index()].into_iter().filter_map(number) {
+                    let set = self.machine.read(register);
+                    match register {
+                        RSP => self
+                            .machine
+                            .opaque("the stack is used in a way that is not understood"),
+                        _ => self.machine.consume(set),
+                    }
+                }
+                continue;
+            }
+            if reads(used.access()) {
+                let loaded = self.load();
+                self.machine.consume(loaded);
+            }
+            if writes(used.access()) {
+                let stored = self
+                    .machine
+                    .pool
+                    .of_unknown(Unknown::Loaded(self.machine.at));
+                self.store(stored);
+            }
+        }
+        for used in info.used_registers() {
+            let Some(register) = number(used.register()).filter(|_| writes(used.access())) else {
+                continue;
+            };
+            if register == RSP {
+                self.machine
+                    .opaque("the stack pointer is changed in a way that is not understood");
+            }
+            self.machine.write_computed(register);
+        }
+        if self.instruction.rflags_modified() != 0 {
+            self.machine.set_flags(&[]);
+        }
+    }
+
+    fn has_memory_operand(&self) -> bool {
+        (0..self.instruction.op_count())
+            .any(|operand| self.instruction.op_kind(operand) == OpKind::Memory)
+    }
+
+    /// Whether a register is read for nothing but the address of the memory operand.
+    fn forms_address(&self, register: Register) -> bool {
+        let i = self.instruction;
+        let in_address = register == i.memory_base() || register == i.memory_index();
+        let is_operand = (0..i.op_count()).any(|operand| {
+            i.op_kind(operand) == OpKind::Register
+                && i.op_register(operand).full_register() == register.full_register()
+        });
+        in_address && !is_operand
+    }
+}
