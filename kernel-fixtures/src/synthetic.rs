@@ -1,6 +1,6 @@
-//! Images of any size, to see how linking scales.
+//! Images to order: of any size, to see how linking scales, or with code that is written in a test.
 //!
-//! They are what the tools of `docs/abi.md` section 5.1 make of a list of slots: assembler and linker, nothing of ours.
+//! They are what the assembler and the linker make of their input, as in `docs/abi.md` section 5.1; nothing of ours.
 
 use std::io::{Error, Result};
 use std::process::Command;
@@ -51,20 +51,63 @@ __vdso_time:
 slots:
 "#;
 
+/// Before the code of [`assembled`]: distances from the image can be written as `image - 0x4000`.
+const CODE_HEAD: &str = "
+	.intel_syntax noprefix
+	.text
+	.set image, . - 0x1000
+.macro function name
+	.balign 16
+	.globl \\name
+	.type \\name,@function
+\\name:
+.endm
+.macro end name
+	.size \\name, . - \\name
+.endm
+";
+
+const CODE_SCRIPT: &str = "
+PHDRS { load PT_LOAD FLAGS(5) FILEHDR PHDRS; dynamic PT_DYNAMIC FLAGS(4); }
+SECTIONS {
+  . = SIZEOF_HEADERS;
+  .hash : { *(.hash) } :load
+  .dynsym : { *(.dynsym) }
+  .dynstr : { *(.dynstr) }
+  .dynamic : { *(.dynamic) } :load :dynamic
+  .rodata : { *(.rodata) } :load
+  .text 0x1000 : { *(.text) } :load
+  /DISCARD/ : { *(.comment) *(.gnu.hash) *(.eh_frame*) *(.note*) }
+}
+";
+
+/// A stock image, without tables or build-id, whose code is `text` in the syntax of Intel.
+///
+/// `function NAME` and `end NAME` stand around an exported function, and `image` is the image's address. Needs a C
+/// compiler (`CC`, or `cc`) with the GNU assembler and linker.
+pub fn assembled(text: &str) -> Result<Vec<u8>> {
+    linked(&format!("{CODE_HEAD}{text}\n"), CODE_SCRIPT)
+}
+
 /// A relocation-capable image with `count` slots and one function, `__vdso_time`, that refers to the first.
 ///
 /// Needs a C compiler (`CC`, or `cc`) with the GNU assembler and linker.
 pub fn image(count: usize) -> Result<Vec<u8>> {
-    let directory = tempfile::tempdir()?;
-    let [source, script, output] =
-        ["slots.s", "slots.lds", "slots.so"].map(|name| directory.path().join(name));
     let mut text = String::from(HEAD);
     let whole = SLOTS.join("\n");
     text.push_str(&format!(".rept {}\n{whole}\n.endr\n", count / SLOTS.len()));
     text.push_str(&SLOTS[..count % SLOTS.len()].join("\n"));
     text.push('\n');
+    linked(&text, SCRIPT)
+}
+
+/// What the compiler driver makes of a source in assembly and a linker script.
+fn linked(text: &str, script_text: &str) -> Result<Vec<u8>> {
+    let directory = tempfile::tempdir()?;
+    let [source, script, output] =
+        ["image.s", "image.lds", "image.so"].map(|name| directory.path().join(name));
     std::fs::write(&source, text)?;
-    std::fs::write(&script, SCRIPT)?;
+    std::fs::write(&script, script_text)?;
     let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
     let result = Command::new(&compiler)
         .args([

@@ -150,7 +150,9 @@ impl<'a> Vvar<'a> {
             let alike = |found: &Match<'_, '_>| {
                 extent(found) == extent(first) && found.field.address == first.field.address
             };
-            if !matches.iter().all(alike) || (done > 0 && first.offset != 0) || size == 0 {
+            // Part of a field is one thing, but parts of two are none.
+            let whole = covered == i64::from(size) || covered == first.field.symbol.size as i64;
+            if !matches.iter().all(alike) || !whole || size == 0 {
                 return Err(format!(
                     "{} can mean more than one thing",
                     spelled(address, value)

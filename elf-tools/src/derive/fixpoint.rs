@@ -4,7 +4,9 @@
 //! alive across calls to local functions that the calling convention does not protect. So a node is a block and a
 //! context, which is the chain of calls that leads to it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
+
+use rustc_hash::FxHashMap;
 
 use super::Architecture;
 use super::machine::{Findings, Machine, Spill, State};
@@ -13,9 +15,8 @@ use crate::code::{Code, Flow, Function};
 
 /// Deepest chain of calls inside an image. Stock images have 2.
 const MAX_DEPTH: u32 = 8;
-/// Most nodes of one function, and most visits of a node on average. Stock functions have some 150 nodes, visited 3 times.
-const MAX_NODES: usize = 20_000;
-const MAX_VISITS: usize = 40;
+/// Most instructions that are applied for one image. Stock images take some 20,000.
+pub(super) const MAX_STEPS: u32 = 1_000_000;
 
 /// What is known of one function.
 #[derive(Debug)]
@@ -73,6 +74,7 @@ pub(super) fn analyse<A: Architecture>(
     code: &Code,
     leaders: &[bool],
     function: &Function,
+    steps_left: &mut u32,
 ) -> Analysis {
     let mut solver = Solver {
         architecture,
@@ -86,8 +88,9 @@ pub(super) fn analyse<A: Architecture>(
             depth: 0,
         }],
         nodes: Vec::new(),
-        by_place: HashMap::new(),
+        by_place: FxHashMap::default(),
         pending: BTreeSet::new(),
+        steps_left,
     };
     if let Some(entry) = code.index_of(function.entry) {
         solver.run(entry);
@@ -106,24 +109,18 @@ struct Solver<'a, A> {
     findings: Findings,
     contexts: Vec<Context>,
     nodes: Vec<Node>,
-    by_place: HashMap<(u32, u32), u32>,
+    by_place: FxHashMap<(u32, u32), u32>,
     /// Nodes to be visited, deepest context first so that a callee is done before its caller goes on.
     pending: BTreeSet<(u32, u32, u32)>,
+    /// How many more instructions may be applied.
+    steps_left: &'a mut u32,
 }
 
 impl<A: Architecture> Solver<'_, A> {
     fn run(&mut self, entry: u32) {
         let state = self.architecture.entry_state(&mut self.pool);
         self.flow(0, entry, state);
-        let mut visits = 0;
         while let Some((_, _, node)) = self.pending.pop_first() {
-            visits += 1;
-            if self.nodes.len() > MAX_NODES || visits > MAX_NODES.min(MAX_VISITS * self.nodes.len())
-            {
-                self.findings = Findings::default();
-                self.lost(entry, "the function is too complex to be followed");
-                return;
-            }
             let (state, exit) = self.block(node);
             match exit {
                 Exit::To(places) => {
@@ -135,6 +132,10 @@ impl<A: Architecture> Solver<'_, A> {
             }
         }
         self.conclude();
+        if *self.steps_left == 0 {
+            self.findings = Findings::default();
+            self.lost(entry, "the function is too complex to be followed");
+        }
     }
 
     fn lost(&mut self, at: u32, reason: &str) {
@@ -178,6 +179,7 @@ impl<A: Architecture> Solver<'_, A> {
         };
         loop {
             let index = machine.at;
+            *self.steps_left = self.steps_left.saturating_sub(1);
             self.architecture.apply(index, &mut machine);
             let instruction = &self.code.instructions()[index as usize];
             let next = index + 1;
@@ -185,7 +187,10 @@ impl<A: Architecture> Solver<'_, A> {
             let exit = match instruction.flow {
                 Flow::Next if self.leaders.get(next as usize) == Some(&false) => {
                     machine.at = next;
-                    continue;
+                    if *self.steps_left > 0 {
+                        continue;
+                    }
+                    None
                 }
                 Flow::Next => Some(vec![(context, next)]),
                 Flow::Jump(target) => index_of(target).map(|target| vec![(context, target)]),

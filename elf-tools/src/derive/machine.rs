@@ -1,11 +1,16 @@
 //! The abstract state of a thread, and what instructions of any architecture do to it.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
+
+use rustc_hash::FxHashSet;
 
 use super::value::{ConstantId, MAX_VALUES, Merge, Pool, SetId, Unknown, UnknownId, Value};
 
 /// Room for the registers of any architecture, condition flags included.
 pub(super) const REGISTERS: usize = 34;
+
+/// Most places of the stack that are followed. Stock functions save some 20.
+const MAX_SPILLS: usize = 256;
 
 /// Something saved on the stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +58,7 @@ pub(super) struct Access {
 /// What was found out about a function.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
-    pub(super) accesses: HashSet<Access>,
+    pub(super) accesses: FxHashSet<Access>,
     /// Constants that do something else as well, and so must keep their values.
     pub(super) pinned: BTreeSet<ConstantId>,
     /// Unknowns that something depends on.
@@ -234,6 +239,10 @@ impl Machine<'_> {
                     self.state
                         .stack
                         .retain(|spill| !spill.overlaps(base, offset, size));
+                    if self.state.stack.len() == MAX_SPILLS {
+                        self.consume(set);
+                        continue;
+                    }
                     let spill = Spill {
                         base,
                         offset,

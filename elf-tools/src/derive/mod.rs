@@ -75,10 +75,12 @@ pub fn derive(image: &Image, code: &Code, symtab: &Symtab) -> Result<Derivation>
     let architecture = x86_64::X86_64::new(image, code);
     let leaders = fixpoint::leaders(code);
     let mut table = Table::new(image, code, &vvar);
+    let mut steps_left = fixpoint::MAX_STEPS;
     for function in code.functions() {
         // Where control goes cannot be told, so nothing can; the linker knows by itself that it must not run.
         if function.indirect.is_none() {
-            let analysis = fixpoint::analyse(&architecture, code, &leaders, function);
+            let analysis =
+                fixpoint::analyse(&architecture, code, &leaders, function, &mut steps_left);
             table.add(analysis);
         }
     }

@@ -1,6 +1,8 @@
 //! From accesses to relocations.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
+
+use rustc_hash::FxHashMap;
 
 use super::attribute::{Meaning, Vvar};
 use super::fixpoint::Analysis;
@@ -36,6 +38,9 @@ struct Site {
     writes: bool,
 }
 
+/// A sum, in terms of constants: site, demand, need, addend, and constants with coefficients.
+type Stated = (u32, Demand, u32, i64, Vec<(ConstantId, i64)>);
+
 /// The table while it is made.
 pub(super) struct Table<'a> {
     image: &'a Image,
@@ -45,10 +50,10 @@ pub(super) struct Table<'a> {
     pinned: BTreeSet<ConstantId>,
     opaque: BTreeMap<u32, String>,
     needs: Vec<Need>,
-    need_indices: HashMap<VersionedName, u32>,
+    need_indices: FxHashMap<VersionedName, u32>,
     /// Numbers of slots before they are sorted.
     slots: BTreeMap<ConstantId, u32>,
-    sums: BTreeSet<(u32, Demand, u32, i64, Vec<(ConstantId, i64)>)>,
+    sums: BTreeSet<Stated>,
 }
 
 impl<'a> Table<'a> {
@@ -61,7 +66,7 @@ impl<'a> Table<'a> {
             pinned: BTreeSet::new(),
             opaque: BTreeMap::new(),
             needs: Vec::new(),
-            need_indices: HashMap::new(),
+            need_indices: FxHashMap::default(),
             slots: BTreeMap::new(),
             sums: BTreeSet::new(),
         }
@@ -307,11 +312,7 @@ impl<'a> Table<'a> {
     }
 
     /// The ordinary relocation that says the same as a sum: that of a PC-relative operand which nothing else depends on.
-    fn plain(
-        &self,
-        sum: &(u32, Demand, u32, i64, Vec<(ConstantId, i64)>),
-        uses: &BTreeMap<ConstantId, u32>,
-    ) -> Option<Relocation> {
+    fn plain(&self, sum: &Stated, uses: &BTreeMap<ConstantId, u32>) -> Option<Relocation> {
         let (at, Demand::Address, need, addend, [(constant, 1)]) =
             (sum.0, sum.1, sum.2, sum.3, &sum.4[..])
         else {

@@ -3,10 +3,15 @@
 //! A value is affine, `base * IMAGE + constant + sum(coefficient * unknown)`, and remembers which constants of the code
 //! went into `constant`, and how often: its provenance. A register holds one of a small set of values.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
+
+use rustc_hash::FxHashMap;
 
 /// Most values that a location may have. Stock code stays below 5; beyond the limit a value counts as unknown.
 pub(super) const MAX_VALUES: usize = 10;
+
+/// Most unknowns, and most constants of the code, in one value. Stock code has 2 and 4.
+const MAX_TERMS: usize = 8;
 
 /// Most different constants that are kept apart; more are an index of some sort.
 const MAX_CONSTANTS: usize = 4;
@@ -126,6 +131,10 @@ impl Value {
                     }
                     found.coefficient = found.coefficient.checked_add(coefficient)?;
                     if found.coefficient == 0 {
+                        // What an instruction computed on two visits are two numbers, whose difference is not 0.
+                        if !pool.is_the_same_always(term.unknown) {
+                            return None;
+                        }
                         sum.terms.remove(at);
                     }
                 }
@@ -138,6 +147,10 @@ impl Value {
                     },
                 ),
             }
+        }
+        if sum.terms.len() > MAX_TERMS || sum.provenance.len() + other.provenance.len() > MAX_TERMS
+        {
+            return None;
         }
         // Nothing on the stack moves with the vvar.
         if sum.stack(pool).is_some() {
@@ -168,11 +181,13 @@ impl Value {
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     unknowns: Vec<Unknown>,
-    unknown_ids: HashMap<Unknown, UnknownId>,
+    unknown_ids: FxHashMap<Unknown, UnknownId>,
     sets: Vec<Vec<Value>>,
-    set_ids: HashMap<Vec<Value>, SetId>,
+    set_ids: FxHashMap<Vec<Value>, SetId>,
+    /// Sums that were asked for before.
+    sums: FxHashMap<(SetId, SetId, i64), Option<SetId>>,
     /// Values that an unknown stands for: what they depend on does not show any more.
-    hides: HashMap<UnknownId, BTreeSet<Value>>,
+    hides: FxHashMap<UnknownId, BTreeSet<Value>>,
 }
 
 impl Pool {
@@ -191,6 +206,14 @@ impl Pool {
         matches!(
             self.unknown_of(id),
             Unknown::Stack | Unknown::AlignedStack(_)
+        )
+    }
+
+    /// Whether an unknown is one number as long as the function runs.
+    fn is_the_same_always(&self, id: UnknownId) -> bool {
+        matches!(
+            self.unknown_of(id),
+            Unknown::Initial(_) | Unknown::Stack | Unknown::AlignedStack(_)
         )
     }
 
@@ -228,6 +251,15 @@ impl Pool {
 
     /// Every sum of a value of `left` and `factor` times a value of `right`; `None` where that cannot be told.
     pub(super) fn sum(&mut self, left: SetId, right: SetId, factor: i64) -> Option<SetId> {
+        if let Some(&known) = self.sums.get(&(left, right, factor)) {
+            return known;
+        }
+        let sum = self.new_sum(left, right, factor);
+        self.sums.insert((left, right, factor), sum);
+        sum
+    }
+
+    fn new_sum(&mut self, left: SetId, right: SetId, factor: i64) -> Option<SetId> {
         let mut sums = Vec::with_capacity(self.values(left).len() * self.values(right).len());
         for a in self.values(left) {
             for b in self.values(right) {
@@ -305,6 +337,10 @@ impl Pool {
     /// Both sets, with numbers that are too many replaced by an unknown. `place` names where they meet.
     pub(super) fn merged(&mut self, left: SetId, right: SetId, place: Unknown) -> Merge {
         if left == right {
+            return Merge::Set(left);
+        }
+        let known = self.values(left);
+        if self.values(right).iter().all(|value| known.contains(value)) {
             return Merge::Set(left);
         }
         let mut values = self.values(left).to_vec();

@@ -1,0 +1,319 @@
+//! What the derivation makes of code, one idiom at a time. The code is assembled when the tests run, for a made-up
+//! kernel with a time page 0x4000 below the image and the page of time namespaces 0x1000 below it.
+
+use std::collections::BTreeSet;
+
+use elf_tools::code::Code;
+use elf_tools::derive::derive;
+use elf_tools::image::Image;
+use elf_tools::relocation::{Demand, Relocations};
+use elf_tools::symtab::{Mapping, Provenance, Symbol, Symtab};
+use kernel_fixtures::synthetic::assembled;
+
+/// Fields of the time pages: name below the page's, offset in the page, size.
+const FIELDS: [(&str, u64, u64); 9] = [
+    ("page", 0, 0x1000),
+    ("clock", 0x80, 0x1e0),
+    ("clock[]", 0x80, 0xf0),
+    ("clock[].seq", 0x80, 4),
+    ("clock[].clock_mode", 0x84, 4),
+    ("clock[].basetime", 0xa0, 0xc0),
+    ("clock[].basetime[]", 0xa0, 16),
+    ("clock[].basetime[].sec", 0xa0, 8),
+    ("clock[].basetime[].nsec", 0xa8, 8),
+];
+
+fn symtab() -> Symtab {
+    let mapping = |name: &str, address, size| Mapping {
+        name: name.to_owned(),
+        address,
+        size,
+    };
+    let mappings = vec![
+        mapping("[vvar]", 0x10000, 0x4000),
+        mapping("[vdso]", 0x14000, 0x2000),
+    ];
+    let mut symtab = Symtab::new(Provenance::File, mappings).unwrap();
+    let mut insert = |name: String, offset, size| {
+        symtab
+            .insert(Symbol {
+                name,
+                version: 1,
+                mapping: 0,
+                offset,
+                size,
+            })
+            .unwrap();
+    };
+    for (page, start) in [("time", 0), ("timens", 0x3000)] {
+        for (name, offset, size) in FIELDS {
+            insert(format!("{page}.{name}"), start + offset, size);
+        }
+    }
+    insert("time.tz_minuteswest".to_owned(), 0x268, 4);
+    insert("time.tz_dsttime".to_owned(), 0x26c, 4);
+    insert("rng.is_ready".to_owned(), 0x288, 1);
+    symtab.check().unwrap();
+    symtab
+}
+
+/// The table of one function, `time`, with this code.
+fn table(code: &str) -> Relocations {
+    let text = format!("function __vdso_time\n{code}\nret\nend __vdso_time\n");
+    table_of(&text)
+}
+
+fn table_of(text: &str) -> Relocations {
+    let bytes = assembled(text).unwrap();
+    let image = Image::parse(&bytes).unwrap();
+    let code = Code::of(&image).unwrap();
+    let derivation = derive(&image, &code, &symtab()).unwrap();
+    assert_eq!(derivation.unreached, []);
+    derivation.relocations
+}
+
+/// What a table refers to: references, each with the number of constants that make up its address.
+fn stated(table: &Relocations) -> BTreeSet<String> {
+    let name = |need: u32| table.needs[need as usize].reference.to_string();
+    let entries = table
+        .entries
+        .iter()
+        .map(|entry| format!("{} {}", entry.kind, name(entry.need)));
+    let sums = table.sums.iter().map(|sum| match sum.demand {
+        Demand::Address => format!("{} of {}", name(sum.need), sum.terms.len()),
+        Demand::Size => format!("size of {} of {}", name(sum.need), sum.terms.len()),
+        Demand::Presence => format!("presence of {}", name(sum.need)),
+    });
+    entries.chain(sums).collect()
+}
+
+#[track_caller]
+fn check(code: &str, expected: &[&str]) {
+    let table = table(code);
+    assert_eq!(table.opaque, [], "{code}");
+    let expected: BTreeSet<String> = expected.iter().map(|&text| text.to_owned()).collect();
+    assert_eq!(stated(&table), expected, "{code}");
+}
+
+#[track_caller]
+fn check_opaque(code: &str, reason: &str) {
+    let table = table(code);
+    let found: Vec<&str> = table.opaque.iter().map(|o| o.reason.as_str()).collect();
+    assert!(
+        found.iter().any(|found| found.contains(reason)),
+        "{code}: {found:?}, and stated {:?}",
+        stated(&table)
+    );
+}
+
+#[test]
+fn an_operand_of_its_own_is_an_ordinary_relocation() {
+    check(
+        "mov eax, [rip + image - 0x3f80]",
+        &["R_X86_64_PC32 time.clock[].seq"],
+    );
+    // Element 1 of the clocks, and of the time stamps in it.
+    check(
+        "mov rax, [rip + image - 0x4000 + 0x80 + 0xf0 + 0x20 + 16]",
+        &["R_X86_64_PC32 time.clock[1].basetime[1].sec"],
+    );
+}
+
+#[test]
+fn an_address_that_is_loaded_first_is_a_sum() {
+    check(
+        "lea rcx, [rip + image - 0x3f80]; mov eax, [rcx]; mov edx, [rcx + 4]",
+        &["time.clock[].seq of 2", "time.clock[].clock_mode of 2"],
+    );
+}
+
+#[test]
+fn an_address_survives_moves_the_stack_and_calls() {
+    check(
+        "push rbx; lea rbx, [rip + image - 0x3f80]; sub rsp, 24; mov [rsp + 8], rbx
+         xor ebx, ebx; syscall; mov rcx, [rsp + 8]; mov rdx, rcx; mov eax, [rdx + 4]
+         add rsp, 24; pop rbx",
+        &["time.clock[].clock_mode of 2"],
+    );
+    let text = "function __vdso_time
+        push rbp; mov rbp, rsp; and rsp, -32; lea rdi, [rip + image - 0x3f80]; call 1f; mov eax, [rdi + 4]
+        lea rdi, [rip + image - 0xf80]; call 1f; leave; ret
+     1: mov eax, [rdi]; ret
+        end __vdso_time";
+    let table = table_of(text);
+    assert_eq!(table.opaque, []);
+    let expected = [
+        "time.clock[].clock_mode of 2",
+        "time.clock[].seq of 2",
+        "timens.clock[].seq of 2",
+    ];
+    assert_eq!(stated(&table), expected.map(str::to_owned).into());
+}
+
+#[test]
+fn one_of_two_addresses_is_both() {
+    check(
+        "lea rcx, [rip + image - 0x3f80]; lea rdx, [rip + image - 0xf80]; cmp edi, 1; cmove rcx, rdx; mov eax, [rcx]",
+        &["time.clock[].seq of 2", "timens.clock[].seq of 2"],
+    );
+    // A distance between pages: three constants for one of them.
+    check(
+        "lea rcx, [rip + image - 0xf80]; cmp edi, 1; jne 1f; sub rcx, 0x3000; 1: mov eax, [rcx + 4]",
+        &[
+            "time.clock[].clock_mode of 3",
+            "timens.clock[].clock_mode of 2",
+        ],
+    );
+    // The difference of two addresses, computed when it runs.
+    check(
+        "lea rcx, [rip + image - 0x3f80]; lea rdx, [rip + image - 0xf80]; lea rsi, [rip + image - 0x3f80]
+         sub rdx, rsi; cmp edi, 1; jne 1f; add rcx, rdx; 1: mov eax, [rcx]",
+        &["time.clock[].seq of 2", "timens.clock[].seq of 4"],
+    );
+}
+
+#[test]
+fn an_index_is_told_by_its_stride() {
+    let expected = [
+        "time.clock[].basetime[].nsec of 2",
+        "presence of time.clock[].basetime",
+        "size of time.clock[].basetime[] of 0",
+    ];
+    check(
+        "movsxd rdi, edi; shl rdi, 4; lea rcx, [rip + image - 0x3f80]; mov rax, [rcx + rdi + 0x28]",
+        &expected,
+    );
+    // An index that is too high by two.
+    check(
+        "movsxd rdi, edi; shl rdi, 4; lea rcx, [rip + image - 0x3f80]; mov rax, [rcx + rdi + 8]",
+        &expected,
+    );
+    // A stride that is a constant of the code.
+    check(
+        "imul rdi, rdi, 0xf0; lea rcx, [rip + image - 0x3f80]; mov eax, [rcx + rdi]",
+        &[
+            "time.clock[].seq of 2",
+            "presence of time.clock",
+            "size of time.clock[] of 1",
+        ],
+    );
+}
+
+#[test]
+fn loops_come_to_an_end() {
+    check(
+        "xor esi, esi; lea rcx, [rip + image - 0x3f80]
+         1: mov rax, rsi; shl rax, 4; add rdx, [rcx + rax + 0x20]; inc rsi; cmp esi, edi; jb 1b",
+        &[
+            "time.clock[].basetime[].sec of 2",
+            "presence of time.clock[].basetime",
+            "size of time.clock[].basetime[] of 0",
+        ],
+    );
+}
+
+#[test]
+fn what_shares_the_page_of_the_clocks_is_found_in_both() {
+    check(
+        "lea rcx, [rip + image - 0xd80]; mov al, [rcx + 8]; movzx eax, byte ptr [rip + image - 0x3d78]",
+        &["rng.is_ready of 2", "R_X86_64_PC32 rng.is_ready"],
+    );
+}
+
+#[test]
+fn one_access_may_read_two_fields() {
+    check(
+        "lea rcx, [rip + image - 0x3f80]; mov rax, [rcx]",
+        &["time.clock[].clock_mode of 2", "time.clock[].seq of 2"],
+    );
+    check(
+        "mov rax, [rip + image - 0x3d98]",
+        &["time.tz_dsttime of 1", "time.tz_minuteswest of 1"],
+    );
+}
+
+#[test]
+fn constants_that_are_used_otherwise_stay() {
+    // The displacement also forms an address that has nothing to do with the vvar.
+    check(
+        "lea rcx, [rip + image - 0x3f80]; cmp edi, 1; cmove rcx, rsi; mov eax, [rcx + 4]",
+        &["time.clock[].clock_mode of 1"],
+    );
+    // The distance is compared with.
+    check(
+        "mov rdx, 0x20; lea rcx, [rip + image - 0x3f80]; add rcx, rdx; mov rax, [rcx]; cmp rdx, rsi; jb 1f; nop; 1:",
+        &["time.clock[].basetime[].sec of 2"],
+    );
+}
+
+#[test]
+fn what_is_not_understood_is_said_to_be() {
+    let beyond = "an address is computed with";
+    // A masked address.
+    check_opaque(
+        "lea rcx, [rip + image - 0x3f80]; and rcx, -4096; mov eax, [rcx + 0x80]",
+        beyond,
+    );
+    check_opaque(
+        "lea rcx, [rip + image - 0x3f80]; mov ecx, ecx; mov eax, [rcx]",
+        beyond,
+    );
+    check_opaque(
+        "lea rcx, [rip + image - 0x3f80]; xor rcx, rsi; mov eax, [rcx]",
+        beyond,
+    );
+    check_opaque("lea rcx, [rip + image - 0x3f80]; movq xmm0, rcx", beyond);
+    // An address that leaves the function, or is left in memory.
+    check_opaque("lea rax, [rip + image - 0x3f80]", beyond);
+    check_opaque("lea rcx, [rip + image - 0x3f80]; mov [rsi], rcx", beyond);
+    // A table of offsets: what is added is known only when it runs.
+    check_opaque(
+        "lea rdx, [rip + image + 0x200]; mov rdx, [rdx + rdi * 8]; lea rcx, [rip + image - 0x4000]; mov eax, [rcx + rdx]",
+        "no symbol is at",
+    );
+    check_opaque(
+        "lea rdx, [rip + image]; sub rdx, rdi; mov eax, [rdx]",
+        "no symbol is at",
+    );
+    check_opaque(
+        "lea rcx, [rip + image - 0x3f80]; mov eax, [rcx + rdi * 8]",
+        "no symbol is at",
+    );
+    // Places that no symbol describes, and parts of two.
+    check_opaque("mov eax, [rip + image - 0x3ff0]", "no symbol is at");
+    check_opaque("mov eax, [rip + image - 0x3f82]", "no symbol is at");
+    check_opaque(
+        "lea rcx, [rip + image - 0x3f80]; mov eax, [rcx + 2]",
+        "more than one thing",
+    );
+    // Writing.
+    check_opaque("mov dword ptr [rip + image - 0x3f80], 0", "written to");
+    check_opaque(
+        "lea rcx, [rip + image - 0x3f80]; lock inc dword ptr [rcx]",
+        "written to",
+    );
+    // An address saved under a condition and restored without it.
+    check_opaque(
+        "sub rsp, 24; lea rcx, [rip + image - 0x3f80]; cmp edi, 1; jne 1f; mov [rsp], rcx
+         1: add rsp, 24; mov rdx, [rsp - 24]; and rdx, -4096; mov eax, [rdx]",
+        beyond,
+    );
+    // One that is loaded and never used cannot be told.
+    check_opaque("lea rcx, [rip + image - 0x3f80]", "but to no symbol");
+    // A function that does not end in sight.
+    check_opaque(
+        "1: lea rcx, [rip + image - 0x3f80]; mov eax, [rcx]; call 1b",
+        "nested",
+    );
+}
+
+#[test]
+fn what_no_function_reaches_is_listed() {
+    let text = "function __vdso_time\nxor eax, eax\nret\nmov eax, [rip + image - 0x3f80]\nret\nend __vdso_time\n";
+    let bytes = assembled(text).unwrap();
+    let image = Image::parse(&bytes).unwrap();
+    let code = Code::of(&image).unwrap();
+    let derivation = derive(&image, &code, &symtab()).unwrap();
+    assert_eq!(derivation.relocations, Relocations::default());
+    assert_eq!(derivation.unreached.len(), 1);
+}
