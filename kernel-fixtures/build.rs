@@ -135,7 +135,7 @@ impl Build<'_> {
     fn image(&self, symtab_size: usize) -> Vec<u8> {
         let linked = self.link_image(symtab_size);
         match self.generation.style {
-            Style::Operands if self.generation.tables => {
+            Style::Operands if self.generation.is_relocation_capable() => {
                 let options = PostlinkOptions {
                     defaults: self.generation.defaults,
                     ..Default::default()
@@ -155,9 +155,9 @@ impl Build<'_> {
         ];
         definitions.push(match self.generation.style {
             Style::Got => "-DSTYLE_GOT".into(),
-            Style::Operands => "-DSTYLE_OPERANDS".into(),
+            Style::Operands | Style::Stock => "-DSTYLE_OPERANDS".into(),
         });
-        if !self.generation.tables {
+        if !self.generation.is_relocation_capable() {
             definitions.push("-DBARE".into());
         }
         if self
@@ -169,7 +169,7 @@ impl Build<'_> {
             definitions.push("-DLEAP_SMEAR_DEFAULT".into());
         }
         let mut objects = vec![
-            self.compile("vdso/vdso.c", "vdso.o", &definitions),
+            self.compile(self.generation.style.source(), "vdso.o", &definitions),
             self.compile("vdso/notes.c", "notes.o", &definitions),
         ];
         let mut flags = vec![
@@ -182,7 +182,7 @@ impl Build<'_> {
             Style::Got => flags.push("-Wl,--strip-all"),
             // A shared object cannot have relocations of 8 bits, or absolute ones of 32, against an address. Ours are
             // against constants, and the linker applies them if told not to ask whether the relocation may overflow.
-            Style::Operands => {
+            Style::Operands | Style::Stock => {
                 let home = self.compile("vdso/home.c", "home.o", &definitions);
                 objcopy(&["--rename-section", ".text=.discarded"], &home);
                 objects.push(home);
@@ -196,7 +196,7 @@ impl Build<'_> {
             &flags,
             &objects,
         );
-        if !self.generation.tables {
+        if !self.generation.is_relocation_capable() {
             objcopy(&["--strip-all", "--remove-section=.vvar_home"], &linked);
         }
         fs::read(linked).expect("the linker has written its output")

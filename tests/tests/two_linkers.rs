@@ -40,7 +40,7 @@ fn operands_linked_home_are_what_they_were() {
     let mut count = 0;
     for fixture in fixture::all() {
         let generation = fixture.generation;
-        if generation.style == Style::Operands && generation.tables {
+        if generation.style == Style::Operands && generation.is_relocation_capable() {
             let home = Pretend::of(fixture);
             assert_same_code(&home, &home);
             assert_eq!(home.onto(&home).bytes, fixture.image, "{}", fixture.name);

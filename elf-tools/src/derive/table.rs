@@ -228,23 +228,29 @@ impl<'a> Table<'a> {
             .iter()
             .flat_map(|sum| sum.4.iter().map(|&(constant, _)| constant / 2))
             .collect();
-        let reached: BTreeSet<u32> = self
-            .code
-            .functions()
-            .iter()
-            .flat_map(|function| function.reached.iter().copied())
-            .collect();
-        for index in reached {
+        let refers = |index: u32| {
             let instruction = &self.code.instructions()[index as usize];
-            let refers = instruction.access != code::Access::None
+            instruction.access != code::Access::None
                 && instruction
                     .target
-                    .is_some_and(|target| self.vvar.contains(target.signed()));
-            if refers && !stated.contains(&index) {
-                self.opaque
-                    .entry(index)
-                    .or_insert_with(|| "refers to the vvar, but to no symbol".to_owned());
+                    .is_some_and(|target| self.vvar.contains(target.signed()))
+        };
+        let mut left_over = BTreeSet::new();
+        for function in self.code.functions() {
+            // Where something else is not understood, this is only what follows from it.
+            let is_known = function.indirect.is_some()
+                || function
+                    .reached
+                    .iter()
+                    .any(|index| self.opaque.contains_key(index));
+            if !is_known {
+                let unstated = |&index: &u32| refers(index) && !stated.contains(&index);
+                left_over.extend(function.reached.iter().copied().filter(unstated));
             }
+        }
+        for index in left_over {
+            let reason = "refers to the vvar, but to no symbol".to_owned();
+            self.opaque.insert(index, reason);
         }
     }
 
