@@ -6,24 +6,21 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use elf_tools::image::Image;
-use elf_tools::kernel::KernelFile;
 use elf_tools::layout::Layout;
 use elf_tools::layout::btf::Btf;
-use elf_tools::symtab::{Provenance, Symtab, elf, vocabulary};
+use elf_tools::symtab::{Provenance, elf};
 use kernel_fixtures::distribution::{Cache, VERSIONS};
 use libtest_mimic::{Arguments, Trial};
 use relocator::plan::{Policy, Strategy};
 use relocator::verify::{FunctionOutcome, Options, verify};
 use relocator_tests::peers::{Types, compare_with_pahole};
 use relocator_tests::readelf::{nm, readelf};
+use relocator_tests::real::{Real, Shared, shared};
 use relocator_tests::running::{RUNNING, TIME_NAMESPACE, in_words};
 use relocator_tests::table;
 use relocator_tests::trials::{ensure, trial};
-
-const RUNNING_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// Everything that symbols of vvar are derived from, by the names of some kernel.
 const STRUCTURES: [&str; 9] = [
@@ -38,46 +35,6 @@ const STRUCTURES: [&str; 9] = [
     "ms_hyperv_tsc_page",
 ];
 
-/// A kernel file that was taken apart.
-struct Kernel {
-    image: Image,
-    btf: Vec<u8>,
-}
-
-impl Kernel {
-    fn open(path: &Path) -> Result<Self, String> {
-        let bytes = fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
-        let file = KernelFile::parse(&bytes).map_err(|error| error.to_string())?;
-        let vdso = file.native_vdso().map_err(|error| error.to_string())?;
-        Ok(Self {
-            image: Image::parse(&vdso.bytes).map_err(|error| error.to_string())?,
-            btf: file.btf.ok_or("the kernel has no BTF")?,
-        })
-    }
-
-    /// The one that runs the tests.
-    fn running() -> Result<Self, String> {
-        let running = RUNNING.as_ref().map_err(Clone::clone)?;
-        Ok(Self {
-            image: running.image.clone(),
-            btf: fs::read(RUNNING_BTF).map_err(|error| format!("{RUNNING_BTF}: {error}"))?,
-        })
-    }
-
-    fn symtab(&self) -> Result<Symtab, String> {
-        let btf = Btf::parse(&self.btf).map_err(|error| error.to_string())?;
-        vocabulary::from_layout(&btf, &self.image).map_err(|error| error.to_string())
-    }
-}
-
-/// A kernel that is opened by the first test that needs it.
-type Shared = Arc<dyn Fn() -> Result<Arc<Kernel>, String> + Send + Sync>;
-
-fn shared(open: impl Fn() -> Result<Kernel, String> + Send + Sync + 'static) -> Shared {
-    let opened: OnceLock<Result<Arc<Kernel>, String>> = OnceLock::new();
-    Arc::new(move || opened.get_or_init(|| open().map(Arc::new)).clone())
-}
-
 /// Functions that only work in the kernel's own vDSO, and stay if the new kernel has none to send them to.
 fn is_left_alone(function: &FunctionOutcome) -> bool {
     let tied = function.name == "__vdso_sgx_enter_enclave"
@@ -85,7 +42,7 @@ fn is_left_alone(function: &FunctionOutcome) -> bool {
     tied && function.strategy == Strategy::Keep && function.reason.contains("by its place")
 }
 
-fn agrees(kernel: &Kernel, policy: Policy, time_namespace: bool) -> Result<(), String> {
+fn agrees(kernel: &Real, policy: Policy, time_namespace: bool) -> Result<(), String> {
     let options = Options {
         policy,
         time_namespace,
@@ -114,7 +71,7 @@ fn agrees(kernel: &Kernel, policy: Policy, time_namespace: bool) -> Result<(), S
 }
 
 /// The BTF of a kernel as a file, for tools that read files.
-fn btf_file(kernel: &Kernel) -> Result<tempfile::NamedTempFile, String> {
+fn btf_file(kernel: &Real) -> Result<tempfile::NamedTempFile, String> {
     let file = tempfile::NamedTempFile::new().map_err(|error| error.to_string())?;
     fs::write(file.path(), &kernel.btf).map_err(|error| error.to_string())?;
     Ok(file)
@@ -128,13 +85,13 @@ fn same(what: &str, least: usize, found: (usize, Vec<String>)) -> Result<(), Str
     })
 }
 
-fn agrees_with_bpftool(kernel: &Kernel) -> Result<(), String> {
+fn agrees_with_bpftool(kernel: &Real) -> Result<(), String> {
     let file = btf_file(kernel)?;
     let types = Types::from_bpftool(file.path())?;
     same("symbols", 40, types.compare(&kernel.symtab()?))
 }
 
-fn agrees_with_pahole(kernel: &Kernel) -> Result<(), String> {
+fn agrees_with_pahole(kernel: &Real) -> Result<(), String> {
     let file = btf_file(kernel)?;
     let btf = Btf::parse(&kernel.btf).map_err(|error| error.to_string())?;
     let mut structures = 0;
@@ -148,7 +105,7 @@ fn agrees_with_pahole(kernel: &Kernel) -> Result<(), String> {
 }
 
 /// The table as elf-tools writes it, for those who only have the file.
-fn is_shown_by_others(kernel: &Kernel) -> Result<(), String> {
+fn is_shown_by_others(kernel: &Real) -> Result<(), String> {
     let symtab = kernel.symtab()?;
     let bytes = elf::write(&symtab).map_err(|error| error.to_string())?;
     let file = tempfile::NamedTempFile::new().map_err(|error| error.to_string())?;
@@ -172,10 +129,10 @@ fn installed(tool: &str) -> Result<(), String> {
 fn symbol_trials(
     name: &str,
     possible: &Result<(), String>,
-    kernel: &Shared,
+    kernel: &Shared<Real>,
     source: PathBuf,
 ) -> Vec<Trial> {
-    let with = |check: fn(&Kernel) -> Result<(), String>| {
+    let with = |check: fn(&Real) -> Result<(), String>| {
         let kernel = Arc::clone(kernel);
         move || check(&*kernel()?)
     };
@@ -204,7 +161,7 @@ fn symbol_trials(
 }
 
 /// What is asked of the vDSO of a kernel that is not running.
-fn image_trials(version: &str, possible: &Result<(), String>, kernel: &Shared) -> Vec<Trial> {
+fn image_trials(version: &str, possible: &Result<(), String>, kernel: &Shared<Real>) -> Vec<Trial> {
     let here = possible
         .clone()
         .and_then(|()| RUNNING.as_ref().map(drop).map_err(Clone::clone));
@@ -248,12 +205,12 @@ fn main() {
         let possible = path.as_ref().map(drop).map_err(Clone::clone);
         let path = path.unwrap_or_default();
         let source = path.clone();
-        let kernel = shared(move || Kernel::open(&path));
+        let kernel = shared(move || Real::open(&path));
         trials.extend(image_trials(version, &possible, &kernel));
         trials.extend(symbol_trials(version, &possible, &kernel, source));
     }
     let possible = RUNNING.as_ref().map(drop).map_err(Clone::clone);
-    let running = shared(Kernel::running);
+    let running = shared(Real::running);
     trials.extend(symbol_trials("running", &possible, &running, "self".into()));
     libtest_mimic::run(&arguments, trials).exit();
 }
