@@ -4,7 +4,7 @@
 //! Kernels are fetched when they are first needed; see `kernel_fixtures::distribution` for where they are kept.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
