@@ -458,10 +458,10 @@ fn entries_that_say_something_else_are_rejected() {
     let begin = stored(begun, 0x1000, 1, -1234);
     let first = stored(slot.place, number, 0, 1);
     let opaque = stored(site, 0x1020, 4, 0);
-    let entry = table.entries[0];
+    let second = stored(table.sums[1].site, 0x1001, 2, 5);
     for (what, from, to, expected) in [
         (
-            "no sum was begun",
+            "the position in the table",
             &begin,
             stored(begun, 0, 1, -1234),
             "relocation 2 at",
@@ -474,8 +474,14 @@ fn entries_that_say_something_else_are_rejected() {
         ),
         (
             "an entry ends a sum",
-            &begin,
-            stored(entry.place.offset(0), 2, 1, -4),
+            &second,
+            stored(SUBJECT.words[15].place, 2, 1, -4),
+            "a term outside a sum",
+        ),
+        (
+            "what is opaque ends a sum",
+            &second,
+            stored(site, 0x1020, 4, 0),
             "a term outside a sum",
         ),
         (
