@@ -4,53 +4,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use elf_tools::image::Image;
-use elf_tools::relocation::{
-    Demand, Kind, Relocation, Relocations, Slot, Sum, Term, Width, object,
-};
+use elf_tools::relocation::{Relocations, object};
 use elf_tools::symtab;
 use kernel_fixtures::fixture;
-use relocator::link::Old;
 use relocator::tables::Cache;
 use relocator_tests::command::{Ran, run, run_with_cache};
 use relocator_tests::pretend::Pretend;
+use relocator_tests::sums::as_sums;
 use serde_json::Value;
 use tempfile::TempDir;
-
-/// The table with sums in place of what refers to one symbol: what a derivation would say about the same code.
-fn as_sums(table: &Relocations, old: &Old) -> Relocations {
-    let is_sum = |kind| matches!(kind, Kind::Pc32 | Kind::Size32);
-    let (summed, entries): (Vec<Relocation>, Vec<_>) =
-        table.entries.iter().partition(|e| is_sum(e.kind));
-    let sums = summed.iter().zip(0..).map(|(entry, slot)| {
-        let instruction = old.code.covering(entry.place).unwrap();
-        // S + A - P, where P is B plus the place.
-        let (demand, addend) = match entry.kind {
-            Kind::Pc32 => (Demand::Address, entry.addend - entry.place.0 as i64),
-            _ => (Demand::Size, entry.addend),
-        };
-        Sum {
-            site: instruction.address,
-            demand,
-            need: entry.need,
-            addend,
-            terms: vec![Term {
-                slot,
-                coefficient: 1,
-            }],
-        }
-    });
-    let slots = summed.iter().map(|entry| Slot {
-        place: entry.place,
-        width: Width::Word,
-    });
-    Relocations {
-        needs: table.needs.clone(),
-        entries,
-        slots: slots.collect(),
-        sums: sums.collect(),
-        opaque: Vec::new(),
-    }
-}
 
 /// An image that has lost its tables, and a table for it.
 struct Lost {
@@ -63,7 +25,7 @@ impl Lost {
     fn new() -> Self {
         let pretend = Pretend::open("operands");
         let found = pretend.old.relocations.as_ref().unwrap();
-        let table = as_sums(found, &pretend.old);
+        let table = as_sums(found, &pretend.old.code);
         assert!(table.sums.len() > 20 && table.entries.len() > 5);
         // A note of a type that nobody knows, so that nothing announces the table that is still there.
         let mut bytes = pretend.old.image.bytes().to_vec();

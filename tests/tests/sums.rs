@@ -16,6 +16,7 @@ use kernel_fixtures::fixture;
 use proptest::prelude::*;
 use proptest::sample::{Index, subsequence};
 use relocator_tests::readelf::{nm_bytes, readelf_bytes};
+use relocator_tests::sums::as_sums;
 
 const VERSION: LinuxVersion = LinuxVersion(0x06_0c_03);
 
@@ -187,6 +188,20 @@ fn assert_survives(table: &Relocations) {
 fn one_of_everything_survives() {
     assert_survives(&sample());
     assert_survives(&Relocations::default());
+}
+
+/// A checkpoint may keep no more than what the note describes.
+#[test]
+fn a_table_is_found_without_section_headers() {
+    let subject = &*SUBJECT;
+    let own = relocation::read(&subject.image, &subject.code).unwrap();
+    let table = as_sums(&own.unwrap(), &subject.code);
+    let bytes = write::attach(&subject.image, &table).unwrap();
+    let headers = u64::from_le_bytes(bytes[40..48].try_into().unwrap());
+    let image = Image::parse(&bytes[..headers as usize]).unwrap();
+    assert!(!image.has_sections());
+    let read = relocation::read(&image, &Code::of(&image).unwrap()).unwrap();
+    assert_eq!(meaning(&read.unwrap()), meaning(&table));
 }
 
 /// A sum by indices into what there is: site, demand, reference, addend, terms (width, which slot, coefficient).
