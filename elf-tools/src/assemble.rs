@@ -3,6 +3,8 @@
 //! What is already there stays where it is: new content goes behind it, then the section names, then the headers. That
 //! is all that tables in this crate need, and nothing that is loaded can move by accident.
 
+use object::elf;
+
 use crate::{Error, Result};
 
 /// Where a section's content is.
@@ -74,7 +76,7 @@ pub(crate) fn object_symbol(
     value: u64,
     size: u64,
 ) -> Vec<u8> {
-    let info = (binding << 4) | object::elf::STT_OBJECT.0;
+    let info = (binding << 4) | elf::STT_OBJECT.0;
     Fields::default()
         .word(name)
         .bytes(&[info, 0])
@@ -82,6 +84,58 @@ pub(crate) fn object_symbol(
         .xword(value)
         .xword(size)
         .0
+}
+
+/// Adds a note, 4-aligned as in every vDSO.
+pub(crate) fn add_note(notes: &mut Vec<u8>, owner: &[u8], kind: u32, descriptor: &[u8]) {
+    notes.extend((owner.len() as u32 + 1).to_le_bytes());
+    notes.extend((descriptor.len() as u32).to_le_bytes());
+    notes.extend(kind.to_le_bytes());
+    notes.extend(owner);
+    notes.resize((notes.len() + 1).next_multiple_of(4), 0);
+    notes.extend(descriptor);
+    notes.resize(notes.len().next_multiple_of(4), 0);
+}
+
+/// A shared object that loads nothing and has these notes in a segment: ELF header, program header, notes. Sections can
+/// be appended. Returns the notes' section as well.
+pub(crate) fn object_with_notes(notes: &[u8]) -> (Vec<u8>, NewSection<'static>) {
+    let at = (FILE_HEADER + PROGRAM_HEADER) as u64;
+    let ident = [
+        elf::ELFMAG.as_slice(),
+        &[elf::ELFCLASS64.0, elf::ELFDATA2LSB.0, 1],
+        &[0; 9],
+    ]
+    .concat();
+    let header = Fields::default()
+        .bytes(&ident)
+        .half(elf::ET_DYN.0)
+        .half(elf::EM_X86_64.0)
+        .word(1)
+        .xword(0)
+        .xword(FILE_HEADER as u64)
+        .xword(0)
+        .word(0);
+    // The last three halves, about section headers, are filled in when sections are appended.
+    let header = header
+        .half(FILE_HEADER as u16)
+        .half(PROGRAM_HEADER as u16)
+        .half(1)
+        .half(0)
+        .half(0)
+        .half(0);
+    let size = notes.len() as u64;
+    let segment = header.word(elf::PT_NOTE.0).word(elf::PF_R.0);
+    let segment = segment.xword(at).xword(at).xword(at);
+    let bytes = segment.xword(size).xword(size).xword(4).bytes(notes).0;
+    let section = NewSection {
+        flags: elf::SHF_ALLOC.0,
+        address: at,
+        content: Content::Existing(at, size),
+        align: 4,
+        ..table_section(".note", elf::SHT_NOTE.0)
+    };
+    (bytes, section)
 }
 
 /// Appends sections and headers to `base`, a 64-bit file whose old section headers are cut off, and enters them in its
@@ -96,7 +150,7 @@ pub(crate) fn append(base: &mut Vec<u8>, mut sections: Vec<NewSection<'_>>) -> R
         .collect();
     sections.push(NewSection {
         content: Content::New(names),
-        ..table_section(".shstrtab", object::elf::SHT_STRTAB.0)
+        ..table_section(".shstrtab", elf::SHT_STRTAB.0)
     });
     let count = u16::try_from(sections.len() + 1).map_err(|_| {
         Error::malformed(

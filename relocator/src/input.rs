@@ -17,7 +17,7 @@ pub struct Old {
 }
 
 impl Old {
-    /// Reads everything from an image.
+    /// Reads everything from an image. Its relocation table is the one it carries, if it carries one.
     pub fn read(image: Image) -> elf_tools::Result<Self> {
         let code = Code::of(&image)?;
         let relocations = elf_tools::relocation::read(&image, &code)?;
@@ -25,6 +25,26 @@ impl Old {
             image,
             code,
             relocations,
+        })
+    }
+
+    /// An image with a table from elsewhere, which must be the table of this image, or with none at all.
+    pub fn with_table(image: Image, relocations: Option<Relocations>) -> elf_tools::Result<Self> {
+        let code = Code::of(&image)?;
+        Ok(Self {
+            image,
+            code,
+            relocations,
+        })
+    }
+
+    /// An image with a table derived from its code, for the layout of its own kernel. A table that it carries is not read.
+    pub fn derive(image: Image, symtab: &Symtab) -> elf_tools::Result<Self> {
+        let old = Self::with_table(image, None)?;
+        let derivation = elf_tools::derive::derive(&old.image, &old.code, symtab)?;
+        Ok(Self {
+            relocations: Some(derivation.relocations),
+            ..old
         })
     }
 }

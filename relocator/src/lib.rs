@@ -5,12 +5,14 @@
 //! | module | does |
 //! |---|---|
 //! | [`source`] | finds images, kernels and tables: the edge where files and processes are read |
+//! | [`tables`] | finds the relocation table of an old image: its own, a file, the cache, or derived |
 //! | [`placement`] | says where everything is, or will be, in the process |
 //! | [`link`] | resolves needs, encodes relocations, overwrites entries: bytes in, bytes and a report out |
 //! | [`plan`] | decides how each function goes on: keep, relocate, proxy, system call |
 //! | [`proxy`] | the instructions that replace a function's entry |
 //! | [`verify`] | runs the result in a child process and compares it with the system calls |
 //! | [`compare`] | puts the strategies side by side |
+//! | [`persist`] | writes files whole or not at all |
 //! | [`report`] | the versioned JSON that commands print |
 //!
 //! The linking core does no I/O. What it needs from an image is read by `elf-tools`.
@@ -19,11 +21,13 @@ pub mod compare;
 mod error;
 mod input;
 pub mod link;
+pub mod persist;
 pub mod placement;
 pub mod plan;
 pub mod proxy;
 pub mod report;
 pub mod source;
+pub mod tables;
 pub mod verify;
 
 pub use error::{Error, Result};

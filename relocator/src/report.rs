@@ -4,17 +4,21 @@
 use std::fmt;
 
 use elf_tools::image::LinuxVersion;
+use elf_tools::relocation::Relocations;
 use elf_tools::symtab::Provenance;
 use serde::Serialize;
 
-use crate::link::{LinkedImage, Old};
+use crate::link::LinkedImage;
 use crate::plan::FunctionPlan;
 use crate::source::{LiveMapping, Source};
+use crate::tables;
 
 /// Schema of `relocator inspect --json`.
 pub const INSPECT: &str = "relocator.inspect/1";
 /// Schema of `relocator symtab --json`.
 pub const SYMTAB: &str = "relocator.symtab/1";
+/// Schema of `relocator derive --json`.
+pub const DERIVE: &str = "relocator.derive/1";
 /// Schema of `relocator link --json`.
 pub const LINK: &str = "relocator.link/1";
 /// Schema of `relocator verify --json`.
@@ -31,20 +35,16 @@ pub struct Kernel {
     pub build_id: Option<String>,
     /// Version, for example `6.18.44`.
     pub kernel: Option<String>,
-    /// Where its tables came from: `exported`, `file`, `btf`, `dwarf` or `none`.
+    /// Where its tables came from: `exported`, `file` or `none` on both sides, `cache` or `derived` on the old one, `btf` or
+    /// `dwarf` on the new one.
     pub tables: &'static str,
 }
 
 impl Kernel {
     /// The old side, whose table is the relocation table.
-    pub fn old(source: &Source, old: &Old) -> Self {
-        let tables = if old.relocations.is_some() {
-            "exported"
-        } else {
-            "none"
-        };
+    pub fn old(source: &Source, tables: impl Into<tables::Provenance>) -> Self {
         Self {
-            tables,
+            tables: tables.into().word(),
             ..Self::new(source)
         }
     }
@@ -120,6 +120,8 @@ pub struct Link {
     pub old: Kernel,
     /// The kernel it is linked to.
     pub new: Kernel,
+    /// Why the old image has no relocation table, if it has none.
+    pub no_tables: Option<String>,
     /// Size of the linked image in bytes, defaults included.
     pub size: usize,
     /// The functions.
@@ -128,16 +130,48 @@ pub struct Link {
 
 impl Link {
     /// The report on `linked`.
-    pub fn new(old: Kernel, new: Kernel, linked: &LinkedImage) -> Self {
+    pub fn new(old: Kernel, new: Kernel, no_tables: Option<String>, linked: &LinkedImage) -> Self {
         let functions = linked.functions.iter().map(Function::from).collect();
         Self {
             schema: LINK,
             old,
             new,
+            no_tables,
             size: linked.bytes.len(),
             functions,
         }
     }
+}
+
+/// What an image needs of a kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Need {
+    /// The symbol or distance.
+    pub reference: String,
+    /// Number of places that it determines alone.
+    pub places: usize,
+    /// Number of sums that it takes part in.
+    pub sums: usize,
+    /// Whether there is a value for kernels that lack it.
+    pub has_default: bool,
+}
+
+/// What a relocation table needs of a kernel.
+pub fn needs(table: &Relocations) -> Vec<Need> {
+    let needs = table.needs.iter().map(|need| Need {
+        reference: need.reference.to_string(),
+        places: 0,
+        sums: 0,
+        has_default: need.default.is_some(),
+    });
+    let mut needs: Vec<Need> = needs.collect();
+    for entry in &table.entries {
+        needs[entry.need as usize].places += 1;
+    }
+    for sum in &table.sums {
+        needs[sum.need as usize].sums += 1;
+    }
+    needs
 }
 
 /// Bytes as hexadecimal digits.

@@ -7,11 +7,23 @@ use std::sync::LazyLock;
 /// Where cargo puts the command when it builds with the profile that this test was built with.
 static BINARY: LazyLock<PathBuf> = LazyLock::new(build);
 
-/// A way to call the command.
+/// A way to call the command. It keeps no tables: what one test derives is nothing that another one should find.
 pub fn relocator() -> Command {
     let mut command = Command::new(&*BINARY);
-    command.stdin(Stdio::null());
     command
+        .stdin(Stdio::null())
+        .env(relocator::tables::VARIABLE, "/dev/null");
+    command
+}
+
+/// What the command does with these arguments and a cache of tables.
+pub fn run_with_cache<A: AsRef<std::ffi::OsStr>>(
+    cache: &Path,
+    arguments: impl IntoIterator<Item = A>,
+) -> Ran {
+    let mut command = relocator();
+    command.env(relocator::tables::VARIABLE, cache);
+    Ran::of(command.args(arguments).output())
 }
 
 /// What the command does with these arguments.

@@ -8,5 +8,6 @@ pub mod pretend;
 pub mod readelf;
 pub mod real;
 pub mod running;
+pub mod sums;
 pub mod table;
 pub mod trials;

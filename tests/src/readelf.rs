@@ -15,7 +15,8 @@ fn clean(tool: &str, arguments: &[&str], file: &Path) -> Result<String, String> 
     if !output.status.success() || !complaints.is_empty() {
         return Err(format!("{tool} says {}: {complaints}", output.status));
     }
-    String::from_utf8(output.stdout).map_err(|error| format!("{tool}: {error}"))
+    // Without a locale that has them, readelf prints bytes of names that are not ASCII one by one.
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// What `readelf` prints. It must do so without a word on standard error, and without a warning in between.
@@ -40,6 +41,13 @@ pub fn readelf_bytes(arguments: &[&str], bytes: &[u8]) -> Result<String, String>
     let file = tempfile::NamedTempFile::new().map_err(|error| error.to_string())?;
     std::fs::write(file.path(), bytes).map_err(|error| error.to_string())?;
     readelf(arguments, file.path())
+}
+
+/// What `nm` prints about bytes that are in no file yet.
+pub fn nm_bytes(bytes: &[u8]) -> Result<String, String> {
+    let file = tempfile::NamedTempFile::new().map_err(|error| error.to_string())?;
+    std::fs::write(file.path(), bytes).map_err(|error| error.to_string())?;
+    nm(file.path())
 }
 
 /// A symbol as `readelf -sW` shows it.

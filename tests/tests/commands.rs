@@ -90,8 +90,9 @@ fn link_reports_what_becomes_of_each_function() {
     );
     assert_members(
         &report.clone().into(),
-        &["schema", "old", "new", "size", "functions"],
+        &["schema", "old", "new", "no_tables", "size", "functions"],
     );
+    assert_eq!(report["no_tables"], Value::Null);
     assert_kernel(&report["old"], "fixture:required", &["exported"]);
     assert_kernel(&report["new"], "fixture:reordered", &["exported"]);
     let members = [
@@ -206,8 +207,10 @@ fn inspect_shows_image_tables_and_mappings() {
         "alternatives",
         "exports",
         "needs",
+        "opaque",
     ];
     assert_members(image, &parts);
+    assert_eq!(image["opaque"], 0);
     let found = fixture::find("operands").unwrap();
     assert_eq!(image["size"], found.image.len());
     assert_eq!(image["machine"], "x86-64");
@@ -226,7 +229,8 @@ fn inspect_shows_image_tables_and_mappings() {
     }
     let needs = image["needs"].as_array().unwrap();
     for need in needs {
-        assert_members(need, &["reference", "places", "has_default"]);
+        assert_members(need, &["reference", "places", "sums", "has_default"]);
+        assert_eq!(need["sums"], 0);
         let defaulted = need["reference"].as_str().unwrap().ends_with("max_cycles");
         assert_eq!(need["has_default"], defaulted, "{need}");
         assert_ne!(need["places"], 0, "{need}");

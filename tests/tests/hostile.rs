@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use elf_tools::code::Code;
 use elf_tools::image::{Image, alternatives};
 use elf_tools::kernel::{KernelFile, is_kernel_file};
-use elf_tools::relocation::{self, Kind, Relocation, write};
+use elf_tools::relocation::{self, Kind, Relocation, object, write};
 use elf_tools::symtab::{self, Provenance, Symtab};
 use elf_tools::{Avma, Svma};
 use kernel_fixtures::fixture;
@@ -18,6 +18,7 @@ use relocator::plan::{Policy, Strategy as How};
 use relocator_tests::damage::{Damage, damage, damaged, damages};
 use relocator_tests::kernel::{bzimage, vmlinux};
 use relocator_tests::pretend::{BASE, Pretend};
+use relocator_tests::sums::as_sums;
 
 static KERNELS: LazyLock<Vec<Pretend>> =
     LazyLock::new(|| fixture::all().iter().map(Pretend::of).collect());
@@ -119,6 +120,32 @@ fn use_image(bytes: &[u8], new: &Pretend) {
     link_every_way(&old, &new.offer());
 }
 
+/// The relocation table object of `operands`, with sums.
+static SUMS: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let old = Pretend::open("operands").old;
+    let table = as_sums(old.relocations.as_ref().unwrap(), &old.code);
+    let build_id = old.image.build_id().unwrap();
+    object::write(&table, build_id, old.image.linux_version()).unwrap()
+});
+
+/// Everything that is done with a relocation table object.
+fn use_relocations(bytes: &[u8], new: &Pretend) {
+    let mut old = Pretend::open("operands").old;
+    object::is_table(bytes);
+    let Some(table) = words(object::read(bytes, &old.image, &old.code)) else {
+        return;
+    };
+    if let Some(written) = words(object::write(&table, old.image.build_id().unwrap(), None)) {
+        let read = object::read(&written, &old.image, &old.code);
+        assert_eq!(
+            read.expect("what was written is read").sums.len(),
+            table.sums.len()
+        );
+    }
+    old.relocations = Some(table);
+    link_every_way(&old, &new.offer());
+}
+
 /// Everything that is done with a symbol table.
 fn use_symtab(bytes: &[u8], olds: &[&Pretend]) {
     let Some(table) = words(symtab::elf::read(bytes, Provenance::File)) else {
@@ -177,6 +204,11 @@ proptest! {
     #[test]
     fn damaged_symbol_tables(table in any_symtab(), damages in damages()) {
         use_symtab(&damaged(table, &damages), &[&KERNELS[0], &KERNELS[1], &KERNELS[5]]);
+    }
+
+    #[test]
+    fn damaged_relocation_tables(damages in damages(), new in any_kernel()) {
+        use_relocations(&damaged(&SUMS, &damages), new);
     }
 
     /// What passes the reader has relocations in places, of kinds and with addends that no producer would choose.

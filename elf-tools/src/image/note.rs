@@ -12,6 +12,8 @@ pub(crate) const OWNER: &[u8] = b"vDSO";
 pub(crate) const NT_TABLES: u32 = 1;
 /// Note type of a symbol table object.
 pub(crate) const NT_SYMBOLS: u32 = 2;
+/// Note type of a relocation table object.
+pub(crate) const NT_RELOCATIONS: u32 = 3;
 /// The ABI version this crate reads and writes.
 pub(crate) const ABI_VERSION: u32 = 1;
 
@@ -71,24 +73,30 @@ pub(super) struct Notes {
 
 pub(super) fn read(view: &View<'_>) -> Result<Notes> {
     let notes = view.notes()?;
-    let mut tables = None;
-    for note in notes
-        .iter()
-        .filter(|note| note.owner == OWNER && note.kind == NT_TABLES)
-    {
-        if tables.replace(tables_note(note)?).is_some() {
-            return Err(Error::malformed(
-                "vDSO note",
-                note.offset,
-                "a second note of type 1",
-            ));
-        }
-    }
+    let tables = only(&notes, NT_TABLES)?
+        .map(|note| tables_note(&note))
+        .transpose()?;
     Ok(Notes {
         build_id: build_id(&notes),
         linux_version: linux_version(&notes),
         tables,
     })
+}
+
+/// The note of ours of that type. A second one is an error.
+pub(crate) fn only<'data>(notes: &[Note<'data>], kind: u32) -> Result<Option<Note<'data>>> {
+    let mut of_kind = notes
+        .iter()
+        .filter(|note| note.owner == OWNER && note.kind == kind);
+    let first = of_kind.next();
+    match of_kind.next() {
+        None => Ok(first.copied()),
+        Some(second) => Err(Error::malformed(
+            "vDSO note",
+            second.offset,
+            format!("a second note of type {kind}"),
+        )),
+    }
 }
 
 /// GNU build-id.

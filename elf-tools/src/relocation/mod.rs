@@ -1,18 +1,23 @@
 //! Every place in an image that depends on a symbol of the kernel's vvar.
 //!
-//! [`read`] accepts what an ordinary link leaves and what a step after the link adds ([`postlink()`]); `docs/abi.md`,
-//! sections 3 to 5, is the specification.
+//! [`read`] accepts what an ordinary link leaves and what a step after the link adds ([`postlink()`]); [`object`] keeps the
+//! table of an image that has none in a file of its own. `docs/abi.md`, sections 3 to 5, is the specification.
 
+mod encode;
+mod need;
+pub mod object;
+mod place;
 pub mod postlink;
 mod read;
 mod rela;
 mod sum;
+mod table;
 mod uses;
 pub mod write;
 
 use std::fmt;
 
-use object::elf;
+use ::object::elf;
 
 use crate::Svma;
 use crate::symtab::name::Reference;

@@ -1,9 +1,13 @@
-//! Entries of a relocation table as they are stored.
+//! Entries of a relocation table as they are stored, and the numbers of their types.
+
+use object::elf;
 
 use crate::Svma;
 use crate::assemble::RELA;
+use crate::relocation::{Demand, Kind, Width};
 
 /// An `Elf64_Rela`, taken apart.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Rela {
     pub(super) place: Svma,
     /// The type, as the psABI numbers it.
@@ -11,6 +15,21 @@ pub(super) struct Rela {
     /// Index into the linked symbol table.
     pub(super) symbol: usize,
     pub(super) addend: i64,
+}
+
+impl Rela {
+    /// The entry as it is stored.
+    pub(super) fn encode(self) -> [u8; RELA as usize] {
+        let info = ((self.symbol as u64) << 32) | u64::from(self.number);
+        let mut bytes = [0; RELA as usize];
+        for (field, word) in bytes
+            .chunks_exact_mut(8)
+            .zip([self.place.0, info, self.addend as u64])
+        {
+            field.copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
 }
 
 /// The whole entries in a table's bytes.
@@ -25,4 +44,56 @@ pub(super) fn entries(table: &[u8]) -> impl Iterator<Item = Rela> {
             addend: word(16) as i64,
         }
     })
+}
+
+/// What an entry is, by its type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Type {
+    /// `R_X86_64_NONE`.
+    Ignored,
+    /// A relocation of the psABI.
+    Kind(Kind),
+    /// The beginning of a sum.
+    Sum(Demand),
+    /// One addend of the sum that was begun last.
+    Term(Width),
+    /// What cannot be stated.
+    Opaque,
+}
+
+impl Type {
+    /// The types of sums: `docs/abi.md`, section 4.2. The psABI assigns no number from 0x100 on.
+    const PRIVATE: [(Self, u32); 7] = [
+        (Self::Sum(Demand::Address), 0x1000),
+        (Self::Sum(Demand::Size), 0x1001),
+        (Self::Sum(Demand::Presence), 0x1002),
+        (Self::Term(Width::Absent), 0x1010),
+        (Self::Term(Width::Byte), 0x1011),
+        (Self::Term(Width::Word), 0x1012),
+        (Self::Opaque, 0x1020),
+    ];
+
+    /// The type of that number, if the ABI allows it.
+    pub(super) fn from_number(number: u32) -> Option<Self> {
+        if number == elf::R_X86_64_NONE.0 {
+            return Some(Self::Ignored);
+        }
+        let private = || {
+            let found = Self::PRIVATE.iter().find(|entry| entry.1 == number);
+            found.map(|entry| entry.0)
+        };
+        Kind::from_number(number).map(Self::Kind).or_else(private)
+    }
+
+    /// Its number.
+    pub(super) fn number(self) -> u32 {
+        match self {
+            Self::Ignored => elf::R_X86_64_NONE.0,
+            Self::Kind(kind) => kind.number(),
+            private => {
+                let found = Self::PRIVATE.iter().find(|entry| entry.0 == private);
+                found.expect("every private type is listed").1
+            }
+        }
+    }
 }

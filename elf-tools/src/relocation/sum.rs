@@ -1,6 +1,6 @@
 //! Relocations of code that computes an address from several constants.
 //!
-//! `lea rax,[rip+A]; mov ecx,[rax+B]` reads a field at an address that is the sum of two constants of the code. Which of
+//! `lea rax,[rip+D]; mov ecx,[rax+E]` reads a field at an address that is the sum of two constants of the code. Which of
 //! the two changes when the field moves is for the linker to choose, and the choice depends on what else they take part
 //! in: a [`Sum`] states the condition and no more. `docs/abi.md`, section 4.2.
 

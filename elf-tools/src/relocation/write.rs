@@ -2,13 +2,12 @@
 
 use object::elf;
 
-use crate::assemble::{
-    self, Content, Fields, NewSection, RELA, SYMBOL, add_name, object_symbol, table_section,
-};
+use crate::assemble::{self, Content, NewSection, RELA, SYMBOL};
 use crate::elf::View;
 use crate::image::note::TABLES_SIZE;
 use crate::image::{Image, TablesNote};
 use crate::relocation::Relocations;
+use crate::relocation::encode::Tables;
 use crate::{Error, Result};
 
 /// Sections that a written table replaces: earlier tables of ours, and what `--emit-relocs` leaves.
@@ -36,7 +35,7 @@ pub fn attach(image: &Image, relocations: &Relocations) -> Result<Vec<u8>> {
     bytes.resize(bytes.len().next_multiple_of(8), 0);
     let mut sections = kept_sections(&view)?;
     let first = sections.len() as u32 + 1;
-    let tables = Tables::encode(relocations, first, bytes.len() as u64);
+    let tables = Tables::encode(relocations, first, bytes.len() as u64)?;
     sections.extend(tables.into_sections(first));
     let placed = assemble::append(&mut bytes, sections)?;
     let [relocations_at, symbols_at, strings_at] =
@@ -83,82 +82,4 @@ fn kept_sections<'a>(view: &'a View<'_>) -> Result<Vec<NewSection<'a>>> {
         ));
     }
     Ok(sections)
-}
-
-/// The tables as bytes.
-struct Tables {
-    /// First of all: symbols state where in the image their defaults are.
-    defaults: Vec<u8>,
-    defaults_at: u64,
-    relocations: Vec<u8>,
-    symbols: Vec<u8>,
-    strings: Vec<u8>,
-}
-
-impl Tables {
-    /// `section` is the index of the section of defaults, and `defaults_at` its place in the image.
-    fn encode(relocations: &Relocations, section: u32, defaults_at: u64) -> Self {
-        let mut strings = vec![0u8];
-        let mut defaults = Vec::new();
-        let mut symbols = vec![0u8; SYMBOL as usize];
-        for need in &relocations.needs {
-            let (binding, section, value) = match &need.default {
-                None => (elf::STB_GLOBAL.0, elf::SHN_UNDEF.0, 0),
-                Some(bytes) => {
-                    defaults.resize(defaults.len().next_multiple_of(8), 0);
-                    let value = defaults_at + defaults.len() as u64;
-                    defaults.extend_from_slice(bytes);
-                    (elf::STB_WEAK.0, section as u16, value)
-                }
-            };
-            let name = add_name(&mut strings, &need.reference.to_string());
-            symbols.extend(object_symbol(name, binding, section, value, need.size));
-        }
-        let mut table = Fields(Vec::with_capacity(
-            relocations.entries.len() * RELA as usize,
-        ));
-        for entry in &relocations.entries {
-            let info = (u64::from(entry.need + 1) << 32) | u64::from(entry.kind.number());
-            table = table
-                .xword(entry.place.0)
-                .xword(info)
-                .xword(entry.addend as u64);
-        }
-        Self {
-            defaults,
-            defaults_at,
-            relocations: table.0,
-            symbols,
-            strings,
-        }
-    }
-
-    /// The tables as sections from index `first` on: defaults, relocations, symbols, strings.
-    fn into_sections(self, first: u32) -> [NewSection<'static>; 4] {
-        let table = |name, kind, content| NewSection {
-            content: Content::New(content),
-            ..table_section(name, kind)
-        };
-        [
-            NewSection {
-                address: self.defaults_at,
-                align: 8,
-                ..table(".vvar.defaults", elf::SHT_PROGBITS.0, self.defaults)
-            },
-            NewSection {
-                link: first + 2,
-                align: 8,
-                entry_size: RELA,
-                ..table(".rela.vvar", elf::SHT_RELA.0, self.relocations)
-            },
-            NewSection {
-                link: first + 3,
-                info: 1,
-                align: 8,
-                entry_size: SYMBOL,
-                ..table(".vvar.symtab", elf::SHT_SYMTAB.0, self.symbols)
-            },
-            table(".vvar.strtab", elf::SHT_STRTAB.0, self.strings),
-        ]
-    }
 }

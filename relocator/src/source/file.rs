@@ -6,6 +6,7 @@ use elf_tools::image::Image;
 use elf_tools::kernel::{KernelFile, is_kernel_file};
 use elf_tools::layout::btf::Btf;
 use elf_tools::layout::dwarf::Dwarf;
+use elf_tools::relocation;
 use elf_tools::symtab::{self, Provenance, Symtab, vocabulary};
 
 use crate::source::Source;
@@ -14,13 +15,19 @@ use crate::{Error, Result};
 /// Largest file that is read. Kernels with debug information come close to 1 GiB.
 const MAX_FILE: u64 = 2 << 30;
 
-pub(super) fn open(path: &Path, name: String) -> Result<Source> {
+/// The bytes of a regular file.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
     let metadata = std::fs::metadata(path).map_err(Error::path(path))?;
     if !metadata.is_file() || metadata.len() > MAX_FILE {
+        let text = path.display().to_string();
         let reason = format!("not a regular file of at most {MAX_FILE} bytes");
-        return Err(Error::Source { text: name, reason });
+        return Err(Error::Source { text, reason });
     }
-    let bytes = std::fs::read(path).map_err(Error::path(path))?;
+    std::fs::read(path).map_err(Error::path(path))
+}
+
+pub(super) fn open(path: &Path, name: String) -> Result<Source> {
+    let bytes = read(path)?;
     let mut source = Source::named(name);
     if symtab::elf::is_symtab(&bytes) {
         let table =
@@ -28,6 +35,14 @@ pub(super) fn open(path: &Path, name: String) -> Result<Source> {
         source.symtab = Some(table);
     } else if is_kernel_file(&bytes) {
         open_kernel(&bytes, &mut source)?;
+    } else if relocation::object::is_table(&bytes) {
+        let reason =
+            "a relocation table belongs to an image and is no source of its own; see --old-tables"
+                .to_owned();
+        return Err(Error::Source {
+            text: source.name,
+            reason,
+        });
     } else {
         source.image = Some(Image::parse(&bytes).map_err(Error::input(&source.name))?);
         source.no_symtab =

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use anyhow::Result;
 use elf_tools::image::alternatives;
 use relocator::link::Old;
-use relocator::report::{self, Kernel, Mapping};
+use relocator::report::{self, Kernel, Mapping, Need};
 use relocator::source::{Source, Spec};
 use serde::Serialize;
 
@@ -38,7 +38,8 @@ struct ImageReport {
     relocation_capable: bool,
     alternatives: usize,
     exports: Vec<ExportReport>,
-    needs: Vec<NeedReport>,
+    needs: Vec<Need>,
+    opaque: usize,
 }
 
 #[derive(Serialize)]
@@ -48,13 +49,6 @@ struct ExportReport {
     address: u64,
     size: u64,
     relocations: Option<usize>,
-}
-
-#[derive(Serialize)]
-struct NeedReport {
-    reference: String,
-    places: usize,
-    has_default: bool,
 }
 
 #[derive(Serialize)]
@@ -120,29 +114,14 @@ fn image_report(source: &Source, image: &elf_tools::image::Image) -> Result<Imag
         size: export.size,
         relocations: used(export.address),
     });
-    let needs = relocations.map_or_else(Vec::new, |table| {
-        let places = |index| {
-            table
-                .entries
-                .iter()
-                .filter(|entry| entry.need as usize == index)
-                .count()
-        };
-        let needs = table.needs.iter().enumerate();
-        let need = |(index, need): (usize, &elf_tools::relocation::Need)| NeedReport {
-            reference: need.reference.to_string(),
-            places: places(index),
-            has_default: need.default.is_some(),
-        };
-        needs.map(need).collect()
-    });
     Ok(ImageReport {
         size: image.bytes().len(),
         machine: image.machine().to_string(),
         relocation_capable: relocations.is_some(),
         alternatives: alternatives::read(image).map_err(failed)?.len(),
         exports: exports.collect(),
-        needs,
+        needs: relocations.map_or_else(Vec::new, report::needs),
+        opaque: relocations.map_or(0, |table| table.opaque.len()),
     })
 }
 
@@ -213,15 +192,9 @@ fn image_text(image: &ImageReport, text: &mut String) {
     }
     let _ = writeln!(text, "{exports}");
     if !image.needs.is_empty() {
-        let mut needs = output::table(&["needs", "places", "default"]);
-        for need in &image.needs {
-            let default = if need.has_default { "yes" } else { "" };
-            needs.add_row([
-                need.reference.clone(),
-                need.places.to_string(),
-                default.to_owned(),
-            ]);
-        }
-        let _ = writeln!(text, "\n{needs}");
+        let _ = writeln!(text, "\n{}", output::needs(&image.needs));
+    }
+    if image.opaque > 0 {
+        let _ = writeln!(text, "\n{} instructions cannot be stated", image.opaque);
     }
 }

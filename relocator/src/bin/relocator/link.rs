@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use elf_tools::Avma;
-use relocator::link::{self, New, Old};
+use relocator::link::{self, New};
 use relocator::placement::{PAGE, Placement};
 use relocator::plan::Policy;
 use relocator::report::{Kernel, Link};
 use relocator::source::{Source, Spec};
 
-use crate::{Outcome, output};
+use crate::{Outcome, output, tables};
 
 /// Where an image is placed if nothing else is asked for: in the part of the address space where kernels put vDSOs.
 const DEFAULT_BASE: u64 = 0x7fff_f7f0_0000;
@@ -38,6 +38,8 @@ pub(crate) struct Arguments {
     /// mappings lie directly below the image, at the new kernel's own distances.
     #[arg(long, value_name = "MAPPING=ADDRESS", value_parser = mapping)]
     map: Vec<(String, Avma)>,
+    #[command(flatten)]
+    tables: tables::OldTables,
     /// Print JSON instead of text.
     #[arg(long)]
     json: bool,
@@ -62,8 +64,7 @@ fn mapping(text: &str) -> Result<(String, Avma)> {
 pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     let old_source = Source::open(&arguments.old)?;
     let new_source = Source::open(&arguments.onto)?;
-    let image = old_source.require_image()?.clone();
-    let old = Old::read(image).map_err(relocator::Error::input(&old_source.name))?;
+    let (old, old_tables) = old_source.old(&arguments.tables.options())?;
     let new = New {
         symtab: new_source.symtab.as_ref(),
         image: new_source.image.as_ref(),
@@ -74,8 +75,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
         output::write_file(path, &linked.bytes)?;
     }
     let report = Link::new(
-        Kernel::old(&old_source, &old),
+        Kernel::old(&old_source, &old_tables),
         Kernel::new(&new_source),
+        old_tables.no_tables,
         &linked,
     );
     output::print(arguments.json, &report, text(&report, &new_source))?;
@@ -118,11 +120,17 @@ fn text(report: &Link, new: &Source) -> String {
             function.reason.clone(),
         ]);
     }
+    let no_tables = report
+        .no_tables
+        .as_ref()
+        .map_or_else(String::new, |reason| {
+            format!("no relocations of the old image: {reason}\n")
+        });
     let no_symtab = new.no_symtab.as_ref().map_or_else(String::new, |reason| {
         format!("no symbols of the new kernel: {reason}\n")
     });
     format!(
-        "old  {}\nnew  {}\n{no_symtab}\n{table}",
+        "old  {}\nnew  {}\n{no_tables}{no_symtab}\n{table}",
         report.old, report.new
     )
 }

@@ -3,10 +3,12 @@
 //! Exit status: 0 done; 1 refused, or verification failed; 2 bad usage or bad input.
 
 mod compare;
+mod derive;
 mod inspect;
 mod link;
 mod output;
 mod symtab;
+mod tables;
 mod verify;
 
 use std::process::ExitCode;
@@ -31,6 +33,8 @@ enum Command {
     Inspect(inspect::Arguments),
     /// Show or write the symbol table of a kernel's vvar.
     Symtab(symtab::Arguments),
+    /// Derive the relocation table of a vDSO from its code and its kernel's symbols.
+    Derive(derive::Arguments),
     /// Link an old vDSO to a new kernel.
     Link(link::Arguments),
     /// Link an old vDSO to the running kernel, run it in a child process, and compare it with the system calls.
@@ -52,6 +56,7 @@ fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Symtab(arguments) => symtab::run(&arguments),
+        Command::Derive(arguments) => derive::run(&arguments),
         Command::Link(arguments) => link::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),

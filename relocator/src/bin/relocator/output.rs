@@ -2,11 +2,12 @@
 
 use std::fmt::Display;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use comfy_table::{ContentArrangement, Table, presets};
+use relocator::persist;
+use relocator::report::Need;
 use serde::Serialize;
 
 /// Prints `value` as JSON, or `text` for a person.
@@ -31,20 +32,7 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     if existing.is_some_and(|metadata| !metadata.is_file()) {
         return std::fs::write(path, bytes).with_context(what);
     }
-    let parent = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    let mut file = tempfile::Builder::new()
-        // As for any file that a program creates: the process's mask takes away what others may not do.
-        .permissions(std::fs::Permissions::from_mode(0o666))
-        .tempfile_in(parent.unwrap_or(Path::new(".")))
-        .with_context(what)?;
-    let written = file
-        .write_all(bytes)
-        .and_then(|()| file.as_file().sync_all());
-    written.with_context(what)?;
-    file.persist(path).map_err(|e| e.error).with_context(what)?;
-    Ok(())
+    persist::replace(path, bytes).with_context(what)
 }
 
 /// A table for a terminal: columns divided by space alone.
@@ -55,4 +43,19 @@ pub(crate) fn table(header: &[&str]) -> Table {
         .set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header);
     table
+}
+
+/// What a relocation table needs of a kernel.
+pub(crate) fn needs(needs: &[Need]) -> Table {
+    let mut shown = table(&["needs", "places", "sums", "default"]);
+    for need in needs {
+        let default = if need.has_default { "yes" } else { "" };
+        shown.add_row([
+            need.reference.clone(),
+            need.places.to_string(),
+            need.sums.to_string(),
+            default.to_owned(),
+        ]);
+    }
+    shown
 }

@@ -1,0 +1,111 @@
+//! Relocation tables in files of their own: `docs/abi.md`, section 4.3.
+//!
+//! An image without tables cannot be given any without changing what identifies it, and a process or a checkpoint has
+//! its own copy of it anyway. Such a table is kept next to the image, and says by build-id which one it describes.
+
+use object::elf;
+
+use crate::assemble::{self, add_note, object_with_notes};
+use crate::code::Code;
+use crate::elf::{Note, View};
+use crate::image::{Image, LinuxVersion, note};
+use crate::relocation::Relocations;
+use crate::relocation::encode::Tables;
+use crate::relocation::table::Reader;
+use crate::{Class, Error, Machine, Result};
+
+/// Size of the descriptor without the build-id.
+const DESCRIPTOR: usize = 8;
+
+/// Whether these bytes are a relocation table object: they carry the note of type 3.
+pub fn is_table(bytes: &[u8]) -> bool {
+    let note = View::parse(bytes).and_then(|view| announcement(&view));
+    note.is_ok_and(|note| note.is_some())
+}
+
+/// Writes the table of the image with that build-id, which is empty if the image has none.
+pub fn write(
+    relocations: &Relocations,
+    build_id: &[u8],
+    linux_version: Option<LinuxVersion>,
+) -> Result<Vec<u8>> {
+    let (mut bytes, note_section) = object_with_notes(&notes(build_id, linux_version));
+    bytes.resize(bytes.len().next_multiple_of(8), 0);
+    let mut sections = vec![note_section];
+    let first = sections.len() as u32 + 1;
+    sections.extend(Tables::encode(relocations, first, bytes.len() as u64)?.into_sections(first));
+    assemble::append(&mut bytes, sections)?;
+    Ok(bytes)
+}
+
+fn notes(build_id: &[u8], linux_version: Option<LinuxVersion>) -> Vec<u8> {
+    let mut descriptor = Vec::with_capacity(DESCRIPTOR + build_id.len());
+    descriptor.extend(note::ABI_VERSION.to_le_bytes());
+    descriptor.extend(0u32.to_le_bytes());
+    descriptor.extend(build_id);
+    let mut notes = Vec::new();
+    add_note(&mut notes, note::OWNER, note::NT_RELOCATIONS, &descriptor);
+    if let Some(LinuxVersion(code)) = linux_version {
+        add_note(&mut notes, b"Linux", 0, &code.to_le_bytes());
+    }
+    notes
+}
+
+/// Reads the table of `image`, whose instructions are `code`.
+///
+/// Refuses a table of an image with another build-id, and everything that [`super::read`] refuses.
+pub fn read(bytes: &[u8], image: &Image, code: &Code) -> Result<Relocations> {
+    let view = View::parse(bytes)?;
+    let Some(announcement) = announcement(&view)? else {
+        return Err(Error::not_found(
+            "relocation table",
+            "the object has no vDSO note of type 3",
+        ));
+    };
+    note::check_abi(&announcement, DESCRIPTOR)?;
+    check_identity(&announcement, image)?;
+    if (view.machine, view.class) != (Machine::X86_64, Class::Elf64) {
+        let reason = format!(
+            "an object for {} {:?}; relocation types are specified for 64-bit x86-64",
+            view.machine, view.class
+        );
+        return Err(Error::unsupported("relocation table", reason));
+    }
+    let mut sections = view.sections.iter();
+    if !sections.any(|section| section.kind == elf::SHT_RELA.0) {
+        // Cut off, most likely. Taken for an empty table, it would let every function run as it is.
+        let reason = "the object has no section of relocations";
+        return Err(Error::not_found("relocation table", reason));
+    }
+    let mut reader = Reader::new(image, code)?;
+    reader.sections(&view)?;
+    reader.finish()
+}
+
+fn announcement<'data>(view: &View<'data>) -> Result<Option<Note<'data>>> {
+    note::only(&view.notes()?, note::NT_RELOCATIONS)
+}
+
+/// A table only fits the image that it was made for.
+fn check_identity(announcement: &Note<'_>, image: &Image) -> Result<()> {
+    let stated = &announcement.descriptor[DESCRIPTOR..];
+    let own = image.build_id().unwrap_or_default();
+    if stated == own {
+        return Ok(());
+    }
+    let reason = format!(
+        "the table is of the image with {}, and this image has {}",
+        named(stated),
+        named(own)
+    );
+    let offset = announcement.offset + DESCRIPTOR as u64;
+    Err(Error::malformed("vDSO note", offset, reason))
+}
+
+fn named(build_id: &[u8]) -> String {
+    if build_id.is_empty() {
+        return "no build-id".to_owned();
+    }
+    let digits: String = build_id.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("build-id {digits}")
+}

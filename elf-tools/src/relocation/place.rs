@@ -1,0 +1,108 @@
+//! Where in an image a table may refer to.
+
+use crate::code::{Access, Code, Instruction};
+use crate::image::Image;
+use crate::relocation::{Kind, Quantity, Slot, Width};
+use crate::symtab::name::Reference;
+use crate::{Class, Error, Machine, Result, Svma};
+
+/// An image and its instructions, to check places against. Errors are reasons, in words.
+pub(super) struct Places<'a> {
+    image: &'a Image,
+    code: &'a Code,
+}
+
+impl<'a> Places<'a> {
+    /// Refuses an image of an architecture that no relocation types are specified for.
+    pub(super) fn new(image: &'a Image, code: &'a Code) -> Result<Self> {
+        if image.machine() == Machine::X86_64 && image.class() == Class::Elf64 {
+            return Ok(Self { image, code });
+        }
+        let reason = format!(
+            "{} {:?}; relocation types are specified for 64-bit x86-64",
+            image.machine(),
+            image.class()
+        );
+        Err(Error::unsupported("relocation table", reason))
+    }
+
+    /// A relocation of that kind must have a place inside the image that is no part of something else.
+    pub(super) fn check_entry(&self, place: Svma, kind: Kind) -> Result<(), String> {
+        let width = kind.width();
+        if place
+            .0
+            .checked_add(width)
+            .is_none_or(|end| end > self.image.loaded_size())
+        {
+            return Err(format!(
+                "{width} bytes leave the image of {:#x} bytes",
+                self.image.loaded_size()
+            ));
+        }
+        let last = place.offset(width as i64 - 1);
+        let instruction = self
+            .code
+            .covering(place)
+            .or_else(|| self.code.covering(last));
+        match instruction {
+            Some(instruction) => check_operand(instruction, place, width),
+            None if self.image.has_sections() && self.image.is_text(place) => {
+                Err("in code, but not in an instruction".to_owned())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// A site must be the start of an instruction.
+    pub(super) fn check_site(&self, site: Svma) -> Result<(), String> {
+        self.instruction_at(site).map(|_| ())
+    }
+
+    /// A slot must be a whole constant of an instruction, or the want of one.
+    pub(super) fn check_slot(&self, slot: Slot) -> Result<(), String> {
+        if slot.width == Width::Absent {
+            let instruction = self.instruction_at(slot.place)?;
+            let lacks_one =
+                instruction.access != Access::None && instruction.displacement.size == 0;
+            return match lacks_one {
+                true => Ok(()),
+                false => Err(
+                    "the instruction has no memory operand that lacks a displacement".to_owned(),
+                ),
+            };
+        }
+        let instruction = self.code.covering(slot.place);
+        let instruction = instruction.ok_or("not in an instruction")?;
+        check_operand(instruction, slot.place, slot.width.bytes())
+    }
+
+    fn instruction_at(&self, address: Svma) -> Result<&Instruction, String> {
+        let instruction = self.code.covering(address);
+        let instruction = instruction.filter(|instruction| instruction.address == address);
+        instruction.ok_or_else(|| "not the start of an instruction".to_owned())
+    }
+}
+
+fn check_operand(instruction: &Instruction, place: Svma, width: u64) -> Result<(), String> {
+    match instruction.has_operand(place, width) {
+        true => Ok(()),
+        false => Err(format!(
+            "inside the instruction at {}, but not one of its operands",
+            instruction.address
+        )),
+    }
+}
+
+/// A kind of relocation must ask for something that its reference has.
+pub(super) fn check_quantity(reference: &Reference, kind: Kind) -> Result<(), String> {
+    match (reference, kind.quantity()) {
+        (Reference::Place(_), Quantity::Value) if !matches!(kind, Kind::Abs64 | Kind::GlobDat) => {
+            Err(format!("{kind} cannot hold the address of {reference}"))
+        }
+        (Reference::OffsetOf { .. }, Quantity::Value) if kind != Kind::GlobDat => Ok(()),
+        (Reference::OffsetOf { .. }, _) => Err(format!(
+            "{kind} asks for more than the distance {reference}"
+        )),
+        (Reference::Place(_), _) => Ok(()),
+    }
+}

@@ -1,0 +1,331 @@
+//! Reading the entries of relocation tables, wherever the tables are.
+
+use std::collections::HashMap;
+
+use object::elf;
+
+use crate::assemble::RELA;
+use crate::code::Code;
+use crate::elf::{RawSymbol, View};
+use crate::image::Image;
+use crate::relocation::need::{need, reason};
+use crate::relocation::place::{Places, check_quantity};
+use crate::relocation::rela::{self, Rela, Type};
+use crate::relocation::{Demand, Kind, Opaque, Relocation, Relocations, Slot, Sum, Term, Width};
+use crate::symtab::name::Reference;
+use crate::{Error, Result, Svma};
+
+/// Collects the tables that describe one image.
+pub(super) struct Reader<'a> {
+    places: Places<'a>,
+    /// Slots are in the order in which they are met.
+    relocations: Relocations,
+    slots: HashMap<Slot, SlotUse>,
+    /// The bytes that entries and slots take.
+    spans: Vec<Span>,
+    open: Option<OpenSum>,
+    /// Number of entries that were read.
+    count: usize,
+}
+
+/// A slot that was met.
+struct SlotUse {
+    index: u32,
+    /// Number of the sum that used it last.
+    sum: usize,
+}
+
+/// Bytes that change.
+struct Span {
+    place: Svma,
+    width: u64,
+    /// Position in the table.
+    index: usize,
+}
+
+/// A sum that more terms can belong to; it is the last one.
+#[derive(Clone, Copy)]
+struct OpenSum {
+    /// Position in the table.
+    index: usize,
+    site: Svma,
+}
+
+/// The symbols of the table that is being read, with the needs that they became.
+struct Symbols<'a, 'data> {
+    view: &'a View<'data>,
+    symbols: &'a [RawSymbol<'data>],
+    needs: Vec<Option<u32>>,
+}
+
+impl<'a, 'data> Symbols<'a, 'data> {
+    fn get(&self, index: usize) -> Result<&'a RawSymbol<'data>, String> {
+        let count = self.symbols.len();
+        let symbol = self.symbols.get(index);
+        symbol.ok_or_else(|| format!("symbol {index} of {count} does not exist"))
+    }
+}
+
+impl<'a> Reader<'a> {
+    /// A reader of tables for `image`, whose instructions are `code`.
+    pub(super) fn new(image: &'a Image, code: &'a Code) -> Result<Self> {
+        Ok(Self {
+            places: Places::new(image, code)?,
+            relocations: Relocations::default(),
+            slots: HashMap::new(),
+            spans: Vec::new(),
+            open: None,
+            count: 0,
+        })
+    }
+
+    /// Reads all `SHT_RELA` sections of an object.
+    pub(super) fn sections(&mut self, view: &View<'_>) -> Result<()> {
+        for section in view
+            .sections
+            .iter()
+            .filter(|section| section.kind == elf::SHT_RELA.0)
+        {
+            let symbols = view.symbols_in(section.link)?;
+            self.table(view, section.offset, view.data(section)?, &symbols)?;
+        }
+        Ok(())
+    }
+
+    /// Reads the table in `bytes`, which are at `offset` of the object.
+    pub(super) fn table(
+        &mut self,
+        view: &View<'_>,
+        offset: u64,
+        bytes: &[u8],
+        symbols: &[RawSymbol<'_>],
+    ) -> Result<()> {
+        if !(bytes.len() as u64).is_multiple_of(RELA) {
+            let reason = format!("{} bytes are no whole number of entries", bytes.len());
+            return Err(Error::malformed("relocation table", offset, reason));
+        }
+        let mut symbols = Symbols {
+            view,
+            symbols,
+            needs: vec![None; symbols.len()],
+        };
+        let count = bytes.len() / RELA as usize;
+        self.relocations.entries.reserve(count);
+        self.spans.reserve(count);
+        for entry in rela::entries(bytes) {
+            let index = self.count;
+            self.count += 1;
+            self.entry(index, entry, &mut symbols)?;
+        }
+        self.close()
+    }
+
+    fn entry(&mut self, index: usize, entry: Rela, symbols: &mut Symbols<'_, '_>) -> Result<()> {
+        let failed = |reason| failed(index, entry.place, reason);
+        let kind = Type::from_number(entry.number)
+            .ok_or_else(|| failed(format!("type {} is not allowed", entry.number)))?;
+        if !matches!(kind, Type::Ignored | Type::Term(_)) {
+            self.close()?;
+        }
+        match kind {
+            Type::Ignored => Ok(()),
+            Type::Kind(kind) => self.relocation(index, kind, entry, symbols),
+            Type::Sum(demand) => self.sum(index, demand, entry, symbols),
+            Type::Term(width) => self.term(index, width, entry),
+            Type::Opaque => self.opaque(entry, symbols),
+        }
+        .map_err(failed)
+    }
+
+    fn relocation(
+        &mut self,
+        index: usize,
+        kind: Kind,
+        entry: Rela,
+        symbols: &mut Symbols<'_, '_>,
+    ) -> Result<(), String> {
+        let Rela { place, addend, .. } = entry;
+        let need = self.need(entry.symbol, symbols)?;
+        check_quantity(&self.relocations.needs[need as usize].reference, kind)?;
+        self.places.check_entry(place, kind)?;
+        self.relocations.entries.push(Relocation {
+            place,
+            kind,
+            need,
+            addend,
+        });
+        self.spans.push(Span {
+            place,
+            width: kind.width(),
+            index,
+        });
+        Ok(())
+    }
+
+    fn sum(
+        &mut self,
+        index: usize,
+        demand: Demand,
+        entry: Rela,
+        symbols: &mut Symbols<'_, '_>,
+    ) -> Result<(), String> {
+        let (site, addend) = (entry.place, entry.addend);
+        let need = self.need(entry.symbol, symbols)?;
+        let reference = &self.relocations.needs[need as usize].reference;
+        if matches!(reference, Reference::OffsetOf { .. }) {
+            return Err(format!("a sum is about a symbol, not about {reference}"));
+        }
+        if demand == Demand::Presence && addend != 0 {
+            return Err(format!("an addend of {addend} to nothing"));
+        }
+        self.places.check_site(site)?;
+        self.relocations.sums.push(Sum {
+            site,
+            demand,
+            need,
+            addend,
+            terms: Vec::new(),
+        });
+        self.open = Some(OpenSum { index, site });
+        Ok(())
+    }
+
+    fn term(&mut self, index: usize, width: Width, entry: Rela) -> Result<(), String> {
+        let number = self.relocations.sums.len();
+        let sum = self.relocations.sums.last_mut();
+        let Some(sum) = sum.filter(|_| self.open.is_some()) else {
+            return Err("a term outside a sum".to_owned());
+        };
+        if sum.demand == Demand::Presence {
+            return Err("a term of what only has to exist".to_owned());
+        }
+        if entry.symbol != 0 {
+            return Err(format!("a term names symbol {}", entry.symbol));
+        }
+        if entry.addend == 0 {
+            return Err("a term with coefficient 0".to_owned());
+        }
+        let slot = Slot {
+            place: entry.place,
+            width,
+        };
+        let known = match self.slots.get_mut(&slot) {
+            Some(known) if known.sum == number => {
+                return Err(format!("a second term of the sum at {}", sum.site));
+            }
+            Some(known) => known,
+            None => {
+                self.places.check_slot(slot)?;
+                let met = SlotUse {
+                    index: self.relocations.slots.len() as u32,
+                    sum: number,
+                };
+                self.relocations.slots.push(slot);
+                self.spans.push(Span {
+                    place: slot.place,
+                    width: width.bytes(),
+                    index,
+                });
+                self.slots.entry(slot).or_insert(met)
+            }
+        };
+        known.sum = number;
+        sum.terms.push(Term {
+            slot: known.index,
+            coefficient: entry.addend,
+        });
+        Ok(())
+    }
+
+    fn opaque(&mut self, entry: Rela, symbols: &Symbols<'_, '_>) -> Result<(), String> {
+        if entry.addend != 0 {
+            return Err(format!("an addend of {} to nothing", entry.addend));
+        }
+        let site = entry.place;
+        self.places.check_site(site)?;
+        let reason = reason(symbols.get(entry.symbol)?)?;
+        self.relocations.opaque.push(Opaque { site, reason });
+        Ok(())
+    }
+
+    /// The index of the need that symbol `index` states.
+    fn need(&mut self, index: usize, symbols: &mut Symbols<'_, '_>) -> Result<u32, String> {
+        let symbol = symbols.get(index)?;
+        if let Some(need) = symbols.needs[index] {
+            return Ok(need);
+        }
+        let need = need(symbols.view, symbol).map_err(|e| e.to_string())?;
+        let position = self.relocations.needs.len() as u32;
+        self.relocations.needs.push(need);
+        symbols.needs[index] = Some(position);
+        Ok(position)
+    }
+
+    /// Ends the sum that terms were added to.
+    fn close(&mut self) -> Result<()> {
+        let Some(OpenSum { index, site }) = self.open.take() else {
+            return Ok(());
+        };
+        match self.relocations.sums.last() {
+            Some(sum) if sum.demand == Demand::Address && sum.terms.is_empty() => {
+                let reason = "an address that no term adds up to".to_owned();
+                Err(failed(index, site, reason))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Everything that was read, in order.
+    pub(super) fn finish(mut self) -> Result<Relocations> {
+        self.check_overlaps()?;
+        self.sort_slots();
+        // Tables are usually sorted, which these sorts notice in linear time.
+        let Relocations {
+            entries,
+            sums,
+            opaque,
+            ..
+        } = &mut self.relocations;
+        entries.sort_by_key(|entry| entry.place);
+        sums.sort_by_key(|sum| sum.site);
+        opaque.sort_by_key(|opaque| opaque.site);
+        Ok(self.relocations)
+    }
+
+    fn check_overlaps(&mut self) -> Result<()> {
+        self.spans.retain(|span| span.width > 0);
+        self.spans.sort_by_key(|span| span.place);
+        let overlap = |pair: &&[Span]| pair[1].place.0 < pair[0].place.0 + pair[0].width;
+        match self.spans.windows(2).find(overlap) {
+            None => Ok(()),
+            Some(pair) => {
+                let reason = format!("overlaps the one at {}", pair[0].place);
+                Err(failed(pair[1].index, pair[1].place, reason))
+            }
+        }
+    }
+
+    /// Puts slots in their final order, and the terms that refer to them.
+    fn sort_slots(&mut self) {
+        let Relocations { slots, sums, .. } = &mut self.relocations;
+        slots.sort_unstable();
+        let mut positions = vec![0; slots.len()];
+        for (slot, position) in slots.iter().zip(0..) {
+            positions[self.slots[slot].index as usize] = position;
+        }
+        for sum in sums {
+            for term in &mut sum.terms {
+                term.slot = positions[term.slot as usize];
+            }
+            sum.terms.sort_unstable();
+        }
+    }
+}
+
+fn failed(index: usize, place: Svma, reason: String) -> Error {
+    Error::Relocation {
+        index,
+        place,
+        reason,
+    }
+}

@@ -1,0 +1,80 @@
+//! Derived tables that are kept for the next time.
+//!
+//! A table belongs to an image, which its build-id names, and to the derivation that made it. The kernel's symbols, which
+//! a derivation needs, are often no longer there when a checkpoint is restored: what was derived once serves processes
+//! and images alone as well.
+
+use std::path::{Path, PathBuf};
+
+use elf_tools::code::Code;
+use elf_tools::image::Image;
+use elf_tools::relocation::{Relocations, object};
+
+use crate::source::read_file;
+use crate::{Error, Result, persist};
+
+/// The environment variable that says where the cache is.
+pub const VARIABLE: &str = "RELOCATOR_TABLES";
+
+/// Raised by every change of [`elf_tools::derive`] that changes a table: older files are not looked at again.
+pub const DERIVATION_VERSION: u32 = 1;
+
+/// A directory of relocation table objects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cache {
+    root: PathBuf,
+}
+
+impl Cache {
+    /// The usual cache: the directory in `RELOCATOR_TABLES`, else `relocator` in the user's cache directory. `None` for a
+    /// user without one.
+    pub fn locate() -> Option<Self> {
+        let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        let of_user = || {
+            let home = || Some(PathBuf::from(variable("HOME")?).join(".cache"));
+            let caches = variable("XDG_CACHE_HOME").map(PathBuf::from);
+            caches.or_else(home).map(|caches| caches.join("relocator"))
+        };
+        let root = variable(VARIABLE).map(PathBuf::from).or_else(of_user);
+        root.map(Self::at)
+    }
+
+    /// A cache in a directory, which is created when it is first needed.
+    pub fn at(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// Where the table of an image is kept; nowhere if nothing tells the image from others.
+    pub fn path(&self, image: &Image) -> Option<PathBuf> {
+        let build_id = image.build_id().filter(|id| !id.is_empty())?;
+        let name = format!("{}.{DERIVATION_VERSION}.so", crate::report::hex(build_id));
+        Some(self.root.join(name))
+    }
+
+    /// The table of an image whose instructions are `code`. A file that is damaged, or that does not fit, counts as absent.
+    pub fn get(&self, image: &Image, code: &Code) -> Option<Relocations> {
+        let bytes = read_file(&self.path(image)?).ok()?;
+        object::read(&bytes, image, code).ok()
+    }
+
+    /// Keeps the table of an image. Returns where, or `None` for an image without build-id.
+    pub fn put(&self, image: &Image, table: &Relocations) -> Result<Option<PathBuf>> {
+        let Some(path) = self.path(image) else {
+            return Ok(None);
+        };
+        let object = write(image, table, &path)?;
+        std::fs::create_dir_all(&self.root).map_err(Error::path(&self.root))?;
+        persist::replace(&path, &object).map_err(Error::path(&path))?;
+        Ok(Some(path))
+    }
+}
+
+/// The table of an image as a relocation table object, for the file at `path`.
+fn write(image: &Image, table: &Relocations, path: &Path) -> Result<Vec<u8>> {
+    object::write(
+        table,
+        image.build_id().unwrap_or_default(),
+        image.linux_version(),
+    )
+    .map_err(Error::input(path.display().to_string()))
+}

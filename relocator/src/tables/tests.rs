@@ -1,0 +1,127 @@
+//! The cache, and what becomes of what it cannot keep.
+
+use std::fs;
+
+use elf_tools::image::Image;
+use elf_tools::relocation::{Opaque, Relocations};
+use kernel_fixtures::fixture;
+
+use super::*;
+
+/// An image that carries no table.
+fn bare() -> Old {
+    let found = fixture::find("bare").unwrap();
+    Old::read(Image::parse(found.image).unwrap()).unwrap()
+}
+
+fn table(old: &Old, reason: &str) -> Relocations {
+    let opaque = Opaque {
+        site: old.code.instructions()[0].address,
+        reason: reason.to_owned(),
+    };
+    Relocations {
+        opaque: vec![opaque],
+        ..Relocations::default()
+    }
+}
+
+fn get(cache: &Cache, old: &Old) -> Option<Relocations> {
+    cache.get(&old.image, &old.code)
+}
+
+#[test]
+fn what_is_kept_is_found_and_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = Cache::at(directory.path().join("not/there/yet"));
+    let old = bare();
+    assert_eq!(get(&cache, &old), None);
+    for reason in ["first", "second"] {
+        let table = table(&old, reason);
+        let path = cache.put(&old.image, &table).unwrap().unwrap();
+        assert_eq!(get(&cache, &old), Some(table));
+        let files = fs::read_dir(path.parent().unwrap()).unwrap();
+        assert_eq!(files.count(), 1, "nothing else is left");
+    }
+    let options = Options {
+        cache: Some(cache),
+        file: None,
+    };
+    let (found, tables) = find(old.image.clone(), "bare", Err("none"), &options).unwrap();
+    assert_eq!(tables.provenance, Provenance::Cache);
+    assert_eq!(tables.no_tables, None);
+    assert_eq!(found.relocations, Some(table(&old, "second")));
+}
+
+#[test]
+fn what_is_damaged_counts_as_absent_until_it_is_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = Cache::at(directory.path().to_owned());
+    let old = bare();
+    let path = cache.path(&old.image).unwrap();
+    let good = table(&old, "good");
+    cache.put(&old.image, &good).unwrap();
+    let bytes = fs::read(&path).unwrap();
+    for length in 0..bytes.len() {
+        fs::write(&path, &bytes[..length]).unwrap();
+        assert_eq!(get(&cache, &old), None, "{length} bytes");
+    }
+    let mut other = bytes.clone();
+    let build_id = old.image.build_id().unwrap();
+    let at = bytes.windows(build_id.len()).position(|b| b == build_id);
+    other[at.unwrap()] ^= 1;
+    fs::write(&path, other).unwrap();
+    assert_eq!(get(&cache, &old), None, "the table of another image");
+    cache.put(&old.image, &good).unwrap();
+    assert_eq!(get(&cache, &old), Some(good));
+}
+
+#[test]
+fn other_derivations_do_not_count() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = Cache::at(directory.path().to_owned());
+    let old = bare();
+    let path = cache.put(&old.image, &table(&old, "")).err();
+    assert!(path.is_some(), "a table that cannot be stored");
+    let path = cache.put(&old.image, &table(&old, "good")).unwrap();
+    let path = path.unwrap();
+    let name = path.file_name().unwrap().to_str().unwrap();
+    let older = name.replace(&format!(".{DERIVATION_VERSION}."), ".0.");
+    assert_ne!(older, name);
+    fs::rename(&path, path.with_file_name(older)).unwrap();
+    assert_eq!(get(&cache, &old), None);
+}
+
+#[test]
+fn an_image_that_nothing_tells_from_others_is_not_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = Cache::at(directory.path().to_owned());
+    let old = bare();
+    let build_id = old.image.build_id().unwrap();
+    let mut bytes = old.image.bytes().to_vec();
+    let at = bytes.windows(build_id.len()).position(|b| b == build_id);
+    // The owner of the note is no longer GNU.
+    bytes[at.unwrap() - 4] = b'X';
+    let nameless = Image::parse(&bytes).unwrap();
+    assert_eq!(nameless.build_id(), None);
+    assert_eq!(cache.put(&nameless, &table(&old, "good")).unwrap(), None);
+    assert_eq!(cache.get(&nameless, &old.code), None);
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_cache_that_cannot_be_written_is_no_obstacle() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("file");
+    fs::write(&file, "").unwrap();
+    let cache = Cache::at(file.join("below"));
+    let old = bare();
+    let error = cache.put(&old.image, &table(&old, "good")).unwrap_err();
+    assert!(error.to_string().contains("below"), "{error}");
+    let options = Options {
+        cache: Some(cache),
+        file: None,
+    };
+    let (_, tables) = find(old.image, "bare", Err("no symbols"), &options).unwrap();
+    assert_eq!(tables.provenance, Provenance::None);
+    assert!(tables.no_tables.unwrap().starts_with("no symbols"));
+}
