@@ -7,5 +7,6 @@ pub mod peers;
 pub mod pretend;
 pub mod readelf;
 pub mod running;
+pub mod stock;
 pub mod table;
 pub mod trials;

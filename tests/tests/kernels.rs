@@ -4,15 +4,13 @@
 //! Kernels are fetched when they are first needed; see `kernel_fixtures::distribution` for where they are kept.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use elf_tools::image::Image;
-use elf_tools::kernel::KernelFile;
 use elf_tools::layout::Layout;
 use elf_tools::layout::btf::Btf;
-use elf_tools::symtab::{Provenance, Symtab, elf, vocabulary};
+use elf_tools::symtab::{Provenance, elf};
 use kernel_fixtures::distribution::{Cache, VERSIONS};
 use libtest_mimic::{Arguments, Trial};
 use relocator::plan::{Policy, Strategy};
@@ -20,10 +18,9 @@ use relocator::verify::{FunctionOutcome, Options, verify};
 use relocator_tests::peers::{Types, compare_with_pahole};
 use relocator_tests::readelf::{nm, readelf};
 use relocator_tests::running::{RUNNING, TIME_NAMESPACE, in_words};
+use relocator_tests::stock::{self, Kernel, Shared};
 use relocator_tests::table;
 use relocator_tests::trials::{ensure, trial};
-
-const RUNNING_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// Everything that symbols of vvar are derived from, by the names of some kernel.
 const STRUCTURES: [&str; 9] = [
@@ -37,46 +34,6 @@ const STRUCTURES: [&str; 9] = [
     "pvclock_vcpu_time_info",
     "ms_hyperv_tsc_page",
 ];
-
-/// A kernel file that was taken apart.
-struct Kernel {
-    image: Image,
-    btf: Vec<u8>,
-}
-
-impl Kernel {
-    fn open(path: &Path) -> Result<Self, String> {
-        let bytes = fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
-        let file = KernelFile::parse(&bytes).map_err(|error| error.to_string())?;
-        let vdso = file.native_vdso().map_err(|error| error.to_string())?;
-        Ok(Self {
-            image: Image::parse(&vdso.bytes).map_err(|error| error.to_string())?,
-            btf: file.btf.ok_or("the kernel has no BTF")?,
-        })
-    }
-
-    /// The one that runs the tests.
-    fn running() -> Result<Self, String> {
-        let running = RUNNING.as_ref().map_err(Clone::clone)?;
-        Ok(Self {
-            image: running.image.clone(),
-            btf: fs::read(RUNNING_BTF).map_err(|error| format!("{RUNNING_BTF}: {error}"))?,
-        })
-    }
-
-    fn symtab(&self) -> Result<Symtab, String> {
-        let btf = Btf::parse(&self.btf).map_err(|error| error.to_string())?;
-        vocabulary::from_layout(&btf, &self.image).map_err(|error| error.to_string())
-    }
-}
-
-/// A kernel that is opened by the first test that needs it.
-type Shared = Arc<dyn Fn() -> Result<Arc<Kernel>, String> + Send + Sync>;
-
-fn shared(open: impl Fn() -> Result<Kernel, String> + Send + Sync + 'static) -> Shared {
-    let opened: OnceLock<Result<Arc<Kernel>, String>> = OnceLock::new();
-    Arc::new(move || opened.get_or_init(|| open().map(Arc::new)).clone())
-}
 
 /// Functions that only work in the kernel's own vDSO, and stay if the new kernel has none to send them to.
 fn is_left_alone(function: &FunctionOutcome) -> bool {
@@ -239,21 +196,14 @@ fn main() {
     let cache = Cache::locate();
     let mut trials = Vec::new();
     for version in VERSIONS {
-        // Listing is no reason to fetch.
-        let fetched = match arguments.list {
-            true => Ok(PathBuf::new()),
-            false => cache.fetch(version).map(|kernel| kernel.path),
-        };
-        let path = fetched.map_err(|error| in_words(&error));
+        let (kernel, path) = stock::fetched(&cache, version, arguments.list);
         let possible = path.as_ref().map(drop).map_err(Clone::clone);
-        let path = path.unwrap_or_default();
-        let source = path.clone();
-        let kernel = shared(move || Kernel::open(&path));
+        let source = path.unwrap_or_default();
         trials.extend(image_trials(version, &possible, &kernel));
         trials.extend(symbol_trials(version, &possible, &kernel, source));
     }
     let possible = RUNNING.as_ref().map(drop).map_err(Clone::clone);
-    let running = shared(Kernel::running);
+    let running = stock::shared(Kernel::running);
     trials.extend(symbol_trials("running", &possible, &running, "self".into()));
     libtest_mimic::run(&arguments, trials).exit();
 }
