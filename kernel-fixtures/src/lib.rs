@@ -1,7 +1,10 @@
-//! Kernels to test on: relocation-capable ones of our own, and real ones from the distribution.
+//! Kernels to test on: relocation-capable ones of our own, real ones from the distribution, and either of them emulated in
+//! a process.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod distribution;
+pub mod emulated;
 pub mod fixture;
+pub mod memory;
 pub mod synthetic;

@@ -11,7 +11,7 @@
 
 mod pretend_kernel;
 
-use std::arch::x86_64::{__cpuid, _rdtsc};
+use std::arch::x86_64::__cpuid;
 use std::thread;
 use std::time::Duration;
 
@@ -20,27 +20,13 @@ use elf_tools::image::alternatives::{self, feature};
 use kernel_fixtures::fixture;
 use nix::libc;
 
+use pretend_kernel::clocks::{
+    BASE_NSEC, COARSE, HIGH_RESOLUTION, REALTIME, base_sec, check_running, check_wall_clock,
+    clock_of, cycles, fill, offset, redirect, since_base,
+};
 use pretend_kernel::{Kernel, Timespec};
 
 const NONE: u32 = 0;
-const TSC: u32 = 1;
-const REDIRECTED: u32 = 0x7fff_ffff;
-
-const REALTIME: i32 = 0;
-const RAW: i32 = 4;
-const HIGH_RESOLUTION: [i32; 5] = [REALTIME, 1, RAW, 7, 11];
-const COARSE: [i32; 2] = [5, 6];
-
-const BILLION: i64 = 1_000_000_000;
-const SHIFT: u32 = 8;
-const BASE_NSEC: u64 = 999_999_000; /* so that nanoseconds are carried soon */
-
-/// The cycle counter, in order with what precedes it.
-fn cycles() -> u64 {
-    std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
-    // SAFETY: every x86-64 processor counts.
-    unsafe { _rdtsc() }
-}
 
 /// Runs a test on every kernel, with every set of alternatives that this processor can run.
 fn on_every_kernel(test: impl Fn(&Kernel)) {
@@ -62,82 +48,6 @@ fn on_every_kernel(test: impl Fn(&Kernel)) {
             })
         }));
     }
-}
-
-/// Seconds of a clock's base: each has its own.
-fn base_sec(id: i32) -> i64 {
-    1_000_000 * (i64::from(id) + 1)
-}
-
-/// Which of the two clocks an id is read from.
-fn clock_of(id: i32) -> u64 {
-    u64::from(id == RAW)
-}
-
-/// Fills the clocks of a page (`time` or `timens`), `cycle_last` being now.
-fn fill(kernel: &Kernel, page: &str) -> u64 {
-    let now = cycles();
-    for clock in [0, 1] {
-        let field = |name: &str| format!("{page}.clock[].{name}");
-        kernel.set32(&field("seq"), &[clock], 2);
-        kernel.set32(&field("clock_mode"), &[clock], TSC);
-        kernel.set64(&field("cycle_last"), &[clock], now);
-        kernel.set64(&field("mask"), &[clock], u64::MAX);
-        kernel.set32(&field("mult"), &[clock], 1 << SHIFT);
-        kernel.set32(&field("shift"), &[clock], SHIFT);
-        if kernel.has("time.clock[].max_cycles") {
-            kernel.set64(&field("max_cycles"), &[clock], u64::MAX >> SHIFT >> 1);
-        }
-    }
-    for id in 0..12 {
-        let coarse = COARSE.contains(&id);
-        let unshifted = coarse
-            || kernel
-                .symtab
-                .get("time.clock[].basetime[].nsec")
-                .is_some_and(|s| s.version == 2);
-        let nsec = if unshifted {
-            BASE_NSEC
-        } else {
-            BASE_NSEC << SHIFT
-        };
-        let indices = [clock_of(id), id as u64];
-        kernel.set64(
-            &format!("{page}.clock[].basetime[].sec"),
-            &indices,
-            base_sec(id) as u64,
-        );
-        kernel.set64(&format!("{page}.clock[].basetime[].nsec"), &indices, nsec);
-    }
-    kernel.set32(&format!("{page}.hrtimer_res"), &[], 7);
-    kernel.set32(&format!("{page}.tz_minuteswest"), &[], -60i32 as u32);
-    kernel.set32(&format!("{page}.tz_dsttime"), &[], 3);
-    now
-}
-
-/// Nanoseconds since a clock's base, which has to be the clock's only news.
-fn since_base(kernel: &Kernel, id: i32) -> i64 {
-    let (status, time) = kernel.clock_gettime(id);
-    assert_eq!(status, 0, "{}: clock {id}", kernel.name);
-    assert!(
-        (0..BILLION).contains(&time.nsec),
-        "{}: clock {id}: {time:?}",
-        kernel.name
-    );
-    (time.sec - base_sec(id)) * BILLION + time.nsec - BASE_NSEC as i64
-}
-
-/// Reads a clock between two readings of the counter.
-fn check_running(kernel: &Kernel, id: i32, last: u64, offset: i64) {
-    let before = cycles() - last;
-    let between = since_base(kernel, id) - offset;
-    let after = cycles() - last;
-    let range = before as i64 - 1..=after as i64 + 1;
-    assert!(
-        range.contains(&between),
-        "{}: clock {id}: {between} is not in {range:?}",
-        kernel.name
-    );
 }
 
 #[test]
@@ -207,72 +117,15 @@ fn products_beyond_64_bits_are_right() {
 fn a_time_namespace_adds_its_offsets() {
     on_every_kernel(|kernel| {
         let last = fill(kernel, "timens");
-        // The page at the time page's place: an odd sequence for ever, the mode that says so, and offsets.
-        for clock in [0, 1] {
-            kernel.set32("time.clock[].seq", &[clock], 1);
-            kernel.set32("time.clock[].clock_mode", &[clock], REDIRECTED);
-        }
-        let offset = |id: i32| {
-            if [0, 5, 11].contains(&id) {
-                (0, 0)
-            } else {
-                (-5 - i64::from(id), 700_000_000)
-            }
-        };
-        for id in 0..12 {
-            let indices = [clock_of(id), id as u64];
-            kernel.set64("time.clock[].offset[].sec", &indices, offset(id).0 as u64);
-            kernel.set64("time.clock[].offset[].nsec", &indices, offset(id).1 as u64);
-        }
+        redirect(kernel);
         for id in HIGH_RESOLUTION {
-            check_running(kernel, id, last, offset(id).0 * BILLION + offset(id).1);
+            check_running(kernel, id, last, offset(id));
         }
         for id in COARSE {
-            assert_eq!(
-                since_base(kernel, id),
-                offset(id).0 * BILLION + offset(id).1,
-                "{}: {id}",
-                kernel.name
-            );
+            assert_eq!(since_base(kernel, id), offset(id), "{}: {id}", kernel.name);
         }
         check_wall_clock(kernel, last);
     });
-}
-
-/// What has no offset in a time namespace: time zone, resolution, seconds.
-fn check_wall_clock(kernel: &Kernel, last: u64) {
-    let (mut time, mut zone, mut resolution, mut seconds) =
-        ([0; 2], [0; 2], Timespec::default(), 0);
-    let before = cycles() - last;
-    assert_eq!(kernel.gettimeofday(Some(&mut time), Some(&mut zone)), 0);
-    let after = cycles() - last;
-    let microseconds = (time[0] - base_sec(REALTIME)) * 1_000_000 + time[1];
-    let range = (BASE_NSEC + before) as i64 / 1000..=(BASE_NSEC + after) as i64 / 1000;
-    assert!(
-        range.contains(&microseconds),
-        "{}: {microseconds} is not in {range:?}",
-        kernel.name
-    );
-    assert_eq!(zone, [-60, 3], "{}", kernel.name);
-    assert_eq!(kernel.gettimeofday(None, None), 0);
-    assert_eq!(
-        kernel.time(Some(&mut seconds)),
-        base_sec(REALTIME),
-        "{}",
-        kernel.name
-    );
-    assert_eq!(seconds, base_sec(REALTIME), "{}", kernel.name);
-    assert_eq!(kernel.time(None), base_sec(REALTIME), "{}", kernel.name);
-    for id in HIGH_RESOLUTION {
-        assert_eq!(kernel.clock_getres(id, Some(&mut resolution)), 0);
-        assert_eq!(
-            resolution,
-            Timespec { sec: 0, nsec: 7 },
-            "{}: clock {id}",
-            kernel.name
-        );
-        assert_eq!(kernel.clock_getres(id, None), 0);
-    }
 }
 
 #[test]

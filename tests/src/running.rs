@@ -22,6 +22,23 @@ pub static TIME_NAMESPACE: LazyLock<Result<(), String>> = LazyLock::new(|| {
     probe_time_namespace().map_err(|error| in_words(&error))
 });
 
+/// What the running kernel counts cycles with.
+const CLOCK_SOURCE: &str = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
+
+/// Whether other kernels can be emulated here, or why not: they are filled from pages that count with the time-stamp
+/// counter.
+pub static EMULATION: LazyLock<Result<(), String>> = LazyLock::new(|| {
+    RUNNING.as_ref().map_err(Clone::clone)?;
+    let source = std::fs::read_to_string(CLOCK_SOURCE);
+    let source = source.map_err(|error| format!("{CLOCK_SOURCE}: {error}"))?;
+    match source.trim() {
+        "tsc" => Ok(()),
+        other => Err(format!(
+            "the clock source is {other}, and not the time-stamp counter"
+        )),
+    }
+});
+
 /// An error with everything that caused it.
 pub fn in_words(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());

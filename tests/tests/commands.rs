@@ -8,7 +8,9 @@ use std::process::Stdio;
 use kernel_fixtures::fixture;
 use relocator_tests::command::{relocator, run};
 use relocator_tests::readelf::readelf;
+use relocator_tests::running::EMULATION;
 use relocator_tests::table;
+use relocator_tests::trials::all_required;
 use serde_json::{Map, Value};
 
 /// What a command with `--json` prints, which must be of that schema.
@@ -121,10 +123,20 @@ fn verify_reports_calls_and_differences() {
     let report = json("relocator.verify/1", &arguments);
     assert_members(
         &report.clone().into(),
-        &["schema", "old", "new", "time_namespace", "functions"],
+        &[
+            "schema",
+            "old",
+            "new",
+            "emulated",
+            "clock",
+            "time_namespace",
+            "functions",
+        ],
     );
     assert_kernel(&report["old"], "fixture:got", &["exported"]);
     assert_kernel(&report["new"], "self", &["exported", "btf", "none"]);
+    assert_eq!(report["emulated"], false);
+    assert_eq!(report["clock"], "tsc");
     assert_eq!(report["time_namespace"], false);
     let members = [
         "name",
@@ -145,6 +157,41 @@ fn verify_reports_calls_and_differences() {
     }
     let text = run(arguments).success();
     assert!(text.contains("agree with the system calls"), "{text}");
+}
+
+#[test]
+fn verify_says_what_is_emulated() {
+    if let Err(reason) = &*EMULATION {
+        assert!(!all_required(), "{reason}");
+        eprintln!("not run: {reason}");
+        return;
+    }
+    let arguments = ["verify", "fixture:got", "--rounds", "2"];
+    let with = |more: &[&'static str]| {
+        let arguments = [&arguments[..], more].concat();
+        let report = json("relocator.verify/1", &arguments);
+        let text = run(arguments).success();
+        assert!(text.contains("agree with the system calls"), "{text}");
+        (report, text)
+    };
+    let (report, text) = with(&["--onto", "fixture:shuffled"]);
+    assert_kernel(&report["new"], "fixture:shuffled", &["exported"]);
+    assert_eq!(
+        (&report["emulated"], &report["clock"]),
+        (&true.into(), &"tsc".into())
+    );
+    assert!(text.contains("emulated here, counting with tsc"), "{text}");
+    let (report, _) = with(&["--clock", "pvclock"]);
+    assert_kernel(&report["new"], "self", &["exported", "btf"]);
+    assert_eq!(
+        (&report["emulated"], &report["clock"]),
+        (&true.into(), &"pvclock".into())
+    );
+    let (report, text) = with(&["--unlinked"]);
+    assert_kernel(&report["new"], "fixture:got", &["exported"]);
+    let functions = report["functions"].as_array().unwrap();
+    assert!(functions.iter().all(|f| f["strategy"] == "native"));
+    assert!(text.contains("not linked"), "{text}");
 }
 
 #[test]

@@ -17,8 +17,8 @@ use relocator::plan::{Policy, Strategy};
 use relocator::verify::{FunctionOutcome, Options, verify};
 use relocator_tests::peers::{Types, compare_with_pahole};
 use relocator_tests::readelf::{nm, readelf};
-use relocator_tests::real::{Real, Shared, shared};
 use relocator_tests::running::{RUNNING, TIME_NAMESPACE, in_words};
+use relocator_tests::stock::{self, Kernel, Shared};
 use relocator_tests::table;
 use relocator_tests::trials::{ensure, trial};
 
@@ -42,7 +42,7 @@ fn is_left_alone(function: &FunctionOutcome) -> bool {
     tied && function.strategy == Strategy::Keep && function.reason.contains("by its place")
 }
 
-fn agrees(kernel: &Real, policy: Policy, time_namespace: bool) -> Result<(), String> {
+fn agrees(kernel: &Kernel, policy: Policy, time_namespace: bool) -> Result<(), String> {
     let options = Options {
         policy,
         time_namespace,
@@ -71,7 +71,7 @@ fn agrees(kernel: &Real, policy: Policy, time_namespace: bool) -> Result<(), Str
 }
 
 /// The BTF of a kernel as a file, for tools that read files.
-fn btf_file(kernel: &Real) -> Result<tempfile::NamedTempFile, String> {
+fn btf_file(kernel: &Kernel) -> Result<tempfile::NamedTempFile, String> {
     let file = tempfile::NamedTempFile::new().map_err(|error| error.to_string())?;
     fs::write(file.path(), &kernel.btf).map_err(|error| error.to_string())?;
     Ok(file)
@@ -85,13 +85,13 @@ fn same(what: &str, least: usize, found: (usize, Vec<String>)) -> Result<(), Str
     })
 }
 
-fn agrees_with_bpftool(kernel: &Real) -> Result<(), String> {
+fn agrees_with_bpftool(kernel: &Kernel) -> Result<(), String> {
     let file = btf_file(kernel)?;
     let types = Types::from_bpftool(file.path())?;
     same("symbols", 40, types.compare(&kernel.symtab()?))
 }
 
-fn agrees_with_pahole(kernel: &Real) -> Result<(), String> {
+fn agrees_with_pahole(kernel: &Kernel) -> Result<(), String> {
     let file = btf_file(kernel)?;
     let btf = Btf::parse(&kernel.btf).map_err(|error| error.to_string())?;
     let mut structures = 0;
@@ -105,7 +105,7 @@ fn agrees_with_pahole(kernel: &Real) -> Result<(), String> {
 }
 
 /// The table as elf-tools writes it, for those who only have the file.
-fn is_shown_by_others(kernel: &Real) -> Result<(), String> {
+fn is_shown_by_others(kernel: &Kernel) -> Result<(), String> {
     let symtab = kernel.symtab()?;
     let bytes = elf::write(&symtab).map_err(|error| error.to_string())?;
     let file = tempfile::NamedTempFile::new().map_err(|error| error.to_string())?;
@@ -129,10 +129,10 @@ fn installed(tool: &str) -> Result<(), String> {
 fn symbol_trials(
     name: &str,
     possible: &Result<(), String>,
-    kernel: &Shared<Real>,
+    kernel: &Shared,
     source: PathBuf,
 ) -> Vec<Trial> {
-    let with = |check: fn(&Real) -> Result<(), String>| {
+    let with = |check: fn(&Kernel) -> Result<(), String>| {
         let kernel = Arc::clone(kernel);
         move || check(&*kernel()?)
     };
@@ -161,7 +161,7 @@ fn symbol_trials(
 }
 
 /// What is asked of the vDSO of a kernel that is not running.
-fn image_trials(version: &str, possible: &Result<(), String>, kernel: &Shared<Real>) -> Vec<Trial> {
+fn image_trials(version: &str, possible: &Result<(), String>, kernel: &Shared) -> Vec<Trial> {
     let here = possible
         .clone()
         .and_then(|()| RUNNING.as_ref().map(drop).map_err(Clone::clone));
@@ -196,21 +196,14 @@ fn main() {
     let cache = Cache::locate();
     let mut trials = Vec::new();
     for version in VERSIONS {
-        // Listing is no reason to fetch.
-        let fetched = match arguments.list {
-            true => Ok(PathBuf::new()),
-            false => cache.fetch(version).map(|kernel| kernel.path),
-        };
-        let path = fetched.map_err(|error| in_words(&error));
+        let (kernel, path) = stock::fetched(&cache, version, arguments.list);
         let possible = path.as_ref().map(drop).map_err(Clone::clone);
-        let path = path.unwrap_or_default();
-        let source = path.clone();
-        let kernel = shared(move || Real::open(&path));
+        let source = path.unwrap_or_default();
         trials.extend(image_trials(version, &possible, &kernel));
         trials.extend(symbol_trials(version, &possible, &kernel, source));
     }
     let possible = RUNNING.as_ref().map(drop).map_err(Clone::clone);
-    let running = shared(Real::running);
+    let running = stock::shared(Kernel::running);
     trials.extend(symbol_trials("running", &possible, &running, "self".into()));
     libtest_mimic::run(&arguments, trials).exit();
 }

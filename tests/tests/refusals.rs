@@ -136,11 +136,14 @@ fn bad_usage_is_status_2() {
             "[nothing]=0x1000",
         ],
         &["link", "fixture:got", "--onto", "self", "--at", "0x1000"],
-        &["verify", "fixture:got", "--onto", "fixture:got"],
+        &["verify", "fixture:got", "--onto", "fixture:bare"],
+        &["verify", "fixture:bare", "--unlinked"],
+        &["verify", "fixture:got", "--unlinked", "--onto", "self"],
+        &["verify", "fixture:got", "--clock", "hpet"],
         &["verify", "fixture:got", "--rounds", "0"],
     ] {
         let ran = run(arguments);
-        // The last but two is understood, and there is no room below that address.
+        // One of them is understood, and there is no room below that address.
         let status = if arguments.contains(&"0x1000") { 1 } else { 2 };
         assert_eq!(
             (ran.status, ran.stdout.as_str()),

@@ -4,20 +4,22 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod clocks;
+
 use std::ffi::c_void;
-use std::num::NonZeroUsize;
-use std::ptr::NonNull;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use elf_tools::Avma;
 
 use elf_tools::code::Code;
 use elf_tools::image::Image;
 use elf_tools::relocation::{self, Quantity, Relocation, Relocations};
 use elf_tools::symtab::name::Reference;
 use elf_tools::symtab::{Provenance, Symtab, elf, mapping_name};
+use kernel_fixtures::emulated::Unit;
 use kernel_fixtures::fixture::{self, Fixture};
-use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
-
-const PAGE_SIZE: u64 = 0x1000;
+use kernel_fixtures::memory::Region;
 
 /// The layout of a fixture. `bare` has no table; it was built for the layout of `operands`.
 pub(crate) fn symtab(fixture: &Fixture) -> Symtab {
@@ -79,62 +81,58 @@ pub(crate) struct Timespec {
 pub(crate) type Timeval = [i64; 2];
 pub(crate) type Timezone = [i32; 2];
 
-/// A fixture that runs.
-pub(crate) struct Kernel {
-    pub(crate) name: &'static str,
-    pub(crate) symtab: Symtab,
-    image: Image,
-    mapping: NonNull<c_void>,
-    size: usize,
-    /// Where the image is.
-    base: usize,
+/// The image of a fixture as it runs at home: `patch` applied, to apply alternatives for example, and slots filled in.
+pub(crate) fn code(fixture: &Fixture, patch: impl Fn(&Image) -> Vec<u8>) -> Vec<u8> {
+    let symtab = symtab(fixture);
+    let image = Image::parse(fixture.image).expect(fixture.name);
+    let mut bytes = patch(&image);
+    let relocations = relocations(fixture);
+    let slots = relocations.entries.iter();
+    for entry in slots.filter(|entry| !image.is_text(entry.place)) {
+        let value = home_value(&symtab, &relocations, entry);
+        bytes[entry.place.index()..][..8].copy_from_slice(&value.to_le_bytes());
+    }
+    bytes
 }
 
-// SAFETY: the pages are accessed atomically, and only through shared references.
-unsafe impl Sync for Kernel {}
+/// A fixture that runs.
+pub(crate) struct Kernel {
+    pub(crate) symtab: Symtab,
+    vdso: Vdso,
+    unit: Unit,
+    region: Region,
+}
+
+impl Deref for Kernel {
+    type Target = Vdso;
+
+    fn deref(&self) -> &Vdso {
+        &self.vdso
+    }
+}
 
 impl Kernel {
-    /// Maps the fixture. `patch` may change the image before that, to apply alternatives for example.
+    /// Maps the fixture. `patch` may change the image before that.
     pub(crate) fn boot(fixture: &Fixture, patch: impl Fn(&Image) -> Vec<u8>) -> Self {
         let symtab = symtab(fixture);
-        let image = Image::parse(fixture.image).expect(fixture.name);
-        let mut bytes = patch(&image);
-        let relocations = relocations(fixture);
-        for entry in relocations
-            .entries
-            .iter()
-            .filter(|entry| !image.is_text(entry.place))
-        {
-            let value = home_value(&symtab, &relocations, entry);
-            bytes[entry.place.index()..][..8].copy_from_slice(&value.to_le_bytes());
-        }
-        let lowest = symtab
-            .mappings()
-            .iter()
-            .map(|mapping| mapping.address)
-            .min()
-            .expect("a table has mappings");
-        let vdso = symtab
-            .mapping(mapping_name::VDSO)
-            .expect("the table places the image");
-        let before = (vdso.address - lowest) as usize;
-        let size = before + bytes.len().next_multiple_of(PAGE_SIZE as usize);
-        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE | ProtFlags::PROT_EXEC;
-        let length = NonZeroUsize::new(size).expect("an image has bytes");
-        // SAFETY: a new mapping takes nothing's place.
-        let mapping =
-            unsafe { mmap_anonymous(None, length, access, MapFlags::MAP_PRIVATE) }.expect("memory");
-        let base = mapping.as_ptr() as usize + before;
-        // SAFETY: the mapping reaches to the end of the image.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), base as *mut u8, bytes.len()) };
+        let code = code(fixture, patch);
+        let unit = Unit::of(&symtab, code.len()).expect(fixture.name);
+        let mut region = Region::reserve(None, unit.size() as usize).expect("memory");
+        let mappings = unit.mappings_at(region.start());
+        let vdso = Vdso::at(fixture, &mappings);
+        let offset = vdso.base as u64 - region.start().0;
+        region.fill(offset as usize, &code).expect(fixture.name);
         Self {
-            name: fixture.name,
             symtab,
-            image,
-            mapping,
-            size,
-            base,
+            vdso,
+            unit,
+            region,
         }
+    }
+
+    /// Where each mapping is.
+    pub(crate) fn mappings(&self) -> Vec<(String, Avma)> {
+        self.unit.mappings_at(self.region.start())
     }
 
     /// The address of a symbol, for these indices of the arrays in its name.
@@ -170,6 +168,26 @@ impl Kernel {
     /// Whether the layout has a symbol.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.symtab.get(name).is_some()
+    }
+}
+
+/// The image of a fixture in this process.
+pub(crate) struct Vdso {
+    pub(crate) name: &'static str,
+    image: Image,
+    /// Where it is.
+    base: usize,
+}
+
+impl Vdso {
+    /// The image of a fixture where its `[vdso]` is. It must be there as long as this is used.
+    pub(crate) fn at(fixture: &Fixture, mappings: &[(String, Avma)]) -> Self {
+        let vdso = mappings.iter().find(|(name, _)| name == mapping_name::VDSO);
+        Self {
+            name: fixture.name,
+            image: Image::parse(fixture.image).expect(fixture.name),
+            base: vdso.expect("a unit has an image").1.0 as usize,
+        }
     }
 
     fn function(&self, name: &str) -> usize {
@@ -224,12 +242,5 @@ impl Kernel {
         // SAFETY: the export has this signature.
         let function: Function = unsafe { std::mem::transmute(self.function("__vdso_getcpu")) };
         function(cpu, node, std::ptr::null_mut())
-    }
-}
-
-impl Drop for Kernel {
-    fn drop(&mut self) {
-        // SAFETY: the mapping is this value's own, and nothing of it is used any more.
-        unsafe { munmap(self.mapping, self.size) }.expect("what was mapped can be unmapped");
     }
 }

@@ -31,7 +31,7 @@ impl InProcess {
     /// `old` must be a vDSO whose tables are right, and it must have been [verified](crate::verify::verify): it is
     /// executed in this process, and what it does wrong it does to this process.
     pub unsafe fn map(old: &Image, running: &Running, way: Way) -> Result<Self> {
-        let prepared = Prepared::new(old, running)?;
+        let prepared = Prepared::new(old.into(), running)?;
         let Some(policy) = way.policy() else {
             let native = prepared.native()?;
             let entries = prepared

@@ -214,7 +214,7 @@ pub fn compare(
     options: &Options,
 ) -> Result<Comparison> {
     let compare = |(name, image): &(String, Image)| {
-        let rows = compare_one(&Prepared::new(image, running)?, options)?;
+        let rows = compare_one(&Prepared::new(image.into(), running)?, options)?;
         Ok(OldComparison {
             name: name.clone(),
             rows,
@@ -287,7 +287,7 @@ fn linked(
         let Some(entry) = mapped.entry(plan) else {
             continue;
         };
-        if way.covers(outcome.strategy) {
+        if way.covers(plan.strategy) {
             measured.row.add(&outcome.name, outcome.tally());
             measured.entries.push(entry);
         } else {

@@ -1,17 +1,14 @@
-//! The child's own address space: where the kernel's mappings are, where there is room, and memory for linked code.
+//! The child's own address space: where the kernel's mappings are, and where there is room.
 
 use std::fs::File;
-use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt;
-use std::ptr::{self, NonNull};
 
 use elf_tools::Avma;
 use elf_tools::image::Image;
 use elf_tools::symtab::mapping_name;
-use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect};
 use procfs::process::{MMPermissions, MMapPath, MemoryMap, Process};
 
-use crate::placement::{PAGE, Placement};
+use crate::placement::PAGE;
 use crate::{Error, Result};
 
 /// How far linked code may be from the kernel's mappings: operands reach 2 GiB, and the code itself takes some of that.
@@ -40,13 +37,11 @@ impl AddressSpace {
         })
     }
 
-    /// Where an image at `image` finds the running kernel's mappings.
-    pub(crate) fn placement(&self, image: Avma) -> Placement {
-        let mappings = self
-            .kernel_mappings()
+    /// Where the running kernel's mappings are, by name.
+    pub(crate) fn mappings(&self) -> Vec<(String, Avma)> {
+        self.kernel_mappings()
             .map(|(name, map)| (name.to_owned(), Avma(map.address.0)))
-            .collect();
-        Placement { image, mappings }
+            .collect()
     }
 
     /// The running kernel's vDSO as it is in memory.
@@ -158,64 +153,6 @@ fn no_vdso() -> Error {
     Error::Unlinkable {
         what: "an image".to_owned(),
         reason,
-    }
-}
-
-/// Memory at a fixed place that is first written and then executed, never both.
-///
-/// It is not unmapped: it lives as long as the child, which only exists for it.
-#[derive(Debug)]
-pub(crate) struct CodeMemory {
-    start: NonNull<u8>,
-    size: NonZeroUsize,
-}
-
-impl CodeMemory {
-    /// Maps `size` writable bytes at `at`, which must be free.
-    pub(crate) fn reserve(at: Avma, size: usize) -> Result<Self> {
-        let what = || format!("{size:#x} bytes of memory at {at}");
-        let invalid = || Error::io(what())(std::io::Error::from(std::io::ErrorKind::InvalidInput));
-        let wanted = usize::try_from(at.0)
-            .ok()
-            .and_then(NonZeroUsize::new)
-            .ok_or_else(invalid)?;
-        let size = NonZeroUsize::new(size.next_multiple_of(PAGE as usize)).ok_or_else(invalid)?;
-        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED_NOREPLACE;
-        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: the flags make the kernel refuse a range that is in use, so no other memory is affected.
-        let start = unsafe { mmap_anonymous(Some(wanted), size, protection, flags) };
-        let start = start.map_err(|errno| Error::io(what())(errno.into()))?;
-        if start.addr() != wanted {
-            // Kernels before 4.17 do not know the flag and take the address as a hint.
-            return Err(Error::io(what())(std::io::Error::from(
-                std::io::ErrorKind::AddrInUse,
-            )));
-        }
-        Ok(Self {
-            start: start.cast(),
-            size,
-        })
-    }
-
-    /// Fills the memory with code and makes it executable, and no longer writable.
-    pub(crate) fn fill(self, code: &[u8]) -> Result<()> {
-        if code.len() > self.size.get() {
-            let reason = format!(
-                "it has {:#x} bytes, and {:#x} were reserved",
-                code.len(),
-                self.size
-            );
-            return Err(Error::Unlinkable {
-                what: "the image".to_owned(),
-                reason,
-            });
-        }
-        // SAFETY: the memory is this value's own, writable, and as large as was checked.
-        unsafe { ptr::copy_nonoverlapping(code.as_ptr(), self.start.as_ptr(), code.len()) };
-        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_EXEC;
-        // SAFETY: the memory is this value's own, and nobody holds a reference into it.
-        let protected = unsafe { mprotect(self.start.cast(), self.size.get(), protection) };
-        protected.map_err(|errno| Error::io("making linked code executable")(errno.into()))
     }
 }
 

@@ -1,6 +1,9 @@
 //! Run in child processes, since a process that is to have odd mappings cannot be one that runs other tests.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
+
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
 
 use super::*;
 use crate::verify::child::{self, Conditions};
@@ -9,30 +12,6 @@ const CONDITIONS: Conditions = Conditions {
     time_namespace: false,
     deadline: Duration::from_secs(20),
 };
-
-fn permissions(at: Avma) -> Option<MMPermissions> {
-    let maps = AddressSpace::read().unwrap().maps;
-    maps.iter()
-        .find(|map| (map.address.0..map.address.1).contains(&at.0))
-        .map(|map| map.perms)
-}
-
-#[test]
-fn code_memory_is_never_writable_and_executable() {
-    let outcome = child::run(CONDITIONS, |_| {
-        let hole = AddressSpace::read()?.hole(0x2345)?;
-        let memory = CodeMemory::reserve(hole, 0x2345)?;
-        let before = permissions(hole).map(|permissions| permissions.as_str());
-        memory.fill(&[0xc3; 0x2345])?;
-        let after = permissions(hole.offset(0x2000)).map(|permissions| permissions.as_str());
-        AddressSpace::read()?.check_protection()?;
-        Ok((before, after))
-    });
-    assert_eq!(
-        outcome.unwrap(),
-        (Some("rw-p".to_owned()), Some("r-xp".to_owned()))
-    );
-}
 
 #[test]
 fn memory_that_is_writable_and_executable_is_noticed() {
@@ -49,16 +28,6 @@ fn memory_that_is_writable_and_executable_is_noticed() {
 }
 
 #[test]
-fn memory_in_use_is_not_taken() {
-    let outcome = child::run(CONDITIONS, |_| {
-        let hole = AddressSpace::read()?.hole(PAGE)?;
-        let _first = CodeMemory::reserve(hole, 1)?;
-        Ok(CodeMemory::reserve(hole, 1).is_err())
-    });
-    assert!(outcome.unwrap());
-}
-
-#[test]
 fn a_hole_is_free_and_in_reach() {
     let space = AddressSpace::read().unwrap();
     for size in [1, PAGE, 3 * PAGE + 1, 64 << 20] {
@@ -72,7 +41,7 @@ fn a_hole_is_free_and_in_reach() {
                 .all(|map| map.address.1 <= hole.0 || end <= map.address.0),
             "{hole}"
         );
-        for (name, base) in space.placement(hole).mappings {
+        for (name, base) in space.mappings() {
             assert!(base.distance_from(hole).unsigned_abs() <= REACH, "{name}");
         }
     }

@@ -88,15 +88,16 @@ impl RandomState {
     };
 }
 
-type ClockFunction = unsafe extern "C" fn(c_int, *mut Time) -> c_int;
-type TimeOfDayFunction = unsafe extern "C" fn(*mut Time, *mut Timezone) -> c_int;
-type TimeFunction = unsafe extern "C" fn(*mut Seconds) -> Seconds;
-type CpuFunction = unsafe extern "C" fn(*mut c_uint, *mut c_uint, *mut c_void) -> c_long;
-type RandomFunction = unsafe extern "C" fn(*mut u8, usize, c_uint, *mut c_void, usize) -> isize;
+pub(super) type ClockFunction = unsafe extern "C" fn(c_int, *mut Time) -> c_int;
+pub(super) type TimeOfDayFunction = unsafe extern "C" fn(*mut Time, *mut Timezone) -> c_int;
+pub(super) type TimeFunction = unsafe extern "C" fn(*mut Seconds) -> Seconds;
+pub(super) type CpuFunction = unsafe extern "C" fn(*mut c_uint, *mut c_uint, *mut c_void) -> c_long;
+pub(super) type RandomFunction =
+    unsafe extern "C" fn(*mut u8, usize, c_uint, *mut c_void, usize) -> isize;
 
 /// `clock_gettime` or `clock_getres`.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Clock(ClockFunction);
+pub(crate) struct Clock(pub(super) ClockFunction);
 
 impl Clock {
     #[inline]
@@ -115,7 +116,7 @@ impl Clock {
 
 /// `gettimeofday`.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct TimeOfDay(TimeOfDayFunction);
+pub(crate) struct TimeOfDay(pub(super) TimeOfDayFunction);
 
 impl TimeOfDay {
     /// Calls it with a pointer for each of `time` and `zone` that is wanted.
@@ -130,7 +131,7 @@ impl TimeOfDay {
 
 /// `time`.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct WallClock(TimeFunction);
+pub(crate) struct WallClock(pub(super) TimeFunction);
 
 impl WallClock {
     #[inline]
@@ -142,7 +143,7 @@ impl WallClock {
 
 /// `getcpu`.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Cpu(CpuFunction);
+pub(crate) struct Cpu(pub(super) CpuFunction);
 
 impl Cpu {
     #[inline]
@@ -156,7 +157,7 @@ impl Cpu {
 
 /// `getrandom`.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Random(RandomFunction);
+pub(crate) struct Random(pub(super) RandomFunction);
 
 impl Random {
     pub(super) fn call(self, buffer: &mut RandomBuffer, flags: u32, state: RandomState) -> i64 {

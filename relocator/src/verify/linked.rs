@@ -1,51 +1,58 @@
 //! From an old image to code that can be called in this process.
 
+use elf_tools::Avma;
+use elf_tools::code::Code;
 use elf_tools::image::{Image, alternatives};
+use elf_tools::symtab::mapping_name;
+use kernel_fixtures::memory::Region;
 
-use super::address_space::{AddressSpace, CodeMemory};
+use super::address_space::AddressSpace;
 use super::entry::Entry;
-use super::{Running, features};
+use super::features;
+use super::target::{Emulation, OldImage, Running};
 use crate::link::{LinkedImage, New, Old, link};
 use crate::placement::Placement;
 use crate::plan::{FunctionPlan, Policy};
 use crate::{Error, Result};
 
-/// An old image that is ready to be linked to the running kernel.
+/// An old image that is ready to be linked to a kernel.
 #[derive(Debug)]
 pub(crate) struct Prepared<'a> {
     old: Old,
-    running: &'a Running,
+    new: New<'a>,
 }
 
 impl<'a> Prepared<'a> {
-    /// Applies alternatives for this processor and reads the image's tables. Fails if `running` is not what runs.
-    pub(crate) fn new(old: &Image, running: &'a Running) -> Result<Self> {
+    /// For the running kernel. Fails if `running` is not what runs.
+    pub(crate) fn new(old: OldImage<'_>, running: &'a Running) -> Result<Self> {
         check_running(running)?;
-        let table =
-            alternatives::read(old).map_err(Error::input("the alternatives of the old image"))?;
-        let bytes = alternatives::apply(old, &table, features::has);
-        let patched = Image::parse(&bytes)
-            .map_err(Error::input("the old image with alternatives applied"))?;
-        let old = Old::read(patched).map_err(Error::input("the old image"))?;
-        Ok(Self::of(old, running))
+        Ok(Self::of(read(old)?, running))
     }
 
     /// The same for an image that has been read.
     pub(super) fn of(old: Old, running: &'a Running) -> Self {
-        Self { old, running }
+        let new = New {
+            symtab: running.symtab.as_ref(),
+            image: Some(&running.image),
+        };
+        Self { old, new }
+    }
+
+    /// For a kernel that is emulated.
+    pub(super) fn emulated(old: OldImage<'_>, emulation: &Emulation<'a>) -> Result<Self> {
+        let new = New {
+            symtab: Some(emulation.symtab),
+            image: Some(emulation.image),
+        };
+        let old = read(old)?;
+        Ok(Self { old, new })
     }
 
     /// The names of each distinct function that there is a system call to compare with.
     pub(crate) fn callable(&self) -> Vec<Vec<String>> {
-        let exports = self.old.image.exports();
-        let groups = exports.chunk_by(|first, second| first.address == second.address);
-        let names = groups.map(|group| {
-            group
-                .iter()
-                .map(|export| export.name.clone())
-                .collect::<Vec<_>>()
-        });
-        names.filter(|names| known_name(names).is_some()).collect()
+        let mut names = functions(&self.old.image);
+        names.retain(|names| known_name(names).is_some());
+        names
     }
 
     /// Links without mapping anything, and returns how much memory the result takes.
@@ -54,46 +61,94 @@ impl<'a> Prepared<'a> {
     /// terms what would go wrong in the child.
     pub(crate) fn try_link(&self, policy: Policy) -> Result<usize> {
         let space = AddressSpace::read()?;
-        let hole = space.hole(self.old.image.bytes().len() as u64)?;
-        Ok(self.link(&space.placement(hole), policy)?.bytes.len())
+        let image = space.hole(self.old.image.bytes().len() as u64)?;
+        let mappings = space.mappings();
+        self.size(&Placement { image, mappings }, policy)
     }
 
-    /// Links, maps and makes executable, in this process; `size` is what [`Self::try_link`] returned.
+    /// How much memory the image takes if it is linked so.
+    pub(super) fn size(&self, placement: &Placement, policy: Policy) -> Result<usize> {
+        Ok(self.link(placement, policy)?.bytes.len())
+    }
+
+    /// Links to the running kernel, maps and makes executable, in this process; `size` is what [`Self::try_link`]
+    /// returned.
     pub(crate) fn map(&self, policy: Policy, size: usize) -> Result<Mapped> {
         let space = AddressSpace::read()?;
-        let hole = space.hole(size as u64)?;
-        let memory = CodeMemory::reserve(hole, size)?;
-        let placement = space.placement(hole);
+        let image = space.hole(size as u64)?;
+        let mappings = space.mappings();
+        self.map_at(Placement { image, mappings }, policy, size)
+    }
+
+    /// The same at a place that is free and for mappings that are there.
+    pub(super) fn map_at(
+        &self,
+        placement: Placement,
+        policy: Policy,
+        size: usize,
+    ) -> Result<Mapped> {
+        let at = placement.image;
+        let failed = || Error::io(format!("{size:#x} bytes of memory at {at}"));
+        let mut region = Region::reserve(Some(at), size).map_err(failed())?;
         let linked = self.link(&placement, policy)?;
         AddressSpace::read()?.check_protection()?;
-        memory.fill(&linked.bytes)?;
+        region.fill(0, &linked.bytes).map_err(failed())?;
         AddressSpace::read()?.check_protection()?;
+        // Entries lead into it, and the process ends with them.
+        region.leak();
+        let functions = linked.functions;
         Ok(Mapped {
             placement,
-            functions: linked.functions,
+            functions,
         })
     }
 
     /// The running kernel's own functions.
     pub(crate) fn native(&self) -> Result<Native<'a>> {
-        let placement = AddressSpace::read()?.placement(elf_tools::Avma(0));
-        Ok(Native {
-            placement,
-            image: &self.running.image,
-        })
+        let image = self.new.image.ok_or_else(no_vdso)?;
+        Native::running(image)
     }
 
     fn link(&self, placement: &Placement, policy: Policy) -> Result<LinkedImage> {
-        let new = New {
-            symtab: self.running.symtab.as_ref(),
-            image: Some(&self.running.image),
-        };
-        link(&self.old, &new, placement, policy)
+        link(&self.old, &self.new, placement, policy)
     }
 }
 
+/// Applies alternatives for this processor and reads what linking needs.
+pub(super) fn read(old: OldImage<'_>) -> Result<Old> {
+    let table =
+        alternatives::read(old.image).map_err(Error::input("the alternatives of the old image"))?;
+    let bytes = alternatives::apply(old.image, &table, features::has);
+    let image =
+        Image::parse(&bytes).map_err(Error::input("the old image with alternatives applied"))?;
+    let Some(relocations) = old.relocations else {
+        return Old::read(image).map_err(Error::input("the old image"));
+    };
+    // Alternatives keep to themselves: a place is where it was.
+    let code = Code::of(&image).map_err(Error::input("the old image"))?;
+    let relocations = Some(relocations.clone());
+    Ok(Old {
+        image,
+        code,
+        relocations,
+    })
+}
+
+/// The names of each distinct function, aliases included, `__vdso_` names first.
+pub(super) fn functions(image: &Image) -> Vec<Vec<String>> {
+    let groups = image
+        .exports()
+        .chunk_by(|first, second| first.address == second.address);
+    let names = groups.map(|group| {
+        let mut names: Vec<_> = group.iter().map(|export| export.name.clone()).collect();
+        names.sort_by_key(|name| (!name.starts_with("__"), name.clone()));
+        names
+    });
+    names.collect()
+}
+
 /// Entries of the live vDSO are computed from the image, so it had better be the same one.
-fn check_running(running: &Running) -> Result<()> {
+pub(super) fn check_running(running: &Running) -> Result<()> {
     let live = AddressSpace::read()?.live_vdso()?;
     let same =
         live.build_id() == running.image.build_id() && live.exports() == running.image.exports();
@@ -123,20 +178,46 @@ impl Mapped {
     }
 }
 
-/// The running kernel's vDSO, which can be called as it is.
+/// A vDSO that can be called as it is: the running kernel's, or that of an emulated one.
 #[derive(Debug)]
 pub(crate) struct Native<'a> {
-    placement: Placement,
+    base: Avma,
     image: &'a Image,
 }
 
-impl Native<'_> {
-    /// The running kernel's function of one of these names.
+impl<'a> Native<'a> {
+    /// The running kernel's. The image must have passed [`check_running`].
+    pub(super) fn running(image: &'a Image) -> Result<Self> {
+        let mappings = AddressSpace::read()?.mappings();
+        Self::among(&mappings, image)
+    }
+
+    /// The one that is among these mappings. They must stay as long as its functions are called.
+    pub(super) fn among(mappings: &[(String, Avma)], image: &'a Image) -> Result<Self> {
+        let vdso = mappings.iter().find(|(name, _)| name == mapping_name::VDSO);
+        let base = vdso.ok_or_else(no_vdso)?.1;
+        Ok(Self { base, image })
+    }
+
+    /// Where it is.
+    pub(super) fn base(&self) -> Avma {
+        self.base
+    }
+
+    /// The function of one of these names; `None` if it has no system call to be compared with.
     pub(crate) fn entry(&self, names: &[String]) -> Option<Entry> {
-        let base = self.placement.new_vdso()?;
-        let export = names.iter().find_map(|name| self.image.export(name))?;
-        // SAFETY: the kernel maps its vDSO there, `check_running` has compared the exports, and nothing unmaps it.
-        unsafe { Entry::at(&export.name, export.address.at(base)) }
+        let name = |name: &&String| Entry::is_known(name) && self.image.export(name).is_some();
+        let export = self.image.export(names.iter().find(name)?)?;
+        // SAFETY: the image is mapped there, since its exports were compared with what is, or it was mapped by us; and
+        // nothing unmaps it before the child ends.
+        unsafe { Entry::at(&export.name, export.address.at(self.base)) }
+    }
+}
+
+fn no_vdso() -> Error {
+    Error::Unlinkable {
+        what: "an image".to_owned(),
+        reason: "the kernel has no vDSO".to_owned(),
     }
 }
 

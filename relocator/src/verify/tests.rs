@@ -1,6 +1,7 @@
 //! Images that are right, wrong, crashing and hanging, on the kernel that runs the tests.
 
 use elf_tools::code::Code;
+use elf_tools::image::Image;
 use elf_tools::relocation::Relocations;
 
 use super::address_space::AddressSpace;
@@ -166,7 +167,7 @@ fn an_image_that_does_not_run_here_is_refused_as_the_running_one() {
     // The same exports and identity: accepted.
     assert!(
         Prepared::new(
-            &running.image,
+            (&running.image).into(),
             &Running {
                 image: shifted,
                 symtab: None
@@ -185,7 +186,7 @@ fn an_image_that_does_not_run_here_is_refused_as_the_running_one() {
         image: Image::parse(&bytes).unwrap(),
         symtab: None,
     };
-    let error = Prepared::new(&running.image, &other).unwrap_err();
+    let error = Prepared::new((&running.image).into(), &other).unwrap_err();
     assert!(matches!(error, Error::Unlinkable { .. }), "{error}");
 }
 
@@ -229,7 +230,7 @@ fn outcomes_survive_json() {
     let function = FunctionOutcome {
         name: "f".to_owned(),
         aliases: vec!["g".to_owned()],
-        strategy,
+        strategy: strategy.into(),
         reason: "r".to_owned(),
         calls: 3,
         mismatches: 2,

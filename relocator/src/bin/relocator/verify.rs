@@ -1,13 +1,17 @@
-//! `relocator verify OLD [--onto self]`.
+//! `relocator verify OLD [--onto NEW | --unlinked]`.
 
 use std::time::Duration;
 
 use anyhow::Result;
+use clap::ValueEnum;
 use relocator::link::Old;
 use relocator::plan::Policy;
 use relocator::report::{self, Kernel};
 use relocator::source::{Source, Spec};
-use relocator::verify::{FunctionOutcome, Options, Outcome as Verified, Running, verify};
+use relocator::verify::{
+    ClockMode, Emulation, FunctionOutcome, Options, Outcome as Verified, Running, verify,
+    verify_at_home,
+};
 use serde::Serialize;
 
 use crate::{Outcome, output};
@@ -16,9 +20,17 @@ use crate::{Outcome, output};
 pub(crate) struct Arguments {
     /// The vDSO to verify.
     old: Spec,
-    /// The kernel to link it to. Code can only be run on the kernel that is running.
-    #[arg(long, value_name = "NEW", default_value = "self", value_parser = ["self"])]
-    onto: String,
+    /// The kernel to link it to. Any other than the running one is emulated: its pages are kept current from the running
+    /// kernel's.
+    #[arg(long, value_name = "NEW", default_value_t = Spec::Own)]
+    onto: Spec,
+    /// Do not link it: run it on its own kernel, which is emulated.
+    #[arg(long, conflicts_with_all = ["onto", "strategy"])]
+    unlinked: bool,
+    /// What the clocks of the kernel count with. Any other than the time-stamp counter has the running kernel emulated as
+    /// well.
+    #[arg(long, value_enum, default_value_t)]
+    clock: ClockSource,
     /// Run in a time namespace of its own, with shifted clocks.
     #[arg(long)]
     time_namespace: bool,
@@ -36,11 +48,35 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
+/// [`ClockMode`], as it is spelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+enum ClockSource {
+    /// The time-stamp counter.
+    #[default]
+    Tsc,
+    /// KVM's clock page.
+    Pvclock,
+    /// Hyper-V's clock page.
+    Hvclock,
+}
+
+impl From<ClockSource> for ClockMode {
+    fn from(source: ClockSource) -> Self {
+        match source {
+            ClockSource::Tsc => Self::Tsc,
+            ClockSource::Pvclock => Self::Pvclock,
+            ClockSource::Hvclock => Self::Hvclock,
+        }
+    }
+}
+
 #[derive(Serialize)]
 struct Report {
     schema: &'static str,
     old: Kernel,
     new: Kernel,
+    emulated: bool,
+    clock: String,
     time_namespace: bool,
     functions: Vec<FunctionOutcome>,
 }
@@ -54,20 +90,29 @@ pub(crate) fn running(source: &Source) -> Result<Running> {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     let old_source = Source::open(&arguments.old)?;
-    let new_source = Source::open(&Spec::Own)?;
-    let image = old_source.require_image()?;
-    let old = Old::read(image.clone()).map_err(relocator::Error::input(&old_source.name))?;
-    let options = Options {
-        policy: arguments.strategy,
-        time_namespace: arguments.time_namespace,
-        rounds: arguments.rounds,
-        deadline: Duration::from_secs(arguments.deadline),
+    let own_source = Source::open(&Spec::Own)?;
+    let clock_mode = ClockMode::from(arguments.clock);
+    let new_source = match (arguments.unlinked, &arguments.onto) {
+        (true, _) => old_source.clone(),
+        (false, Spec::Own) => own_source.clone(),
+        (false, onto) => Source::open(onto)?,
     };
-    let outcome = verify(image, &running(&new_source)?, &options)?;
+    let is_running = !arguments.unlinked && arguments.onto == Spec::Own;
+    let emulated = !is_running || clock_mode != ClockMode::Tsc;
+    let outcome = outcome(
+        arguments,
+        &old_source,
+        &running(&own_source)?,
+        emulated.then_some(&new_source),
+    )?;
+    let image = old_source.require_image()?.clone();
+    let old = Old::read(image).map_err(relocator::Error::input(&old_source.name))?;
     let report = Report {
         schema: report::VERIFY,
         old: Kernel::old(&old_source, &old),
         new: Kernel::new(&new_source),
+        emulated,
+        clock: clock_mode.to_string(),
         time_namespace: arguments.time_namespace,
         functions: outcome.functions.clone(),
     };
@@ -75,6 +120,35 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     Ok(match outcome.mismatches() {
         0 => Outcome::Done,
         _ => Outcome::Refused,
+    })
+}
+
+/// Verifies on the running kernel, or on the one that is to be emulated.
+fn outcome(
+    arguments: &Arguments,
+    old: &Source,
+    running: &Running,
+    emulated: Option<&Source>,
+) -> Result<Verified> {
+    let options = Options {
+        policy: arguments.strategy,
+        time_namespace: arguments.time_namespace,
+        rounds: arguments.rounds,
+        deadline: Duration::from_secs(arguments.deadline),
+    };
+    let image = old.require_image()?;
+    let Some(new) = emulated else {
+        return Ok(verify(image, running, &options)?);
+    };
+    let emulation = Emulation {
+        running,
+        image: new.require_image()?,
+        symtab: new.require_symtab()?,
+        clock_mode: arguments.clock.into(),
+    };
+    Ok(match arguments.unlinked {
+        true => verify_at_home(&emulation, &options)?,
+        false => verify(image, emulation, &options)?,
     })
 }
 
@@ -99,11 +173,13 @@ fn text(report: &Report, outcome: &Verified) -> String {
             ));
         }
     }
-    let place = if report.time_namespace {
-        ", in a time namespace"
-    } else {
-        ""
+    let mut place = match report.emulated {
+        true => format!(", emulated here, counting with {}", report.clock),
+        false => String::new(),
     };
+    if report.time_namespace {
+        place.push_str(", in a time namespace");
+    }
     let calls = outcome.calls();
     let verdict = match outcome.mismatches() {
         0 => format!("all {calls} calls agree with the system calls"),

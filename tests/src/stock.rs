@@ -1,28 +1,29 @@
-//! Real kernels: those of the distribution, and the one that runs the tests.
+//! Stock kernels, from the distribution or running, taken apart.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use elf_tools::image::Image;
 use elf_tools::kernel::KernelFile;
 use elf_tools::layout::btf::Btf;
 use elf_tools::symtab::{Symtab, vocabulary};
+use kernel_fixtures::distribution::Cache;
 
-use crate::running::RUNNING;
+use crate::running::{RUNNING, in_words};
 
 const RUNNING_BTF: &str = "/sys/kernel/btf/vmlinux";
 
-/// A kernel that was taken apart.
+/// A kernel file that was taken apart.
 #[derive(Debug)]
-pub struct Real {
-    /// Its vDSO; of a kernel that is not running, before boot.
+pub struct Kernel {
+    /// Its vDSO.
     pub image: Image,
     /// Its type information.
     pub btf: Vec<u8>,
 }
 
-impl Real {
+impl Kernel {
     /// Takes a kernel file apart.
     pub fn open(path: &Path) -> Result<Self, String> {
         let bytes = fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -43,20 +44,29 @@ impl Real {
         })
     }
 
-    /// Its symbols, by its type information.
+    /// Its symbols, derived.
     pub fn symtab(&self) -> Result<Symtab, String> {
         let btf = Btf::parse(&self.btf).map_err(|error| error.to_string())?;
         vocabulary::from_layout(&btf, &self.image).map_err(|error| error.to_string())
     }
 }
 
-/// Something that is opened by the first test that needs it.
-pub type Shared<T> = Arc<dyn Fn() -> Result<Arc<T>, String> + Send + Sync>;
+/// A kernel that is opened by the first test that needs it.
+pub type Shared = Arc<dyn Fn() -> Result<Arc<Kernel>, String> + Send + Sync>;
 
-/// Opens something once, when it is first needed.
-pub fn shared<T: Send + Sync + 'static>(
-    open: impl Fn() -> Result<T, String> + Send + Sync + 'static,
-) -> Shared<T> {
-    let opened: OnceLock<Result<Arc<T>, String>> = OnceLock::new();
+/// A kernel that is opened once.
+pub fn shared(open: impl Fn() -> Result<Kernel, String> + Send + Sync + 'static) -> Shared {
+    let opened: OnceLock<Result<Arc<Kernel>, String>> = OnceLock::new();
     Arc::new(move || opened.get_or_init(|| open().map(Arc::new)).clone())
+}
+
+/// A kernel of the distribution and its file, or why it could not be fetched. `listing` tests is no reason to fetch.
+pub fn fetched(cache: &Cache, version: &str, listing: bool) -> (Shared, Result<PathBuf, String>) {
+    let path = match listing {
+        true => Ok(PathBuf::new()),
+        false => cache.fetch(version).map(|kernel| kernel.path),
+    };
+    let path = path.map_err(|error| in_words(&error));
+    let file = path.clone();
+    (shared(move || Kernel::open(&file.clone()?)), path)
 }

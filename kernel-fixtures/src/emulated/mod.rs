@@ -1,0 +1,206 @@
+//! Another kernel's vvar in this process, kept current from the running kernel's.
+//!
+//! The mappings of the emulated kernel, in its layout, and behind them its vDSO, at the distances that the kernel gives
+//! them: old code runs there as it did at home, and linked code finds another kernel than the running one. What the
+//! pages hold is copied by canonical name from the running kernel's vvar. Code that reads the clock pages of hypervisors
+//! can be run as well, on machines that have none: [`ClockMode`].
+//!
+//! | module | does |
+//! |---|---|
+//! | `unit` | what goes where |
+//! | `place` | symbols as fields, one for each element of their arrays |
+//! | `live` | the vvar that is copied from |
+//! | `plan` | which field is filled from where |
+//! | `copy` | what a field is filled with |
+//! | `clock` | clocks, under their sequence counters |
+//! | `hypervisor` | the clock pages |
+//! | `update` | keeping everything current in the background, and stopping in the middle of it |
+//! | `word` | access to one field |
+//!
+//! **Limits.** Time pages are copied, so they are as old as the last [`Emulated::refresh`]. The process must not change its
+//! time namespace while something is emulated in it. The running kernel's clock source must be the time-stamp counter.
+//! What is named neither `time.*`, `timens.*` nor `rng.*` reads zero, but for the clock page that is asked for.
+
+mod clock;
+mod copy;
+mod error;
+mod hypervisor;
+mod live;
+mod place;
+mod plan;
+mod unit;
+mod update;
+mod word;
+
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use elf_tools::Avma;
+use elf_tools::symtab::{Symtab, mapping_name};
+
+use crate::memory::Region;
+use clock::State;
+use place::Field;
+use plan::{Plan, Planner};
+use word::OwnWord;
+
+pub use error::Error;
+pub use live::Live;
+pub use unit::Unit;
+pub use update::{Halted, Updater};
+
+/// What an emulated kernel counts cycles with: `clock_mode` of its clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum ClockMode {
+    /// The time-stamp counter, as the running kernel does.
+    #[default]
+    Tsc,
+    /// KVM's clock page, which states a clock of its own, ahead of the time-stamp counter.
+    Pvclock,
+    /// Hyper-V's clock page, the same.
+    Hvclock,
+}
+
+impl ClockMode {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Tsc, Self::Pvclock, Self::Hvclock];
+
+    /// The number in `clock_mode`: `enum vdso_clock_mode`.
+    pub fn number(self) -> u32 {
+        match self {
+            Self::Tsc => 1,
+            Self::Pvclock => 2,
+            Self::Hvclock => 3,
+        }
+    }
+}
+
+impl fmt::Display for ClockMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tsc => "tsc",
+            Self::Pvclock => "pvclock",
+            Self::Hvclock => "hvclock",
+        })
+    }
+}
+
+/// A kernel that can be emulated.
+#[derive(Debug, Clone, Copy)]
+pub struct EmulatedKernel<'a> {
+    /// The bytes of its vDSO as they are to run: alternatives applied, slots filled in.
+    pub code: &'a [u8],
+    /// The symbols of its vvar.
+    pub symtab: &'a Symtab,
+}
+
+/// A kernel's mappings in this process. They go with this value.
+#[derive(Debug)]
+pub struct Emulated {
+    symtab: Symtab,
+    unit: Unit,
+    region: Region,
+    plan: Plan,
+    /// What was copied last, by clock. Whoever writes to the pages holds the lock.
+    states: Mutex<Vec<State>>,
+}
+
+impl Emulated {
+    /// Maps `kernel` at `at`, which must be free, or anywhere; fills it from `live` for the first time.
+    pub fn map(
+        kernel: &EmulatedKernel<'_>,
+        live: &Live<'_>,
+        at: Option<Avma>,
+        clock_mode: ClockMode,
+    ) -> Result<Self, Error> {
+        let unit = Unit::of(kernel.symtab, kernel.code.len())?;
+        let mut region = Region::reserve(at, unit.size() as usize)
+            .map_err(Error::memory("memory for a kernel"))?;
+        if let Some(image) = unit.offset(mapping_name::VDSO) {
+            let filled = region.fill(image as usize, kernel.code);
+            filled.map_err(Error::memory("the code of a kernel"))?;
+        }
+        let planner = Planner {
+            symtab: kernel.symtab,
+            live,
+            unit: &unit,
+            region: &region,
+            clock_mode,
+        };
+        let plan = planner.plan()?;
+        // The counter has passed the last update, so half of that is a reading in the past on every processor.
+        let earlier = (planner.last_update()? / 2) | 1;
+        hypervisor::fill(clock_mode, earlier, |name| {
+            Ok(planner.own(&Field::new(name, &[]))?.1)
+        })?;
+        plan.fixed.iter().for_each(copy::Copied::copy);
+        let states = plan.clocks.iter().map(|_| State::default()).collect();
+        let emulated = Self {
+            symtab: kernel.symtab.clone(),
+            unit,
+            region,
+            plan,
+            states: Mutex::new(states),
+        };
+        emulated.refresh();
+        Ok(emulated)
+    }
+
+    /// Where each mapping is, `[vdso]` among them.
+    pub fn mappings(&self) -> Vec<(String, Avma)> {
+        self.unit.mappings_at(self.region.start())
+    }
+
+    /// Where the mapping of that name is.
+    pub fn mapping(&self, name: &str) -> Option<Avma> {
+        let offset = self.unit.offset(name)?;
+        Some(Avma(self.region.start().0 + offset))
+    }
+
+    /// Copies what the running kernel has updated since the last time.
+    pub fn refresh(&self) {
+        let mut states = self.lock();
+        for (clock, state) in self.plan.clocks.iter().zip(&mut *states) {
+            clock.refresh(state);
+        }
+        self.plan.plain.iter().for_each(copy::Copied::copy);
+    }
+
+    /// Copies everything, as the kernel does with every tick. Readers meanwhile begin anew.
+    pub fn rewrite(&self) {
+        let mut states = self.lock();
+        for (clock, state) in self.plan.clocks.iter().zip(&mut *states) {
+            clock.rewrite(state);
+        }
+        self.plan.plain.iter().for_each(copy::Copied::copy);
+    }
+
+    /// Reads a field by its canonical name, in the given element of each array in it; `None` if there is no such field.
+    pub fn get(&self, name: &str, indices: &[u64]) -> Option<u64> {
+        self.field(name, indices).map(OwnWord::load)
+    }
+
+    /// Overwrites a field, until it is next updated; `false` if there is no such field.
+    ///
+    /// Nothing needs this but a test, which wants to see what a wrong value does.
+    pub fn set(&self, name: &str, indices: &[u64], value: u64) -> bool {
+        let _writing = self.lock();
+        let field = self.field(name, indices);
+        field.is_some_and(|field| {
+            field.store(value);
+            true
+        })
+    }
+
+    fn field(&self, name: &str, indices: &[u64]) -> Option<OwnWord> {
+        let field = Field::new(name, indices);
+        let place = field.place(&self.symtab)?;
+        let offset = self.unit.offset(place.mapping)? + place.offset;
+        word::within(&self.region, offset, place.size)
+    }
+
+    /// A writer that has panicked has left nothing behind that the next one does not write anew.
+    fn lock(&self) -> MutexGuard<'_, Vec<State>> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

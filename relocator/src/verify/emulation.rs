@@ -1,0 +1,187 @@
+//! A kernel that is emulated in the child, its own image there, and old images linked to it.
+
+use std::sync::Arc;
+
+use elf_tools::Avma;
+use elf_tools::symtab::Symtab;
+use kernel_fixtures::emulated::{self, Emulated, EmulatedKernel, Live, Unit};
+
+use super::address_space::AddressSpace;
+use super::candidate::Candidate;
+use super::child::{self, Progress};
+use super::concurrency;
+use super::how::How;
+use super::linked::{self, Native, Prepared};
+use super::target::{Emulation, OldImage};
+use super::trampoline::{self, Side};
+use super::{FunctionOutcome, Options, Outcome};
+use crate::link::{New, Old, link};
+use crate::placement::Placement;
+use crate::plan::{FunctionPlan, Policy};
+use crate::{Error, Result};
+
+/// Why functions are called that were not linked.
+const AT_HOME: &str = "not linked: it is on its own kernel";
+
+/// Verifies an image that is linked to an emulated kernel.
+///
+/// The image is put directly behind the kernel, where a restore that has the choice puts it. What functions are compared
+/// with, besides the system call, is the emulated kernel's own.
+pub(super) fn linked(
+    old: OldImage<'_>,
+    emulation: &Emulation<'_>,
+    options: &Options,
+) -> Result<Outcome> {
+    let home = Home::read(emulation)?;
+    let prepared = Prepared::emulated(old, emulation)?;
+    let anywhere = home.placement(AddressSpace::read()?.hole(home.unit.size())?);
+    let size = prepared.size(&anywhere, options.policy)?;
+    child::run(options.conditions(), |progress| {
+        let start = AddressSpace::read()?.hole(home.unit.size() + size as u64)?;
+        let emulated = home.emulate(start, progress)?;
+        progress.at("mapping the linked image");
+        let mapped = prepared.map_at(home.placement(start), options.policy, size)?;
+        let native = Native::among(&emulated.mappings(), emulation.image)?;
+        let check = |plan: &FunctionPlan| {
+            let native = native.entry(&plan.names);
+            let native = native.map(|native| trampoline::through(Side::Native, native));
+            let candidate = Candidate::linked(plan, mapped.entry(plan), native);
+            check(&emulated, &candidate, options.rounds, progress)
+        };
+        let functions: Result<_> = mapped.functions.iter().map(check).collect();
+        Ok(Outcome {
+            functions: functions?,
+        })
+    })
+}
+
+/// Verifies the emulated kernel's own image.
+///
+/// What functions are compared with, besides the system call, is the running kernel's: their own would always agree.
+pub(super) fn at_home(emulation: &Emulation<'_>, options: &Options) -> Result<Outcome> {
+    let home = Home::read(emulation)?;
+    child::run(options.conditions(), |progress| {
+        let start = AddressSpace::read()?.hole(home.unit.size())?;
+        let emulated = home.emulate(start, progress)?;
+        AddressSpace::read()?.check_protection()?;
+        let own = Native::among(&emulated.mappings(), emulation.image)?;
+        let running = Native::running(&emulation.running.image)?;
+        let check = |names: &Vec<String>| {
+            let candidate = Candidate {
+                names,
+                how: How::Native,
+                reason: AT_HOME,
+                entry: own.entry(names),
+                native: running.entry(names),
+            };
+            check(&emulated, &candidate, options.rounds, progress)
+        };
+        let functions = linked::functions(emulation.image);
+        let functions: Result<_> = functions.iter().map(check).collect();
+        Ok(Outcome {
+            functions: functions?,
+        })
+    })
+}
+
+/// Checks a function on data that is as new as the system calls' around it, and then while the data is updated.
+fn check(
+    emulated: &Arc<Emulated>,
+    candidate: &Candidate<'_>,
+    rounds: u32,
+    progress: &mut Progress,
+) -> Result<FunctionOutcome> {
+    let refreshed = |entry| trampoline::through(Side::Subject, entry);
+    let refreshed = Candidate {
+        entry: candidate.entry.map(refreshed),
+        ..*candidate
+    };
+    let mut outcome = refreshed.check(rounds, progress)?;
+    outcome.add(concurrency::check(emulated, candidate, rounds, progress)?);
+    Ok(outcome)
+}
+
+/// The emulated kernel before it is mapped.
+struct Home<'a> {
+    emulation: &'a Emulation<'a>,
+    /// The symbols of the running kernel.
+    running: &'a Symtab,
+    old: Old,
+    unit: Unit,
+}
+
+impl<'a> Home<'a> {
+    fn read(emulation: &'a Emulation<'a>) -> Result<Self> {
+        linked::check_running(emulation.running)?;
+        let running = emulation.running.symtab.as_ref();
+        let running = running.ok_or_else(|| Error::Unlinkable {
+            what: "to a kernel that is emulated".to_owned(),
+            reason: "the symbols of the running kernel, which it is filled from, are not known"
+                .to_owned(),
+        })?;
+        let old = linked::read(emulation.image.into())?;
+        let unit = Unit::of(emulation.symtab, old.image.bytes().len()).map_err(refused)?;
+        Ok(Self {
+            emulation,
+            running,
+            old,
+            unit,
+        })
+    }
+
+    /// Where the kernel's mappings are if they begin at `start`, and an image directly behind them.
+    fn placement(&self, start: Avma) -> Placement {
+        Placement {
+            image: Avma(start.0 + self.unit.size()),
+            mappings: self.unit.mappings_at(start),
+        }
+    }
+
+    /// The bytes of its own vDSO. A stock kernel's are as they are. Slots, which only kernels of our own have, hold what
+    /// their kernel would have put there.
+    fn code(&self, start: Avma) -> Result<Vec<u8>> {
+        let image = &self.old.image;
+        let relocations = self.old.relocations.as_ref();
+        let is_slot = |place| !image.is_text(place);
+        let has_slots =
+            relocations.is_some_and(|table| table.entries.iter().any(|entry| is_slot(entry.place)));
+        if !has_slots {
+            return Ok(image.bytes().to_vec());
+        }
+        let mappings = self.unit.mappings_at(start);
+        let vdso = Native::among(&mappings, image)?.base();
+        let new = New {
+            symtab: Some(self.emulation.symtab),
+            image: None,
+        };
+        let placement = Placement {
+            image: vdso,
+            mappings,
+        };
+        Ok(link(&self.old, &new, &placement, Policy::Relocate)?.bytes)
+    }
+
+    /// Maps it at `start` in this process, which is to end with it.
+    fn emulate(&self, start: Avma, progress: &mut Progress) -> Result<Arc<Emulated>> {
+        progress.at("mapping the emulated kernel");
+        let mappings = AddressSpace::read()?.mappings();
+        // SAFETY: `check_running` has found that this kernel runs, whose symbols the caller has stated; these are its own
+        // mappings, and nothing unmaps them.
+        let live = unsafe { Live::new(self.running, mappings) };
+        let kernel = EmulatedKernel {
+            code: &self.code(start)?,
+            symtab: self.emulation.symtab,
+        };
+        let mode = self.emulation.clock_mode;
+        let emulated = Arc::new(Emulated::map(&kernel, &live, Some(start), mode).map_err(refused)?);
+        trampoline::install(&emulated);
+        Ok(emulated)
+    }
+}
+
+fn refused(error: emulated::Error) -> Error {
+    Error::Unlinkable {
+        what: "to a kernel that is emulated".to_owned(),
+        reason: error.to_string(),
+    }
+}
