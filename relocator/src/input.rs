@@ -2,7 +2,7 @@
 
 use elf_tools::code::Code;
 use elf_tools::image::Image;
-use elf_tools::relocation::Relocations;
+use elf_tools::relocation::{Relocations, Uses};
 use elf_tools::symtab::Symtab;
 
 /// An old image with everything that was read from it.
@@ -14,18 +14,27 @@ pub struct Old {
     pub code: Code,
     /// Its relocation table, if it has one.
     pub relocations: Option<Relocations>,
+    /// Which function uses what of the table; present if the table is.
+    pub uses: Option<Uses>,
 }
 
 impl Old {
+    /// An image with its code and a relocation table that may come from elsewhere.
+    pub fn new(image: Image, code: Code, relocations: Option<Relocations>) -> Self {
+        let uses = relocations.as_ref().map(|table| table.uses(&code));
+        Self {
+            image,
+            code,
+            relocations,
+            uses,
+        }
+    }
+
     /// Reads everything from an image.
     pub fn read(image: Image) -> elf_tools::Result<Self> {
         let code = Code::of(&image)?;
         let relocations = elf_tools::relocation::read(&image, &code)?;
-        Ok(Self {
-            image,
-            code,
-            relocations,
-        })
+        Ok(Self::new(image, code, relocations))
     }
 }
 

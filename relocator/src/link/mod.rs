@@ -7,6 +7,8 @@
 mod defaults;
 mod encode;
 mod resolve;
+#[allow(dead_code)]
+mod solve;
 
 use elf_tools::{Class, Machine};
 
@@ -44,17 +46,15 @@ pub fn link(
     }
     let mut bytes = image.bytes().to_vec();
     let mut failures = Vec::new();
-    let mut uses = None;
     if let Some(relocations) = &old.relocations {
         let mut defaults = Defaults::behind(placement.image, bytes.len());
         let resolved = resolve::all(&relocations.needs, new.symtab, placement, &mut defaults);
         failures = encode::all(relocations, &resolved, placement, &mut bytes);
         defaults.append_to(&mut bytes);
-        uses = Some(relocations.uses(&old.code));
     }
     let tables = Tables {
         relocations: old.relocations.as_ref(),
-        uses: uses.as_ref(),
+        uses: old.uses.as_ref(),
         failures: &failures,
     };
     let plans = plan::plan(old, new, &tables, placement, policy)?;
