@@ -2,7 +2,7 @@
 
 use elf_tools::code::Code;
 use elf_tools::image::Image;
-use elf_tools::relocation::Relocations;
+use elf_tools::relocation::{Relocations, Uses};
 use elf_tools::symtab::Symtab;
 
 /// An old image with everything that was read from it.
@@ -14,38 +14,46 @@ pub struct Old {
     pub code: Code,
     /// Its relocation table, if it has one.
     pub relocations: Option<Relocations>,
+    /// Which function uses what of the table; present if the table is.
+    pub uses: Option<Uses>,
 }
 
 impl Old {
+    /// An image with its code and a relocation table that may come from elsewhere.
+    pub fn new(image: Image, code: Code, relocations: Option<Relocations>) -> Self {
+        let uses = relocations.as_ref().map(|table| table.uses(&code));
+        Self {
+            image,
+            code,
+            relocations,
+            uses,
+        }
+    }
+
     /// Reads everything from an image. Its relocation table is the one it carries, if it carries one.
     pub fn read(image: Image) -> elf_tools::Result<Self> {
         let code = Code::of(&image)?;
         let relocations = elf_tools::relocation::read(&image, &code)?;
-        Ok(Self {
-            image,
-            code,
-            relocations,
-        })
+        Ok(Self::new(image, code, relocations))
     }
 
     /// An image with a table from elsewhere, which must be the table of this image, or with none at all.
     pub fn with_table(image: Image, relocations: Option<Relocations>) -> elf_tools::Result<Self> {
         let code = Code::of(&image)?;
-        Ok(Self {
-            image,
-            code,
-            relocations,
-        })
+        Ok(Self::new(image, code, relocations))
     }
 
     /// An image with a table derived from its code, for the layout of its own kernel. A table that it carries is not read.
     pub fn derive(image: Image, symtab: &Symtab) -> elf_tools::Result<Self> {
-        let old = Self::with_table(image, None)?;
-        let derivation = elf_tools::derive::derive(&old.image, &old.code, symtab)?;
-        Ok(Self {
-            relocations: Some(derivation.relocations),
-            ..old
-        })
+        let code = Code::of(&image)?;
+        let derivation = elf_tools::derive::derive(&image, &code, symtab)?;
+        Ok(Self::new(image, code, Some(derivation.relocations)))
+    }
+
+    /// Takes a table for the image, instead of the one that there was.
+    pub fn set_table(&mut self, relocations: Relocations) {
+        self.uses = Some(relocations.uses(&self.code));
+        self.relocations = Some(relocations);
     }
 }
 

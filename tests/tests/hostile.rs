@@ -112,11 +112,7 @@ fn use_image(bytes: &[u8], new: &Pretend) {
             Image::parse(&attached).expect("the image is as good as it was"),
         ));
     }
-    let old = Old {
-        image,
-        code,
-        relocations,
-    };
+    let old = Old::new(image, code, relocations);
     link_every_way(&old, &new.offer());
 }
 

@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use elf_tools::image::Image;
-
 use super::{Timing, Way, measure};
 use crate::Result;
-use crate::verify::Running;
+use crate::verify::{OldImage, Running};
 use crate::verify::calls::timing::TimedCall;
 use crate::verify::entry::Entry;
 use crate::verify::linked::Prepared;
@@ -30,7 +28,11 @@ impl InProcess {
     ///
     /// `old` must be a vDSO whose tables are right, and it must have been [verified](crate::verify::verify): it is
     /// executed in this process, and what it does wrong it does to this process.
-    pub unsafe fn map(old: &Image, running: &Running, way: Way) -> Result<Self> {
+    pub unsafe fn map<'a>(
+        old: impl Into<OldImage<'a>>,
+        running: &'a Running,
+        way: Way,
+    ) -> Result<Self> {
         let prepared = Prepared::new(old.into(), running)?;
         let Some(policy) = way.policy() else {
             let native = prepared.native()?;

@@ -10,10 +10,10 @@ mod table;
 use std::fmt;
 use std::time::Duration;
 
-use elf_tools::image::Image;
 use serde::{Deserialize, Serialize};
 
 use crate::error::in_words;
+use crate::link::Old;
 use crate::plan::{Policy, Strategy};
 use crate::verify::calls::{self, Subject, Tally};
 use crate::verify::child::{self, Conditions, Progress};
@@ -209,12 +209,12 @@ impl fmt::Display for Comparison {
 /// What cannot be linked in some way, or crashes, is reported as such and does not keep the others from being compared.
 /// Errors: an image cannot be read; the system refuses a time namespace.
 pub fn compare(
-    olds: &[(String, Image)],
+    olds: &[(String, Old)],
     running: &Running,
     options: &Options,
 ) -> Result<Comparison> {
-    let compare = |(name, image): &(String, Image)| {
-        let rows = compare_one(&Prepared::new(image.into(), running)?, options)?;
+    let compare = |(name, old): &(String, Old)| {
+        let rows = compare_one(&Prepared::new(old.into(), running)?, options)?;
         Ok(OldComparison {
             name: name.clone(),
             rows,

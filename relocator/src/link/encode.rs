@@ -1,14 +1,19 @@
-//! Calculating relocations and storing them.
+//! Calculating relocations and storing them, and the constants that were solved for.
 
-use elf_tools::relocation::{Kind, Quantity, Relocation, Relocations};
+use elf_tools::Svma;
+use elf_tools::code::Code;
+use elf_tools::relocation::{Kind, Quantity, Relocation, Relocations, Slot};
+use iced_x86::Instruction;
 
+use crate::link::constant::{self, Constant, Reader};
 use crate::link::resolve::{Resolved, Unresolved};
 use crate::placement::Placement;
-use crate::plan::Failure;
+use crate::plan::own::Failure;
+use crate::{Error, Result};
 
 /// Applies every relocation that can be applied and returns the others with the reason. `bytes` begins with the image,
 /// whose bounds the table was checked against when it was read.
-pub(super) fn all(
+pub(super) fn entries(
     relocations: &Relocations,
     resolved: &[Result<Resolved, Unresolved>],
     placement: &Placement,
@@ -20,7 +25,7 @@ pub(super) fn all(
             Ok(resolved) => calculate(relocation, *resolved, placement),
             Err(unresolved) => {
                 failures.push(Failure {
-                    relocation: index,
+                    index,
                     reason: unresolved.to_string(),
                 });
                 continue;
@@ -32,10 +37,7 @@ pub(super) fn all(
                 "`{need}` at {}: {value:#x} does not fit {}",
                 relocation.place, relocation.kind
             );
-            failures.push(Failure {
-                relocation: index,
-                reason,
-            });
+            failures.push(Failure { index, reason });
             continue;
         }
         store(relocation, value, bytes);
@@ -61,4 +63,51 @@ fn calculate(relocation: &Relocation, resolved: Resolved, placement: &Placement)
 fn store(relocation: &Relocation, value: i128, bytes: &mut [u8]) {
     let width = relocation.kind.width() as usize;
     bytes[relocation.place.index()..][..width].copy_from_slice(&value.to_le_bytes()[..width]);
+}
+
+/// Stores new values of constants that fit, by slot, and checks by decoding that nothing else changed.
+pub(super) fn constants(
+    slots: &[Slot],
+    constants: &[Option<Constant>],
+    code: &Code,
+    changes: &[(u32, i64)],
+    bytes: &mut [u8],
+) -> Result<()> {
+    let mut expected: Vec<(Svma, Instruction)> = Vec::with_capacity(changes.len());
+    let mut reader = Reader::new(bytes);
+    for &(slot, value) in changes {
+        let Some(constant) = constants[slot as usize] else {
+            continue;
+        };
+        let address = code.instructions()[constant.instruction as usize].address;
+        // Slots are in order, so the two that an instruction may have follow each other.
+        if expected.last().is_none_or(|last| last.0 != address) {
+            expected.push((address, reader.at(address)));
+        }
+        if let Some((_, instruction)) = expected.last_mut() {
+            constant::set(instruction, constant.part, value)
+                .ok_or_else(|| damaged(address, "has no such constant"))?;
+        }
+    }
+    for &(slot, value) in changes {
+        let Slot { place, width } = slots[slot as usize];
+        let width = width.bytes() as usize;
+        bytes[place.index()..][..width].copy_from_slice(&value.to_le_bytes()[..width]);
+    }
+    let mut reader = Reader::new(bytes);
+    for (address, expected) in &expected {
+        let found = reader.at(*address);
+        if found.len() != expected.len() || !constant::is_same(expected, &found) {
+            return Err(damaged(*address, "would become another one"));
+        }
+    }
+    Ok(())
+}
+
+/// An instruction that cannot be changed as intended.
+pub(super) fn damaged(address: Svma, reason: &str) -> Error {
+    Error::Unlinkable {
+        what: format!("the instruction at {address}"),
+        reason: format!("it {reason}"),
+    }
 }

@@ -1,30 +1,45 @@
 //! Linking: an old image, a new kernel's symbols and a placement in; bytes and a report out.
 //!
-//! resolve (each need against the symbol table, defaults laid out) → encode (each relocation, range checked) → plan
-//! (each function) → write. Nothing here reads or writes files or processes, so the same code serves a live process, a
-//! checkpoint and a test.
+//! resolve (each need against the symbol table, defaults laid out) → solve (new values for constants that addresses are
+//! sums of) → encode (entries and constants, range checked) → detour (what does not fit) → plan (each function) → write.
+//! Nothing here reads or writes files or processes, so the same code serves a live process, a checkpoint and a test.
 
+mod constant;
 mod defaults;
+mod detour;
 mod encode;
 mod resolve;
+mod solve;
+mod sums;
+#[cfg(test)]
+mod tests;
 
+use elf_tools::relocation::{Relocations, Width};
 use elf_tools::{Class, Machine};
 
 use crate::placement::Placement;
-use crate::plan::{self, FunctionPlan, Policy, Tables};
+use crate::plan::own::{self, Failures, Own};
+use crate::plan::{self, FunctionPlan, Policy};
 use crate::{Error, Result};
 
 pub use crate::input::{New, Old};
+use constant::Constant;
 use defaults::Defaults;
+use detour::Detours;
+pub use detour::Moved;
 pub use resolve::Unresolved;
+use solve::{Problem, Refusal, Solution};
 
 /// An image that runs on the new kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkedImage {
-    /// The image's bytes, followed by the copies of defaults that it reads.
+    /// The image's bytes, followed by the copies of defaults that it reads and by code that was moved out of line. All
+    /// of it belongs into one mapping, readable and executable.
     pub bytes: Vec<u8>,
     /// Every distinct exported function, by entry point.
     pub functions: Vec<FunctionPlan>,
+    /// Boundaries that are elsewhere now, by where they were. Threads that were stopped at one must be carried along.
+    pub moved: Vec<Moved>,
 }
 
 /// Links `old` to `new` at the given placement.
@@ -43,21 +58,11 @@ pub fn link(
         });
     }
     let mut bytes = image.bytes().to_vec();
-    let mut failures = Vec::new();
-    let mut uses = None;
-    if let Some(relocations) = &old.relocations {
-        let mut defaults = Defaults::behind(placement.image, bytes.len());
-        let resolved = resolve::all(&relocations.needs, new.symtab, placement, &mut defaults);
-        failures = encode::all(relocations, &resolved, placement, &mut bytes);
-        defaults.append_to(&mut bytes);
-        uses = Some(relocations.uses(&old.code));
-    }
-    let tables = Tables {
-        relocations: old.relocations.as_ref(),
-        uses: uses.as_ref(),
-        failures: &failures,
+    let (owns, moved) = match &old.relocations {
+        None => (own::all(old, &Failures::default()), Vec::new()),
+        Some(relocations) => relocate(old, relocations, new, placement, policy, &mut bytes)?,
     };
-    let plans = plan::plan(old, new, &tables, placement, policy)?;
+    let plans = plan::plan(old, new, &owns, placement, policy)?;
     for function in &plans {
         if let Some(patch) = &function.patch {
             bytes[function.entry.index()..][..patch.len()].copy_from_slice(patch);
@@ -66,5 +71,147 @@ pub fn link(
     Ok(LinkedImage {
         bytes,
         functions: plans,
+        moved,
     })
+}
+
+/// Relocates what can be relocated and says which functions can run.
+fn relocate(
+    old: &Old,
+    relocations: &Relocations,
+    new: &New<'_>,
+    placement: &Placement,
+    policy: Policy,
+    bytes: &mut Vec<u8>,
+) -> Result<(Vec<Own>, Vec<Moved>)> {
+    let mut defaults = Defaults::behind(placement.image, bytes.len());
+    let resolved = resolve::all(&relocations.needs, new.symtab, placement, &mut defaults);
+    let entries = encode::entries(relocations, &resolved, placement, bytes);
+    defaults.append_to(bytes);
+    let constants = constant::find(&old.code, old.image.bytes(), &relocations.slots);
+    let (totals, sums) = sums::totals(relocations, &constants, &resolved, placement);
+    let mut owns = own::all(old, &Failures { entries, sums });
+    let mut moved = Vec::new();
+    if policy.keeps_code() && !relocations.sums.is_empty() {
+        let code = CodeConstants {
+            old,
+            relocations,
+            constants: &constants,
+            totals: &totals,
+        };
+        moved = code.change(&mut owns, bytes)?;
+    }
+    Ok((owns, moved))
+}
+
+/// The constants of an image's code and what has to become of them.
+struct CodeConstants<'a> {
+    old: &'a Old,
+    relocations: &'a Relocations,
+    constants: &'a [Option<Constant>],
+    totals: &'a [Option<i64>],
+}
+
+impl CodeConstants<'_> {
+    /// Changes them for all functions that can run, and takes functions out for which there is no way to do it.
+    fn change(&self, owns: &mut [Own], bytes: &mut Vec<u8>) -> Result<Vec<Moved>> {
+        let code = &self.old.code;
+        let functions = code.functions();
+        let pinned: Vec<usize> = (0..functions.len())
+            .filter(|&index| plan::is_pinned(&self.old.image, functions[index].entry))
+            .collect();
+        let mut detours = Detours::new(code, self.old.image.bytes(), self.constants, &pinned);
+        let (solution, refusals, chosen) = loop {
+            let (solution, refusals) = self.solve(owns, &pinned, &mut detours);
+            match detours.choose(&solution.misfits) {
+                Ok(chosen) => break (solution, refusals, chosen),
+                Err(slot) => detours.bar(slot),
+            }
+        };
+        for refusal in refusals {
+            owns[refusal.function] = Own::No(self.reason(refusal));
+        }
+        let is_misfit = |slot: u32| solution.misfits.binary_search(&slot).is_ok();
+        let (misfits, changes): (Vec<_>, Vec<_>) = solution
+            .changes
+            .iter()
+            .copied()
+            .partition(|change| is_misfit(change.0));
+        let slots = &self.relocations.slots;
+        encode::constants(slots, self.constants, code, &changes, bytes)?;
+        let wide: Vec<(Constant, i64)> = misfits
+            .iter()
+            .filter_map(|&(slot, value)| Some((self.constants[slot as usize]?, value)))
+            .collect();
+        self.count_detours(owns, &wide, solution.fewest);
+        detour::write(&chosen, code, &wide, bytes)
+    }
+
+    fn solve(
+        &self,
+        owns: &[Own],
+        pinned: &[usize],
+        detours: &mut Detours<'_>,
+    ) -> (Solution, Vec<Refusal>) {
+        let uses = self.old.uses.iter().flat_map(|uses| &uses.by_function);
+        let functions: Vec<(usize, &[u32])> = owns
+            .iter()
+            .zip(uses)
+            .enumerate()
+            .filter(|(index, (own, _))| matches!(own, Own::Relocate(_)) && !pinned.contains(index))
+            .map(|(index, (_, uses))| (index, uses.sums.as_slice()))
+            .filter(|function| !function.1.is_empty())
+            .collect();
+        let values: Vec<Option<i64>> = self
+            .constants
+            .iter()
+            .map(|constant| constant.map(|constant| constant.value))
+            .collect();
+        let problem = Problem {
+            relocations: self.relocations,
+            values: &values,
+            totals: self.totals,
+            functions: &functions,
+        };
+        problem.solve(&mut |slot| detours.is_possible(slot))
+    }
+
+    /// Why a function cannot have its constants, in words that name the first sum that is to blame.
+    fn reason(&self, refusal: Refusal) -> String {
+        let sum = &self.relocations.sums[refusal.sum as usize];
+        let reference = &self.relocations.needs[sum.need as usize].reference;
+        let slots = sum
+            .terms
+            .iter()
+            .map(|term| self.relocations.slots[term.slot as usize]);
+        let describe = |width: Width| match width {
+            Width::Absent => "no constant",
+            Width::Byte => "1 byte",
+            Width::Word => "4 bytes",
+        };
+        let places: Vec<String> = slots
+            .map(|slot| format!("{} ({})", slot.place, describe(slot.width)))
+            .collect();
+        format!(
+            "`{reference}` at {}: the constants at {} {}",
+            sum.site,
+            places.join(", "),
+            refusal.fault
+        )
+    }
+
+    fn count_detours(&self, owns: &mut [Own], wide: &[(Constant, i64)], fewest: bool) {
+        for (own, function) in owns.iter_mut().zip(self.old.code.functions()) {
+            if let Own::Relocate(relocated) = own {
+                let reaches = |(constant, _): &&(Constant, i64)| {
+                    function
+                        .reached
+                        .binary_search(&constant.instruction)
+                        .is_ok()
+                };
+                relocated.detours = wide.iter().filter(reaches).count();
+                relocated.fewest = fewest;
+            }
+        }
+    }
 }

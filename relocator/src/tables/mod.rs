@@ -50,16 +50,6 @@ impl Provenance {
     }
 }
 
-/// Of an image that was read by [`Old::read`]: what it carries, or nothing.
-impl From<&Old> for Provenance {
-    fn from(old: &Old) -> Self {
-        match old.relocations {
-            Some(_) => Self::Exported,
-            None => Self::None,
-        }
-    }
-}
-
 /// Where to look for tables besides the image.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -108,7 +98,7 @@ pub fn find(
     } else if let Some(path) = &options.file {
         from_file(&mut old, path, options)?
     } else if let Some(table) = cached(&old, options) {
-        old.relocations = Some(table);
+        old.set_table(table);
         Ok(Provenance::Cache)
     } else {
         match symtab {
@@ -142,7 +132,7 @@ fn from_file(old: &mut Old, path: &Path, options: &Options) -> Result<Found> {
     let bytes = read_file(path)?;
     if object::is_table(&bytes) {
         let table = object::read(&bytes, &old.image, &old.code).map_err(Error::input(name))?;
-        old.relocations = Some(table);
+        old.set_table(table);
         return Ok(Ok(Provenance::File));
     }
     if !symtab::elf::is_symtab(&bytes) {
@@ -199,6 +189,6 @@ fn derive_into(
         // What cannot be kept is derived again the next time.
         let _ = cache.put(&old.image, &relocations);
     }
-    old.relocations = Some(relocations);
+    old.set_table(relocations);
     Ok(unreached)
 }

@@ -1,7 +1,6 @@
 //! From an old image to code that can be called in this process.
 
 use elf_tools::Avma;
-use elf_tools::code::Code;
 use elf_tools::image::{Image, alternatives};
 use elf_tools::symtab::mapping_name;
 use kernel_fixtures::memory::Region;
@@ -125,13 +124,7 @@ pub(super) fn read(old: OldImage<'_>) -> Result<Old> {
         return Old::read(image).map_err(Error::input("the old image"));
     };
     // Alternatives keep to themselves: a place is where it was.
-    let code = Code::of(&image).map_err(Error::input("the old image"))?;
-    let relocations = Some(relocations.clone());
-    Ok(Old {
-        image,
-        code,
-        relocations,
-    })
+    Old::with_table(image, Some(relocations.clone())).map_err(Error::input("the old image"))
 }
 
 /// The names of each distinct function, aliases included, `__vdso_` names first.

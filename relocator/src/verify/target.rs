@@ -5,6 +5,8 @@ use elf_tools::relocation::Relocations;
 use elf_tools::symtab::Symtab;
 use kernel_fixtures::emulated::ClockMode;
 
+use crate::link::Old;
+
 /// The kernel that is running.
 #[derive(Debug, Clone)]
 pub struct Running {
@@ -21,6 +23,16 @@ pub struct OldImage<'a> {
     pub image: &'a Image,
     /// Its relocation table, if it is to be another than the one that the image carries, if it carries one.
     pub relocations: Option<&'a Relocations>,
+}
+
+/// An image with the table that was found for it.
+impl<'a> From<&'a Old> for OldImage<'a> {
+    fn from(old: &'a Old) -> Self {
+        Self {
+            image: &old.image,
+            relocations: old.relocations.as_ref(),
+        }
+    }
 }
 
 impl<'a> From<&'a Image> for OldImage<'a> {

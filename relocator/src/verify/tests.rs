@@ -31,11 +31,7 @@ fn with_function(running: &Running, name: &str, code: &[u8]) -> Old {
     bytes[entry..entry + code.len()].copy_from_slice(code);
     let image = Image::parse(&bytes).unwrap();
     let code = Code::of(&image).unwrap();
-    Old {
-        image,
-        code,
-        relocations: Some(Relocations::default()),
-    }
+    Old::new(image, code, Some(Relocations::default()))
 }
 
 /// Verifies an image with `code` in place of a function and returns that function's outcome.

@@ -1,13 +1,13 @@
 //! `relocator compare [OLD...]`.
 
 use anyhow::Result;
-use elf_tools::image::Image;
 use kernel_fixtures::distribution::Cache;
 use kernel_fixtures::fixture;
-use relocator::compare::{Comparison, Options, Row, compare};
+use relocator::compare::{self, Comparison, Row, compare};
 use relocator::link::Old;
 use relocator::report::{self, Kernel};
 use relocator::source::{Source, Spec};
+use relocator::tables::Options;
 use relocator::verify::Running;
 use serde::Serialize;
 
@@ -50,22 +50,21 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     } else {
         arguments.olds.clone()
     };
-    let mut olds: Vec<(String, Image)> = Vec::with_capacity(specs.len());
+    let mut olds: Vec<(String, Old)> = Vec::with_capacity(specs.len());
     let mut kernels = Vec::with_capacity(specs.len());
     for spec in &specs {
         let source = Source::open(spec)?;
         let version = source
             .linux_version()
             .map_or_else(String::new, |version| format!(" ({version})"));
-        let image = source.require_image()?;
-        let old = Old::read(image.clone()).map_err(relocator::Error::input(&source.name))?;
-        kernels.push(Kernel::old(&source, &old));
-        olds.push((format!("{spec}{version}"), image.clone()));
+        let (old, tables) = source.old(&Options::usual(None))?;
+        kernels.push(Kernel::old(&source, &tables));
+        olds.push((format!("{spec}{version}"), old));
     }
-    let options = Options {
+    let options = compare::Options {
         time_namespace: arguments.time_namespace,
         rounds: arguments.rounds,
-        ..Options::default()
+        ..compare::Options::default()
     };
     let comparison = compare(&olds, &running, &options)?;
     let compared = kernels.into_iter().zip(&comparison.olds);

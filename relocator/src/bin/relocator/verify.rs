@@ -14,7 +14,7 @@ use relocator::verify::{
 };
 use serde::Serialize;
 
-use crate::{Outcome, output};
+use crate::{Outcome, output, tables};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -34,6 +34,8 @@ pub(crate) struct Arguments {
     /// Run in a time namespace of its own, with shifted clocks.
     #[arg(long)]
     time_namespace: bool,
+    #[command(flatten)]
+    tables: tables::OldTables,
     /// Which strategies may be used.
     #[arg(long, value_enum, default_value_t)]
     strategy: Policy,
@@ -99,17 +101,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     };
     let is_running = !arguments.unlinked && arguments.onto == Spec::Own;
     let emulated = !is_running || clock_mode != ClockMode::Tsc;
+    let (old, old_tables) = old_source.old(&arguments.tables.options())?;
     let outcome = outcome(
         arguments,
-        &old_source,
+        &old,
         &running(&own_source)?,
         emulated.then_some(&new_source),
     )?;
-    let image = old_source.require_image()?.clone();
-    let old = Old::read(image).map_err(relocator::Error::input(&old_source.name))?;
     let report = Report {
         schema: report::VERIFY,
-        old: Kernel::old(&old_source, &old),
+        old: Kernel::old(&old_source, &old_tables),
         new: Kernel::new(&new_source),
         emulated,
         clock: clock_mode.to_string(),
@@ -126,7 +127,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
 /// Verifies on the running kernel, or on the one that is to be emulated.
 fn outcome(
     arguments: &Arguments,
-    old: &Source,
+    old: &Old,
     running: &Running,
     emulated: Option<&Source>,
 ) -> Result<Verified> {
@@ -136,9 +137,8 @@ fn outcome(
         rounds: arguments.rounds,
         deadline: Duration::from_secs(arguments.deadline),
     };
-    let image = old.require_image()?;
     let Some(new) = emulated else {
-        return Ok(verify(image, running, &options)?);
+        return Ok(verify(old, running, &options)?);
     };
     let emulation = Emulation {
         running,
@@ -148,7 +148,7 @@ fn outcome(
     };
     Ok(match arguments.unlinked {
         true => verify_at_home(&emulation, &options)?,
-        false => verify(image, emulation, &options)?,
+        false => verify(old, emulation, &options)?,
     })
 }
 

@@ -4,16 +4,18 @@
 //! entry becomes a jump to the function of that name in the new vDSO, or a *system call* where the new kernel has none.
 //! What cannot be told is never guessed; the reason goes into the report.
 
+pub(crate) mod own;
+
 use std::fmt;
 
 use elf_tools::code::{Code, Function};
-use elf_tools::image::Export;
-use elf_tools::relocation::{Relocations, Uses};
+use elf_tools::image::{Export, Image};
 use elf_tools::{Avma, Svma};
 
 use crate::input::{New, Old};
 use crate::placement::Placement;
 use crate::{Error, Result, proxy};
+use own::{Own, Relocated};
 
 /// What happens to a function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -81,52 +83,30 @@ impl FunctionPlan {
     }
 }
 
-/// A relocation that cannot be applied, and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// Index into the relocation table.
-    pub relocation: u32,
-    /// In words that name the symbol.
-    pub reason: String,
-}
-
-/// What planning knows about an image's tables.
-#[derive(Debug, Clone, Copy)]
-pub struct Tables<'a> {
-    /// The relocation table.
-    pub relocations: Option<&'a Relocations>,
-    /// Which function uses which relocation; present if the table is.
-    pub uses: Option<&'a Uses>,
-    /// What could not be applied, by relocation.
-    pub failures: &'a [Failure],
-}
-
-impl Tables<'_> {
-    /// Whether some relocation's place covers `address`.
-    pub fn covers(&self, address: Svma) -> bool {
-        self.relocations
-            .is_some_and(|relocations| relocations.covering(address).is_some())
+impl Policy {
+    /// Whether a function whose own code can run on keeps it.
+    pub(crate) fn keeps_code(self) -> bool {
+        matches!(self, Self::Auto | Self::Relocate)
     }
 }
 
-/// Plans every function of `old`.
+/// Plans every function of `old`. `owns` says for each whether its own code can run.
 pub(crate) fn plan(
     old: &Old,
     new: &New<'_>,
-    tables: &Tables<'_>,
+    owns: &[Own],
     placement: &Placement,
     policy: Policy,
 ) -> Result<Vec<FunctionPlan>> {
     let planner = Planner {
         old,
         new,
-        tables,
         placement,
         policy,
     };
     let mut plans = Vec::with_capacity(old.code.functions().len());
-    for (index, function) in old.code.functions().iter().enumerate() {
-        plans.push(planner.function(index, function)?);
+    for (function, own) in old.code.functions().iter().zip(owns) {
+        plans.push(planner.function(function, own)?);
     }
     planner.resolve_conflicts(&mut plans)?;
     check_patches(&plans)?;
@@ -165,20 +145,12 @@ fn check_patches(plans: &[FunctionPlan]) -> Result<()> {
 struct Planner<'a> {
     old: &'a Old,
     new: &'a New<'a>,
-    tables: &'a Tables<'a>,
     placement: &'a Placement,
     policy: Policy,
 }
 
-/// Whether a function's own code can run on.
-enum Own {
-    Keep(String),
-    Relocate(usize),
-    No(String),
-}
-
 impl Planner<'_> {
-    fn function(&self, index: usize, function: &Function) -> Result<FunctionPlan> {
+    fn function(&self, function: &Function, own: &Own) -> Result<FunctionPlan> {
         let exports: Vec<&Export> = self
             .old
             .image
@@ -205,66 +177,23 @@ impl Planner<'_> {
         if let Some(tied) = plan.names.iter().find(|name| is_tied(name)) {
             return self.tied(plan.clone(), tied);
         }
-        match (self.policy, self.own(index, function)) {
-            (Policy::Auto | Policy::Relocate, Own::Keep(reason)) => {
-                Ok(FunctionPlan { reason, ..plan })
-            }
-            (Policy::Auto | Policy::Relocate, Own::Relocate(relocations)) => {
-                let reason = format!("all {relocations} relocations resolved");
-                Ok(FunctionPlan {
-                    strategy: Strategy::Relocate,
-                    reason,
-                    relocations,
-                    ..plan
-                })
-            }
-            (Policy::Auto | Policy::Relocate, Own::No(reason)) => self.replace(plan, reason),
-            (Policy::Proxy | Policy::Syscall, _) => self.replace(plan, "asked for".to_owned()),
+        if !self.policy.keeps_code() {
+            return self.replace(plan, "asked for".to_owned());
         }
-    }
-
-    /// Whether the function's own code can run on the new kernel.
-    fn own(&self, index: usize, function: &Function) -> Own {
-        let (Some(relocations), Some(uses)) = (self.tables.relocations, self.tables.uses) else {
-            return Own::No("the image carries no relocation table".to_owned());
-        };
-        if let Some(place) = function.indirect {
-            return Own::No(format!("where control goes at {place} cannot be told"));
+        match own {
+            Own::Keep(reason) => Ok(FunctionPlan {
+                reason: reason.clone(),
+                ..plan
+            }),
+            Own::Relocate(relocated) => Ok(FunctionPlan {
+                strategy: Strategy::Relocate,
+                reason: relocated.to_string(),
+                relocations: relocated.relocations,
+                detours: relocated.detours,
+                ..plan
+            }),
+            Own::No(reason) => self.replace(plan, reason.clone()),
         }
-        if let Some(place) = self.stray_reference(function) {
-            return Own::No(format!(
-                "{place} refers to memory outside the image, and no relocation covers it"
-            ));
-        }
-        let used = &uses.by_function[index];
-        if let Some(&index) = used.opaque.first() {
-            let opaque = &relocations.opaque[index as usize];
-            return Own::No(format!("{}: {}", opaque.site, opaque.reason));
-        }
-        if let Some(failure) = self
-            .tables
-            .failures
-            .iter()
-            .find(|f| used.entries.binary_search(&f.relocation).is_ok())
-        {
-            return Own::No(failure.reason.clone());
-        }
-        match used.len() {
-            0 => Own::Keep("it reads no vvar".to_owned()),
-            count => Own::Relocate(count),
-        }
-    }
-
-    /// An operand that leaves the image without a relocation would read the old kernel's place for something.
-    fn stray_reference(&self, function: &Function) -> Option<Svma> {
-        let outside = |target: Svma| target.0 >= self.old.image.bytes().len() as u64;
-        self.old.code.reached(function).find_map(|instruction| {
-            let stray = instruction.target.is_some_and(outside);
-            let operand = instruction
-                .address
-                .offset(i64::from(instruction.displacement.offset));
-            (stray && !self.tables.covers(operand)).then_some(instruction.address)
-        })
     }
 
     /// A function that only works in the kernel's own vDSO.
@@ -384,6 +313,7 @@ impl Planner<'_> {
             };
             let plan = FunctionPlan {
                 relocations: 0,
+                detours: 0,
                 ..plans[index].clone()
             };
             plans[index] = self.replace(plan, reason)?;
@@ -414,6 +344,31 @@ fn enters(code: &Code, index: usize, other: &FunctionPlan) -> bool {
             _ => None,
         });
     jumps.any(|target| target > other.entry && target.0 < end)
+}
+
+/// In words that explain why the function's own code runs.
+impl fmt::Display for Relocated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "all {} relocations resolved", self.relocations)?;
+        match self.detours {
+            0 => return Ok(()),
+            1 => f.write_str(", 1 instruction moved out of line")?,
+            detours => write!(f, ", {detours} instructions moved out of line")?,
+        }
+        if !self.fewest {
+            f.write_str(" (fewer may do)")?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether the function at `entry` keeps its place whatever the tables say: it stays, or the kernel's own is used.
+pub(crate) fn is_pinned(image: &Image, entry: Svma) -> bool {
+    image
+        .exports()
+        .iter()
+        .filter(|export| export.address == entry)
+        .any(|export| must_stay(&export.name) || is_tied(&export.name))
 }
 
 /// Functions whose address the kernel or the hardware knows: signal trampolines and the 32-bit system call pad.

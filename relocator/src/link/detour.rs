@@ -1,0 +1,370 @@
+//! Moving instructions out of line whose constants no longer fit.
+//!
+//! The instruction and as many neighbours as a five-byte jump needs are written behind the image, with the constant four
+//! bytes wide; the jump takes their place. No other way than through the first of them may lead into a moved run of
+//! instructions: nothing may jump, return or point to one of the others.
+//!
+//! Calls, and system calls in particular, are never moved, nor is what follows them: a thread inside one comes back to
+//! the address behind it (or, to repeat a system call, to its own), wherever the code has gone in the meantime.
+
+use std::ops::Range;
+
+use elf_tools::Svma;
+use elf_tools::code::{Code, Flow, Instruction};
+use iced_x86::{Encoder, FlowControl, Mnemonic};
+
+use crate::link::constant::{self, Constant, LONGEST, Reader};
+use crate::link::encode::damaged;
+use crate::{Error, Result};
+
+/// Length of `jmp rel32`.
+const JUMP: usize = 5;
+
+/// Where moved code begins: processors fetch such blocks at once.
+const ALIGNMENT: usize = 16;
+
+/// `int3`, for bytes that nobody may execute.
+const TRAP: u8 = 0xcc;
+
+/// A boundary that is elsewhere now: what a thread that was stopped at `from` would have executed next is at `to`.
+///
+/// At the first boundary of a detour there is a jump to the new place, so a thread can also go on from there. At the
+/// others there is nothing any more: a thread that was stopped there must be carried over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Moved {
+    /// The boundary in the old image.
+    pub from: Svma,
+    /// The place of the same instruction in the linked image.
+    pub to: Svma,
+}
+
+/// What can be moved.
+pub(super) struct Detours<'a> {
+    code: &'a Code,
+    bytes: &'a [u8],
+    constants: &'a [Option<Constant>],
+    /// Functions whose code must stay as it is, by index.
+    pinned: &'a [usize],
+    ground: Option<Ground>,
+    /// Slots for which there turned out to be no room.
+    barred: Vec<u32>,
+}
+
+/// What instructions are in the way of moving others.
+struct Ground {
+    /// For each byte of the image whether something leads there other than the instruction before it.
+    is_target: Vec<bool>,
+    /// For each instruction whether it may be moved.
+    is_movable: Vec<bool>,
+}
+
+impl<'a> Detours<'a> {
+    pub(super) fn new(
+        code: &'a Code,
+        bytes: &'a [u8],
+        constants: &'a [Option<Constant>],
+        pinned: &'a [usize],
+    ) -> Self {
+        Self {
+            code,
+            bytes,
+            constants,
+            pinned,
+            ground: None,
+            barred: Vec::new(),
+        }
+    }
+
+    /// Whether the instruction of `slot` can be moved and then hold any value.
+    pub(super) fn is_possible(&mut self, slot: u32) -> bool {
+        let Some(constant) = self.constants[slot as usize] else {
+            return false;
+        };
+        !self.barred.contains(&slot)
+            && self.can_be_wide(constant)
+            && !self.windows(constant.instruction as usize).is_empty()
+    }
+
+    /// Rules out moving the instruction of `slot`.
+    pub(super) fn bar(&mut self, slot: u32) {
+        self.barred.push(slot);
+    }
+
+    /// Chooses the instructions that are moved for these slots, or returns a slot for which there is no room beside the
+    /// others.
+    pub(super) fn choose(&mut self, misfits: &[u32]) -> Result<Vec<Range<usize>>, u32> {
+        let mut chosen: Vec<Range<usize>> = Vec::new();
+        for &slot in misfits {
+            let Some(constant) = self.constants[slot as usize] else {
+                return Err(slot);
+            };
+            let index = constant.instruction as usize;
+            if chosen.last().is_some_and(|last| last.contains(&index)) {
+                continue;
+            }
+            let windows = self.windows(index);
+            let window = windows.into_iter().find_map(|window| {
+                let Some(last) = chosen.last().filter(|last| window.start < last.end) else {
+                    return Some((window, false));
+                };
+                let both = window.start.min(last.start)..window.end.max(last.end);
+                // What is merged may not reach over the run before, which was chosen without it.
+                let before = chosen.len().checked_sub(2).map_or(0, |i| chosen[i].end);
+                (both.start >= before && self.is_closed(&both)).then_some((both, true))
+            });
+            match window {
+                Some((window, false)) => chosen.push(window),
+                Some((window, true)) => {
+                    chosen.pop();
+                    chosen.push(window);
+                }
+                None => return Err(slot),
+            }
+        }
+        Ok(chosen)
+    }
+
+    fn can_be_wide(&self, constant: Constant) -> bool {
+        let address = self.code.instructions()[constant.instruction as usize].address;
+        let mut wide = Reader::new(self.bytes).at(address);
+        constant::widen(&mut wide, constant.part, 0x1234_5678).is_some()
+            && Encoder::new(64).encode(&wide, address.0).is_ok()
+    }
+
+    /// Runs of instructions around one that could be moved with it: the fewest first, among equals the latest start.
+    fn windows(&mut self, index: usize) -> Vec<Range<usize>> {
+        let code = self.code.instructions();
+        let mut windows: Vec<Range<usize>> = Vec::new();
+        for start in (index.saturating_sub(JUMP - 1)..=index).rev() {
+            let from = code[start].address;
+            let enough = |end: usize| code[end - 1].end().0 - from.0 >= JUMP as u64;
+            let end = (index + 1..=code.len()).find(|&end| enough(end));
+            if let Some(window) = end.map(|end| start..end).filter(|w| w.len() <= JUMP + 1)
+                && self.is_closed(&window)
+            {
+                windows.push(window);
+            }
+        }
+        windows.sort_by_key(Range::len);
+        windows
+    }
+
+    /// Whether these instructions follow each other, can be moved, and only the first can be come to.
+    fn is_closed(&mut self, window: &Range<usize>) -> bool {
+        let code = &self.code.instructions()[window.clone()];
+        let ground = self
+            .ground
+            .get_or_insert_with(|| Ground::of(self.code, self.bytes, self.pinned));
+        ground.is_movable[window.clone()]
+            .iter()
+            .all(|&movable| movable)
+            && code.windows(2).all(|pair| {
+                pair[0].end() == pair[1].address
+                    && !matches!(pair[0].flow, Flow::Jump(_) | Flow::Return)
+                    && !ground.is_target[pair[1].address.index()]
+            })
+    }
+}
+
+impl Ground {
+    fn of(code: &Code, bytes: &[u8], pinned: &[usize]) -> Self {
+        let mut ground = Self {
+            is_target: vec![false; bytes.len()],
+            is_movable: vec![true; code.instructions().len()],
+        };
+        for function in code.functions() {
+            ground.target(function.entry);
+        }
+        for (index, instruction) in code.instructions().iter().enumerate() {
+            let is_system_call = is_system_call(instruction, bytes);
+            match instruction.flow {
+                Flow::Jump(target) | Flow::Branch(target) => ground.target(target),
+                Flow::Call(target) => {
+                    ground.target(target);
+                    ground.target(instruction.end());
+                }
+                Flow::Indirect => ground.target(instruction.end()),
+                Flow::Next if is_system_call => ground.target(instruction.end()),
+                Flow::Next | Flow::Return | Flow::Stop => {}
+            }
+            // Code whose address is taken may be jumped to.
+            if let Some(target) = instruction.target {
+                ground.target(target);
+            }
+            let stays = matches!(
+                instruction.flow,
+                Flow::Call(_) | Flow::Indirect | Flow::Stop
+            );
+            ground.is_movable[index] = !stays && !is_system_call && !is_tied(instruction, bytes);
+        }
+        for &function in pinned {
+            for &instruction in &code.functions()[function].reached {
+                ground.is_movable[instruction as usize] = false;
+            }
+        }
+        ground
+    }
+
+    fn target(&mut self, address: Svma) {
+        if let Some(place) = self.is_target.get_mut(address.index()) {
+            *place = true;
+        }
+    }
+}
+
+fn bytes_of<'a>(instruction: &Instruction, bytes: &'a [u8]) -> &'a [u8] {
+    &bytes[instruction.address.index()..instruction.end().index()]
+}
+
+/// `syscall`, `sysenter` and `int`, as far as control comes back from them.
+fn is_system_call(instruction: &Instruction, bytes: &[u8]) -> bool {
+    let stored = bytes_of(instruction, bytes);
+    let opcode = stored.len().saturating_sub(2);
+    matches!(stored[opcode..], [0x0f, 0x05 | 0x34] | [0xcd, _]) && instruction.flow == Flow::Next
+}
+
+/// A landing pad, which must be where the entry is, and branches that have no long form.
+fn is_tied(instruction: &Instruction, bytes: &[u8]) -> bool {
+    let stored = bytes_of(instruction, bytes);
+    let is_pad = matches!(stored, [0xf3, 0x0f, 0x1e, 0xfa | 0xfb]);
+    let is_short_only = matches!(instruction.flow, Flow::Branch(_) | Flow::Jump(_))
+        && matches!(stored, [0xe0..=0xe3, _] | [0x67, 0xe0..=0xe3, _]);
+    is_pad || is_short_only
+}
+
+/// Moves the chosen runs of instructions behind the image. `bytes` has all other constants in place already; `misfits`
+/// are the constants that have to be wide, with their values.
+pub(super) fn write(
+    chosen: &[Range<usize>],
+    code: &Code,
+    misfits: &[(Constant, i64)],
+    bytes: &mut Vec<u8>,
+) -> Result<Vec<Moved>> {
+    let mut moved = Vec::new();
+    for window in chosen {
+        let run = &code.instructions()[window.clone()];
+        let within = |misfit: &&(Constant, i64)| window.contains(&(misfit.0.instruction as usize));
+        let wide: Vec<(Constant, i64)> = misfits.iter().filter(within).copied().collect();
+        bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), TRAP);
+        let to = Svma(bytes.len() as u64);
+        let writer = Run {
+            run,
+            first: window.start,
+            wide: &wide,
+        };
+        let code = writer.encode(bytes, to, &mut moved)?;
+        let (from, end) = (run[0].address, run[run.len() - 1].end());
+        let jump = jump(from, to)?;
+        bytes.extend(code);
+        let place = &mut bytes[from.index()..end.index()];
+        place.fill(TRAP);
+        place[..JUMP].copy_from_slice(&jump);
+        writer.check(bytes, &moved)?;
+    }
+    Ok(moved)
+}
+
+/// Instructions that are moved together.
+struct Run<'a> {
+    run: &'a [Instruction],
+    /// Index of the first.
+    first: usize,
+    wide: &'a [(Constant, i64)],
+}
+
+impl Run<'_> {
+    /// The code for `to`, and where each instruction came to lie.
+    fn encode(&self, bytes: &[u8], to: Svma, moved: &mut Vec<Moved>) -> Result<Vec<u8>> {
+        let mut encoder = Encoder::new(64);
+        let mut at = to;
+        for (instruction, index) in self.run.iter().zip(self.first..) {
+            let from = instruction.address;
+            let intended = self.intended(bytes, from, index)?;
+            moved.push(Moved { from, to: at });
+            let length = encoder
+                .encode(&intended, at.0)
+                .map_err(|error| damaged(from, &format!("cannot be moved: {error}")))?;
+            at = at.offset(length as i64);
+        }
+        let mut code = encoder.take_buffer();
+        self.check_code(bytes, &code, to)?;
+        if self.goes_on() {
+            code.extend(jump(at, self.end())?);
+        }
+        Ok(code)
+    }
+
+    /// An instruction as it has to be at its new place.
+    fn intended(&self, bytes: &[u8], from: Svma, index: usize) -> Result<iced_x86::Instruction> {
+        let mut intended = Reader::new(bytes).at(from);
+        for (constant, value) in self.wide {
+            if constant.instruction as usize == index {
+                constant::widen(&mut intended, constant.part, *value)
+                    .ok_or_else(|| damaged(from, "has no form with a longer constant"))?;
+            }
+        }
+        let is_branch = matches!(
+            intended.flow_control(),
+            FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch
+        );
+        if is_branch {
+            intended.as_near_branch();
+        }
+        Ok(intended)
+    }
+
+    /// Decodes what was encoded and compares it with what was meant.
+    fn check_code(&self, bytes: &[u8], code: &[u8], to: Svma) -> Result<()> {
+        debug_assert!(code.len() <= self.run.len() * LONGEST);
+        let options = iced_x86::DecoderOptions::NONE;
+        let mut decoder = iced_x86::Decoder::with_ip(64, code, to.0, options);
+        for (instruction, index) in self.run.iter().zip(self.first..) {
+            let intended = self.intended(bytes, instruction.address, index)?;
+            if !constant::is_same(&intended, &decoder.decode()) {
+                return Err(damaged(instruction.address, "would become another one"));
+            }
+        }
+        match decoder.can_decode() {
+            false => Ok(()),
+            true => Err(damaged(self.run[0].address, "would become several")),
+        }
+    }
+
+    /// Whether control can go on behind the run.
+    fn goes_on(&self) -> bool {
+        !matches!(
+            self.run[self.run.len() - 1].flow,
+            Flow::Jump(_) | Flow::Return
+        )
+    }
+
+    fn end(&self) -> Svma {
+        self.run[self.run.len() - 1].end()
+    }
+
+    /// Follows the jumps to the moved code and back.
+    fn check(&self, bytes: &[u8], moved: &[Moved]) -> Result<()> {
+        let mut reader = Reader::new(bytes);
+        let mut leads = |from: Svma, to: Svma| {
+            let jump = reader.at(from);
+            jump.mnemonic() == Mnemonic::Jmp && jump.near_branch_target() == to.0
+        };
+        let first = moved[moved.len() - self.run.len()];
+        let back = Svma(bytes.len() as u64).offset(-(JUMP as i64));
+        if leads(first.from, first.to) && (!self.goes_on() || leads(back, self.end())) {
+            return Ok(());
+        }
+        Err(damaged(first.from, "would not be reached at its new place"))
+    }
+}
+
+/// `jmp rel32` at `from`.
+fn jump(from: Svma, to: Svma) -> Result<[u8; JUMP]> {
+    let distance = to.signed() - from.signed() - JUMP as i64;
+    let distance = i32::try_from(distance).map_err(|_| Error::Unlinkable {
+        what: format!("the instruction at {from}"),
+        reason: format!("{to} is too far away to move it to"),
+    })?;
+    let [a, b, c, d] = distance.to_le_bytes();
+    Ok([0xe9, a, b, c, d])
+}

@@ -1,0 +1,190 @@
+//! Choosing new values for the constants of the code.
+//!
+//! A table of sums says what combinations of constants have to add up to, not which constant changes. The solver finds
+//! values for all of them at once: first as few *misfits* as possible, which are values that their instruction cannot
+//! hold, then few changes. `system` cuts the sums into parts that share no constant; `tableau` solves a part for as many
+//! constants as it has equations; `fit` chooses the others so that all fit; `settle` then leaves alone what it can.
+//!
+//! Everything is exact. Tables can come from anywhere, so numbers that overflow and searches that take too long end with
+//! a reason and not with a wrong answer.
+
+mod fit;
+mod settle;
+mod system;
+mod tableau;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+use elf_tools::relocation::{Relocations, Sum};
+
+pub(super) use system::Solution;
+use system::{Constant, Equation};
+use tableau::Work;
+
+/// Work for one attempt: some tens of milliseconds. The table of a vDSO takes a thousandth of it.
+const ATTEMPT: u64 = 1 << 23;
+
+/// Work for all attempts of one link. More than one is only needed where functions contradict each other.
+const TOTAL: u64 = ATTEMPT * 8;
+
+/// Why a system has no solution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// It contradicts itself, or what the instructions can hold.
+    Contradiction,
+    /// Numbers beyond 64 bits.
+    Overflow,
+    /// Finding out takes too long.
+    Exhausted,
+}
+
+/// Completes "the constants of its address ...".
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Contradiction => "cannot take values that fit their instructions",
+            Self::Overflow => "would exceed 64 bits",
+            Self::Exhausted => "depend on too many others to be solved for",
+        })
+    }
+}
+
+/// A function that cannot have what it needs together with the functions before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Refusal {
+    /// As numbered in [`Problem::functions`].
+    pub(super) function: usize,
+    /// Its first sum that does not go with the others.
+    pub(super) sum: u32,
+    /// In what way.
+    pub(super) fault: Fault,
+}
+
+/// What has to be solved.
+pub(super) struct Problem<'a> {
+    pub(super) relocations: &'a Relocations,
+    /// The present value of each slot; `None` if it is not a constant, and no function uses it.
+    pub(super) values: &'a [Option<i64>],
+    /// What each sum's terms must add up to; `None` if that is not known, and no function uses it.
+    pub(super) totals: &'a [Option<i64>],
+    /// The functions that are to run: each one's number, and the sums it uses.
+    pub(super) functions: &'a [(usize, &'a [u32])],
+}
+
+impl Problem<'_> {
+    /// Solves for all functions that go together. One that does not is refused, later ones first to go.
+    ///
+    /// `movable` tells for which slots a misfit can be accepted.
+    pub(super) fn solve(&self, movable: &mut dyn FnMut(u32) -> bool) -> (Solution, Vec<Refusal>) {
+        let mut attempts = Attempts::new(self, movable);
+        let all = self.functions.iter().flat_map(|function| function.1);
+        let sums: Vec<u32> = all.copied().collect();
+        match attempts.solve(&sums) {
+            Ok(solution) => (solution, Vec::new()),
+            Err(_) => attempts.one_after_the_other(),
+        }
+    }
+}
+
+/// Solving parts of one problem repeatedly.
+struct Attempts<'a> {
+    problem: &'a Problem<'a>,
+    movable: &'a mut dyn FnMut(u32) -> bool,
+    constants: Vec<Constant>,
+    /// Which sums are in the present attempt.
+    chosen: Vec<bool>,
+    left: u64,
+}
+
+impl<'a> Attempts<'a> {
+    fn new(problem: &'a Problem<'a>, movable: &'a mut dyn FnMut(u32) -> bool) -> Self {
+        let slots = problem.relocations.slots.iter().zip(problem.values);
+        Self {
+            constants: slots
+                .map(|(slot, value)| Constant {
+                    width: slot.width,
+                    value: value.unwrap_or(0),
+                })
+                .collect(),
+            chosen: vec![false; problem.relocations.sums.len()],
+            problem,
+            movable,
+            left: TOTAL,
+        }
+    }
+
+    /// Solves for these sums; it does no harm to name one twice.
+    fn solve(&mut self, sums: &[u32]) -> Result<Solution, Fault> {
+        let mut work = Work(self.left.min(ATTEMPT));
+        let before = work.0;
+        let result = self.attempt(sums, &mut work);
+        self.left -= before - work.0;
+        if result == Err(Fault::Exhausted) {
+            // The unit that was missing would be spent again.
+            self.left -= work.0.min(self.left);
+        }
+        result
+    }
+
+    fn attempt(&mut self, sums: &[u32], work: &mut Work) -> Result<Solution, Fault> {
+        work.spend(sums.len() + self.chosen.len())?;
+        self.chosen.fill(false);
+        for &sum in sums {
+            self.chosen[sum as usize] = true;
+        }
+        let table = &self.problem.relocations.sums;
+        let chosen = table.iter().zip(self.problem.totals).zip(&self.chosen);
+        let equations: Vec<Equation<'_>> = chosen
+            .filter(|(_, chosen)| **chosen)
+            .filter_map(|((Sum { terms, .. }, total), _)| {
+                total.map(|total| Equation { terms, total })
+            })
+            .collect();
+        system::solve(&self.constants, &equations, self.movable, work)
+    }
+
+    /// Adds one function after the other and refuses those that do not go with the ones before.
+    fn one_after_the_other(&mut self) -> (Solution, Vec<Refusal>) {
+        let problem = self.problem;
+        let mut accepted: Vec<u32> = Vec::new();
+        let mut refused = Vec::new();
+        let mut solution = Solution {
+            changes: Vec::new(),
+            misfits: Vec::new(),
+            fewest: true,
+        };
+        for &(function, sums) in problem.functions {
+            let before = accepted.len();
+            accepted.extend(sums);
+            match self.solve(&accepted) {
+                Ok(found) => solution = found,
+                Err(fault) => {
+                    let sum = self.first_bad(&accepted[..before], sums, fault);
+                    refused.push(Refusal {
+                        function,
+                        sum,
+                        fault,
+                    });
+                    accepted.truncate(before);
+                }
+            }
+        }
+        (solution, refused)
+    }
+
+    /// The first of `sums` that leaves no solution together with those before it.
+    fn first_bad(&mut self, accepted: &[u32], sums: &[u32], fault: Fault) -> u32 {
+        let (mut good, mut bad) = (0, sums.len());
+        // What takes too long once takes too long again.
+        while bad - good > 1 && fault != Fault::Exhausted {
+            let middle = good.midpoint(bad);
+            match self.solve(&[accepted, &sums[..middle]].concat()) {
+                Ok(_) => good = middle,
+                Err(_) => bad = middle,
+            }
+        }
+        sums[good.min(sums.len() - 1)]
+    }
+}

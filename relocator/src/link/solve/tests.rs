@@ -1,0 +1,261 @@
+//! Systems whose best solutions are known, by hand or by trying all.
+
+use elf_tools::relocation::{Term, Width};
+use proptest::prelude::*;
+
+use super::system::{Constant, Equation, Solution, solve};
+use super::tableau::Work;
+use super::*;
+
+/// Width, value.
+type Constants<'a> = &'a [(Width, i64)];
+/// Terms, total.
+type Sums = Vec<(Vec<(u32, i64)>, i64)>;
+
+fn terms(sum: &[(u32, i64)]) -> Vec<Term> {
+    sum.iter()
+        .map(|&(slot, coefficient)| Term { slot, coefficient })
+        .collect()
+}
+
+fn solve_with(
+    constants: Constants<'_>,
+    sums: &Sums,
+    movable: &mut dyn FnMut(u32) -> bool,
+) -> Result<Solution, Fault> {
+    let constants: Vec<Constant> = constants
+        .iter()
+        .map(|&(width, value)| Constant { width, value })
+        .collect();
+    let terms: Vec<Vec<Term>> = sums.iter().map(|sum| terms(&sum.0)).collect();
+    let equations: Vec<Equation<'_>> = terms
+        .iter()
+        .zip(sums)
+        .map(|(terms, sum)| Equation {
+            terms,
+            total: sum.1,
+        })
+        .collect();
+    solve(&constants, &equations, movable, &mut Work(ATTEMPT))
+}
+
+/// Solves, and checks that every sum holds and that misfits are exactly those declared.
+fn solved(constants: Constants<'_>, sums: &Sums) -> Result<Solution, Fault> {
+    let solution = solve_with(constants, sums, &mut |_| true)?;
+    check(constants, sums, &solution);
+    Ok(solution)
+}
+
+fn check(constants: Constants<'_>, sums: &Sums, solution: &Solution) {
+    let mut values: Vec<i64> = constants.iter().map(|constant| constant.1).collect();
+    for &(slot, value) in &solution.changes {
+        assert_ne!(values[slot as usize], value, "no change");
+        values[slot as usize] = value;
+    }
+    for (terms, total) in sums {
+        let sum: i64 = terms.iter().map(|t| t.1 * values[t.0 as usize]).sum();
+        assert_eq!(sum, *total, "{terms:?} with {values:?}");
+    }
+    for ((slot, &value), constant) in (0..).zip(&values).zip(constants) {
+        assert!(i32::try_from(value).is_ok(), "{value:#x} fits nothing");
+        let fits = constant.0.fits(value);
+        assert_eq!(!fits, solution.misfits.contains(&slot), "slot {slot}");
+    }
+}
+
+use Width::{Absent, Byte, Word};
+
+#[test]
+fn one_constant_takes_what_moves_everything() {
+    // One base, many fields, all 8 bytes further on.
+    let constants = [
+        (Word, 0x100),
+        (Byte, 4),
+        (Byte, 8),
+        (Word, 0x80),
+        (Absent, 0),
+    ];
+    let sums = (1..5).map(|field| {
+        let value = constants[field as usize].1;
+        (vec![(0, 1), (field, 1)], 0x100 + value + 8)
+    });
+    let solution = solved(&constants, &sums.collect()).unwrap();
+    assert_eq!(solution.changes, [(0, 0x108)]);
+}
+
+#[test]
+fn one_field_that_moves_moves_alone() {
+    let constants = [(Word, 0x100), (Byte, 4), (Byte, 8), (Word, 0x80)];
+    for moved in 1..4u32 {
+        let sums = (1..4u32).map(|field| {
+            let by = if field == moved { 16 } else { 0 };
+            let value = constants[field as usize].1;
+            (vec![(0, 1), (field, 1)], 0x100 + value + by)
+        });
+        let solution = solved(&constants, &sums.collect()).unwrap();
+        let value = constants[moved as usize].1;
+        assert_eq!(solution.changes, [(moved, value + 16)]);
+    }
+}
+
+#[test]
+fn what_cannot_be_stored_is_a_misfit_and_only_that() {
+    // The base cannot move, since the first field is where it was; the second has no displacement to take the 8.
+    let constants = [(Word, 0x100), (Byte, 4), (Absent, 0)];
+    let sums = vec![
+        (vec![(0, 1)], 0x100),
+        (vec![(0, 1), (1, 1)], 0x104),
+        (vec![(0, 1), (2, 1)], 0x108),
+    ];
+    let solution = solved(&constants, &sums).unwrap();
+    assert_eq!(
+        (solution.changes, solution.misfits),
+        (vec![(2, 8)], vec![2])
+    );
+}
+
+#[test]
+fn of_two_possible_misfits_the_movable_one_is_taken() {
+    let constants = [(Absent, 0), (Absent, 0)];
+    let sums = vec![(vec![(0, 1), (1, -1)], 8)];
+    for (stuck, expected) in [(0, (1, -8)), (1, (0, 8))] {
+        let solution = solve_with(&constants, &sums, &mut |slot| slot != stuck).unwrap();
+        assert_eq!(solution.changes, [expected]);
+    }
+    let neither = solve_with(&constants, &sums, &mut |_| false);
+    assert_eq!(neither, Err(Fault::Contradiction));
+}
+
+#[test]
+fn coefficients_divide_or_there_is_no_solution() {
+    let constants = [(Word, 0xe8), (Word, 0)];
+    let sums = vec![(vec![(0, 16)], 16 * 0xf8)];
+    assert_eq!(solved(&constants, &sums).unwrap().changes, [(0, 0xf8)]);
+    let odd = vec![(vec![(0, 16)], 16 * 0xf8 + 8)];
+    assert_eq!(solved(&constants, &odd), Err(Fault::Contradiction));
+    // 3a + 5b = 1 has solutions, but none that a division alone finds.
+    let mixed = vec![(vec![(0, 3), (1, 5)], 3 * 0xe8 + 1)];
+    assert_eq!(solved(&constants, &mixed).unwrap().changes.len(), 2);
+}
+
+#[test]
+fn bytes_keep_to_their_range() {
+    // Two fields 240 bytes apart that were 100 apart: one byte cannot do it, two can.
+    let constants = [(Byte, 0), (Byte, 100)];
+    let sums = vec![(vec![(0, -1), (1, 1)], 240)];
+    let solution = solved(&constants, &sums).unwrap();
+    assert_eq!((solution.misfits.len(), solution.changes.len()), (0, 2));
+    let sums = vec![(vec![(0, -1), (1, 1)], 256)];
+    assert_eq!(solved(&constants, &sums).unwrap().misfits.len(), 1);
+}
+
+#[test]
+fn hostile_systems_end_with_a_reason() {
+    let words = vec![(Word, 0); 100_000];
+    // A chain in which everything depends on everything.
+    let chain: Sums = (0..99_999)
+        .map(|slot| (vec![(slot, 1), (slot + 1, 1)], 1 + i64::from(slot)))
+        .collect();
+    let begun = std::time::Instant::now();
+    let result = solve_with(&words, &chain, &mut |_| true);
+    assert_eq!(result, Err(Fault::Exhausted));
+    assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
+    let large = vec![
+        (vec![(0, i64::MAX), (1, 2)], 1),
+        (vec![(0, 3), (1, i64::MAX)], 1),
+    ];
+    assert!(solve_with(&words, &large, &mut |_| true).is_err());
+    let beyond = vec![(vec![(0, 1)], 1 << 40)];
+    assert_eq!(solved(&words, &beyond), Err(Fault::Contradiction));
+}
+
+/// Fewest misfits by trying every change of every constant within a bound.
+fn fewest_by_trying(constants: Constants<'_>, sums: &Sums, bound: i64) -> Option<usize> {
+    let mut values: Vec<i64> = constants.iter().map(|c| c.1 - bound).collect();
+    let mut best: Option<usize> = None;
+    loop {
+        let holds = |(terms, total): &(Vec<(u32, i64)>, i64)| {
+            terms
+                .iter()
+                .map(|t| t.1 * values[t.0 as usize])
+                .sum::<i64>()
+                == *total
+        };
+        if sums.iter().all(holds) {
+            let pairs = values.iter().zip(constants);
+            let misfits = pairs.filter(|(value, c)| !c.0.fits(**value)).count();
+            best = Some(best.map_or(misfits, |best| best.min(misfits)));
+        }
+        // Counts up, the first constant fastest.
+        let next = (0..values.len()).find(|&slot| values[slot] < constants[slot].1 + bound);
+        let Some(next) = next else {
+            return best;
+        };
+        values[next] += 1;
+        for slot in 0..next {
+            values[slot] = constants[slot].1 - bound;
+        }
+    }
+}
+
+fn width() -> impl Strategy<Value = Width> {
+    prop_oneof![2 => Just(Absent), 2 => Just(Byte), 1 => Just(Word)]
+}
+
+fn systems(slots: u32, sums: usize, total: i64) -> impl Strategy<Value = (Vec<Width>, Sums)> {
+    let coefficient = prop_oneof![4 => Just(1i64), 3 => Just(-1), 1 => Just(2), 1 => Just(3)];
+    let row = proptest::collection::btree_map(0..slots, coefficient, 1..=3);
+    let sum = (row, -total..=total).prop_map(|(row, total)| (row.into_iter().collect(), total));
+    (
+        proptest::collection::vec(width(), slots as usize),
+        proptest::collection::vec(sum, 1..=sums),
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1500))]
+
+    /// Changes are small, so that whatever can be solved can be solved with values that are tried. Bytes are at the end of
+    /// their range: they fit upwards by 3.
+    #[test]
+    fn misfits_are_as_few_as_any_values_allow((widths, changes) in systems(4, 4, 5)) {
+        let value = |width: Width| if width == Byte { 124 } else { 0 };
+        let constants: Vec<(Width, i64)> = widths.iter().map(|&w| (w, value(w))).collect();
+        let present = |terms: &[(u32, i64)]| -> i64 {
+            terms.iter().map(|t| t.1 * constants[t.0 as usize].1).sum()
+        };
+        let sums: Sums = changes.into_iter().map(|(t, by)| (t.clone(), present(&t) + by)).collect();
+        let found = solved(&constants, &sums);
+        // Where trying finds nothing there may still be a solution further away; `solved` has checked it.
+        if let Some(least) = fewest_by_trying(&constants, &sums, 6) {
+            let found = found.expect("there is a solution");
+            prop_assert!(found.fewest);
+            prop_assert!(found.misfits.len() <= least, "{} for {least}", found.misfits.len());
+        }
+    }
+
+    /// A system that is known to have a solution with certain misfits.
+    #[test]
+    fn planted_solutions_are_met(
+        (widths, sums) in systems(12, 14, 0),
+        values in proptest::collection::vec(-100i64..100, 12),
+        planted in proptest::collection::vec(prop_oneof![6 => Just(0i64), 1 => -300i64..300], 12),
+    ) {
+        let constants: Vec<(Width, i64)> = widths
+            .iter()
+            .zip(&values)
+            .map(|(&width, &value)| (width, if width == Absent { 0 } else { value }))
+            .collect();
+        let new: Vec<i64> = constants.iter().zip(&planted).map(|(c, p)| c.1 + p).collect();
+        let sums: Sums = sums
+            .into_iter()
+            .map(|(terms, _)| {
+                let total = terms.iter().map(|t| t.1 * new[t.0 as usize]).sum();
+                (terms, total)
+            })
+            .collect();
+        let least = new.iter().zip(&widths).filter(|(v, w)| !w.fits(**v)).count();
+        let found = solved(&constants, &sums).expect("it was made to have a solution");
+        prop_assert!(!found.fewest || found.misfits.len() <= least);
+    }
+}

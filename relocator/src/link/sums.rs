@@ -1,0 +1,72 @@
+//! What the sums of a table have to add up to.
+
+use elf_tools::relocation::{Demand, Relocations, Sum};
+
+use crate::link::constant::Constant;
+use crate::link::resolve::{Resolved, Unresolved};
+use crate::placement::Placement;
+use crate::plan::own::Failure;
+
+/// For each sum of a table what its terms have to add up to; `None` for those among the failures.
+pub(super) fn totals(
+    relocations: &Relocations,
+    constants: &[Option<Constant>],
+    resolved: &[Result<Resolved, Unresolved>],
+    placement: &Placement,
+) -> (Vec<Option<i64>>, Vec<Failure>) {
+    let mut failures = Vec::new();
+    let mut totals = Vec::with_capacity(relocations.sums.len());
+    for (sum, index) in relocations.sums.iter().zip(0..) {
+        let total = match &resolved[sum.need as usize] {
+            Ok(resolved) => total(sum, *resolved, placement)
+                .and_then(|total| check_terms(sum, constants).map(|()| total)),
+            Err(unresolved) => Err(unresolved.to_string()),
+        };
+        match total {
+            Ok(total) => totals.push(Some(total)),
+            Err(reason) => {
+                totals.push(None);
+                failures.push(Failure { index, reason });
+            }
+        }
+    }
+    (totals, failures)
+}
+
+fn total(sum: &Sum, resolved: Resolved, placement: &Placement) -> Result<i64, String> {
+    let quantity = match (sum.demand, resolved) {
+        (Demand::Presence, _) => return Ok(0),
+        (Demand::Address, Resolved::Place { address, .. }) => {
+            Some(address.distance_from(placement.image))
+        }
+        (Demand::Size, Resolved::Place { size, .. }) => i64::try_from(size).ok(),
+        (Demand::Address | Demand::Size, Resolved::Distance(_)) => {
+            return Err(format!(
+                "{}: a distance has neither an address nor a size",
+                sum.site
+            ));
+        }
+    };
+    let total = quantity.and_then(|quantity| quantity.checked_add(sum.addend));
+    let total = total.ok_or_else(|| format!("{}: an address beyond 64 bits", sum.site))?;
+    if sum.terms.is_empty() && total != 0 {
+        return Err(format!(
+            "{}: nothing in the code can be changed by {total:#x}",
+            sum.site
+        ));
+    }
+    Ok(total)
+}
+
+/// Terms must be about constants that exist, each at most once.
+fn check_terms(sum: &Sum, constants: &[Option<Constant>]) -> Result<(), String> {
+    for term in &sum.terms {
+        if !matches!(constants.get(term.slot as usize), Some(Some(_))) {
+            return Err(format!("{}: slot {} is no constant", sum.site, term.slot));
+        }
+    }
+    if !sum.terms.is_sorted_by(|a, b| a.slot < b.slot) {
+        return Err(format!("{}: the terms are not in order", sum.site));
+    }
+    Ok(())
+}
