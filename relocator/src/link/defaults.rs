@@ -15,6 +15,8 @@ pub(super) struct Defaults {
     base: Avma,
     offset: usize,
     bytes: Vec<u8>,
+    /// What was laid out before: name, value and where. References to several elements of one array share a copy.
+    placed: Vec<(String, Vec<u8>, Avma)>,
 }
 
 impl Defaults {
@@ -25,6 +27,7 @@ impl Defaults {
             base: image.offset(offset as i64),
             offset,
             bytes: Vec::new(),
+            placed: Vec::new(),
         }
     }
 
@@ -35,6 +38,10 @@ impl Defaults {
         value: &[u8],
         symtab: &Symtab,
     ) -> Result<Avma, String> {
+        let is_same = |known: &&(String, Vec<u8>, Avma)| known.0 == name && known.1 == value;
+        if let Some(&(_, _, address)) = self.placed.iter().find(is_same) {
+            return Ok(address);
+        }
         let dimensions = dimensions(name, symtab)?;
         let mut span = value.len() as u64;
         let mut copies = 1u64;
@@ -53,7 +60,9 @@ impl Defaults {
         let start = self.bytes.len().next_multiple_of(16);
         self.bytes.resize(start + span as usize, 0);
         fill(&mut self.bytes[start..], value, &dimensions);
-        Ok(self.base.offset(start as i64))
+        let address = self.base.offset(start as i64);
+        self.placed.push((name.to_owned(), value.to_vec(), address));
+        Ok(address)
     }
 
     /// Appends the copies, if any, to the image's bytes.
