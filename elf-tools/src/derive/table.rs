@@ -298,8 +298,9 @@ impl<'a> Table<'a> {
                 terms,
             }
         });
-        let sums = sums.collect();
+        let mut sums: Vec<Sum> = sums.collect();
         entries.sort_by_key(|entry: &Relocation| entry.place);
+        let needs = in_order_of_use(self.needs.clone(), &mut entries, &mut sums);
         let opaque = self.opaque.iter().map(|(&at, reason)| Opaque {
             site: self.address_of(at),
             reason: reason.clone(),
@@ -309,7 +310,7 @@ impl<'a> Table<'a> {
             slots: slots.into_iter().map(|(slot, _)| slot).collect(),
             sums,
             opaque: opaque.collect(),
-            needs: self.needs,
+            needs,
         }
     }
 
@@ -334,4 +335,19 @@ impl<'a> Table<'a> {
             addend: addend.wrapping_add(slot.place.signed()),
         })
     }
+}
+
+/// Numbers needs as they are first used, as a reader of the written table does, and leaves out what nothing uses.
+fn in_order_of_use(needs: Vec<Need>, entries: &mut [Relocation], sums: &mut [Sum]) -> Vec<Need> {
+    let mut numbers = vec![None; needs.len()];
+    let mut used = Vec::with_capacity(needs.len());
+    let entries = entries.iter_mut().map(|entry| &mut entry.need);
+    for need in entries.chain(sums.iter_mut().map(|sum| &mut sum.need)) {
+        let old = *need as usize;
+        *need = *numbers[old].get_or_insert_with(|| {
+            used.push(needs[old].clone());
+            used.len() as u32 - 1
+        });
+    }
+    used
 }

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::{Timing, Way, measure};
 use crate::Result;
-use crate::verify::{OldImage, Running};
 use crate::verify::calls::timing::TimedCall;
 use crate::verify::entry::Entry;
 use crate::verify::linked::Prepared;
+use crate::verify::{OldImage, Running};
 
 /// The functions of an old image in one way, ready to be timed in this process.
 ///

@@ -208,11 +208,7 @@ impl fmt::Display for Comparison {
 ///
 /// What cannot be linked in some way, or crashes, is reported as such and does not keep the others from being compared.
 /// Errors: an image cannot be read; the system refuses a time namespace.
-pub fn compare(
-    olds: &[(String, Old)],
-    running: &Running,
-    options: &Options,
-) -> Result<Comparison> {
+pub fn compare(olds: &[(String, Old)], running: &Running, options: &Options) -> Result<Comparison> {
     let compare = |(name, old): &(String, Old)| {
         let rows = compare_one(&Prepared::new(old.into(), running)?, options)?;
         Ok(OldComparison {

@@ -1,0 +1,255 @@
+//! Stock kernels with derived tables: everything in their vDSOs is attributed, links to every other kernel, and runs.
+
+use std::path::PathBuf;
+
+use elf_tools::Avma;
+use elf_tools::code::Code;
+use elf_tools::derive::derive;
+use elf_tools::image::{Image, alternatives};
+use elf_tools::relocation::object;
+use kernel_fixtures::distribution::{Cache, VERSIONS};
+use libtest_mimic::{Arguments, Trial};
+use relocator::link::{LinkedImage, New, Old, link};
+use relocator::placement::Placement;
+use relocator::plan::{FunctionPlan, Policy, Strategy};
+use relocator::verify::{ClockMode, Emulation, Options, Outcome, verify};
+use relocator_tests::running::{EMULATION, RUNNING, TIME_NAMESPACE, in_words};
+use relocator_tests::stock::{self, Kernel, Shared};
+use relocator_tests::trials::{ensure, trial};
+
+/// Other flavours and releases, by the names of their packages: other configurations, and other compilers. What an
+/// archive has of them changes; one that is gone is passed over.
+const OTHERS: [&str; 4] = [
+    "linux-image-6.12-rt-amd64",
+    "linux-image-6.1-amd64",
+    "linux-image-5.10-rt-amd64",
+    "linux-image-6.12.100+deb13-amd64",
+];
+
+/// Most instructions that move out of line in any pair: three of `clock_gettime` have no room for a displacement.
+const MOST_DETOURS: usize = 3;
+
+/// Functions that read the vvar, in every stock kernel that has them.
+const READERS: [&str; 5] = [
+    "__vdso_clock_gettime",
+    "__vdso_gettimeofday",
+    "__vdso_time",
+    "__vdso_clock_getres",
+    "__vdso_getrandom",
+];
+
+/// An address where kernels put their vDSOs.
+const BASE: Avma = Avma(0x7fff_f7f0_0000);
+
+fn derived(kernel: &Kernel) -> Result<Old, String> {
+    Old::derive(kernel.image.clone(), &kernel.symtab()?).map_err(|error| in_words(&error))
+}
+
+/// Functions that only run in the kernel's own vDSO.
+fn is_tied(function: &FunctionPlan) -> bool {
+    function.name() == "__vdso_sgx_enter_enclave"
+        || function.name().starts_with("__vdso_futex_robust_list")
+}
+
+/// Nothing is left that is not understood, whether alternatives are applied or not, and the table survives in a file.
+fn everything_is_attributed(kernel: &Kernel) -> Result<(), String> {
+    let symtab = kernel.symtab()?;
+    let derive = |image: &Image| {
+        let code = Code::of(image)?;
+        Ok(derive(image, &code, &symtab)?)
+    };
+    let words = |error: elf_tools::Error| in_words(&error);
+    let derivation = derive(&kernel.image).map_err(words)?;
+    let table = &derivation.relocations;
+    ensure(table.opaque.is_empty(), || format!("{:?}", table.opaque))?;
+    let unreached = &derivation.unreached;
+    ensure(unreached.is_empty(), || format!("{unreached:?}"))?;
+    ensure(table.sums.len() + table.entries.len() >= 100, || {
+        format!("only {} sums", table.sums.len())
+    })?;
+
+    let entries = alternatives::read(&kernel.image).map_err(words)?;
+    let patched = alternatives::apply(&kernel.image, &entries, |_| true);
+    let patched = Image::parse(&patched).map_err(words)?;
+    let same = derive(&patched).map_err(words)? == derivation;
+    ensure(same, || "alternatives make a difference".to_owned())?;
+
+    let build_id = patched.build_id().ok_or("no build-id")?;
+    let file = object::write(table, build_id, patched.linux_version()).map_err(words)?;
+    let code = Code::of(&patched).map_err(words)?;
+    let read = object::read(&file, &patched, &code).map_err(words)?;
+    ensure(read == *table, || "the table changes in a file".to_owned())
+}
+
+fn linked(old: &Kernel, new: &Kernel) -> Result<LinkedImage, String> {
+    let symtab = new.symtab()?;
+    let offer = New {
+        symtab: Some(&symtab),
+        image: Some(&new.image),
+    };
+    let words = |error: relocator::Error| in_words(&error);
+    let placement = Placement::below(BASE, offer.symtab, offer.image).map_err(words)?;
+    link(&derived(old)?, &offer, &placement, Policy::Auto).map_err(words)
+}
+
+/// Every function that reads the vvar is relocated, with few detours.
+fn links(old: &Kernel, new: &Kernel) -> Result<(), String> {
+    let linked = linked(old, new)?;
+    for function in &linked.functions {
+        let expected = match function.name() {
+            name if READERS.contains(&name) => Strategy::Relocate,
+            _ if is_tied(function) => continue,
+            _ => Strategy::Keep,
+        };
+        let right = function.strategy == expected && !function.reason.is_empty();
+        ensure(right, || format!("not {expected}: {function:#?}"))?;
+    }
+    let detours: usize = linked
+        .functions
+        .iter()
+        .map(|function| function.detours)
+        .sum();
+    ensure(detours <= MOST_DETOURS, || format!("{detours} detours"))?;
+    // What has moved can be found again.
+    ensure((detours == 0) == linked.moved.is_empty(), || {
+        format!("{detours} detours, and {:?}", linked.moved)
+    })
+}
+
+/// Relocated functions answer as the system call does.
+fn agrees(outcome: &Outcome) -> Result<(), String> {
+    let mut relocated = 0;
+    for function in &outcome.functions {
+        ensure(function.mismatches == 0, || format!("{function:#?}"))?;
+        if READERS.contains(&function.name.as_str()) {
+            let right = function.strategy == Strategy::Relocate && function.calls > 0;
+            ensure(right, || format!("{function:#?}"))?;
+            relocated += 1;
+        }
+    }
+    ensure(relocated >= 4, || format!("only {relocated} are relocated"))
+}
+
+fn runs(kernel: &Kernel, time_namespace: bool) -> Result<(), String> {
+    let options = Options {
+        time_namespace,
+        ..Options::default()
+    };
+    let running = RUNNING.as_ref().map_err(Clone::clone)?;
+    let outcome = verify(&derived(kernel)?, running, &options).map_err(|e| in_words(&e))?;
+    agrees(&outcome)
+}
+
+fn runs_emulated(
+    old: &Kernel,
+    new: &Kernel,
+    clock_mode: ClockMode,
+    time_namespace: bool,
+) -> Result<(), String> {
+    let options = Options {
+        time_namespace,
+        rounds: 4,
+        ..Options::default()
+    };
+    let symtab = new.symtab()?;
+    let emulation = Emulation {
+        running: RUNNING.as_ref().map_err(Clone::clone)?,
+        image: &new.image,
+        symtab: &symtab,
+        clock_mode,
+    };
+    let outcome = verify(&derived(old)?, emulation, &options).map_err(|e| in_words(&e))?;
+    agrees(&outcome)
+}
+
+/// A kernel with its name and whether it can be had.
+struct Named {
+    name: String,
+    kernel: Shared,
+    possible: Result<(), String>,
+}
+
+fn own_trials(named: &Named) -> Vec<Trial> {
+    let name = |what: &str| format!("{}::{what}", named.name);
+    let with = |check: Box<dyn Fn(&Kernel) -> Result<(), String> + Send>| {
+        let kernel = named.kernel.clone();
+        move || check(&*kernel()?)
+    };
+    let here = named
+        .possible
+        .clone()
+        .and_then(|()| RUNNING.as_ref().map(drop).map_err(Clone::clone));
+    let shifted = here.clone().and_then(|()| TIME_NAMESPACE.clone());
+    vec![
+        trial(
+            name("everything_is_attributed"),
+            &named.possible,
+            with(Box::new(everything_is_attributed)),
+        ),
+        trial(
+            name("runs_relocated"),
+            &here,
+            with(Box::new(|kernel| runs(kernel, false))),
+        ),
+        trial(
+            name("runs_relocated_in_a_time_namespace"),
+            &shifted,
+            with(Box::new(|kernel| runs(kernel, true))),
+        ),
+    ]
+}
+
+fn pair_trials(old: &Named, new: &Named) -> Vec<Trial> {
+    let possible = old.possible.clone().and(new.possible.clone());
+    let here = possible.clone().and_then(|()| EMULATION.clone());
+    let shifted = here.clone().and_then(|()| TIME_NAMESPACE.clone());
+    let name = |what: &str| format!("{}::onto::{}::{what}", old.name, new.name);
+    let both = || (old.kernel.clone(), new.kernel.clone());
+    let (first, second) = both();
+    let mut trials = vec![trial(name("links"), &possible, move || {
+        links(&*first()?, &*second()?)
+    })];
+    for mode in ClockMode::ALL {
+        for (place, time_namespace, possible) in
+            [("", false, &here), ("_in_a_time_namespace", true, &shifted)]
+        {
+            let (old, new) = both();
+            trials.push(trial(
+                name(&format!("runs_on_{mode}{place}")),
+                possible,
+                move || runs_emulated(&*old()?, &*new()?, mode, time_namespace),
+            ));
+        }
+    }
+    trials
+}
+
+fn named(cache: &Cache, version: &str, listing: bool) -> Named {
+    let (kernel, path): (Shared, Result<PathBuf, String>) = stock::fetched(cache, version, listing);
+    Named {
+        name: version.to_owned(),
+        kernel,
+        possible: path.map(drop),
+    }
+}
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let cache = Cache::locate();
+    let mut kernels: Vec<Named> = VERSIONS
+        .iter()
+        .map(|version| named(&cache, version, arguments.list))
+        .collect();
+    kernels.push(Named {
+        name: "running".to_owned(),
+        kernel: stock::shared(Kernel::running),
+        possible: RUNNING.as_ref().map(drop).map_err(Clone::clone),
+    });
+    let mut trials: Vec<Trial> = kernels.iter().flat_map(own_trials).collect();
+    for old in &kernels {
+        for new in kernels.iter().filter(|new| new.name != old.name) {
+            trials.extend(pair_trials(old, new));
+        }
+    }
+    libtest_mimic::run(&arguments, trials).exit();
+}
