@@ -23,6 +23,10 @@ const JUMP: usize = 5;
 /// Where moved code begins: processors fetch such blocks at once.
 const ALIGNMENT: usize = 16;
 
+/// Most slots that are ruled out one by one before all are. Each costs another solution, and more than a few only occur
+/// in tables that were made to cost time.
+const MAX_BARRED: usize = 16;
+
 /// `int3`, for bytes that nobody may execute.
 const TRAP: u8 = 0xcc;
 
@@ -80,7 +84,8 @@ impl<'a> Detours<'a> {
         let Some(constant) = self.constants[slot as usize] else {
             return false;
         };
-        !self.barred.contains(&slot)
+        self.barred.len() < MAX_BARRED
+            && !self.barred.contains(&slot)
             && self.can_be_wide(constant)
             && !self.windows(constant.instruction as usize).is_empty()
     }
