@@ -9,7 +9,11 @@ use crate::body::{Body, FUNCTION, bare};
 
 /// Reads a field with a short displacement: `mov eax, [rax+8]; ret`, which must come to `field`.
 fn reader(field: i64) -> Body {
-    let mut body = Body::new();
+    reader_at(FUNCTION, field)
+}
+
+fn reader_at(function: &str, field: i64) -> Body {
+    let mut body = Body::at(function);
     let base = body.point();
     body.field(base, &[0x8b, 0x40, 8], 2, Byte, field);
     body.put(&[0xc3]);
@@ -69,6 +73,24 @@ fn sums_of_functions_that_cannot_run_bind_nobody() {
         "{}",
         plan.reason
     );
+}
+
+#[test]
+fn functions_that_fail_anyway_do_not_choose() {
+    // All others read vvar without a table, so none of them can run; each also wants the pointer elsewhere.
+    let mut body = reader_at("__vdso_clock_getres", 0x7c);
+    let own = bare().export("__vdso_clock_getres").unwrap().address;
+    let exports = bare().exports().to_vec();
+    for (other, addend) in exports.iter().filter(|e| e.address != own).zip(0..) {
+        body.sum(other.address, &[(0, 1)], 0x4000 + addend);
+    }
+    body.table.sums.sort_by_key(|sum| sum.site);
+    let linked = body.link();
+    assert_eq!(linked.plan().strategy, Strategy::Relocate);
+    let plans = &linked.image.functions;
+    let earlier = plans.iter().filter(|plan| plan.entry < linked.entry);
+    let replaced = earlier.filter(|plan| plan.patch.is_some()).count();
+    assert!(replaced > 0, "{plans:?}");
 }
 
 #[test]

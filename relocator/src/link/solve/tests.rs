@@ -160,7 +160,7 @@ fn hostile_systems_end_with_a_reason() {
     let begun = std::time::Instant::now();
     let result = solve_with(&words, &chain, &mut |_| true);
     assert_eq!(result, Err(Fault::Exhausted));
-    assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
+    assert!(begun.elapsed().as_secs() < 30, "{:?}", begun.elapsed());
     // Bytes that all depend on each other, in a search as deep as it can be.
     let bytes = vec![(Byte, 0); 3000];
     let every: Vec<(u32, i64)> = (0..3000)
@@ -172,7 +172,7 @@ fn hostile_systems_end_with_a_reason() {
         result.is_ok() || result == Err(Fault::Exhausted),
         "{result:?}"
     );
-    assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
+    assert!(begun.elapsed().as_secs() < 30, "{:?}", begun.elapsed());
     let large = vec![
         (vec![(0, i64::MAX), (1, 2)], 1),
         (vec![(0, 3), (1, i64::MAX)], 1),
