@@ -7,7 +7,7 @@
 //! | [`source`] | finds images, kernels and tables: the edge where files and processes are read |
 //! | [`tables`] | finds the relocation table of an old image: its own, a file, the cache, or derived |
 //! | [`placement`] | says where everything is, or will be, in the process |
-//! | [`link`] | resolves needs, encodes relocations, overwrites entries: bytes in, bytes and a report out |
+//! | [`link`] | resolves needs, chooses and encodes values, moves what does not fit, overwrites entries: bytes in, bytes and a report out |
 //! | [`plan`] | decides how each function goes on: keep, relocate, proxy, system call |
 //! | [`proxy`] | the instructions that replace a function's entry |
 //! | [`verify`] | runs the result in a child process and compares it with the system calls |

@@ -4,8 +4,8 @@
 //! bytes wide; the jump takes their place. No other way than through the first of them may lead into a moved run of
 //! instructions: nothing may jump, return or point to one of the others.
 //!
-//! Calls, and system calls in particular, are never moved, nor is what follows them: a thread inside one comes back to
-//! the address behind it (or, to repeat a system call, to its own), wherever the code has gone in the meantime.
+//! Calls, and system calls in particular, are never moved: a thread inside one comes back to the address behind it (or, to
+//! repeat a system call, to its own), wherever the code has gone in the meantime.
 
 use std::ops::Range;
 
@@ -22,6 +22,10 @@ const JUMP: usize = 5;
 
 /// Where moved code begins: processors fetch such blocks at once.
 const ALIGNMENT: usize = 16;
+
+/// Most slots that are ruled out one by one before all are. Each costs another solution, and more than a few only occur
+/// in tables that were made to cost time.
+const MAX_BARRED: usize = 16;
 
 /// `int3`, for bytes that nobody may execute.
 const TRAP: u8 = 0xcc;
@@ -80,7 +84,8 @@ impl<'a> Detours<'a> {
         let Some(constant) = self.constants[slot as usize] else {
             return false;
         };
-        !self.barred.contains(&slot)
+        self.barred.len() < MAX_BARRED
+            && !self.barred.contains(&slot)
             && self.can_be_wide(constant)
             && !self.windows(constant.instruction as usize).is_empty()
     }
@@ -176,16 +181,11 @@ impl Ground {
             ground.target(function.entry);
         }
         for (index, instruction) in code.instructions().iter().enumerate() {
-            let is_system_call = is_system_call(instruction, bytes);
-            match instruction.flow {
-                Flow::Jump(target) | Flow::Branch(target) => ground.target(target),
-                Flow::Call(target) => {
-                    ground.target(target);
-                    ground.target(instruction.end());
-                }
-                Flow::Indirect => ground.target(instruction.end()),
-                Flow::Next if is_system_call => ground.target(instruction.end()),
-                Flow::Next | Flow::Return | Flow::Stop => {}
+            // The places behind calls and system calls are come to as well. But those stay, and an instruction behind one
+            // that stays can only be the first of a run.
+            if let Flow::Jump(target) | Flow::Branch(target) | Flow::Call(target) = instruction.flow
+            {
+                ground.target(target);
             }
             // Code whose address is taken may be jumped to.
             if let Some(target) = instruction.target {
@@ -195,7 +195,8 @@ impl Ground {
                 instruction.flow,
                 Flow::Call(_) | Flow::Indirect | Flow::Stop
             );
-            ground.is_movable[index] = !stays && !is_system_call && !is_tied(instruction, bytes);
+            ground.is_movable[index] =
+                !stays && !is_system_call(instruction, bytes) && !is_tied(instruction, bytes);
         }
         for &function in pinned {
             for &instruction in &code.functions()[function].reached {

@@ -11,8 +11,6 @@ mod encode;
 mod resolve;
 mod solve;
 mod sums;
-#[cfg(test)]
-mod tests;
 
 use elf_tools::relocation::{Relocations, Width};
 use elf_tools::{Class, Machine};

@@ -9,9 +9,9 @@ use elf_tools::relocation::Width;
 use super::Fault;
 use super::tableau::{Row, Tableau, Work, greatest_common_divisor};
 
-/// Most nodes of one search for values. Groups of constants that restrict each other are small: a node is almost always
-/// enough.
-const MAX_NODES: u32 = 4096;
+/// Most nodes of one search for values, which is also how deep it may recurse. Groups of constants that restrict each
+/// other are small: as many nodes as constants are almost always enough.
+const MAX_NODES: u32 = 1024;
 
 /// Most rounds in which rows narrow each other's ranges. More would only find what splitting finds as well.
 const MAX_ROUNDS: u32 = 32;

@@ -51,9 +51,9 @@ pub(super) fn solve(
     let mut numbers = vec![u32::MAX; constants.len()];
     for span in &parts.spans {
         let members = &parts.members[span.clone()];
-        let part = Part::of(members, &parts.residues, constants, equations, &mut numbers);
-        let slots = &part.slots;
-        let (values, fewest) = part.solve(&mut |index| movable(slots[index as usize]), work)?;
+        let mut part = Part::of(members, &parts.residues, constants, equations, &mut numbers);
+        let rows = std::mem::take(&mut part.rows);
+        let (values, fewest) = part.solve(rows, movable, work)?;
         solution.fewest &= fewest == Fewest::Yes;
         for ((&slot, variable), &change) in part.slots.iter().zip(&part.variables).zip(&values) {
             if change != 0 {
@@ -133,6 +133,9 @@ impl Parts {
     }
 }
 
+/// Variables with their coefficients, and what they add up to.
+type Rows = Vec<(Vec<(u32, i64)>, i64)>;
+
 /// Equations that are connected, in terms of changes.
 struct Part {
     /// The constant of each variable, ascending.
@@ -140,7 +143,7 @@ struct Part {
     variables: Vec<Variable>,
     /// In how many equations each is.
     occurrences: Vec<u32>,
-    rows: Vec<(Vec<(u32, i64)>, i64)>,
+    rows: Rows,
 }
 
 impl Part {
@@ -192,10 +195,12 @@ impl Part {
 
     fn solve(
         &self,
+        rows: Rows,
         movable: &mut dyn FnMut(u32) -> bool,
         work: &mut Work,
     ) -> Result<(Vec<i64>, Fewest), Fault> {
-        let mut tableau = self.tableau(work)?;
+        let movable = &mut |index: u32| movable(self.slots[index as usize]);
+        let mut tableau = self.tableau(rows, work)?;
         let mut values = vec![0; self.variables.len()];
         let (ranges, fewest) = self.fit(&tableau, &mut values, movable, work)?;
         match settle(&mut tableau, &ranges, &mut values, work) {
@@ -208,7 +213,7 @@ impl Part {
     /// The rows, solved for words before bytes before absent ones, so that rows without a word are what restricts
     /// bytes, and rows of absent ones only are where something has to give. Constants that little depends on come
     /// first: that keeps the rows short.
-    fn tableau(&self, work: &mut Work) -> Result<Tableau, Fault> {
+    fn tableau(&self, rows: Rows, work: &mut Work) -> Result<Tableau, Fault> {
         const CLASS: u32 = 1 << 28;
         let rank = |variable: u32| {
             let class = match self.variables[variable as usize].width {
@@ -219,8 +224,8 @@ impl Part {
             class + self.occurrences[variable as usize].min(CLASS - 1)
         };
         let mut tableau = Tableau::new(self.variables.len());
-        for (terms, total) in &self.rows {
-            tableau.add(terms.clone(), *total, rank, work)?;
+        for (terms, total) in rows {
+            tableau.add(terms, total, rank, work)?;
         }
         Ok(tableau)
     }

@@ -1,0 +1,86 @@
+//! The same image with entries and with the sums that say the same.
+
+use elf_tools::Avma;
+use elf_tools::image::Image;
+use elf_tools::relocation::{Demand, Kind, Relocations, Slot, Sum, Term, Width};
+use elf_tools::symtab::{self, Provenance};
+use kernel_fixtures::fixture;
+use relocator::link::{LinkedImage, New, Old, link};
+use relocator::placement::Placement;
+use relocator::plan::Policy;
+
+/// Entries that name addresses and strides, as sums of one constant each.
+fn converted(old: &Old) -> Old {
+    let table = old.relocations.as_ref().expect("a table");
+    let mut new = Relocations {
+        needs: table.needs.clone(),
+        ..Relocations::default()
+    };
+    for entry in &table.entries {
+        let (demand, addend) = match entry.kind {
+            // S + A - P is stored, so the value is S - B and A - (P - B).
+            Kind::Pc32 => (Demand::Address, entry.addend - entry.place.signed()),
+            Kind::Size32 => (Demand::Size, entry.addend),
+            _ => {
+                new.entries.push(*entry);
+                continue;
+            }
+        };
+        let instruction = old.code.covering(entry.place).expect("an operand");
+        new.slots.push(Slot {
+            place: entry.place,
+            width: Width::Word,
+        });
+        new.sums.push(Sum {
+            site: instruction.address,
+            demand,
+            need: entry.need,
+            addend,
+            terms: vec![Term {
+                slot: new.slots.len() as u32 - 1,
+                coefficient: 1,
+            }],
+        });
+    }
+    assert!(new.sums.len() > 10);
+    Old::new(old.image.clone(), old.code.clone(), Some(new))
+}
+
+fn linked(old: &Old, new: &str) -> LinkedImage {
+    let found = fixture::find(new).expect("a fixture");
+    let symtab = found.symtab.expect("with symbols");
+    let symtab = symtab::elf::read(symtab, Provenance::Exported).expect("good symbols");
+    let image = Image::parse(found.image).expect("a good image");
+    let offer = New {
+        symtab: Some(&symtab),
+        image: Some(&image),
+    };
+    let base = Avma(0x7fff_f7f0_0000);
+    let placement = Placement::below(base, offer.symtab, offer.image).expect("it fits");
+    link(old, &offer, &placement, Policy::Auto).expect("it links")
+}
+
+#[test]
+fn sums_of_one_constant_link_as_entries_do() {
+    let mut relocated = 0;
+    for name in ["operands", "defaulted-operands"] {
+        let image = fixture::find(name).expect("a fixture").image;
+        let old = Old::read(Image::parse(image).expect("a good image")).expect("a good table");
+        let sums = converted(&old);
+        for new in ["operands", "shuffled", "reordered", "added", "semantics"] {
+            let (expected, found) = (linked(&old, new), linked(&sums, new));
+            // Entries that the other table would have failed on are stored by neither.
+            let plans = expected.functions.iter().zip(&found.functions);
+            for (expected, found) in plans {
+                assert_eq!(expected.strategy, found.strategy, "{name} {new} {found:?}");
+                assert_eq!(expected.relocations, found.relocations);
+            }
+            if expected.functions.iter().all(|f| f.patch.is_none()) {
+                assert_eq!(expected.bytes, found.bytes, "{name} to {new}");
+                relocated += 1;
+            }
+            assert_eq!(found.moved, []);
+        }
+    }
+    assert!(relocated >= 6, "{relocated}");
+}

@@ -1,0 +1,124 @@
+//! Functions that cannot have what they need, and what becomes of the others.
+
+use elf_tools::relocation::Width::{Byte, Word};
+use elf_tools::relocation::{Demand, Need, Opaque};
+use elf_tools::symtab::name::Reference;
+use relocator::plan::Strategy;
+
+use crate::body::{Body, FUNCTION, bare};
+
+/// Reads a field with a short displacement: `mov eax, [rax+8]; ret`, which must come to `field`.
+fn reader(field: i64) -> Body {
+    reader_at(FUNCTION, field)
+}
+
+fn reader_at(function: &str, field: i64) -> Body {
+    let mut body = Body::at(function);
+    let base = body.point();
+    body.field(base, &[0x8b, 0x40, 8], 2, Byte, field);
+    body.put(&[0xc3]);
+    body
+}
+
+#[test]
+fn constants_change_in_place_where_they_fit() {
+    let linked = reader(0x7c).link();
+    let plan = linked.plan();
+    assert_eq!((plan.strategy, plan.detours), (Strategy::Relocate, 0));
+    assert_eq!(plan.reason, "all 2 relocations resolved");
+    assert_eq!(linked.image.bytes[linked.entry.index() + 9], 0x7c);
+    assert_eq!(linked.image.bytes.len(), linked.old.image.bytes().len());
+}
+
+#[test]
+fn a_missing_symbol_costs_only_functions_that_use_it() {
+    let mut body = reader(0x7c);
+    body.table.needs.push(Need {
+        reference: Reference::parse("time.hrtimer_res").unwrap(),
+        size: 4,
+        default: None,
+    });
+    let site = body.table.sums[1].site;
+    body.demand(Demand::Presence, site, &[], 0);
+    body.table.sums[2].need = 1;
+    let plan = body.link().plan().clone();
+    assert_eq!(plan.strategy, Strategy::Proxy);
+    assert_eq!(
+        plan.reason,
+        "`time.hrtimer_res` is missing in the new kernel"
+    );
+    // The same condition elsewhere.
+    body.table.sums[2].site = bare().exports().iter().map(|e| e.address).max().unwrap();
+    let linked = body.link();
+    if linked.entry != body.table.sums[2].site {
+        assert_eq!(linked.plan().strategy, Strategy::Relocate);
+    }
+}
+
+#[test]
+fn sums_of_functions_that_cannot_run_bind_nobody() {
+    // Unreachable code that contradicts the function: nobody runs it.
+    let mut body = reader(0x7c);
+    let base = 0;
+    let dead = body.put(&[0x90, 0xc3]);
+    body.sum(dead, &[(base, 1)], 0x1000);
+    assert_eq!(body.link().plan().strategy, Strategy::Relocate);
+    // Reached, it is a contradiction.
+    let site = body.table.sums[1].site;
+    body.table.sums[2].site = site;
+    let plan = body.link().plan().clone();
+    assert_eq!(plan.strategy, Strategy::Proxy);
+    assert!(
+        plan.reason.starts_with("`time.page` at "),
+        "{}",
+        plan.reason
+    );
+}
+
+#[test]
+fn functions_that_fail_anyway_do_not_choose() {
+    // All others read vvar without a table, so none of them can run; each also wants the pointer elsewhere.
+    let mut body = reader_at("__vdso_clock_getres", 0x7c);
+    let own = bare().export("__vdso_clock_getres").unwrap().address;
+    let exports = bare().exports().to_vec();
+    for other in exports.iter().filter(|e| e.address != own) {
+        body.sum(other.address, &[(0, 1)], 0x4000);
+    }
+    body.table.sums.sort_by_key(|sum| sum.site);
+    let linked = body.link();
+    assert_eq!(linked.plan().strategy, Strategy::Relocate);
+    let plans = &linked.image.functions;
+    let earlier = plans.iter().filter(|plan| plan.entry < linked.entry);
+    let replaced = earlier.filter(|plan| plan.patch.is_some()).count();
+    assert!(replaced > 0, "{plans:?}");
+}
+
+#[test]
+fn what_the_table_cannot_state_is_not_run() {
+    let mut body = reader(0x7c);
+    let site = body.table.sums[1].site;
+    let reason = "a product of two addresses".to_owned();
+    body.table.opaque.push(Opaque { site, reason });
+    let plan = body.link().plan().clone();
+    assert_eq!(plan.strategy, Strategy::Proxy);
+    assert_eq!(plan.reason, format!("{site}: a product of two addresses"));
+}
+
+#[test]
+fn a_place_that_no_sum_decides_about_is_a_stray_reference() {
+    let mut body = Body::new();
+    body.slot(&[0x8b, 0x05, 0, 0, 0, 0x40], 2, Word);
+    body.put(&[0xc3]);
+    let plan = body.link().plan().clone();
+    assert!(plan.reason.ends_with("no relocation covers it"), "{plan:?}");
+}
+
+#[test]
+fn slots_that_are_no_constants_are_refused() {
+    let mut body = reader(0x7c);
+    body.table.slots[1].place = body.table.slots[1].place.offset(-1);
+    let plan = body.link().plan().clone();
+    assert_eq!(plan.strategy, Strategy::Proxy);
+    assert!(plan.reason.ends_with("slot 1 is no constant"), "{plan:?}");
+    assert_eq!(plan.names[0], FUNCTION);
+}
