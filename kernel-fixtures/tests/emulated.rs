@@ -203,12 +203,18 @@ fn concurrent_updates_are_never_seen_half_done() {
         }
         let (emulated, vdso) = emulate(find(fixture), &running, ClockMode::Tsc).unwrap();
         let emulated = Arc::new(emulated);
-        let updater = emulated.keep_current(Duration::from_micros(20)).unwrap();
         let stop = AtomicBool::new(false);
         thread::scope(|scope| {
             let _stop = Stop(&stop);
             scope.spawn(|| restate(&running, first, &stop));
-            while updater.updates() < 300 {
+            // Copies that meet an update of the running kernel,
+            for _ in 0..20_000 {
+                emulated.rewrite();
+                check_running(&vdso, 1, first, 0);
+            }
+            // and reads that meet one of the emulated kernel.
+            let updater = emulated.keep_current(Duration::from_micros(20)).unwrap();
+            while updater.updates() < 200 {
                 check_running(&vdso, 1, first, 0);
             }
         });
