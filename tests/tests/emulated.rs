@@ -92,11 +92,11 @@ fn onto(
     agrees(&outcome).map(|()| outcome)
 }
 
-/// Every pretend kernel's image onto one kernel, with every clock source.
-fn fixtures_onto(new: &Emulable, time_namespace: bool) -> Result<(), String> {
+/// Every pretend kernel's image onto one kernel, with these clock sources.
+fn fixtures_onto(new: &Emulable, modes: &[ClockMode], time_namespace: bool) -> Result<(), String> {
     for fixture in fixture::all() {
         let image = Image::parse(fixture.image).map_err(|error| error.to_string())?;
-        for mode in ClockMode::ALL {
+        for &mode in modes {
             let outcome = onto(&image, new, mode, time_namespace);
             let outcome = outcome.map_err(|what| format!("{}, {mode}: {what}", fixture.name))?;
             let relocated = |name| {
@@ -293,7 +293,9 @@ fn stock_trials(version: &str, possible: &Result<(), String>, kernel: &Shared) -
         ("is_at_home_with_hvclock", |kernel, shifted| {
             at_home(kernel, ClockMode::Hvclock, shifted)
         }),
-        ("runs_fixtures", fixtures_onto),
+        ("runs_fixtures", |kernel, shifted| {
+            fixtures_onto(kernel, &ClockMode::ALL, shifted)
+        }),
         ("wrong_fields_are_noticed", |kernel, shifted| {
             wrong_fields_are_noticed(kernel, &[ClockMode::Tsc], shifted)
         }),
@@ -354,8 +356,10 @@ fn pretend_trials() -> Vec<Trial> {
             trials.push(trial(name("is_at_home"), &possible, move || {
                 at_home(&Emulable::pretend(fixture.name)?, ClockMode::Tsc, shifted)
             }));
+            // Their code reads no clock page of a hypervisor: with another clock source it makes system calls.
             trials.push(trial(name("runs_fixtures"), &possible, move || {
-                fixtures_onto(&Emulable::pretend(fixture.name)?, shifted)
+                let new = Emulable::pretend(fixture.name)?;
+                fixtures_onto(&new, &[ClockMode::Tsc], shifted)
             }));
         }
     }
