@@ -179,7 +179,16 @@ fn readers_wait_for_an_update_that_halts() {
     );
 }
 
-/// The clock is moved on all the time without changing what it says, which a torn copy or a torn read would.
+/// Ends a loop in another thread, also if this one panics.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The running clock is stated in two ways in turns, and both say the same. A copy or a read that mixes them does not.
 #[test]
 fn concurrent_updates_are_never_seen_half_done() {
     for (running, fixture) in [
@@ -189,42 +198,55 @@ fn concurrent_updates_are_never_seen_half_done() {
     ] {
         let running = boot(find(running));
         let first = fill(&running, "time");
+        while cycles() < first + APART {
+            std::hint::spin_loop();
+        }
         let (emulated, vdso) = emulate(find(fixture), &running, ClockMode::Tsc).unwrap();
         let emulated = Arc::new(emulated);
-        let updater = emulated.keep_current(Duration::from_micros(20)).unwrap();
         let stop = AtomicBool::new(false);
         thread::scope(|scope| {
-            scope.spawn(|| move_on(&running, first, &stop));
+            let _stop = Stop(&stop);
+            scope.spawn(|| restate(&running, first, &stop));
+            // Copies that meet an update of the running kernel,
             for _ in 0..20_000 {
+                emulated.rewrite();
                 check_running(&vdso, 1, first, 0);
             }
-            while updater.updates() < 100 {
+            // and reads that meet one of the emulated kernel.
+            let updater = emulated.keep_current(Duration::from_micros(20)).unwrap();
+            while updater.updates() < 200 {
                 check_running(&vdso, 1, first, 0);
             }
-            stop.store(true, Ordering::Relaxed);
         });
     }
 }
 
-/// Makes now the last update, over and over, in the way of the kernel.
-fn move_on(kernel: &Kernel, first: u64, stop: &AtomicBool) {
+/// How many cycles the two statements are apart.
+const APART: u64 = 10_000_000;
+
+/// States the monotonic clock anew, over and over, in the way of the kernel.
+fn restate(kernel: &Kernel, first: u64, stop: &AtomicBool) {
     use pretend_kernel::clocks::{BASE_NSEC, SHIFT};
     use std::sync::atomic::fence;
 
     let mut sequence = 2;
     while !stop.load(Ordering::Relaxed) {
-        let now = cycles();
-        let passed = BASE_NSEC + (now - first);
+        let apart = if sequence % 4 == 0 { APART } else { 0 };
         kernel.set32("time.clock[].seq", &[0], sequence + 1);
         fence(Ordering::SeqCst);
-        kernel.set64("time.clock[].cycle_last", &[0], now);
-        let seconds = base_sec(1) as u64 + passed / BILLION as u64;
+        kernel.set64("time.clock[].cycle_last", &[0], first + apart);
+        let now = BASE_NSEC + apart;
+        let seconds = base_sec(1) as u64 + now / BILLION as u64;
         kernel.set64("time.clock[].basetime[].sec", &[0, 1], seconds);
-        let shifted = (passed % BILLION as u64) << SHIFT;
+        let shifted = (now % BILLION as u64) << SHIFT;
         kernel.set64("time.clock[].basetime[].nsec", &[0, 1], shifted);
         sequence += 2;
         kernel.set32("time.clock[].seq", &[0], sequence);
-        thread::sleep(Duration::from_micros(10));
+        // A reader that is interrupted by every update would never end.
+        let until = cycles() + 30_000;
+        while cycles() < until {
+            std::hint::spin_loop();
+        }
     }
 }
 

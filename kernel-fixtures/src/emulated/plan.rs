@@ -215,6 +215,9 @@ fn follow<'a>(symtab: &'a Symtab, place: Place<'a>, redirected: bool) -> Option<
         return Some(place);
     };
     let timens = page("timens.page")?;
+    if within + place.size > timens.size {
+        return None;
+    }
     Some(Place {
         mapping: timens.mapping,
         offset: timens.offset + within,

@@ -32,6 +32,8 @@ impl Emulated {
     }
 
     /// Begins an update of every clock, which leaves readers waiting until what is returned is dropped.
+    ///
+    /// Other updates wait for that as well: one that this thread makes meanwhile waits for ever.
     pub fn halt(&self) -> Halted<'_> {
         let states = self.lock();
         for clock in &self.plan.clocks {

@@ -36,8 +36,8 @@ const HALT: Duration = Duration::from_micros(300);
 /// How often a call is tried to be made while an update stands still. On a busy machine it may come too late.
 const ATTEMPTS: u32 = 20;
 
-/// What time may be off by because an update came late: a busy machine keeps a thread waiting for so long.
-const STALE: i128 = 1_000_000_000;
+/// What time may be off by because an update came late, in nanoseconds: a busy machine keeps threads waiting.
+const STALE: i128 = 10_000_000_000;
 
 /// What time may go back by when an update comes late, in nanoseconds. A clock whose rate is being adjusted was
 /// extrapolated at the former rate, which differs by parts per million.
