@@ -12,19 +12,17 @@ use libtest_mimic::{Arguments, Trial};
 use relocator::link::{LinkedImage, New, Old, link};
 use relocator::placement::Placement;
 use relocator::plan::{FunctionPlan, Policy, Strategy};
-use relocator::verify::{ClockMode, Emulation, Options, Outcome, verify};
+use relocator::verify::{ClockMode, Emulation, OldImage, Options, Outcome, verify};
 use relocator_tests::running::{EMULATION, RUNNING, TIME_NAMESPACE, in_words};
 use relocator_tests::stock::{self, Kernel, Shared};
 use relocator_tests::trials::{ensure, trial};
 
-/// Other flavours and releases, by the names of their packages: other configurations, and other compilers. What an
-/// archive has of them changes; one that is gone is passed over.
-const OTHERS: [&str; 4] = [
-    "linux-image-6.12-rt-amd64",
-    "linux-image-6.1-amd64",
-    "linux-image-5.10-rt-amd64",
-    "linux-image-6.12.100+deb13-amd64",
-];
+/// Kernels that nothing here was written for: other configurations, and packages that other compilers made. An archive
+/// does not have all of them all the time, so the first ones that it has are taken.
+const OTHERS: [&str; 5] = ["6.12-amd64", "6.1-rt", "6.12-rt", "6.1-amd64", "7.2-rt"];
+
+/// How many of them.
+const ENOUGH_OTHERS: usize = 2;
 
 /// Most instructions that move out of line in any pair: three of `clock_gettime` have no room for a displacement.
 const MOST_DETOURS: usize = 3;
@@ -158,7 +156,9 @@ fn runs_emulated(
         symtab: &symtab,
         clock_mode,
     };
-    let outcome = verify(&derived(old)?, emulation, &options).map_err(|e| in_words(&e))?;
+    let (derived, home) = (derived(old)?, old.symtab()?);
+    let old = OldImage::from(&derived).with_home(Some(&home));
+    let outcome = verify(old, emulation, &options).map_err(|e| in_words(&e))?;
     agrees(&outcome)
 }
 
@@ -233,6 +233,25 @@ fn named(cache: &Cache, version: &str, listing: bool) -> Named {
     }
 }
 
+/// The first of the others that can be had; if they are too few, the reason shows with those that cannot.
+fn others(cache: &Cache, listing: bool) -> Vec<Named> {
+    let mut others = Vec::new();
+    let mut refused = Vec::new();
+    for version in OTHERS {
+        let named = named(cache, version, listing);
+        match named.possible {
+            Ok(()) if others.len() < ENOUGH_OTHERS => others.push(named),
+            Ok(()) => break,
+            Err(_) => refused.push(named),
+        }
+    }
+    let missing = ENOUGH_OTHERS - others.len();
+    others
+        .into_iter()
+        .chain(refused.into_iter().take(missing))
+        .collect()
+}
+
 fn main() {
     let arguments = Arguments::from_args();
     let cache = Cache::locate();
@@ -245,7 +264,8 @@ fn main() {
         kernel: stock::shared(Kernel::running),
         possible: RUNNING.as_ref().map(drop).map_err(Clone::clone),
     });
-    let mut trials: Vec<Trial> = kernels.iter().flat_map(own_trials).collect();
+    let others = others(&cache, arguments.list);
+    let mut trials: Vec<Trial> = kernels.iter().chain(&others).flat_map(own_trials).collect();
     for old in &kernels {
         for new in kernels.iter().filter(|new| new.name != old.name) {
             trials.extend(pair_trials(old, new));

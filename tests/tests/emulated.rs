@@ -259,7 +259,10 @@ fn a_given_table_is_used() -> Result<(), String> {
         (&without, None, Strategy::Proxy),
         (&without, own, Strategy::Relocate),
     ] {
-        let old = OldImage { image, relocations };
+        let old = OldImage {
+            relocations,
+            ..image.into()
+        };
         let outcome = verify(old, new.with(ClockMode::Tsc)?, &options(2, false));
         let outcome = outcome.map_err(|error| in_words(&error))?;
         agrees(&outcome)?;

@@ -115,7 +115,8 @@ impl Cache {
     /// A kernel from the cache, or else from the distribution.
     ///
     /// `version` is a series ("6.12": its newest kernel), a release ("6.12.94", "6.1.0-50") or the full name of a
-    /// package. Cloud kernels for x86-64 are fetched, 13 to 35 MB each, unless a package is named.
+    /// package. Cloud kernels for x86-64 are fetched, 13 to 35 MB each, unless a package is named or another flavour is
+    /// asked for ("6.12-rt", "6.12-amd64").
     ///
     /// A download that was interrupted is continued by the next call. While another process is fetching the same
     /// kernel, this waits for it.

@@ -5,7 +5,14 @@ use super::{FetchError, version};
 /// The names of cloud kernels' packages. From 7.x the kernel itself is in `linux-binary-*`, on which `linux-image-*`,
 /// then without contents, depends.
 const PREFIXES: [&str; 2] = ["linux-image-", "linux-binary-"];
-const SUFFIX: &str = "-cloud-amd64";
+
+/// Flavours by the word that asks for them, with how the names of their packages end. The first one is meant where none is
+/// asked for. The plain flavour ends as the others do, so it comes last.
+const FLAVOURS: [(&str, &str); 3] = [
+    ("cloud", "-cloud-amd64"),
+    ("rt", "-rt-amd64"),
+    ("amd64", "-amd64"),
+];
 
 /// A package without a kernel, that only depends on another, has 1 to 2 kB.
 const SMALLEST_KERNEL_PACKAGE: u64 = 1 << 20;
@@ -14,6 +21,10 @@ const SMALLEST_KERNEL_PACKAGE: u64 = 1 << 20;
 #[derive(Debug, Clone)]
 pub(super) struct Request {
     text: String,
+    /// How much of it names the flavour: `-rt` at the end.
+    flavour_length: usize,
+    /// Index into [`FLAVOURS`].
+    flavour: usize,
 }
 
 impl Request {
@@ -27,8 +38,14 @@ impl Request {
                 version: text.to_owned(),
             });
         }
+        let flavour = FLAVOURS.iter().position(|(word, _)| {
+            text.strip_suffix(word)
+                .is_some_and(|rest| is_version && rest.ends_with('-'))
+        });
         Ok(Self {
             text: text.to_owned(),
+            flavour_length: flavour.map_or(0, |flavour| FLAVOURS[flavour].0.len() + 1),
+            flavour: flavour.unwrap_or(0),
         })
     }
 
@@ -37,12 +54,18 @@ impl Request {
         &self.text
     }
 
-    /// The part of it that is a version: all, or what is in the package name.
+    /// The part of it that is a version: all but the flavour, or what is in the package name.
     pub(super) fn version(&self) -> &str {
+        let text = &self.text[..self.text.len() - self.flavour_length];
         PREFIXES
             .iter()
-            .find_map(|prefix| self.text.strip_prefix(prefix))
-            .unwrap_or(&self.text)
+            .find_map(|prefix| text.strip_prefix(prefix))
+            .unwrap_or(text)
+    }
+
+    /// The version in the name of a package of this flavour.
+    fn version_in<'a>(&self, name: &'a str) -> Option<&'a str> {
+        version_in_name(name, self.flavour)
     }
 
     /// Whether a package by its name alone could be what was asked for.
@@ -50,16 +73,18 @@ impl Request {
     /// Names do not tell releases before 6.11: the kernel of `linux-image-6.1.0-50-cloud-amd64` is 6.1.176.
     pub(super) fn could_be(&self, name: &str) -> bool {
         name == self.text
-            || version_in_name(name)
+            || self
+                .version_in(name)
                 .is_some_and(|version| series(version) == series(self.version()))
     }
 
     /// Whether a package is what was asked for.
     pub(super) fn matches(&self, package: &Package) -> bool {
         let is_asked_for = || {
-            version_in_name(&package.name).is_some_and(|named| {
-                starts_with_version(named, &self.text)
-                    || starts_with_version(version::upstream(&package.version), &self.text)
+            let asked = self.version();
+            self.version_in(&package.name).is_some_and(|named| {
+                starts_with_version(named, asked)
+                    || starts_with_version(version::upstream(&package.version), asked)
             })
         };
         package.size >= SMALLEST_KERNEL_PACKAGE && (package.name == self.text || is_asked_for())
@@ -120,15 +145,17 @@ pub(super) fn series(version: &str) -> Option<(&str, &str)> {
     Some((major, rest.get(..end)?))
 }
 
-/// The version in the name of a cloud kernel's package. Unsigned kernels and debug symbols have other names.
-fn version_in_name(name: &str) -> Option<&str> {
+/// The version in the name of a kernel's package of a flavour. Unsigned kernels and debug symbols have other names.
+fn version_in_name(name: &str, flavour: usize) -> Option<&str> {
+    let found = FLAVOURS
+        .iter()
+        .position(|(_, suffix)| name.ends_with(suffix));
     let version = PREFIXES
         .iter()
         .find_map(|prefix| name.strip_prefix(prefix))?
-        .strip_suffix(SUFFIX)?;
-    version
-        .starts_with(|c: char| c.is_ascii_digit())
-        .then_some(version)
+        .strip_suffix(FLAVOURS[flavour].1)?;
+    let is_version = found == Some(flavour) && version.starts_with(|c: char| c.is_ascii_digit());
+    is_version.then_some(version)
 }
 
 /// Whether a version is the asked-for one or a more precise form of it: `6.1` starts `6.1.176`, but not `6.12`.
@@ -183,6 +210,8 @@ mod tests {
             package("linux-binary-7.3-cloud-amd64", "7.3~rc7-1~exp1", 13 * MB),
             package("linux-binary-unsigned-7.3-cloud-amd64", "7.3-1", 13 * MB),
             package("linux-image-cloud-amd64", "6.12.117-1", 1400),
+            package("linux-image-6.12.116+deb13-rt-amd64", "6.12.116-1", 70 * MB),
+            package("linux-image-6.12.119+deb13-amd64", "6.12.119-1", 99 * MB),
         ];
         let request = Request::parse(asked).unwrap();
         let found = packages.into_iter().filter(|p| request.could_be(&p.name));
@@ -198,6 +227,16 @@ mod tests {
             "linux-image-6.12.117+deb13-cloud-amd64"
         );
         assert_eq!(chosen("7.3").unwrap(), "linux-binary-7.3-cloud-amd64");
+        assert_eq!(chosen("6.12-cloud"), chosen("6.12"));
+        assert_eq!(
+            chosen("6.12-rt").unwrap(),
+            "linux-image-6.12.116+deb13-rt-amd64"
+        );
+        assert_eq!(
+            chosen("6.12.119-amd64").unwrap(),
+            "linux-image-6.12.119+deb13-amd64"
+        );
+        assert_eq!(chosen("5.10-rt"), None);
         assert_eq!(chosen("6"), None);
         assert_eq!(chosen("7.2"), None);
     }

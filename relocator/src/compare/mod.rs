@@ -317,6 +317,7 @@ fn native(
             continue;
         };
         let subject = Subject {
+            home: None,
             name,
             entry,
             native: Some(entry),

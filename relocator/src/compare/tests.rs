@@ -63,6 +63,7 @@ fn a_table_fits_its_width_and_says_everything() {
     row.add(
         "f",
         Tally {
+            like_home: 0,
             calls: 41_230,
             mismatches: 2,
             repeated: 0,

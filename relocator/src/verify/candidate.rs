@@ -21,6 +21,8 @@ pub(crate) struct Candidate<'a> {
     pub(super) entry: Option<Entry>,
     /// The kernel's own function of that name.
     pub(super) native: Option<Entry>,
+    /// The same function on its own kernel, if it was linked and that is emulated.
+    pub(super) home: Option<Entry>,
 }
 
 impl<'a> Candidate<'a> {
@@ -36,6 +38,7 @@ impl<'a> Candidate<'a> {
             reason: &plan.reason,
             entry,
             native,
+            home: None,
         }
     }
 
@@ -52,6 +55,7 @@ impl<'a> Candidate<'a> {
             name: self.name(),
             entry,
             native: self.native,
+            home: self.home,
             is_stub: self.how == Strategy::Syscall,
             rounds,
         };

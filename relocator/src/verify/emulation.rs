@@ -33,6 +33,12 @@ pub(super) fn linked(
     options: &Options,
 ) -> Result<Outcome> {
     let home = Home::read(emulation)?;
+    let own_kernel = old.home.map(|symtab| Emulation {
+        image: old.image,
+        symtab,
+        ..*emulation
+    });
+    let own_kernel = own_kernel.as_ref().map(Home::read).transpose()?;
     let prepared = Prepared::emulated(old, emulation)?;
     let anywhere = home.placement(AddressSpace::read()?.hole(home.unit.size())?);
     let size = prepared.size(&anywhere, options.policy)?;
@@ -42,10 +48,15 @@ pub(super) fn linked(
         progress.at("mapping the linked image");
         let mapped = prepared.map_at(home.placement(start), options.policy, size)?;
         let native = Native::among(&emulated.mappings(), emulation.image)?;
+        let at_home = own_kernel.as_ref().map(|home| home.unrefreshed(progress));
+        let at_home = at_home.transpose()?;
         let check = |plan: &FunctionPlan| {
             let native = native.entry(&plan.names);
             let native = native.map(|native| trampoline::through(Side::Native, native));
-            let candidate = Candidate::linked(plan, mapped.entry(plan), native);
+            let candidate = Candidate {
+                home: at_home.as_ref().and_then(|home| home.entry(&plan.names)),
+                ..Candidate::linked(plan, mapped.entry(plan), native)
+            };
             check(&emulated, &candidate, options.rounds, progress)
         };
         let functions: Result<_> = mapped.functions.iter().map(check).collect();
@@ -73,6 +84,7 @@ pub(super) fn at_home(emulation: &Emulation<'_>, options: &Options) -> Result<Ou
                 reason: AT_HOME,
                 entry: own.entry(names),
                 native: running.entry(names),
+                home: None,
             };
             check(&emulated, &candidate, options.rounds, progress)
         };
@@ -161,8 +173,25 @@ impl<'a> Home<'a> {
         Ok(link(&self.old, &new, &placement, Policy::Relocate)?.bytes)
     }
 
-    /// Maps it at `start` in this process, which is to end with it.
+    /// Maps it at `start` in this process, which is to end with it, and has it refreshed by every call.
     fn emulate(&self, start: Avma, progress: &mut Progress) -> Result<Arc<Emulated>> {
+        let emulated = self.map(start, progress)?;
+        trampoline::install(&emulated);
+        Ok(emulated)
+    }
+
+    /// Maps it as one kernel more, and returns its own functions. What they read is not kept current: this is for what does
+    /// not change.
+    fn unrefreshed(&self, progress: &mut Progress) -> Result<Native<'a>> {
+        let start = AddressSpace::read()?.hole(self.unit.size())?;
+        let emulated = self.map(start, progress)?;
+        let native = Native::among(&emulated.mappings(), self.emulation.image)?;
+        // Its functions are called until the process ends.
+        std::mem::forget(emulated);
+        Ok(native)
+    }
+
+    fn map(&self, start: Avma, progress: &mut Progress) -> Result<Arc<Emulated>> {
         progress.at("mapping the emulated kernel");
         let mappings = AddressSpace::read()?.mappings();
         // SAFETY: `check_running` has found that this kernel runs, whose symbols the caller has stated; these are its own
@@ -173,9 +202,8 @@ impl<'a> Home<'a> {
             symtab: self.emulation.symtab,
         };
         let mode = self.emulation.clock_mode;
-        let emulated = Arc::new(Emulated::map(&kernel, &live, Some(start), mode).map_err(refused)?);
-        trampoline::install(&emulated);
-        Ok(emulated)
+        let emulated = Emulated::map(&kernel, &live, Some(start), mode).map_err(refused)?;
+        Ok(Arc::new(emulated))
     }
 }
 

@@ -50,6 +50,9 @@ pub struct FunctionOutcome {
     /// Number of calls that differed from the system call, but exactly as the running kernel's own vDSO does. They are
     /// not counted as mismatches.
     pub like_native: u64,
+    /// Number of calls that differed from the system call and from the kernel's own vDSO, but exactly as the old image does
+    /// unlinked on its own kernel. They are not counted as mismatches.
+    pub like_home: u64,
     /// The first difference, in words.
     pub first_mismatch: Option<String>,
 }
@@ -66,6 +69,7 @@ impl FunctionOutcome {
             mismatches: tally.mismatches,
             repeated: tally.repeated,
             like_native: tally.like_native,
+            like_home: tally.like_home,
             first_mismatch: tally.first_mismatch,
         }
     }
@@ -89,6 +93,7 @@ impl FunctionOutcome {
             mismatches: self.mismatches,
             repeated: self.repeated,
             like_native: self.like_native,
+            like_home: self.like_home,
             first_mismatch: self.first_mismatch.clone(),
         }
     }
@@ -99,6 +104,7 @@ impl FunctionOutcome {
         self.mismatches += tally.mismatches;
         self.repeated += tally.repeated;
         self.like_native += tally.like_native;
+        self.like_home += tally.like_home;
         self.first_mismatch = self.first_mismatch.take().or(tally.first_mismatch);
     }
 }

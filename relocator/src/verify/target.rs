@@ -23,6 +23,16 @@ pub struct OldImage<'a> {
     pub image: &'a Image,
     /// Its relocation table, if it is to be another than the one that the image carries, if it carries one.
     pub relocations: Option<&'a Relocations>,
+    /// The symbols of its own kernel. With them, what it does on a kernel that is emulated is compared with what it does at
+    /// home as well, where the system call says something else.
+    pub home: Option<&'a Symtab>,
+}
+
+impl<'a> OldImage<'a> {
+    /// The same, and the symbols of its own kernel if they are known.
+    pub fn with_home(self, home: Option<&'a Symtab>) -> Self {
+        Self { home, ..self }
+    }
 }
 
 /// An image with the table that was found for it.
@@ -31,6 +41,7 @@ impl<'a> From<&'a Old> for OldImage<'a> {
         Self {
             image: &old.image,
             relocations: old.relocations.as_ref(),
+            home: None,
         }
     }
 }
@@ -40,6 +51,7 @@ impl<'a> From<&'a Image> for OldImage<'a> {
         Self {
             image,
             relocations: None,
+            home: None,
         }
     }
 }

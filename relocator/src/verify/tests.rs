@@ -224,6 +224,7 @@ fn symbols_of_another_kernel_are_found_wrong() {
 fn outcomes_survive_json() {
     let strategy = Strategy::Relocate;
     let function = FunctionOutcome {
+        like_home: 0,
         name: "f".to_owned(),
         aliases: vec!["g".to_owned()],
         strategy: strategy.into(),

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::ValueEnum;
+use elf_tools::symtab::Symtab;
 use relocator::link::Old;
 use relocator::plan::Policy;
 use relocator::report::{self, Kernel};
 use relocator::source::{Source, Spec};
 use relocator::verify::{
-    ClockMode, Emulation, FunctionOutcome, Options, Outcome as Verified, Running, verify,
+    ClockMode, Emulation, FunctionOutcome, OldImage, Options, Outcome as Verified, Running, verify,
     verify_at_home,
 };
 use serde::Serialize;
@@ -105,6 +106,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     let outcome = outcome(
         arguments,
         &old,
+        old_source.symtab.as_ref(),
         &running(&own_source)?,
         emulated.then_some(&new_source),
     )?;
@@ -128,6 +130,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
 fn outcome(
     arguments: &Arguments,
     old: &Old,
+    home: Option<&Symtab>,
     running: &Running,
     emulated: Option<&Source>,
 ) -> Result<Verified> {
@@ -148,7 +151,7 @@ fn outcome(
     };
     Ok(match arguments.unlinked {
         true => verify_at_home(&emulation, &options)?,
-        false => verify(old, emulation, &options)?,
+        false => verify(OldImage::from(old).with_home(home), emulation, &options)?,
     })
 }
 
@@ -170,6 +173,12 @@ fn text(report: &Report, outcome: &Verified) -> String {
             notes.push_str(&format!(
                 "\n{}: {} calls differ from the system call, but not from the kernel's own vDSO",
                 function.name, function.like_native
+            ));
+        }
+        if function.like_home > 0 {
+            notes.push_str(&format!(
+                "\n{}: {} calls differ from the system call, but not from what this vDSO says on its own kernel",
+                function.name, function.like_home
             ));
         }
     }

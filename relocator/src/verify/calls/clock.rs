@@ -94,8 +94,8 @@ fn order(checker: &mut Checker<'_>, clock: Clock) {
 
 /// Equal for every clock, with and without a place for the result.
 pub(super) fn getres(checker: &mut Checker<'_>, clock: Clock) {
-    let native = match checker.subject.native {
-        Some(Entry::ClockGetres(native)) => Some(native),
+    let ask = |entry: Entry| match entry {
+        Entry::ClockGetres(clock) => Some(clock),
         _ => None,
     };
     let own = own_clocks().map(|(_, id)| id);
@@ -103,8 +103,8 @@ pub(super) fn getres(checker: &mut Checker<'_>, clock: Clock) {
         checker.case(format!("clock {id}"));
         for _ in 0..checker.subject.rounds {
             let (found, expected) = (clock.call(id), system::clock_getres(id, true));
-            checker.same("the resolution", found, expected, || {
-                native.map(|native| native.call(id))
+            checker.same("the resolution", found, expected, |entry| {
+                ask(entry).map(|clock| clock.call(id))
             });
         }
         checker.case(format!("clock {id}, without a place for the result"));
@@ -113,8 +113,9 @@ pub(super) fn getres(checker: &mut Checker<'_>, clock: Clock) {
                 clock.call_without_result(id),
                 system::clock_getres(id, false).0,
             );
-            let native = || native.map(|native| native.call_without_result(id));
-            checker.same("the result", found, expected, native);
+            checker.same("the result", found, expected, |entry| {
+                ask(entry).map(|clock| clock.call_without_result(id))
+            });
         }
     }
 }
