@@ -155,7 +155,8 @@ impl Build<'_> {
         ];
         definitions.push(match self.generation.style {
             Style::Got => "-DSTYLE_GOT".into(),
-            Style::Operands | Style::Stock => "-DSTYLE_OPERANDS".into(),
+            Style::Operands => "-DSTYLE_OPERANDS".into(),
+            Style::Stock => "-DSTYLE_STOCK".into(),
         });
         if !self.generation.is_relocation_capable() {
             definitions.push("-DBARE".into());
@@ -169,7 +170,7 @@ impl Build<'_> {
             definitions.push("-DLEAP_SMEAR_DEFAULT".into());
         }
         let mut objects = vec![
-            self.compile(self.generation.style.source(), "vdso.o", &definitions),
+            self.compile("vdso/vdso.c", "vdso.o", &definitions),
             self.compile("vdso/notes.c", "notes.o", &definitions),
         ];
         let mut flags = vec![
