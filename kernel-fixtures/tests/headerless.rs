@@ -40,5 +40,9 @@ fn tables_are_found_without_section_headers() {
         );
         with_tables += usize::from(found.is_some());
     }
-    assert_eq!(with_tables, fixture::all().len() - 1, "all but `bare`");
+    assert_eq!(
+        with_tables,
+        fixture::all().len() - 2,
+        "all but `bare` and `hidden`"
+    );
 }

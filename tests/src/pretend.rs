@@ -3,7 +3,7 @@
 use elf_tools::image::Image;
 use elf_tools::symtab::{self, Mapping, Provenance, Symtab, mapping_name};
 use elf_tools::{Avma, Svma};
-use kernel_fixtures::fixture::{self, Fixture};
+use kernel_fixtures::fixture::{self, Fixture, Style};
 use relocator::link::{LinkedImage, New, Old, link};
 use relocator::placement::Placement;
 use relocator::plan::Policy;
@@ -28,14 +28,19 @@ impl Pretend {
         Self::of(fixture::find(name).unwrap_or_else(|| panic!("no fixture {name}")))
     }
 
-    /// Reads a fixture.
+    /// Reads a fixture. The table of a stock image is derived.
     pub fn of(fixture: &'static Fixture) -> Self {
         let image = Image::parse(fixture.image).expect(fixture.name);
         let read = |bytes| symtab::elf::read(bytes, Provenance::Exported).expect(fixture.name);
+        let symtab = fixture.symtab.map(read);
+        let old = match (&symtab, fixture.generation.style) {
+            (Some(symtab), Style::Stock) => Old::derive(image, symtab),
+            _ => Old::read(image),
+        };
         Self {
             fixture,
-            old: Old::read(image).expect(fixture.name),
-            symtab: fixture.symtab.map(read),
+            old: old.expect(fixture.name),
+            symtab,
         }
     }
 

@@ -147,6 +147,7 @@ fn verify_reports_calls_and_differences() {
         "mismatches",
         "repeated",
         "like_native",
+        "like_home",
         "first_mismatch",
     ];
     assert_eq!(functions(&report, &members), FUNCTIONS);

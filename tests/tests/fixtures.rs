@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use elf_tools::image::Image;
 use kernel_fixtures::fixture::{self, Fixture};
 use libtest_mimic::{Arguments, Trial};
 use relocator::plan::{Policy, Strategy};
 use relocator::verify::{FunctionOutcome, Options, Outcome, verify};
+use relocator_tests::pretend::Pretend;
 use relocator_tests::running::{RUNNING, TIME_NAMESPACE, in_words};
 use relocator_tests::trials::{ensure, trial};
 
@@ -19,7 +19,7 @@ const KEPT: (Strategy, &str) = (Strategy::Keep, "it reads no vvar");
 const RELOCATED: (Strategy, &str) = (Strategy::Relocate, "relocations resolved");
 const UNKNOWN: (Strategy, &str) = (Strategy::Proxy, "the image carries no relocation table");
 
-const STORIES: [Story; 10] = [
+const STORIES: [Story; 11] = [
     ("got", [RELOCATED, RELOCATED, KEPT]),
     ("operands", [RELOCATED, RELOCATED, KEPT]),
     ("reordered", [RELOCATED, RELOCATED, KEPT]),
@@ -50,14 +50,24 @@ const STORIES: [Story; 10] = [
         ],
     ),
     ("bare", [UNKNOWN, UNKNOWN, UNKNOWN]),
+    ("hidden", [RELOCATED, RELOCATED, KEPT]),
+];
+
+/// What cannot be derived of `hidden`, which is why its kernel is not the whole story.
+const HIDDEN: [(&str, &str); 2] = [
+    (
+        "__vdso_clock_getres",
+        "an address is computed with in a way that is not understood",
+    ),
+    ("__vdso_gettimeofday", "plus 1 times an unknown number"),
 ];
 
 /// When a process is taken to hang. Runs end within milliseconds; this is for a machine that is very busy, and bounds what a
 /// linker that breaks every image takes.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-fn run(fixture: &Fixture, policy: Policy, time_namespace: bool) -> Result<Outcome, String> {
-    let image = Image::parse(fixture.image).map_err(|error| error.to_string())?;
+fn run(fixture: &'static Fixture, policy: Policy, time_namespace: bool) -> Result<Outcome, String> {
+    let old = Pretend::of(fixture).old;
     let options = Options {
         policy,
         time_namespace,
@@ -65,7 +75,7 @@ fn run(fixture: &Fixture, policy: Policy, time_namespace: bool) -> Result<Outcom
         deadline: DEADLINE,
     };
     let running = RUNNING.as_ref().map_err(Clone::clone)?;
-    let outcome = verify(&image, running, &options).map_err(|error| in_words(&error))?;
+    let outcome = verify(&old, running, &options).map_err(|error| in_words(&error))?;
     ensure(outcome.functions.len() == 5, || format!("{outcome:#?}"))?;
     for function in &outcome.functions {
         let agrees = function.mismatches == 0 && function.calls > 0;
@@ -74,11 +84,16 @@ fn run(fixture: &Fixture, policy: Policy, time_namespace: bool) -> Result<Outcom
     Ok(outcome)
 }
 
-fn tells_its_story(fixture: &Fixture, time_namespace: bool) -> Result<(), String> {
+fn tells_its_story(fixture: &'static Fixture, time_namespace: bool) -> Result<(), String> {
     let outcome = run(fixture, Policy::Auto, time_namespace)?;
     let story = STORIES.iter().find(|story| story.0 == fixture.name);
     let (_, [nanoseconds, words, nothing]) = story.ok_or("a fixture without a story")?;
     let check = |function: &FunctionOutcome| {
+        let hidden = HIDDEN.iter().find(|hidden| hidden.0 == function.name);
+        if let Some((_, reason)) = hidden.filter(|_| fixture.name == "hidden") {
+            let right = function.strategy == Strategy::Proxy && function.reason.contains(reason);
+            return ensure(right, || format!("{function:#?}"));
+        }
         let (strategy, reason) = match function.name.as_str() {
             "__vdso_clock_gettime" | "__vdso_gettimeofday" => nanoseconds,
             "__vdso_time" | "__vdso_clock_getres" => words,
@@ -91,7 +106,7 @@ fn tells_its_story(fixture: &Fixture, time_namespace: bool) -> Result<(), String
     outcome.functions.iter().try_for_each(check)
 }
 
-fn is(fixture: &Fixture, policy: Policy, strategy: Strategy) -> Result<(), String> {
+fn is(fixture: &'static Fixture, policy: Policy, strategy: Strategy) -> Result<(), String> {
     let outcome = run(fixture, policy, false)?;
     let all = outcome.functions.iter().all(|f| f.strategy == strategy);
     ensure(all, || format!("not all are {strategy}: {outcome:#?}"))

@@ -36,6 +36,11 @@ fn expected(function: &str, old: &str, new: &str) -> (Strategy, Vec<&'static str
     let obstacles = match function {
         _ if old == "bare" => vec!["the image carries no relocation table"],
         "__vdso_getcpu" => return (Strategy::Keep, vec!["it reads no vvar"]),
+        // What its two hidden accesses mean is not known, whatever they are linked to.
+        "__vdso_clock_getres" if old == "hidden" => vec!["an address is computed with in a way"],
+        "__vdso_gettimeofday" if old == "hidden" => vec!["no symbol is at image-0x3f80 plus"],
+        // A stride that a compiler made a shift of cannot be changed.
+        "__vdso_clock_gettime" if old == "hidden" && new == "shuffled" => vec!["basetime[]`"],
         "__vdso_clock_gettime" | "__vdso_gettimeofday" => obstacles(old, new),
         "__vdso_time" | "__vdso_clock_getres" if new == "bare" => obstacles(old, new),
         "__vdso_time" | "__vdso_clock_getres" => Vec::new(),
@@ -75,7 +80,7 @@ fn every_function_goes_on_as_its_kernels_say() {
         }
     }
     // Were all of them proxied, every expectation could be.
-    assert_eq!(counts.values().sum::<i32>(), 5 * 10 * 10);
+    assert_eq!(counts.values().sum::<i32>(), 5 * 11 * 11);
     assert!(counts[&Strategy::Relocate] > 200, "{counts:?}");
     assert!(counts[&Strategy::Proxy] > 100, "{counts:?}");
 }
@@ -90,6 +95,14 @@ fn nothing_else_changes() {
             let mut allowed = vec![false; old.fixture.image.len()];
             for relocation in old.old.relocations.iter().flat_map(|table| &table.entries) {
                 allowed[relocation.place.index()..][..relocation.kind.width() as usize].fill(true);
+            }
+            for slot in old.old.relocations.iter().flat_map(|table| &table.slots) {
+                allowed[slot.place.index()..][..slot.width.bytes() as usize].fill(true);
+            }
+            // What has moved out of line leaves a jump, and bytes that nobody executes.
+            for moved in &linked.moved {
+                let instruction = old.old.code.covering(moved.from).unwrap();
+                allowed[moved.from.index()..instruction.end().index()].fill(true);
             }
             for plan in &linked.functions {
                 let patch = plan.patch.as_ref().map_or(0, Vec::len);

@@ -19,7 +19,11 @@ pub(super) fn totals(
     for (sum, index) in relocations.sums.iter().zip(0..) {
         let total = match &resolved[sum.need as usize] {
             Ok(resolved) => total(sum, *resolved, placement)
-                .and_then(|total| check_terms(sum, constants).map(|()| total)),
+                .and_then(|total| check_terms(sum, constants).map(|()| total))
+                .map_err(|reason| {
+                    let reference = &relocations.needs[sum.need as usize].reference;
+                    format!("`{reference}` at {}: {reason}", sum.site)
+                }),
             Err(unresolved) => Err(unresolved.to_string()),
         };
         match total {
@@ -41,18 +45,14 @@ fn total(sum: &Sum, resolved: Resolved, placement: &Placement) -> Result<i64, St
         }
         (Demand::Size, Resolved::Place { size, .. }) => i64::try_from(size).ok(),
         (Demand::Address | Demand::Size, Resolved::Distance(_)) => {
-            return Err(format!(
-                "{}: a distance has neither an address nor a size",
-                sum.site
-            ));
+            return Err("a distance has neither an address nor a size".to_owned());
         }
     };
     let total = quantity.and_then(|quantity| quantity.checked_add(sum.addend));
-    let total = total.ok_or_else(|| format!("{}: an address beyond 64 bits", sum.site))?;
+    let total = total.ok_or_else(|| "an address beyond 64 bits".to_owned())?;
     if sum.terms.is_empty() && total != 0 {
         return Err(format!(
-            "{}: nothing in the code can be changed by {total:#x}",
-            sum.site
+            "it is off by {total:#x}, and no constant of the code can take that"
         ));
     }
     Ok(total)
@@ -62,11 +62,11 @@ fn total(sum: &Sum, resolved: Resolved, placement: &Placement) -> Result<i64, St
 fn check_terms(sum: &Sum, constants: &[Option<Constant>]) -> Result<(), String> {
     for term in &sum.terms {
         if !matches!(constants.get(term.slot as usize), Some(Some(_))) {
-            return Err(format!("{}: slot {} is no constant", sum.site, term.slot));
+            return Err(format!("slot {} is no constant", term.slot));
         }
     }
     if !sum.terms.is_sorted_by(|a, b| a.slot < b.slot) {
-        return Err(format!("{}: the terms are not in order", sum.site));
+        return Err("the terms are not in order".to_owned());
     }
     Ok(())
 }

@@ -88,14 +88,14 @@ fn own(
     if let Some(place) = function.indirect {
         return Own::No(format!("where control goes at {place} cannot be told"));
     }
+    if let Some(&index) = uses.opaque.first() {
+        let opaque = &relocations.opaque[index as usize];
+        return Own::No(format!("{}: {}", opaque.site, opaque.reason));
+    }
     if let Some(place) = stray_reference(old, covered, function) {
         return Own::No(format!(
             "{place} refers to memory outside the image, and no relocation covers it"
         ));
-    }
-    if let Some(&index) = uses.opaque.first() {
-        let opaque = &relocations.opaque[index as usize];
-        return Own::No(format!("{}: {}", opaque.site, opaque.reason));
     }
     if let Some(failure) = failures.of(uses) {
         return Own::No(failure.reason.clone());
