@@ -13,6 +13,7 @@ fn main() -> std::io::Result<()> {
     for fixture in kernel_fixtures::fixture::all() {
         put("image", fixture.name, fixture.image)?;
         put("tables", fixture.name, fixture.image)?;
+        put("derive", fixture.name, fixture.image)?;
         put("kernel", fixture.name, fixture.image)?;
         if let Some(symtab) = fixture.symtab {
             put("symtab", fixture.name, symtab)?;

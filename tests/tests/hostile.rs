@@ -4,6 +4,7 @@
 use std::sync::LazyLock;
 
 use elf_tools::code::Code;
+use elf_tools::derive::derive;
 use elf_tools::image::{Image, alternatives};
 use elf_tools::kernel::{KernelFile, is_kernel_file};
 use elf_tools::relocation::{self, Kind, Relocation, object, write};
@@ -112,8 +113,21 @@ fn use_image(bytes: &[u8], new: &Pretend) {
             Image::parse(&attached).expect("the image is as good as it was"),
         ));
     }
-    let old = Old::new(image, code, relocations);
+    let mut old = Old::new(image, code, relocations);
     link_every_way(&old, &new.offer());
+    derive_and_link(&mut old, new.symtab.as_ref(), new);
+}
+
+/// What the code says, whatever kernel's symbols it is read with.
+fn derive_and_link(old: &mut Old, home: Option<&Symtab>, new: &Pretend) {
+    let derivation = home.and_then(|home| words(derive(&old.image, &old.code, home)));
+    if let Some(derivation) = derivation {
+        if let Some(written) = words(object::write(&derivation.relocations, b"id", None)) {
+            assert!(object::is_table(&written));
+        }
+        old.set_table(derivation.relocations);
+        link_every_way(old, &new.offer());
+    }
 }
 
 /// The relocation table object of `operands`, with sums.
@@ -138,7 +152,7 @@ fn use_relocations(bytes: &[u8], new: &Pretend) {
             table.sums.len()
         );
     }
-    old.relocations = Some(table);
+    old.set_table(table);
     link_every_way(&old, &new.offer());
 }
 
@@ -154,6 +168,7 @@ fn use_symtab(bytes: &[u8], olds: &[&Pretend]) {
     }
     for old in olds {
         use_table(&table, old);
+        derive_and_link(&mut old.old.clone(), Some(&table), old);
     }
 }
 
