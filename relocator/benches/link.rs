@@ -1,4 +1,5 @@
-//! What linking costs: against a copy of the same image, by phase, and as the number of relocations grows.
+//! What linking costs: against a copy of the same image, by phase, as the number of relocations grows, and for vDSOs
+//! of the distribution's kernels, as far as they have been fetched.
 //!
 //! Run with `cargo bench -p relocator --bench link`. The ratio that matters, linking to copying, comes from one run.
 
@@ -6,12 +7,16 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use elf_tools::Avma;
+use elf_tools::code::Code;
 use elf_tools::image::Image;
+use elf_tools::relocation::object;
 use elf_tools::symtab::{self, Provenance, Symtab};
+use kernel_fixtures::distribution::Cache;
 use kernel_fixtures::{fixture, synthetic};
 use relocator::link::{New, Old, link};
 use relocator::placement::Placement;
 use relocator::plan::Policy;
+use relocator::source::{Source, Spec};
 
 const BASE: Avma = Avma(0x7fff_f7f0_0000);
 
@@ -84,5 +89,59 @@ fn scaling(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, fixtures, scaling);
+/// Images that carry no tables, onto the running kernel: `cold` derives the table, `warm` reads one that was kept,
+/// and `link` has it in memory.
+fn stock(criterion: &mut Criterion) {
+    let running = Source::open(&Spec::Own).expect("a kernel with a vDSO");
+    if let Some(reason) = &running.no_symtab {
+        println!("stock: left out, no symbols of the running kernel: {reason}");
+        return;
+    }
+    let new = New {
+        symtab: running.symtab.as_ref(),
+        image: running.image.as_ref(),
+    };
+    let placement = Placement::below(BASE, new.symtab, new.image).expect("it fits");
+    let kernels = Cache::locate().all_cached();
+    if kernels.is_empty() {
+        println!("stock: only the fixture, no kernel of the distribution was fetched");
+    }
+    let kernels = kernels
+        .into_iter()
+        .map(|kernel| Spec::Kernel(kernel.version));
+    let mut group = criterion.benchmark_group("stock");
+    for spec in std::iter::once(Spec::Fixture("hidden".to_owned())).chain(kernels) {
+        let source = Source::open(&spec).expect("a kernel");
+        let name = spec.to_string();
+        let image = source.require_image().expect("a vDSO");
+        let symtab = source.require_symtab().expect("symbols of its vvar");
+        let bytes = image.bytes();
+        let parse = || Image::parse(black_box(bytes)).expect("a good image");
+        let derive = || Old::derive(parse(), symtab).expect("its own symbols");
+        let link = |old: &Old| link(old, &new, &placement, Policy::Auto).expect("it links");
+        let old = derive();
+        let relocations = old.relocations.as_ref().expect("a derived table");
+        let table = object::write(relocations, image.build_id().unwrap_or_default(), None)
+            .expect("a table that can be written");
+        let read = || {
+            let image = parse();
+            let code = Code::of(&image).expect("good code");
+            let table = object::read(black_box(&table), &image, &code).expect("its own table");
+            Old::new(image, code, Some(table))
+        };
+        group.bench_function(BenchmarkId::new("copy", &name), |b| {
+            b.iter(|| black_box(bytes).to_vec())
+        });
+        group.bench_function(BenchmarkId::new("link", &name), |b| b.iter(|| link(&old)));
+        group.bench_function(BenchmarkId::new("warm", &name), |b| {
+            b.iter(|| link(&read()))
+        });
+        group.bench_function(BenchmarkId::new("cold", &name), |b| {
+            b.iter(|| link(&derive()))
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, fixtures, stock, scaling);
 criterion_main!(benches);

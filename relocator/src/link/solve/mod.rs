@@ -2,18 +2,32 @@
 //!
 //! A table of sums says what combinations of constants have to add up to, not which constant changes. The solver finds
 //! values for all of them at once: first as few *misfits* as possible, which are values that their instruction cannot
-//! hold, then few changes. `system` cuts the sums into parts that share no constant; `tableau` solves a part for as many
-//! constants as it has equations; `fit` chooses the others so that all fit; `settle` then leaves alone what it can.
+//! hold, then few changes.
+//!
+//! | module | does |
+//! |---|---|
+//! | `system` | cuts the sums into parts that share no constant |
+//! | `tableau` | solves a part for as many constants as it has equations |
+//! | `fit` | chooses the others so that all fit, with the fewest exceptions |
+//! | `cover` | the fewest exceptions that answer to every contradiction found so far |
+//! | `exist` | whether there are values with given exceptions; if not, which constants contradict each other |
+//! | `narrow`, `combine` | what a row says about the range of a variable; what rows together leave no value for |
+//! | `settle` | leaves alone what it can |
 //!
 //! Everything is exact. Tables can come from anywhere, so numbers that overflow and searches that take too long end with
 //! a reason and not with a wrong answer.
 
+mod combine;
+mod cover;
+mod exist;
 mod fit;
+mod narrow;
 mod settle;
 mod system;
 mod tableau;
 #[cfg(test)]
 mod tests;
+mod variable;
 
 use std::fmt;
 

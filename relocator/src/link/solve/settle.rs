@@ -6,8 +6,8 @@
 //! which is not always the best there is.
 
 use super::Fault;
-use super::fit::Range;
 use super::tableau::{Tableau, Work};
+use super::variable::Range;
 
 /// Makes fewer of `values`, which are changes, differ from 0. Every value stays in its range.
 pub(super) fn settle(

@@ -5,9 +5,10 @@ use std::ops::Range as Span;
 use elf_tools::relocation::{Term, Width};
 
 use super::Fault;
-use super::fit::{Fewest, Range, Search, Variable};
+use super::fit::{Fewest, Search};
 use super::settle::settle;
 use super::tableau::{Tableau, Work};
+use super::variable::{Range, Variable};
 
 /// One equation: the terms, multiplied by the constants' values, add up to the total.
 #[derive(Debug, Clone, Copy)]

@@ -63,7 +63,7 @@ impl Row {
     }
 
     /// Divides by what all coefficients have in common. A total that it does not divide has no solution.
-    fn reduce(&mut self) -> Result<(), Fault> {
+    pub(super) fn reduce(&mut self) -> Result<(), Fault> {
         let mut common = 0u64;
         for &(_, coefficient) in &self.terms {
             common = greatest_common_divisor(common, coefficient.unsigned_abs());
@@ -87,7 +87,7 @@ impl Row {
     }
 
     /// Makes `pivot` the variable it is solved for.
-    fn turn(&mut self, pivot: u32) -> Result<(), Fault> {
+    pub(super) fn turn(&mut self, pivot: u32) -> Result<(), Fault> {
         self.pivot = pivot;
         self.divisor = self.coefficient(pivot);
         if self.divisor < 0 {
@@ -102,7 +102,11 @@ impl Row {
     }
 
     /// Takes the pivot of `solved` out of this row.
-    fn eliminate(&mut self, solved: &Row, scratch: &mut Vec<(u32, i64)>) -> Result<(), Fault> {
+    pub(super) fn eliminate(
+        &mut self,
+        solved: &Row,
+        scratch: &mut Vec<(u32, i64)>,
+    ) -> Result<(), Fault> {
         let coefficient = self.coefficient(solved.pivot);
         let common =
             greatest_common_divisor(coefficient.unsigned_abs(), solved.divisor.unsigned_abs());

@@ -140,6 +140,26 @@ fn coefficients_divide_or_there_is_no_solution() {
 }
 
 #[test]
+fn rows_that_no_value_satisfies_do_not_hide_the_fewest() {
+    // With the second constant as the only misfit, 2b + 3c would be -1 and 0, for which trying values has no end.
+    let constants = [(Absent, 0), (Absent, 0), (Word, 0), (Absent, 0)];
+    let sums = vec![
+        (vec![(0, 1), (3, 1)], -1),
+        (vec![(1, 2), (2, 3), (3, 1)], -1),
+    ];
+    let solution = solved(&constants, &sums).unwrap();
+    assert_eq!((solution.misfits, solution.fewest), (vec![3], true));
+    // A byte with every multiple of 16 is no better than another one.
+    let constants = [(Absent, 0), (Byte, 2), (Byte, 2), (Word, 0)];
+    let sums = vec![
+        (vec![(0, 1), (1, -16), (3, -1)], -8 - 32),
+        (vec![(2, 16), (1, -16), (3, -1)], 0),
+    ];
+    let solution = solved(&constants, &sums).unwrap();
+    assert_eq!((solution.misfits, solution.fewest), (vec![0], true));
+}
+
+#[test]
 fn bytes_keep_to_their_range() {
     // Two fields 240 bytes apart that were 100 apart: one byte cannot do it, two can.
     let constants = [(Byte, 0), (Byte, 100)];
