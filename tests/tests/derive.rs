@@ -9,6 +9,10 @@ use elf_tools::image::Image;
 use elf_tools::relocation::{Demand, Relocations};
 use elf_tools::symtab::{Mapping, Provenance, Symbol, Symtab};
 use kernel_fixtures::synthetic::assembled;
+use relocator::link::{Old, link};
+use relocator::placement::Placement;
+use relocator::plan::{FunctionPlan, Policy, Strategy};
+use relocator_tests::pretend::{BASE, Pretend};
 
 /// Fields of the time pages: name below the page's, offset in the page, size.
 const FIELDS: [(&str, u64, u64); 9] = [
@@ -316,4 +320,33 @@ fn what_no_function_reaches_is_listed() {
     let derivation = derive(&image, &code, &symtab()).unwrap();
     assert_eq!(derivation.relocations, Relocations::default());
     assert_eq!(derivation.unreached.len(), 1);
+}
+
+/// Whatever else is mapped into this process: its program, the C library, the loader.
+#[test]
+fn other_objects_are_refused_or_proxied() {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let files: BTreeSet<&str> = maps
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(5))
+        .filter(|path| path.starts_with('/'))
+        .collect();
+    let fixture = Pretend::open("shuffled");
+    let mut derived = 0;
+    for path in files {
+        let bytes = std::fs::read(path).unwrap();
+        let old = Image::parse(&bytes).and_then(|image| Old::derive(image, &symtab()));
+        let Ok(old) = old else { continue };
+        let table = old.relocations.as_ref().unwrap();
+        assert!(table.entries.is_empty() && table.sums.is_empty(), "{path}");
+        derived += 1;
+        // Functions that no vDSO has cannot be proxied, so the whole object is refused.
+        let placement = Placement::below(BASE, fixture.offer().symtab, fixture.offer().image);
+        let linked = link(&old, &fixture.offer(), &placement.unwrap(), Policy::Auto);
+        if let Ok(linked) = linked {
+            let relocated = |f: &FunctionPlan| f.strategy == Strategy::Relocate;
+            assert!(!linked.functions.iter().any(relocated), "{path}");
+        }
+    }
+    assert!(derived > 0, "nothing could be read");
 }

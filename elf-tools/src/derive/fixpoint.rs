@@ -10,7 +10,8 @@ use rustc_hash::FxHashMap;
 
 use super::Architecture;
 use super::machine::{Findings, Machine, Spill, State};
-use super::value::{Merge, Pool, Unknown};
+use super::pool::{Merge, Pool};
+use super::value::Unknown;
 use crate::code::{Code, Flow, Function};
 
 /// Deepest chain of calls inside an image. Stock images have 2.

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rustc_hash::FxHashSet;
 
-use super::value::{ConstantId, MAX_VALUES, Merge, Pool, SetId, Unknown, UnknownId, Value};
+use super::pool::{MAX_VALUES, Merge, Pool};
+use super::value::{ConstantId, SetId, Unknown, UnknownId, Value};
 
 /// Room for the registers of any architecture, condition flags included.
 pub(super) const REGISTERS: usize = 34;

@@ -7,7 +7,7 @@
 //!
 //! | module | does |
 //! |---|---|
-//! | `value` | affine values with provenance; sets of them by number |
+//! | `value`, `pool` | affine values with provenance; sets of them by number |
 //! | `machine` | the abstract state: registers, what is saved on the stack |
 //! | `x86_64` | what instructions do to it; another architecture is another module with another [`Architecture`] |
 //! | `fixpoint` | control flow, callees as if inlined, until nothing new is found |
@@ -17,6 +17,7 @@
 mod attribute;
 mod fixpoint;
 mod machine;
+mod pool;
 mod table;
 mod value;
 mod x86_64;
@@ -29,8 +30,8 @@ use crate::{Class, Error, Machine, Result, Svma};
 
 use attribute::Vvar;
 use machine::State;
+use pool::Pool;
 use table::Table;
-use value::Pool;
 
 /// What the analysis has to know about an instruction set.
 trait Architecture {

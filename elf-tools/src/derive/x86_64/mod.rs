@@ -3,6 +3,8 @@
 //! Moves, address arithmetic and the stack are followed; the results of everything else are numbers that nothing is known
 //! of, and an address that goes into such an instruction makes it opaque.
 
+mod operand;
+
 use iced_x86::{
     ConditionCode, Decoder, DecoderOptions, Instruction, InstructionInfoFactory, Mnemonic,
     OpAccess, OpKind, Register,
@@ -10,8 +12,9 @@ use iced_x86::{
 
 use super::Architecture;
 use super::machine::{Machine, REGISTERS, State};
-use super::value::{ConstantId, Pool, SetId, Unknown, Value};
-use crate::code::{Code, Field, Flow};
+use super::pool::Pool;
+use super::value::{Unknown, Value};
+use crate::code::{Code, Flow};
 use crate::image::Image;
 
 /// Registers by the number that the processor gives them; the stack pointer is 4.
@@ -143,146 +146,6 @@ impl Step<'_, '_> {
     /// What has a condition and two operands is `cmovcc`.
     fn is_conditional_move(&self) -> bool {
         self.instruction.condition_code() != ConditionCode::None && self.instruction.op_count() == 2
-    }
-
-    fn constant_id(&self, immediate: bool) -> ConstantId {
-        self.machine.at * 2 + ConstantId::from(immediate)
-    }
-
-    /// A value with a constant of this instruction in it, if the constant is stored in a way that can be changed.
-    fn with_constant(&mut self, value: i64, base: i64, immediate: bool) -> SetId {
-        let field = match immediate {
-            true => self.description.immediate,
-            false => self.description.displacement,
-        };
-        let is_slot = match field {
-            Field { size: 0, .. } => !immediate,
-            Field { size, .. } => size == 1 || size == 4,
-        };
-        let provenance = match is_slot {
-            true => vec![(self.constant_id(immediate), 1)],
-            false => Vec::new(),
-        };
-        self.machine.pool.one(Value {
-            base,
-            constant: value,
-            terms: Vec::new(),
-            provenance,
-        })
-    }
-
-    /// Addresses that the memory operand may have; `None` if they cannot be told.
-    fn address(&mut self) -> Option<SetId> {
-        let i = self.instruction;
-        if i.segment_prefix() != Register::None {
-            return None;
-        }
-        if i.is_ip_rel_memory_operand() {
-            let target = i.ip_rel_memory_address() as i64;
-            return Some(self.with_constant(target, 1, false));
-        }
-        let is_wide = |register: Register| register == Register::None || register.is_gpr64();
-        if !is_wide(i.memory_base()) || !is_wide(i.memory_index()) {
-            return None;
-        }
-        let mut sum = self.with_constant(i.memory_displacement64() as i64, 0, false);
-        if let Some(base) = number(i.memory_base()) {
-            let base = self.machine.read(base);
-            sum = self.machine.pool.sum(base, sum, 1)?;
-        }
-        if let Some(index) = number(i.memory_index()) {
-            let index = self.machine.read(index);
-            let scale = i64::from(i.memory_index_scale());
-            sum = self.machine.pool.sum(sum, index, scale)?;
-        }
-        Some(sum)
-    }
-
-    /// Reads the memory operand.
-    fn load(&mut self) -> SetId {
-        let size = self.instruction.memory_size().size() as u32;
-        match self.address() {
-            Some(address) => self.machine.load(address, size),
-            None => {
-                self.consume_address();
-                self.machine
-                    .pool
-                    .of_unknown(Unknown::Loaded(self.machine.at))
-            }
-        }
-    }
-
-    fn store(&mut self, set: SetId) {
-        let size = self.instruction.memory_size().size() as u32;
-        match self.address() {
-            Some(address) => self.machine.store(address, size, set),
-            None => {
-                self.consume_address();
-                self.machine.consume(set);
-            }
-        }
-    }
-
-    /// The memory operand's address is not followed.
-    fn consume_address(&mut self) {
-        for register in [
-            self.instruction.memory_base(),
-            self.instruction.memory_index(),
-        ] {
-            if let Some(number) = number(register).filter(|&number| number != RSP) {
-                self.machine.consume(self.machine.read(number));
-            }
-        }
-    }
-
-    fn is_register(&self, operand: u32, size: usize) -> bool {
-        self.instruction.op_kind(operand) == OpKind::Register
-            && self.instruction.op_register(operand).size() == size
-            && number(self.instruction.op_register(operand)).is_some()
-    }
-
-    /// A 64-bit source operand, or a 32-bit one extended by zeros; `None` for anything else.
-    fn source(&mut self, operand: u32, size: usize) -> Option<SetId> {
-        let i = self.instruction;
-        match i.op_kind(operand) {
-            OpKind::Register if self.is_register(operand, size) => {
-                let register = number(i.op_register(operand))?;
-                let set = self.machine.read(register);
-                Some(match size {
-                    8 => set,
-                    _ => self.machine.narrowed(set, false, register),
-                })
-            }
-            OpKind::Memory => {
-                let set = self.load();
-                Some(match size {
-                    8 => set,
-                    _ => {
-                        let register = number(i.op0_register()).unwrap_or(RAX);
-                        self.machine.narrowed(set, false, register)
-                    }
-                })
-            }
-            OpKind::Immediate8to64 | OpKind::Immediate32to64 if size == 8 => {
-                Some(self.with_constant(i.immediate(operand) as i64, 0, true))
-            }
-            OpKind::Immediate64 if size == 8 => {
-                let value = Value::constant(i.immediate64() as i64);
-                Some(self.machine.pool.one(value))
-            }
-            OpKind::Immediate32 | OpKind::Immediate8to32 if size == 4 => {
-                let value = Value::constant(i64::from(i.immediate(operand) as u32));
-                Some(self.machine.pool.one(value))
-            }
-            _ => None,
-        }
-    }
-
-    /// The general register that is written as a whole: 64 bits, or 32 which clear the upper half.
-    fn destination(&self) -> Option<(u8, usize)> {
-        let size = self.instruction.op0_register().size();
-        let is_whole = self.is_register(0, size) && (size == 8 || size == 4);
-        Some((number(self.instruction.op0_register())?, size)).filter(|_| is_whole)
     }
 
     fn mov(&mut self) -> Option<()> {
@@ -542,21 +405,5 @@ impl Step<'_, '_> {
         if self.instruction.rflags_modified() != 0 {
             self.machine.set_flags(&[]);
         }
-    }
-
-    fn has_memory_operand(&self) -> bool {
-        (0..self.instruction.op_count())
-            .any(|operand| self.instruction.op_kind(operand) == OpKind::Memory)
-    }
-
-    /// Whether a register is read for nothing but the address of the memory operand.
-    fn forms_address(&self, register: Register) -> bool {
-        let i = self.instruction;
-        let in_address = register == i.memory_base() || register == i.memory_index();
-        let is_operand = (0..i.op_count()).any(|operand| {
-            i.op_kind(operand) == OpKind::Register
-                && i.op_register(operand).full_register() == register.full_register()
-        });
-        in_address && !is_operand
     }
 }
