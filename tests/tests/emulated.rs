@@ -81,9 +81,9 @@ fn at_home(kernel: &Emulable, mode: ClockMode, time_namespace: bool) -> Result<(
 }
 
 /// Links an image to an emulated kernel. What cannot be relocated is proxied to that kernel's own code.
-fn onto(
-    old: &Image,
-    new: &Emulable,
+fn onto<'a>(
+    old: impl Into<OldImage<'a>>,
+    new: &'a Emulable,
     mode: ClockMode,
     time_namespace: bool,
 ) -> Result<Outcome, String> {
@@ -95,9 +95,9 @@ fn onto(
 /// Every pretend kernel's image onto one kernel, with these clock sources.
 fn fixtures_onto(new: &Emulable, modes: &[ClockMode], time_namespace: bool) -> Result<(), String> {
     for fixture in fixture::all() {
-        let image = Image::parse(fixture.image).map_err(|error| error.to_string())?;
+        let old = Pretend::of(fixture).old;
         for &mode in modes {
-            let outcome = onto(&image, new, mode, time_namespace);
+            let outcome = onto(&old, new, mode, time_namespace);
             let outcome = outcome.map_err(|what| format!("{}, {mode}: {what}", fixture.name))?;
             let relocated = |name| {
                 let mut functions = outcome.functions.iter();
