@@ -16,11 +16,16 @@ pub(super) fn totals(
 ) -> (Vec<Option<i64>>, Vec<Failure>) {
     let mut failures = Vec::new();
     let mut totals = Vec::with_capacity(relocations.sums.len());
+    // Many sums have the same need.
+    let unresolved: Vec<Option<String>> = resolved
+        .iter()
+        .map(|resolved| Some(resolved.as_ref().err()?.to_string()))
+        .collect();
     for (sum, index) in relocations.sums.iter().zip(0..) {
         let total = match &resolved[sum.need as usize] {
             Ok(resolved) => total(sum, *resolved, placement)
                 .and_then(|total| check_terms(sum, constants).map(|()| total)),
-            Err(unresolved) => Err(unresolved.to_string()),
+            Err(_) => Err(unresolved[sum.need as usize].clone().unwrap_or_default()),
         };
         match total {
             Ok(total) => totals.push(Some(total)),
