@@ -5,6 +5,8 @@
 //! followed: a function with an indirect jump or call has [`Function::indirect`] set, and whoever asks what it may touch
 //! must assume the worst.
 
+use std::ops::Range;
+
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Mnemonic, OpKind};
 
 use crate::image::Image;
@@ -191,6 +193,8 @@ struct Sweep<'a> {
     decoder: Decoder<'a>,
     /// For each byte of the image: whether an instruction covers it.
     covered: Vec<bool>,
+    /// Straight lines of instructions, as they were decoded: address of the first, and their indices.
+    lines: Vec<(Svma, Range<usize>)>,
     instructions: Vec<Instruction>,
 }
 
@@ -201,6 +205,7 @@ impl<'a> Sweep<'a> {
             image,
             decoder: Decoder::with_ip(bitness, image.bytes(), 0, DecoderOptions::NONE),
             covered: vec![false; end],
+            lines: Vec::new(),
             instructions: Vec::with_capacity(end / 4),
         }
     }
@@ -225,13 +230,26 @@ impl<'a> Sweep<'a> {
                 }
             }
         }
-        self.instructions
-            .sort_unstable_by_key(|instruction| instruction.address);
-        self.instructions
+        // Instructions of different lines do not overlap, so lines come after each other as their first ones do.
+        self.lines.sort_unstable_by_key(|line| line.0);
+        let lines = self.lines.into_iter().map(|line| line.1);
+        lines
+            .flat_map(|line| &self.instructions[line])
+            .copied()
+            .collect()
     }
 
     /// Decodes in sequence from `address` until known code or the end of the flow.
     fn follow(&mut self, address: Svma, pending: &mut Vec<Svma>) {
+        let first = self.instructions.len();
+        self.follow_line(address, pending);
+        let line = first..self.instructions.len();
+        if !line.is_empty() {
+            self.lines.push((address, line));
+        }
+    }
+
+    fn follow_line(&mut self, address: Svma, pending: &mut Vec<Svma>) {
         let Some(range) = self
             .image
             .text()
@@ -359,7 +377,7 @@ impl<'a> Walk<'a> {
 
     fn function(&mut self, entry: Svma) -> Function {
         self.round += 1;
-        let mut reached = Vec::new();
+        let mut lines: Vec<Range<u32>> = Vec::new();
         let mut indirect = None;
         let mut pending = vec![entry];
         while let Some(address) = pending.pop() {
@@ -368,49 +386,46 @@ impl<'a> Walk<'a> {
                 indirect = indirect.or(Some(address));
                 continue;
             };
-            self.straight(start, &mut reached, &mut pending, &mut indirect);
+            let end = self.straight(start, &mut pending, &mut indirect);
+            lines.push(start..end);
         }
-        reached.sort_unstable();
+        lines.sort_unstable_by_key(|line| line.start);
         Function {
             entry,
-            reached,
+            reached: lines.into_iter().flatten().collect(),
             indirect,
         }
     }
 
-    /// Follows one straight line of instructions and leaves its branch targets in `pending`.
+    /// Follows one straight line of instructions as far as nothing has before, and leaves its branch targets in
+    /// `pending`. Returns where the line ends.
     fn straight(
         &mut self,
         start: u32,
-        reached: &mut Vec<u32>,
         pending: &mut Vec<Svma>,
         indirect: &mut Option<Svma>,
-    ) {
+    ) -> u32 {
         let mut index = start as usize;
-        loop {
-            let Some(instruction) = self
-                .instructions
-                .get(index)
-                .filter(|_| self.visited[index] != self.round)
-            else {
-                return;
-            };
+        while self.visited[index] != self.round {
             self.visited[index] = self.round;
-            reached.push(index as u32);
+            let instruction = &self.instructions[index];
+            index += 1;
             match instruction.flow {
                 Flow::Next => {}
                 Flow::Indirect => *indirect = indirect.or(Some(instruction.address)),
                 Flow::Branch(target) | Flow::Call(target) => pending.push(target),
-                Flow::Jump(target) => return pending.push(target),
-                Flow::Return | Flow::Stop => return,
-            }
-            match self.instructions.get(index + 1) {
-                Some(next) if next.address == instruction.end() => index += 1,
-                _ => {
-                    *indirect = indirect.or(Some(instruction.end()));
-                    return;
+                Flow::Jump(target) => {
+                    pending.push(target);
+                    break;
                 }
+                Flow::Return | Flow::Stop => break,
+            }
+            let next = self.instructions.get(index);
+            if next.is_none_or(|next| next.address != instruction.end()) {
+                *indirect = indirect.or(Some(instruction.end()));
+                break;
             }
         }
+        index as u32
     }
 }

@@ -1,26 +1,21 @@
 //! What calls cost after linking: the running kernel's own vDSO, linked fixtures in both styles, a proxy to the new
-//! vDSO, and system calls.
+//! vDSO, system calls, and linked vDSOs of the distribution's kernels, as far as they have been fetched.
 //!
 //! Run with `cargo bench -p relocator --bench calls`. A criterion group is a call, so its reports put the ways side by
 //! side. Criterion finishes one before it begins the next, and a machine is not equally fast all the time; so ratios
-//! are measured once more, in turns, and printed at the end. Those are the ones to quote.
+//! are measured once more, in turns, and printed at the end. Those are the ones to quote; `-- none` as arguments leaves
+//! out everything else.
 
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion};
 use elf_tools::image::Image;
+use kernel_fixtures::distribution::Cache;
 use kernel_fixtures::fixture;
 use relocator::compare::{InProcess, TimedCall, Way, side_by_side};
+use relocator::link::Old;
 use relocator::source::{Source, Spec};
 use relocator::verify::{self, Running, verify};
-
-const CALLS: [TimedCall; 5] = [
-    TimedCall::Monotonic,
-    TimedCall::MonotonicCoarse,
-    TimedCall::Gettimeofday,
-    TimedCall::Time,
-    TimedCall::Getcpu,
-];
 
 /// Batches and calls in a batch of what is measured in turns.
 const TURNS: (u32, u32) = (301, 2000);
@@ -35,7 +30,7 @@ const WAYS: [(&str, &str, Way); 5] = [
 ];
 
 struct Contestant {
-    name: &'static str,
+    name: String,
     functions: InProcess,
 }
 
@@ -54,11 +49,46 @@ fn contestant((name, fixture, way): (&'static str, &str, Way), running: &Running
     assert_eq!(outcome.mismatches(), 0, "{fixture} is wrong here");
     // SAFETY: the image is one of ours, and it was verified just now.
     let functions = unsafe { InProcess::map(&image, running, way) }.expect("it links");
-    Contestant { name, functions }
+    Contestant {
+        name: name.to_owned(),
+        functions,
+    }
+}
+
+/// The native functions, and linked kernels of the distribution.
+fn stock(running: &Running) -> Vec<Contestant> {
+    let kernels = Cache::locate().all_cached();
+    let olds: Vec<(String, Old)> = kernels
+        .into_iter()
+        .map(|kernel| {
+            let source = Source::open(&Spec::Kernel(kernel.version.clone())).expect("a kernel");
+            let image = source.require_image().expect("a vDSO").clone();
+            let symtab = source.require_symtab().expect("a kernel with BTF");
+            (
+                kernel.version,
+                Old::derive(image, symtab).expect("its own symbols"),
+            )
+        })
+        .collect();
+    // The newest has all functions, so that all are in the comparison.
+    let native = olds
+        .last()
+        .map(|(_, old)| ("native".to_owned(), old, Way::Native));
+    let linked = olds
+        .iter()
+        .map(|(name, old)| (name.clone(), old, Way::Relocate));
+    let contestant = |(name, old, way): (String, &Old, Way)| {
+        let outcome = verify(old, running, &verify::Options::default()).expect("it links and runs");
+        assert_eq!(outcome.mismatches(), 0, "{name} is wrong here");
+        // SAFETY: the image is a kernel's, and with its table it was verified just now.
+        let functions = unsafe { InProcess::map(old, running, way) }.expect("it links");
+        Contestant { name, functions }
+    };
+    native.into_iter().chain(linked).map(contestant).collect()
 }
 
 fn groups(criterion: &mut Criterion, contestants: &[Contestant]) {
-    for call in CALLS {
+    for call in TimedCall::ALL {
         let mut group = criterion.benchmark_group(call.name());
         for Contestant { name, functions } in contestants {
             if functions.time(call, 1).is_none() {
@@ -97,7 +127,7 @@ fn ratios(contestants: &[Contestant]) {
         print!("{:>13}", contestant.name);
     }
     println!();
-    for call in CALLS {
+    for call in TimedCall::ALL {
         let timings = side_by_side(&functions, call, batches, batch);
         let native = timings
             .first()
@@ -122,4 +152,10 @@ fn main() {
     groups(&mut criterion, &contestants);
     criterion.final_summary();
     ratios(&contestants);
+    match stock(&running).as_slice() {
+        [] => println!(
+            "\nNo kernels of the distribution: none was fetched, as `relocator compare` would."
+        ),
+        stock => ratios(stock),
+    }
 }

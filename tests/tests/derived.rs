@@ -54,7 +54,7 @@ fn everything_is_attributed(kernel: &Kernel) -> Result<(), String> {
     let symtab = kernel.symtab()?;
     let derive = |image: &Image| {
         let code = Code::of(image)?;
-        Ok(derive(image, &code, &symtab)?)
+        derive(image, &code, &symtab)
     };
     let words = |error: elf_tools::Error| in_words(&error);
     let derivation = derive(&kernel.image).map_err(words)?;
@@ -171,7 +171,7 @@ struct Named {
 
 fn own_trials(named: &Named) -> Vec<Trial> {
     let name = |what: &str| format!("{}::{what}", named.name);
-    let with = |check: Box<dyn Fn(&Kernel) -> Result<(), String> + Send>| {
+    let with = |check: fn(&Kernel) -> Result<(), String>| {
         let kernel = named.kernel.clone();
         move || check(&*kernel()?)
     };
@@ -184,17 +184,17 @@ fn own_trials(named: &Named) -> Vec<Trial> {
         trial(
             name("everything_is_attributed"),
             &named.possible,
-            with(Box::new(everything_is_attributed)),
+            with(everything_is_attributed),
         ),
         trial(
             name("runs_relocated"),
             &here,
-            with(Box::new(|kernel| runs(kernel, false))),
+            with(|kernel| runs(kernel, false)),
         ),
         trial(
             name("runs_relocated_in_a_time_namespace"),
             &shifted,
-            with(Box::new(|kernel| runs(kernel, true))),
+            with(|kernel| runs(kernel, true)),
         ),
     ]
 }

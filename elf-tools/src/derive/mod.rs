@@ -3,13 +3,13 @@
 //! A stock vDSO was compiled for one layout of the vvar, and its code says so in constants: displacements and immediates
 //! that add up to the address of a field. The derivation follows the values that registers may hold, remembers which
 //! constants each address is made of, and states for every access which symbol it means. Nothing is guessed: what cannot
-//! be told is stated as [`Opaque`], with the reason, and costs the functions that reach it their own code.
+//! be told is stated as [`crate::relocation::Opaque`], with the reason, and costs the functions that reach it their own code.
 //!
 //! | module | does |
 //! |---|---|
 //! | `value`, `pool` | affine values with provenance; sets of them by number |
 //! | `machine` | the abstract state: registers, what is saved on the stack |
-//! | `x86_64` | what instructions do to it; another architecture is another module with another [`Architecture`] |
+//! | `x86_64` | what instructions do to it; another architecture is another module with another `Architecture` |
 //! | `fixpoint` | control flow, callees as if inlined, until nothing new is found |
 //! | `attribute` | addresses to symbols |
 //! | `table` | accesses to relocations |

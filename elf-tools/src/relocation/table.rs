@@ -1,6 +1,6 @@
 //! Reading the entries of relocation tables, wherever the tables are.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use object::elf;
 
@@ -20,7 +20,7 @@ pub(super) struct Reader<'a> {
     places: Places<'a>,
     /// Slots are in the order in which they are met.
     relocations: Relocations,
-    slots: HashMap<Slot, SlotUse>,
+    slots: BTreeMap<Slot, SlotUse>,
     /// The bytes that entries and slots take.
     spans: Vec<Span>,
     open: Option<OpenSum>,
@@ -72,7 +72,7 @@ impl<'a> Reader<'a> {
         Ok(Self {
             places: Places::new(image, code)?,
             relocations: Relocations::default(),
-            slots: HashMap::new(),
+            slots: BTreeMap::new(),
             spans: Vec::new(),
             open: None,
             count: 0,

@@ -1,5 +1,8 @@
 //! Which function depends on which part of a table.
 
+use std::iter::Peekable;
+use std::ops::Range;
+
 use super::{Kind, Relocations};
 use crate::Svma;
 use crate::code::{Access, Code, Function, Instruction};
@@ -41,15 +44,21 @@ impl Relocations {
     /// a sum whose site it reaches. One that takes the address of a slot of data, or has control flow that cannot be
     /// followed, is taken to use everything.
     pub fn uses(&self, code: &Code) -> Uses {
-        let by_instruction: Vec<InstructionUse> = code
+        let mut sums = Sites::new(self.sums.iter().map(|sum| sum.site));
+        let mut opaque = Sites::new(self.opaque.iter().map(|opaque| opaque.site));
+        let by_instruction: Vec<InstructionUses> = code
             .instructions()
             .iter()
-            .map(|instruction| self.used_by(instruction))
+            .map(|instruction| InstructionUses {
+                entries: self.used_by(instruction),
+                sums: sums.at(instruction.address),
+                opaque: opaque.at(instruction.address),
+            })
             .collect();
         let by_function = code
             .functions()
             .iter()
-            .map(|function| self.used_by_function(code, function, &by_instruction));
+            .map(|function| self.used_by_function(function, &by_instruction));
         Uses {
             by_function: by_function.collect(),
         }
@@ -57,22 +66,20 @@ impl Relocations {
 
     fn used_by_function(
         &self,
-        code: &Code,
         function: &Function,
-        by_instruction: &[InstructionUse],
+        by_instruction: &[InstructionUses],
     ) -> FunctionUses {
         let mut used = FunctionUses::default();
         for &index in &function.reached {
-            match &by_instruction[index as usize] {
+            let instruction = &by_instruction[index as usize];
+            match &instruction.entries {
                 InstructionUse::Some(from, to) => used.entries.extend(*from..*to),
                 InstructionUse::Slot(slot) => used.entries.push(*slot),
                 InstructionUse::Everything => return self.everything(),
                 InstructionUse::Nothing => {}
             }
-            let site = code.instructions()[index as usize].address;
-            used.sums.extend(at_site(&self.sums, site, |sum| sum.site));
-            used.opaque
-                .extend(at_site(&self.opaque, site, |opaque| opaque.site));
+            used.sums.extend(instruction.sums.clone());
+            used.opaque.extend(instruction.opaque.clone());
         }
         if function.indirect.is_some() {
             return self.everything();
@@ -124,14 +131,44 @@ impl Relocations {
     }
 }
 
-/// Indices of those in `sorted` whose site is `site`.
-fn at_site<T>(sorted: &[T], site: Svma, of: impl Fn(&T) -> Svma) -> std::ops::Range<u32> {
-    let from = sorted.partition_point(|item| of(item) < site);
-    let to = sorted.partition_point(|item| of(item) <= site);
-    from as u32..to as u32
+/// Sites in order, asked for in order.
+struct Sites<I: Iterator<Item = Svma>> {
+    left: Peekable<I>,
+    /// Index of the next.
+    index: u32,
 }
 
-/// What one instruction uses.
+impl<I: Iterator<Item = Svma>> Sites<I> {
+    fn new(sorted: I) -> Self {
+        Self {
+            left: sorted.peekable(),
+            index: 0,
+        }
+    }
+
+    /// Indices of those that are at `site`.
+    fn at(&mut self, site: Svma) -> Range<u32> {
+        self.skip(|other| other < site);
+        let from = self.index;
+        self.skip(|other| other == site);
+        from..self.index
+    }
+
+    fn skip(&mut self, wanted: impl Fn(Svma) -> bool) {
+        while self.left.next_if(|&site| wanted(site)).is_some() {
+            self.index += 1;
+        }
+    }
+}
+
+/// What one instruction uses of each list.
+struct InstructionUses {
+    entries: InstructionUse,
+    sums: Range<u32>,
+    opaque: Range<u32>,
+}
+
+/// What one instruction uses of the entries.
 enum InstructionUse {
     Nothing,
     /// Its own constants: a range of relocations.

@@ -16,6 +16,11 @@ pub(super) fn totals(
 ) -> (Vec<Option<i64>>, Vec<Failure>) {
     let mut failures = Vec::new();
     let mut totals = Vec::with_capacity(relocations.sums.len());
+    // Many sums have the same need.
+    let unresolved: Vec<Option<String>> = resolved
+        .iter()
+        .map(|resolved| Some(resolved.as_ref().err()?.to_string()))
+        .collect();
     for (sum, index) in relocations.sums.iter().zip(0..) {
         let total = match &resolved[sum.need as usize] {
             Ok(resolved) => total(sum, *resolved, placement)
@@ -24,7 +29,7 @@ pub(super) fn totals(
                     let reference = &relocations.needs[sum.need as usize].reference;
                     format!("`{reference}` at {}: {reason}", sum.site)
                 }),
-            Err(unresolved) => Err(unresolved.to_string()),
+            Err(_) => Err(unresolved[sum.need as usize].clone().unwrap_or_default()),
         };
         match total {
             Ok(total) => totals.push(Some(total)),
