@@ -12,7 +12,7 @@ pub mod name;
 mod place;
 pub mod vocabulary;
 
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 
 use crate::image::LinuxVersion;
 use crate::{Error, Result};
@@ -72,7 +72,9 @@ pub struct Symtab {
     provenance: Provenance,
     mappings: Vec<Mapping>,
     symbols: Vec<Symbol>,
-    by_name: HashMap<String, usize>,
+    by_name: FxHashMap<String, usize>,
+    /// Elements by the names of their arrays, which are asked for more often than anything else.
+    elements: FxHashMap<String, usize>,
     /// Build-id of the vDSO this kernel ships, if the source knows it.
     pub build_id: Option<Vec<u8>>,
     /// The kernel's version, if the source knows it.
@@ -109,7 +111,8 @@ impl Symtab {
             provenance,
             mappings,
             symbols: Vec::new(),
-            by_name: HashMap::new(),
+            by_name: FxHashMap::default(),
+            elements: FxHashMap::default(),
             build_id: None,
             linux_version: None,
         })
@@ -139,6 +142,9 @@ impl Symtab {
             return Err(Error::symbol(symbol.name, "defined twice"));
         }
         self.by_name.insert(symbol.name.clone(), self.symbols.len());
+        if let Some(array) = symbol.name.strip_suffix("[]") {
+            self.elements.insert(array.to_owned(), self.symbols.len());
+        }
         self.symbols.push(symbol);
         Ok(())
     }
@@ -172,7 +178,7 @@ impl Symtab {
     /// that describe it. `None` where the table has no such array.
     pub fn array(&self, name: &str) -> Option<(u64, u64)> {
         let whole = self.get(name)?;
-        let element = self.get(&format!("{name}[]"))?;
+        let element = &self.symbols[*self.elements.get(name)?];
         Some((element.size, whole.size / element.size))
     }
 
