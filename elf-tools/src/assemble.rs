@@ -5,6 +5,7 @@
 
 use object::elf;
 
+use crate::image::{LinuxVersion, note};
 use crate::{Error, Result};
 
 /// Where a section's content is.
@@ -86,8 +87,24 @@ pub(crate) fn object_symbol(
         .0
 }
 
+/// The notes of an object that holds a table: which table it is and of which image, and the kernel's version.
+pub(crate) fn announcement(
+    kind: u32,
+    build_id: &[u8],
+    linux_version: Option<LinuxVersion>,
+) -> Vec<u8> {
+    let descriptor = Fields::default().word(note::ABI_VERSION).word(0);
+    let descriptor = descriptor.bytes(build_id).0;
+    let mut notes = Vec::new();
+    add_note(&mut notes, note::OWNER, kind, &descriptor);
+    if let Some(LinuxVersion(code)) = linux_version {
+        add_note(&mut notes, b"Linux", 0, &code.to_le_bytes());
+    }
+    notes
+}
+
 /// Adds a note, 4-aligned as in every vDSO.
-pub(crate) fn add_note(notes: &mut Vec<u8>, owner: &[u8], kind: u32, descriptor: &[u8]) {
+fn add_note(notes: &mut Vec<u8>, owner: &[u8], kind: u32, descriptor: &[u8]) {
     notes.extend((owner.len() as u32 + 1).to_le_bytes());
     notes.extend((descriptor.len() as u32).to_le_bytes());
     notes.extend(kind.to_le_bytes());

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Mnemonic, OpKind};
+use iced_x86::{ConstantOffsets, Decoder, DecoderOptions, FlowControl, Mnemonic, OpKind};
 
 use crate::image::Image;
 use crate::{Error, Machine, Result, Svma};
@@ -289,8 +289,16 @@ impl<'a> Sweep<'a> {
 }
 
 fn describe(decoder: &Decoder<'_>, decoded: &iced_x86::Instruction) -> Instruction {
-    let constants = decoder.get_constant_offsets(decoded);
     let flow = flow(decoded);
+    let has_memory =
+        (0..decoded.op_count()).any(|operand| decoded.op_kind(operand) == OpKind::Memory);
+    let has_only_registers =
+        (0..decoded.op_count()).all(|operand| decoded.op_kind(operand) == OpKind::Register);
+    // Asking the decoder takes longer than finding out that there is nothing to ask.
+    let constants = match has_only_registers {
+        true => ConstantOffsets::default(),
+        false => decoder.get_constant_offsets(decoded),
+    };
     // A branch distance is an immediate to the decoder; it never depends on vvar.
     let is_branch = matches!(flow, Flow::Jump(_) | Flow::Branch(_) | Flow::Call(_));
     let immediate = match constants.has_immediate() && !is_branch {
@@ -307,8 +315,6 @@ fn describe(decoder: &Decoder<'_>, decoded: &iced_x86::Instruction) -> Instructi
         },
         false => Field::default(),
     };
-    let has_memory =
-        (0..decoded.op_count()).any(|operand| decoded.op_kind(operand) == OpKind::Memory);
     let access = match decoded.mnemonic() {
         _ if !has_memory => Access::None,
         Mnemonic::Lea => Access::Address,

@@ -5,7 +5,7 @@
 
 use object::elf;
 
-use crate::assemble::{self, add_note, object_with_notes};
+use crate::assemble::{self, object_with_notes};
 use crate::code::Code;
 use crate::elf::{Note, View};
 use crate::image::{Image, LinuxVersion, note};
@@ -29,26 +29,14 @@ pub fn write(
     build_id: &[u8],
     linux_version: Option<LinuxVersion>,
 ) -> Result<Vec<u8>> {
-    let (mut bytes, note_section) = object_with_notes(&notes(build_id, linux_version));
+    let notes = assemble::announcement(note::NT_RELOCATIONS, build_id, linux_version);
+    let (mut bytes, note_section) = object_with_notes(&notes);
     bytes.resize(bytes.len().next_multiple_of(8), 0);
     let mut sections = vec![note_section];
     let first = sections.len() as u32 + 1;
     sections.extend(Tables::encode(relocations, first, bytes.len() as u64)?.into_sections(first));
     assemble::append(&mut bytes, sections)?;
     Ok(bytes)
-}
-
-fn notes(build_id: &[u8], linux_version: Option<LinuxVersion>) -> Vec<u8> {
-    let mut descriptor = Vec::with_capacity(DESCRIPTOR + build_id.len());
-    descriptor.extend(note::ABI_VERSION.to_le_bytes());
-    descriptor.extend(0u32.to_le_bytes());
-    descriptor.extend(build_id);
-    let mut notes = Vec::new();
-    add_note(&mut notes, note::OWNER, note::NT_RELOCATIONS, &descriptor);
-    if let Some(LinuxVersion(code)) = linux_version {
-        add_note(&mut notes, b"Linux", 0, &code.to_le_bytes());
-    }
-    notes
 }
 
 /// Reads the table of `image`, whose instructions are `code`.

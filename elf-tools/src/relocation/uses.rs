@@ -98,6 +98,10 @@ impl Relocations {
     }
 
     fn used_by(&self, instruction: &Instruction) -> InstructionUse {
+        // A place in code is an operand, so most instructions need no search.
+        if instruction.displacement.size == 0 && instruction.immediate.size == 0 {
+            return InstructionUse::Nothing;
+        }
         let from = self
             .entries
             .partition_point(|entry| entry.place < instruction.address);

@@ -5,9 +5,11 @@
 
 use object::elf;
 
-use crate::assemble::{self, Content, Fields, NewSection, add_name, object_symbol, table_section};
+use crate::assemble::{
+    self, Content, NewSection, add_name, object_symbol, object_with_notes, table_section,
+};
 use crate::elf::{Note, RawSymbol, View};
-use crate::image::{LinuxVersion, note};
+use crate::image::note;
 use crate::symtab::name::VersionedName;
 use crate::symtab::{Mapping, Provenance, Symbol, Symtab, mapping_name};
 use crate::{Error, Result};
@@ -82,21 +84,7 @@ pub fn read(bytes: &[u8], provenance: Provenance) -> Result<Symtab> {
 }
 
 fn symbol_note<'data>(view: &View<'data>) -> Result<Option<Note<'data>>> {
-    let mut found = None;
-    for note in view
-        .notes()?
-        .iter()
-        .filter(|n| n.owner == note::OWNER && n.kind == note::NT_SYMBOLS)
-    {
-        if found.replace(*note).is_some() {
-            return Err(Error::malformed(
-                "vDSO note",
-                note.offset,
-                "a second note of type 2",
-            ));
-        }
-    }
-    Ok(found)
+    note::only(&view.notes()?, note::NT_SYMBOLS)
 }
 
 /// The mappings, and the index of each one's section.
@@ -172,10 +160,9 @@ fn symbol(raw: &RawSymbol<'_>, mapping: usize, place: &Mapping) -> Result<Option
 
 /// Writes the table as a symbol table object.
 pub fn write(symtab: &Symtab) -> Result<Vec<u8>> {
-    let notes = notes(symtab);
-    let mut bytes = headers(notes.len());
-    let notes_at = bytes.len() as u64;
-    bytes.extend(&notes);
+    let build_id = symtab.build_id.as_deref().unwrap_or_default();
+    let notes = assemble::announcement(note::NT_SYMBOLS, build_id, symtab.linux_version);
+    let (mut bytes, note_section) = object_with_notes(&notes);
     let mut strings = vec![0u8];
     let mut symbols = vec![0u8; assemble::SYMBOL as usize];
     for symbol in symtab.symbols() {
@@ -197,13 +184,7 @@ pub fn write(symtab: &Symtab) -> Result<Vec<u8>> {
     // Mappings come first, so that section N is mapping N - 1.
     let mut sections: Vec<NewSection<'_>> = symtab.mappings().iter().map(mapping_section).collect();
     let symbol_table = sections.len() as u32 + 2;
-    sections.push(NewSection {
-        flags: elf::SHF_ALLOC.0,
-        address: notes_at,
-        content: Content::Existing(notes_at, notes.len() as u64),
-        align: 4,
-        ..table_section(".note", elf::SHT_NOTE.0)
-    });
+    sections.push(note_section);
     sections.push(NewSection {
         content: Content::New(symbols),
         link: symbol_table + 1,
@@ -228,67 +209,4 @@ fn mapping_section(mapping: &Mapping) -> NewSection<'_> {
         align: PAGE,
         ..table_section(&mapping.name, elf::SHT_NOBITS.0)
     }
-}
-
-/// ELF header and one program header, for the notes that follow it.
-fn headers(notes: usize) -> Vec<u8> {
-    let at = (assemble::FILE_HEADER + assemble::PROGRAM_HEADER) as u64;
-    let ident = [
-        elf::ELFMAG.as_slice(),
-        &[elf::ELFCLASS64.0, elf::ELFDATA2LSB.0, 1],
-        &[0; 9],
-    ]
-    .concat();
-    let fields = Fields::default()
-        .bytes(&ident)
-        .half(elf::ET_DYN.0)
-        .half(elf::EM_X86_64.0)
-        .word(1);
-    let fields = fields
-        .xword(0)
-        .xword(assemble::FILE_HEADER as u64)
-        .xword(0)
-        .word(0);
-    // The last three halves, about section headers, are filled in when sections are appended.
-    let fields = fields
-        .half(assemble::FILE_HEADER as u16)
-        .half(assemble::PROGRAM_HEADER as u16)
-        .half(1);
-    let fields = fields
-        .half(0)
-        .half(0)
-        .half(0)
-        .word(elf::PT_NOTE.0)
-        .word(elf::PF_R.0);
-    fields
-        .xword(at)
-        .xword(at)
-        .xword(at)
-        .xword(notes as u64)
-        .xword(notes as u64)
-        .xword(4)
-        .0
-}
-
-fn notes(symtab: &Symtab) -> Vec<u8> {
-    let mut descriptor = Vec::new();
-    descriptor.extend(note::ABI_VERSION.to_le_bytes());
-    descriptor.extend(0u32.to_le_bytes());
-    descriptor.extend(symtab.build_id.iter().flatten());
-    let mut bytes = Vec::new();
-    push_note(&mut bytes, note::OWNER, note::NT_SYMBOLS, &descriptor);
-    if let Some(LinuxVersion(code)) = symtab.linux_version {
-        push_note(&mut bytes, b"Linux", 0, &code.to_le_bytes());
-    }
-    bytes
-}
-
-fn push_note(bytes: &mut Vec<u8>, owner: &[u8], kind: u32, descriptor: &[u8]) {
-    bytes.extend((owner.len() as u32 + 1).to_le_bytes());
-    bytes.extend((descriptor.len() as u32).to_le_bytes());
-    bytes.extend(kind.to_le_bytes());
-    bytes.extend(owner);
-    bytes.resize((bytes.len() + 1).next_multiple_of(4), 0);
-    bytes.extend(descriptor);
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
 }
