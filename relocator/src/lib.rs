@@ -12,6 +12,7 @@
 //! | [`proxy`] | the instructions that replace a function's entry |
 //! | [`verify`] | runs the result in a child process and compares it with the system calls |
 //! | [`compare`] | puts the strategies side by side |
+//! | [`hexadecimal`] | build-ids as they are printed |
 //! | [`persist`] | writes files whole or not at all |
 //! | [`report`] | the versioned JSON that commands print |
 //!
@@ -19,6 +20,7 @@
 
 pub mod compare;
 mod error;
+pub mod hexadecimal;
 mod input;
 pub mod link;
 pub mod persist;

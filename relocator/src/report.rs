@@ -8,6 +8,7 @@ use elf_tools::relocation::Relocations;
 use elf_tools::symtab::Provenance;
 use serde::Serialize;
 
+use crate::hexadecimal;
 use crate::link::LinkedImage;
 use crate::plan::FunctionPlan;
 use crate::source::{LiveMapping, Source};
@@ -53,7 +54,7 @@ impl Kernel {
     pub fn new(source: &Source) -> Self {
         Self {
             source: source.name.clone(),
-            build_id: source.build_id().map(hex),
+            build_id: source.build_id().map(hexadecimal::digits),
             kernel: source
                 .linux_version()
                 .map(|version: LinuxVersion| version.to_string()),
@@ -172,11 +173,6 @@ pub fn needs(table: &Relocations) -> Vec<Need> {
         needs[sum.need as usize].sums += 1;
     }
     needs
-}
-
-/// Bytes as hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A mapping of a kernel, in a process or in a symbol table's own address space.

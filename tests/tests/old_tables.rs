@@ -7,6 +7,7 @@ use elf_tools::image::Image;
 use elf_tools::relocation::{Relocations, object};
 use elf_tools::symtab;
 use kernel_fixtures::fixture;
+use relocator::hexadecimal::digits;
 use relocator::tables::Cache;
 use relocator_tests::command::{Ran, run, run_with_cache};
 use relocator_tests::pretend::Pretend;
@@ -143,8 +144,7 @@ fn symbols_of_its_kernel_are_used() {
 #[test]
 fn a_file_that_does_not_fit_is_refused() {
     let lost = Lost::new();
-    let hex = |id: &[u8]| id.iter().map(|b| format!("{b:02x}")).collect::<String>();
-    let own = hex(lost.image.build_id().unwrap());
+    let own = digits(lost.image.build_id().unwrap());
     let other = Pretend::open("got");
     let other_id = other.old.image.build_id().unwrap();
     let others = object::write(&Relocations::default(), other_id, None).unwrap();
@@ -160,7 +160,7 @@ fn a_file_that_does_not_fit_is_refused() {
     table.sums[3].terms[0].coefficient = 0;
     let id = lost.image.build_id().unwrap();
     let wrong = object::write(&table, id, None).unwrap();
-    let other = hex(other_id);
+    let other = digits(other_id);
     for (bytes, words) in [
         (&others[..], &[&*own, &*other][..]),
         (&symbols, &[&own, &other]),

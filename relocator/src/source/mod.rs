@@ -14,9 +14,7 @@ use elf_tools::{Avma, symtab};
 use kernel_fixtures::distribution::Cache;
 use kernel_fixtures::fixture;
 
-use crate::link::Old;
 use crate::placement::Placement;
-use crate::tables::{self, OldTables};
 use crate::{Error, Result};
 
 pub(crate) use file::read as read_file;
@@ -136,19 +134,6 @@ impl Source {
                 self.no_symtab.as_deref().unwrap_or("the source has none")
             ),
         })
-    }
-
-    /// The vDSO as an old image, with its relocation table wherever that is.
-    pub fn old(&self, options: &tables::Options) -> Result<(Old, OldTables)> {
-        self.old_as(self.require_image()?.clone(), options)
-    }
-
-    /// The same for a copy of the vDSO, such as one with alternatives applied: a derived table describes just that code.
-    pub fn old_as(&self, image: Image, options: &tables::Options) -> Result<(Old, OldTables)> {
-        let none = self.no_symtab.as_deref();
-        let none = none.unwrap_or("the source has no symbols");
-        let symtab = self.symtab.as_ref().ok_or(none);
-        tables::find(image, &self.name, symtab, options)
     }
 
     /// Where the symbol table came from.

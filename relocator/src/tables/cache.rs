@@ -10,6 +10,7 @@ use elf_tools::code::Code;
 use elf_tools::image::Image;
 use elf_tools::relocation::{Relocations, object};
 
+use crate::hexadecimal;
 use crate::source::read_file;
 use crate::{Error, Result, persist};
 
@@ -47,7 +48,7 @@ impl Cache {
     /// Where the table of an image is kept; nowhere if nothing tells the image from others.
     pub fn path(&self, image: &Image) -> Option<PathBuf> {
         let build_id = image.build_id().filter(|id| !id.is_empty())?;
-        let name = format!("{}.{DERIVATION_VERSION}.so", crate::report::hex(build_id));
+        let name = format!("{}.{DERIVATION_VERSION}.so", hexadecimal::digits(build_id));
         Some(self.root.join(name))
     }
 

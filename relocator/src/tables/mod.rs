@@ -16,6 +16,7 @@ use elf_tools::relocation::object;
 use elf_tools::symtab::{self, Symtab};
 
 use crate::error::in_words;
+use crate::hexadecimal;
 use crate::link::Old;
 use crate::source::{Source, read_file};
 use crate::{Error, Result};
@@ -82,6 +83,21 @@ impl From<&OldTables> for Provenance {
     }
 }
 
+impl Source {
+    /// The vDSO as an old image, with its relocation table wherever that is.
+    pub fn old(&self, options: &Options) -> Result<(Old, OldTables)> {
+        self.old_as(self.require_image()?.clone(), options)
+    }
+
+    /// The same for a copy of the vDSO, such as one with alternatives applied: a derived table describes just that code.
+    pub fn old_as(&self, image: Image, options: &Options) -> Result<(Old, OldTables)> {
+        let none = self.no_symtab.as_deref();
+        let none = none.unwrap_or("the source has no symbols");
+        let symtab = self.symtab.as_ref().ok_or(none);
+        find(image, &self.name, symtab, options)
+    }
+}
+
 /// Reads an image, and its table wherever that is.
 ///
 /// `name` is what errors call the image; `symtab` has the symbols of the kernel that it belongs to, or says why there are
@@ -144,7 +160,7 @@ fn from_file(old: &mut Old, path: &Path, options: &Options) -> Result<Found> {
         symtab::elf::read(&bytes, symtab::Provenance::File).map_err(Error::input(&name))?;
     let (named, own) = (symbols.build_id.as_deref(), old.image.build_id());
     if named.is_some() && named != own {
-        let hex = |id: Option<&[u8]>| id.map_or_else(|| "none".to_owned(), crate::report::hex);
+        let hex = |id: Option<&[u8]>| id.map_or_else(|| "none".to_owned(), hexadecimal::digits);
         let reason = format!(
             "its kernel's vDSO has build-id {}, and this one has {}",
             hex(named),
