@@ -238,10 +238,12 @@ fn others(cache: &Cache, listing: bool) -> Vec<Named> {
     let mut others = Vec::new();
     let mut refused = Vec::new();
     for version in OTHERS {
+        if others.len() == ENOUGH_OTHERS {
+            break;
+        }
         let named = named(cache, version, listing);
         match named.possible {
-            Ok(()) if others.len() < ENOUGH_OTHERS => others.push(named),
-            Ok(()) => break,
+            Ok(()) => others.push(named),
             Err(_) => refused.push(named),
         }
     }
