@@ -12,7 +12,7 @@ use crate::hexadecimal;
 use crate::link::LinkedImage;
 use crate::plan::FunctionPlan;
 use crate::source::{LiveMapping, Source};
-use crate::tables;
+use crate::tables::OldTables;
 
 /// Schema of `relocator inspect --json`.
 pub const INSPECT: &str = "relocator.inspect/1";
@@ -43,9 +43,9 @@ pub struct Kernel {
 
 impl Kernel {
     /// The old side, whose table is the relocation table.
-    pub fn old(source: &Source, tables: impl Into<tables::Provenance>) -> Self {
+    pub fn old(source: &Source, tables: &OldTables) -> Self {
         Self {
-            tables: tables.into().word(),
+            tables: tables.provenance.word(),
             ..Self::new(source)
         }
     }

@@ -1,6 +1,8 @@
 //! Which symbol an address means.
 
 use super::value::{ConstantId, Value};
+use crate::Svma;
+use crate::code::{Access, Instruction};
 use crate::symtab::name::VersionedName;
 use crate::symtab::{Symbol, Symtab, mapping_name};
 use crate::{Error, Result};
@@ -121,6 +123,12 @@ impl<'a> Vvar<'a> {
     /// Whether an image-relative address lies in the vvar.
     pub(super) fn contains(&self, address: i64) -> bool {
         (self.lowest..self.highest).contains(&address)
+    }
+
+    /// Whether an instruction has an operand of its own in the vvar.
+    pub(super) fn is_referred_to_by(&self, instruction: &Instruction) -> bool {
+        let target = instruction.target.map(Svma::signed);
+        instruction.access != Access::None && target.is_some_and(|target| self.contains(target))
     }
 
     /// What an access of `size` bytes at `value` means; several things where it covers several fields, or where fields

@@ -123,13 +123,10 @@ impl<A: Architecture> Solver<'_, A> {
         self.flow(0, entry, state);
         while let Some((_, _, node)) = self.pending.pop_first() {
             let (state, exit) = self.block(node);
-            match exit {
-                Exit::To(places) => {
-                    for (context, start) in places {
-                        self.flow(context, start, state.clone());
-                    }
+            if let Exit::To(places) = exit {
+                for (context, start) in places {
+                    self.flow(context, start, state.clone());
                 }
-                Exit::Lost(_) => {}
             }
         }
         self.conclude();

@@ -22,7 +22,7 @@ mod table;
 mod value;
 mod x86_64;
 
-use crate::code::{Access, Code};
+use crate::code::Code;
 use crate::image::{Image, alternatives};
 use crate::relocation::Relocations;
 use crate::symtab::Symtab;
@@ -99,16 +99,10 @@ fn unreached(code: &Code, vvar: &Vvar<'_>) -> Vec<Svma> {
             reached[index as usize] = true;
         }
     }
-    let refers = |instruction: &crate::code::Instruction| {
-        instruction.access != Access::None
-            && instruction
-                .target
-                .is_some_and(|target| vvar.contains(target.signed()))
-    };
     code.instructions()
         .iter()
         .zip(reached)
-        .filter(|(instruction, reached)| !reached && refers(instruction))
+        .filter(|(instruction, reached)| !reached && vvar.is_referred_to_by(instruction))
         .map(|(instruction, _)| instruction.address)
         .collect()
 }

@@ -9,24 +9,24 @@ use super::fixpoint::Analysis;
 use super::machine::Access;
 use super::value::{ConstantId, Value};
 use crate::Svma;
-use crate::code::{self, Code};
+use crate::code::Code;
 use crate::image::Image;
 use crate::relocation::{
     Demand, Kind, Need, Opaque, Relocation, Relocations, Slot, Sum, Term, Width,
 };
 use crate::symtab::name::{Reference, VersionedName};
 
-/// What a kernel that lacks a symbol behaves as if it had; `docs/abi.md`, section 3.
-const DEFAULTS: [(&str, u64); 6] = [
+/// Symbols, or all that begin with a dot at the end, that read 0 where a kernel lacks them; `docs/abi.md`, section 3.
+const DEFAULTS: [&str; 6] = [
     // Every distance counts as one that could overflow.
-    ("time.clock[].max_cycles", 8),
-    ("timens.clock[].max_cycles", 8),
-    ("rng.is_ready", 1),
+    "time.clock[].max_cycles",
+    "timens.clock[].max_cycles",
+    "rng.is_ready",
     // Not read as long as `is_ready` is 0.
-    ("rng.generation", 8),
+    "rng.generation",
     // Not read unless `clock_mode` asks for them, which a kernel without them never does.
-    ("pvclock.", 0),
-    ("hvclock.", 0),
+    "pvclock.",
+    "hvclock.",
 ];
 
 /// An access with one of its addresses, in terms of the image.
@@ -51,8 +51,6 @@ pub(super) struct Table<'a> {
     opaque: BTreeMap<u32, String>,
     needs: Vec<Need>,
     need_indices: FxHashMap<VersionedName, u32>,
-    /// Numbers of slots before they are sorted.
-    slots: BTreeMap<ConstantId, u32>,
     sums: BTreeSet<Stated>,
 }
 
@@ -67,7 +65,6 @@ impl<'a> Table<'a> {
             opaque: BTreeMap::new(),
             needs: Vec::new(),
             need_indices: FxHashMap::default(),
-            slots: BTreeMap::new(),
             sums: BTreeSet::new(),
         }
     }
@@ -184,12 +181,10 @@ impl<'a> Table<'a> {
         if let Some(&index) = self.need_indices.get(name) {
             return index;
         }
-        let has_default = DEFAULTS
-            .iter()
-            .any(|&(start, _)| match start.ends_with('.') {
-                true => name.name.starts_with(start) && !name.name.ends_with(".page"),
-                false => name.name == start,
-            });
+        let has_default = DEFAULTS.iter().any(|&symbol| match symbol.ends_with('.') {
+            true => name.name.starts_with(symbol),
+            false => name.name == symbol,
+        });
         self.needs.push(Need {
             reference: Reference::Place(name.clone()),
             size,
@@ -228,13 +223,8 @@ impl<'a> Table<'a> {
             .iter()
             .flat_map(|sum| sum.4.iter().map(|&(constant, _)| constant / 2))
             .collect();
-        let refers = |index: u32| {
-            let instruction = &self.code.instructions()[index as usize];
-            instruction.access != code::Access::None
-                && instruction
-                    .target
-                    .is_some_and(|target| self.vvar.contains(target.signed()))
-        };
+        let instructions = self.code.instructions();
+        let refers = |index: u32| self.vvar.is_referred_to_by(&instructions[index as usize]);
         let mut left_over = BTreeSet::new();
         for function in self.code.functions() {
             // Where something else is not understood, this is only what follows from it.
@@ -254,7 +244,7 @@ impl<'a> Table<'a> {
         }
     }
 
-    fn relocations(mut self) -> Relocations {
+    fn relocations(self) -> Relocations {
         let mut uses: BTreeMap<ConstantId, u32> = BTreeMap::new();
         for (_, _, _, _, terms) in &self.sums {
             for &(constant, _) in terms {
@@ -278,14 +268,14 @@ impl<'a> Table<'a> {
             .map(|constant| (self.constant(constant).0, constant))
             .collect();
         slots.sort_unstable();
-        self.slots = slots
+        let numbers: BTreeMap<ConstantId, u32> = slots
             .iter()
             .zip(0..)
             .map(|((_, id), slot)| (*id, slot))
             .collect();
         let sums = sums.into_iter().map(|(at, demand, need, addend, terms)| {
             let term = |&(constant, coefficient): &(ConstantId, i64)| Term {
-                slot: self.slots[&constant],
+                slot: numbers[&constant],
                 coefficient,
             };
             let mut terms: Vec<Term> = terms.iter().map(term).collect();
@@ -300,7 +290,7 @@ impl<'a> Table<'a> {
         });
         let mut sums: Vec<Sum> = sums.collect();
         entries.sort_by_key(|entry: &Relocation| entry.place);
-        let needs = in_order_of_use(self.needs.clone(), &mut entries, &mut sums);
+        let needs = in_order_of_use(&self.needs, &mut entries, &mut sums);
         let opaque = self.opaque.iter().map(|(&at, reason)| Opaque {
             site: self.address_of(at),
             reason: reason.clone(),
@@ -338,7 +328,7 @@ impl<'a> Table<'a> {
 }
 
 /// Numbers needs as they are first used, as a reader of the written table does, and leaves out what nothing uses.
-fn in_order_of_use(needs: Vec<Need>, entries: &mut [Relocation], sums: &mut [Sum]) -> Vec<Need> {
+fn in_order_of_use(needs: &[Need], entries: &mut [Relocation], sums: &mut [Sum]) -> Vec<Need> {
     let mut numbers = vec![None; needs.len()];
     let mut used = Vec::with_capacity(needs.len());
     let entries = entries.iter_mut().map(|entry| &mut entry.need);

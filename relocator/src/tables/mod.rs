@@ -77,12 +77,6 @@ pub struct OldTables {
     pub no_tables: Option<String>,
 }
 
-impl From<&OldTables> for Provenance {
-    fn from(tables: &OldTables) -> Self {
-        tables.provenance
-    }
-}
-
 impl Source {
     /// The vDSO as an old image, with its relocation table wherever that is.
     pub fn old(&self, options: &Options) -> Result<(Old, OldTables)> {

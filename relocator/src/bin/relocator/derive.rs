@@ -72,8 +72,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
 }
 
 fn report(kernel: Kernel, old: &Old, table: &Relocations, unreached: &[Svma]) -> Report {
-    let uses = table.uses(&old.code);
-    let functions = old.code.functions().iter().zip(&uses.by_function);
+    let uses = old.uses.iter().flat_map(|uses| &uses.by_function);
+    let functions = old.code.functions().iter().zip(uses);
     Report {
         schema: report::DERIVE,
         kernel,

@@ -96,16 +96,13 @@ fn image_report(source: &Source, image: &elf_tools::image::Image) -> Result<Imag
         _ => None,
     };
     let relocations = old.as_ref().and_then(|old| old.relocations.as_ref());
-    let uses = old
-        .as_ref()
-        .zip(relocations)
-        .map(|(old, relocations)| relocations.uses(&old.code));
+    let uses = old.as_ref().and_then(|old| old.uses.as_ref());
     let used = |address| {
         let functions = old.as_ref()?.code.functions();
         let index = functions
             .iter()
             .position(|function| function.entry == address)?;
-        uses.as_ref().map(|uses| uses.by_function[index].len())
+        uses.map(|uses| uses.by_function[index].len())
     };
     let exports = image.exports().iter().map(|export| ExportReport {
         name: export.name.clone(),
