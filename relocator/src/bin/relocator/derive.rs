@@ -71,6 +71,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
+/// `table` is the one that `old` has.
 fn report(kernel: Kernel, old: &Old, table: &Relocations, unreached: &[Svma]) -> Report {
     let uses = old.uses.iter().flat_map(|uses| &uses.by_function);
     let functions = old.code.functions().iter().zip(uses);
@@ -171,7 +172,7 @@ mod tests {
     /// A report on a table in which the first instruction of `time`, and nothing else, depends on vvar.
     fn report_on_time() -> Report {
         let image = Image::parse(fixture::find("bare").unwrap().image).unwrap();
-        let old = Old::read(image).unwrap();
+        let mut old = Old::read(image).unwrap();
         let site = old.image.export("time").unwrap().address;
         let width = Width::Word;
         let slot = |place| Slot { place, width };
@@ -202,6 +203,7 @@ mod tests {
             }],
         };
         let kernel = Kernel::new(&Source::open(&"fixture:bare".parse().unwrap()).unwrap());
+        old.set_table(table.clone());
         report(kernel, &old, &table, &[Svma(0x123)])
     }
 
