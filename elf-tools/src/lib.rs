@@ -28,6 +28,7 @@ mod error;
 pub mod image;
 pub mod kernel;
 pub mod layout;
+pub mod reentry;
 pub mod relocation;
 
 pub mod symtab;

@@ -10,6 +10,7 @@
 //! | [`link`] | resolves needs, chooses and encodes values, moves what does not fit, overwrites entries: bytes in, bytes and a report out |
 //! | [`plan`] | decides how each function goes on: keep, relocate, proxy, system call |
 //! | [`proxy`] | the instructions that replace a function's entry |
+//! | [`threads`] | carries threads across that were stopped inside the old image: registers and memory in, registers and writes out |
 //! | [`verify`] | runs the result in a child process and compares it with the system calls |
 //! | [`compare`] | puts the strategies side by side |
 //! | [`hexadecimal`] | build-ids as they are printed |
@@ -30,6 +31,7 @@ pub mod proxy;
 pub mod report;
 pub mod source;
 pub mod tables;
+pub mod threads;
 pub mod verify;
 
 pub use error::{Error, Result};
