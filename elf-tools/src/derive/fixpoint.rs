@@ -24,16 +24,41 @@ pub(super) const MAX_STEPS: u32 = 1_000_000;
 pub(super) struct Analysis {
     pub(super) pool: Pool,
     pub(super) findings: Findings,
+    /// Whether every way through the function could be followed to its end.
+    pub(super) complete: bool,
+    /// Its blocks at the fixpoint, if they were asked for.
+    pub(super) blocks: Vec<Block>,
+    /// The chains of calls that blocks refer to. The first is the function itself.
+    pub(super) contexts: Vec<Context>,
 }
 
 /// A chain of calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Context {
+pub(super) struct Context {
     /// Index of the chain without the last call.
-    caller: u32,
+    pub(super) caller: u32,
     /// Index of the instruction that the last call returns to.
-    returns_to: u32,
+    pub(super) returns_to: u32,
     depth: u32,
+}
+
+/// Instructions that follow each other, with what is known before each of them.
+#[derive(Debug, Default)]
+pub(super) struct Block {
+    pub(super) context: u32,
+    /// Index of the first instruction.
+    pub(super) start: u32,
+    /// By instruction.
+    pub(super) states: Vec<State>,
+    /// Contexts and first instructions of the blocks that may come next.
+    pub(super) next: Vec<(u32, u32)>,
+}
+
+/// Whether the states of the fixpoint are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keep {
+    Findings,
+    States,
 }
 
 #[derive(Debug)]
@@ -75,6 +100,7 @@ pub(super) fn analyse<A: Architecture>(
     code: &Code,
     leaders: &[bool],
     function: &Function,
+    keep: Keep,
     steps_left: &mut u32,
 ) -> Analysis {
     let mut solver = Solver {
@@ -92,13 +118,19 @@ pub(super) fn analyse<A: Architecture>(
         by_place: FxHashMap::default(),
         pending: BTreeSet::new(),
         steps_left,
+        complete: true,
+        recording: None,
     };
+    let mut blocks = Vec::new();
     if let Some(entry) = code.index_of(function.entry) {
-        solver.run(entry);
+        blocks = solver.run(entry, keep);
     }
     Analysis {
         pool: solver.pool,
         findings: solver.findings,
+        complete: solver.complete,
+        blocks,
+        contexts: solver.contexts,
     }
 }
 
@@ -115,10 +147,14 @@ struct Solver<'a, A> {
     pending: BTreeSet<(u32, u32, u32)>,
     /// How many more instructions may be applied.
     steps_left: &'a mut u32,
+    /// Whether no way was lost so far.
+    complete: bool,
+    /// States before the instructions of the block that is applied, if they are wanted.
+    recording: Option<Vec<State>>,
 }
 
 impl<A: Architecture> Solver<'_, A> {
-    fn run(&mut self, entry: u32) {
+    fn run(&mut self, entry: u32, keep: Keep) -> Vec<Block> {
         let state = self.architecture.entry_state(&mut self.pool);
         self.flow(0, entry, state);
         while let Some((_, _, node)) = self.pending.pop_first() {
@@ -129,11 +165,13 @@ impl<A: Architecture> Solver<'_, A> {
                 }
             }
         }
-        self.conclude();
+        let blocks = self.conclude(keep);
         if *self.steps_left == 0 {
             self.findings = Findings::default();
+            self.complete = false;
             self.lost(entry, "the function is too complex to be followed");
         }
+        blocks
     }
 
     fn lost(&mut self, at: u32, reason: &str) {
@@ -144,21 +182,35 @@ impl<A: Architecture> Solver<'_, A> {
     }
 
     /// Visits every block once more, now that all states are known, and keeps only what is found then.
-    fn conclude(&mut self) {
+    fn conclude(&mut self, keep: Keep) -> Vec<Block> {
         let lost = std::mem::take(&mut self.findings).opaque;
         for (at, reason) in lost {
             if reason == TOO_MANY {
                 self.lost(at, TOO_MANY);
             }
         }
+        let mut blocks = Vec::new();
         for node in 0..self.nodes.len() as u32 {
-            if let (_, Exit::Lost(reason)) = self.block(node) {
-                let start = self.nodes[node as usize].start;
-                self.lost(start, reason);
-            }
+            let Node { context, start, .. } = self.nodes[node as usize];
+            self.recording = (keep == Keep::States).then(Vec::new);
+            let next = match self.block(node).1 {
+                Exit::To(places) => places,
+                Exit::Lost(reason) => {
+                    self.lost(start, reason);
+                    self.complete = false;
+                    Vec::new()
+                }
+            };
+            blocks.extend(self.recording.take().map(|states| Block {
+                context,
+                start,
+                states,
+                next,
+            }));
         }
         let hidden = self.pool.hidden_constants(&self.findings.used);
         self.findings.pinned.extend(hidden);
+        blocks
     }
 
     /// Applies the instructions of a block; the state after it, and where control goes.
@@ -178,6 +230,9 @@ impl<A: Architecture> Solver<'_, A> {
         loop {
             let index = machine.at;
             *self.steps_left = self.steps_left.saturating_sub(1);
+            if let Some(states) = &mut self.recording {
+                states.push(machine.state.clone());
+            }
             self.architecture.apply(index, &mut machine);
             let instruction = &self.code.instructions()[index as usize];
             let next = index + 1;

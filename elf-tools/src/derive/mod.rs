@@ -13,11 +13,13 @@
 //! | `fixpoint` | control flow, callees as if inlined, until nothing new is found |
 //! | `attribute` | addresses to symbols |
 //! | `table` | accesses to relocations |
+//! | `reentry` | states to recipes that put a thread back to the entry of its function |
 
 mod attribute;
 mod fixpoint;
 mod machine;
 mod pool;
+pub(crate) mod reentry;
 mod table;
 mod value;
 mod x86_64;
@@ -29,6 +31,7 @@ use crate::symtab::Symtab;
 use crate::{Class, Error, Machine, Result, Svma};
 
 use attribute::Vvar;
+use fixpoint::Keep;
 use machine::State;
 use pool::Pool;
 use table::Table;
@@ -80,8 +83,14 @@ pub fn derive(image: &Image, code: &Code, symtab: &Symtab) -> Result<Derivation>
     for function in code.functions() {
         // Where control goes cannot be told, so nothing can; the linker knows by itself that it must not run.
         if function.indirect.is_none() {
-            let analysis =
-                fixpoint::analyse(&architecture, code, &leaders, function, &mut steps_left);
+            let analysis = fixpoint::analyse(
+                &architecture,
+                code,
+                &leaders,
+                function,
+                Keep::Findings,
+                &mut steps_left,
+            );
             table.add(analysis);
         }
     }

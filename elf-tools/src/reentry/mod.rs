@@ -14,6 +14,8 @@ use std::fmt;
 
 use crate::Svma;
 
+pub use crate::derive::reentry::derive;
+
 /// A general register by its DWARF number (System V psABI for x86-64, figure 3.36).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Register(pub u8);

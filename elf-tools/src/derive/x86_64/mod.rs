@@ -374,7 +374,7 @@ impl Step<'_, '_> {
                     match register {
                         RSP => self
                             .machine
-                            .opaque("the stack is used in a way that is not understood"),
+                            .lose_stack("the stack is used in a way that is not understood"),
                         _ => self.machine.consume(set),
                     }
                 }
@@ -398,7 +398,7 @@ impl Step<'_, '_> {
             };
             if register == RSP {
                 self.machine
-                    .opaque("the stack pointer is changed in a way that is not understood");
+                    .lose_stack("the stack pointer is changed in a way that is not understood");
             }
             self.machine.write_computed(register);
         }
