@@ -13,7 +13,7 @@ mod solve;
 mod sums;
 
 use elf_tools::relocation::{Relocations, Width};
-use elf_tools::{Class, Machine};
+use elf_tools::{Class, Machine, Svma};
 
 use crate::placement::Placement;
 use crate::plan::own::{self, Failures, Own};
@@ -38,6 +38,20 @@ pub struct LinkedImage {
     pub functions: Vec<FunctionPlan>,
     /// Boundaries that are elsewhere now, by where they were. Threads that were stopped at one must be carried along.
     pub moved: Vec<Moved>,
+}
+
+impl LinkedImage {
+    /// Where an instruction of the old image is now, if it was moved.
+    pub fn moved_to(&self, boundary: Svma) -> Option<Svma> {
+        let found = self.moved.iter().find(|moved| moved.from == boundary);
+        found.map(|moved| moved.to)
+    }
+
+    /// The instruction of the old image that was moved to a place.
+    pub fn moved_from(&self, place: Svma) -> Option<Svma> {
+        let found = self.moved.iter().find(|moved| moved.to == place);
+        found.map(|moved| moved.from)
+    }
 }
 
 /// Links `old` to `new` at the given placement.
