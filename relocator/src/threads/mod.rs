@@ -102,25 +102,44 @@ pub struct Crossing<'a> {
     pub image: Avma,
 }
 
+/// The instruction that a thread executes next: the system call, if that is to be repeated.
+fn instruction(place: Svma, registers: &Registers) -> Option<Svma> {
+    match registers.repeats_system_call() {
+        true => place.0.checked_sub(SYSCALL).map(Svma),
+        false => Some(place),
+    }
+}
+
 impl Crossing<'_> {
     /// What has to be done about a thread with these registers.
     pub fn thread(&self, registers: &Registers, memory: &dyn Memory) -> Verdict {
         let Some(place) = self.place(registers.pc) else {
             return Verdict::Outside;
         };
-        let Some(boundary) = self.boundary(place, registers) else {
-            let reason = "it is no instruction that a function of the image executes".to_owned();
-            return Verdict::Stuck { place, reason };
-        };
         let stopped = Stopped {
             image: self.image,
             registers,
             memory,
         };
-        match self.go_on(boundary, place, &stopped) {
-            Ok(verdict) => verdict,
-            Err(reason) => Verdict::Stuck { place, reason },
-        }
+        let verdict = match self.replaced(place, registers) {
+            Some((entry, bytes)) => stopped.in_replacement(entry, place, bytes),
+            None => match self.boundary(place, registers) {
+                Some(boundary) => self.go_on(boundary, place, &stopped),
+                None => Err("no function of the image executes an instruction there".to_owned()),
+            },
+        };
+        verdict.unwrap_or_else(|reason| Verdict::Stuck { place, reason })
+    }
+
+    /// The function whose entry was overwritten earlier, if a thread is in what it was overwritten with, and the bytes from
+    /// the thread's instruction on.
+    fn replaced(&self, place: Svma, registers: &Registers) -> Option<(Svma, &[u8])> {
+        let place = instruction(place, registers)?;
+        self.before?.functions.iter().find_map(|function| {
+            let patch = function.patch.as_ref()?;
+            let offset = place.0.checked_sub(function.entry.0)? as usize;
+            Some((function.entry, patch.get(offset..)?)).filter(|found| !found.1.is_empty())
+        })
     }
 
     /// The place in the image that an address means; `None` outside of it.
@@ -133,10 +152,7 @@ impl Crossing<'_> {
 
     /// The boundary of the old image that a thread is at. One that is to repeat a system call is at its instruction.
     fn boundary(&self, place: Svma, registers: &Registers) -> Option<Svma> {
-        let place = match registers.repeats_system_call() {
-            true => Svma(place.0.checked_sub(SYSCALL)?),
-            false => place,
-        };
+        let place = instruction(place, registers)?;
         let moved = self.before.and_then(|linked| linked.moved_from(place));
         let boundary = moved.unwrap_or(place);
         self.old.code.index_of(boundary).map(|_| boundary)

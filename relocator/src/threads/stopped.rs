@@ -3,7 +3,10 @@
 use elf_tools::reentry::{Context, Location, Recipe, Register, Source};
 use elf_tools::{Avma, Svma};
 
-use super::{FixUp, Memory, Registers, Write};
+use super::{FixUp, Memory, Registers, Verdict, Write};
+
+/// `ret`
+const RET: u8 = 0xc3;
 
 /// A thread inside an image.
 #[derive(Clone, Copy)]
@@ -35,6 +38,33 @@ impl Stopped<'_> {
             writes: Vec::new(),
             returns: 0,
         }
+    }
+
+    /// The thread in a replacement of the function at `entry`: a jump or a system call, which leave everything that counts in
+    /// its place. It begins anew, unless the system call has been made: then it returns.
+    pub(super) fn in_replacement(
+        &self,
+        entry: Svma,
+        place: Svma,
+        bytes: &[u8],
+    ) -> Result<Verdict, String> {
+        let mut fix_up = self.moved(place, entry);
+        fix_up.registers.system_call = -1;
+        if bytes[0] != RET {
+            return Ok(match place == entry {
+                true => Verdict::Untouched,
+                false => Verdict::FixUp(fix_up),
+            });
+        }
+        let address = Location::Memory {
+            base: Register::RSP,
+            offset: 0,
+        };
+        fix_up.registers.pc = Avma(self.content(address)?);
+        let stack = &mut fix_up.registers.general[Register::RSP.index()];
+        *stack = stack.wrapping_add(8);
+        fix_up.returns = 1;
+        Ok(Verdict::FixUp(fix_up))
     }
 
     /// The thread at the entry of its function.
