@@ -2,12 +2,15 @@
 //! assembled when the tests run; reading at `image - 0x4000` is reading the vvar.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use elf_tools::code::{Code, Flow};
 use elf_tools::image::Image;
 use elf_tools::reentry::{Context, Location, Recipe, ReentryTable, Register, Source, derive};
 use elf_tools::{Avma, Svma};
+use kernel_fixtures::fixture;
 use kernel_fixtures::synthetic::assembled;
+use proptest::prelude::*;
 use relocator::link::{LinkedImage, Moved, Old};
 use relocator::plan::{FunctionPlan, Strategy};
 use relocator::threads::{Crossing, Memory, Registers, Verdict};
@@ -356,6 +359,21 @@ fn memory_that_is_read_and_changed_cannot_be_changed_twice() {
 }
 
 #[test]
+fn what_a_function_has_stored_it_may_read_again() {
+    let own = format!("mov [rsi], rax\n mov rax, [rsi]\n{READ}mov [rsi], rax\n ret");
+    let subject = Subject::function("__vdso_clock_gettime", &own);
+    assert!((0..5).all(|number| subject.recipe(number).is_ok()));
+    // On one way it reads what was there before.
+    let other = format!("test edi, edi\n je 1f\n mov [rsi], rax\n1: mov rax, [rsi]\n{READ}ret");
+    let subject = Subject::function("__vdso_clock_gettime", &other);
+    assert!(subject.recipe(3).unwrap_err().contains("changed"));
+    // It stores less than it reads.
+    let less = format!("mov [rsi], eax\n mov rax, [rsi]\n{READ}ret");
+    let subject = Subject::function("__vdso_clock_gettime", &less);
+    assert!(subject.recipe(2).unwrap_err().contains("changed"));
+}
+
+#[test]
 fn a_frame_that_is_overwritten_is_not_believed() {
     let code = format!("mov [rsp], rdi\n{READ}ret");
     let subject = Subject::function("__vdso_time", &code);
@@ -479,3 +497,66 @@ fn places_that_no_instruction_begins_at_are_refused() {
     };
     assert!(reason.contains("cannot be read"), "{reason}");
 }
+
+/// Memory that answers with anything, sometimes with nothing.
+struct Anything(u64);
+
+impl Memory for Anything {
+    fn read(&self, at: Avma, bytes: &mut [u8]) -> bool {
+        let word = (at.0 ^ self.0)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .rotate_left(17);
+        let source = match word % 4 {
+            0 => return false,
+            1 => BASE.0 + word % 0x2000,
+            _ => word,
+        };
+        bytes
+            .iter_mut()
+            .zip(source.to_le_bytes())
+            .for_each(|(to, from)| *to = from);
+        true
+    }
+}
+
+proptest! {
+    /// A thread that lies in every register is refused, or comes out at the entry of a function.
+    #[test]
+    fn hostile_threads_do_no_harm(
+        number in any::<prop::sample::Index>(),
+        offset in -3i64..4,
+        general in prop::array::uniform16(any::<u64>()),
+        system_call in -1i64..400,
+        seed in any::<u64>(),
+    ) {
+        let subject = &*FIXTURE;
+        let code = subject.old.code.instructions();
+        let place = code[number.index(code.len())].address.offset(offset);
+        let registers = Registers { general, pc: place.at(BASE), system_call };
+        let crossing = Crossing {
+            old: &subject.old,
+            reentry: &subject.table,
+            before: None,
+            after: &subject.linked(&[("__vdso_clock_gettime", vec![0x90; 13])]),
+            image: BASE,
+        };
+        match crossing.thread(&registers, &Anything(seed)) {
+            Verdict::FixUp(fix_up) => {
+                prop_assert!(subject.old.code.function(fix_up.to).is_some());
+                prop_assert_eq!(fix_up.registers.pc, fix_up.to.at(BASE));
+            }
+            Verdict::Stuck { reason, .. } => prop_assert!(!reason.is_empty()),
+            Verdict::Outside => prop_assert!(offset != 0),
+            Verdict::Untouched => {}
+        }
+    }
+}
+
+static FIXTURE: LazyLock<Subject> = LazyLock::new(|| {
+    let bytes = fixture::find("operands").unwrap().image;
+    let image = Image::parse(bytes).unwrap();
+    let code = Code::of(&image).unwrap();
+    let table = derive(&image, &code).unwrap();
+    let old = Old::new(image, code, None);
+    Subject { old, table }
+});
