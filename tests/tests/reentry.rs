@@ -275,8 +275,6 @@ fn a_helper_has_a_context_for_each_call() {
         .iter()
         .map(|context| (context.function, context.calls[0].returns_to))
         .collect();
-    let [time, cpu] = ["__vdso_time", "__vdso_getcpu"]
-        .map(|name| subject.old.image.export(name).unwrap().address);
     assert_eq!(calls, [(time, behind(time, 2)), (cpu, behind(cpu, 2))]);
     let after = subject.linked(&[]);
     let thread = |returns_to: Svma, frame: u64| {
@@ -465,6 +463,31 @@ fn a_thread_in_a_replacement_begins_anew_or_returns() {
     };
     assert_eq!(fix_up.registers.pc, Avma(0x40_1234));
     assert_eq!(fix_up.registers.general[Register::RSP.index()], STACK + 8);
+}
+
+#[test]
+fn what_an_earlier_link_has_changed_is_not_computed_with() {
+    let code = format!(
+        "mov eax, edi\n lea rcx, [rip + image - 0x4000]\n shl rax, 4\n add rcx, rax\n xor eax, eax\n xor edi, edi\n{READ}ret"
+    );
+    let subject = Subject::function("__vdso_clock_getres", &code);
+    let mut registers = at(subject.boundary(6), STACK);
+    registers.general[Register::RCX.index()] = BASE.0 - 0x4000 + 16 * 7;
+    let (linked, none) = (subject.linked(&[]), Words::default());
+    let verdict = subject.cross(None, &linked, &registers, &none);
+    let Verdict::FixUp(fix_up) = verdict else {
+        panic!("{verdict:?}");
+    };
+    assert_eq!(fix_up.registers.general[Register::RDI.index()], 7);
+    let verdict = subject.cross(Some(&linked), &linked, &registers, &none);
+    let Verdict::Stuck { reason, .. } = verdict else {
+        panic!("{verdict:?}");
+    };
+    assert!(reason.contains("linked earlier"), "{reason}");
+    // Between two elements the thread is not where it seems to be.
+    registers.general[Register::RCX.index()] += 1;
+    let verdict = subject.cross(None, &linked, &registers, &none);
+    assert!(matches!(verdict, Verdict::Stuck { .. }), "{verdict:?}");
 }
 
 #[test]

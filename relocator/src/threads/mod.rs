@@ -121,6 +121,7 @@ impl Crossing<'_> {
             image: self.image,
             registers,
             memory,
+            was_linked: self.before.is_some(),
         };
         let verdict = match self.replaced(place, registers) {
             Some((entry, bytes)) => stopped.in_replacement(entry, place, bytes),
