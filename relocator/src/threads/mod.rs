@@ -7,6 +7,7 @@
 //! Nothing here knows what a process is: registers and memory come in, registers and writes go out. So the same code
 //! serves a live process, checkpoint files, and tests.
 
+pub mod random;
 mod stopped;
 
 use elf_tools::code::Flow;
@@ -120,6 +121,7 @@ impl Crossing<'_> {
             image: self.image,
             registers,
             memory,
+            was_linked: self.before.is_some(),
         };
         let verdict = match self.replaced(place, registers) {
             Some((entry, bytes)) => stopped.in_replacement(entry, place, bytes),

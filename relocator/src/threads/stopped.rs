@@ -15,6 +15,15 @@ pub(super) struct Stopped<'a> {
     pub(super) image: Avma,
     pub(super) registers: &'a Registers,
     pub(super) memory: &'a dyn Memory,
+    /// Whether the code that it runs in is not as it was at home: constants in it are others.
+    pub(super) was_linked: bool,
+}
+
+/// Whether a number is computed with constants that linking may change: those that go into addresses of the vvar. What is
+/// added to the stack pointer is none of them.
+fn depends_on_layout(register: Register, source: &Source) -> bool {
+    let is_added = source.constant != 0 && source.location != Location::Nowhere;
+    register != Register::RSP && (source.image != 0 || is_added)
 }
 
 impl Stopped<'_> {
@@ -77,6 +86,11 @@ impl Stopped<'_> {
         let mut fix_up = self.moved(from, context.function);
         let registers = &mut fix_up.registers;
         for &(register, ref source) in &recipe.registers {
+            if self.was_linked && depends_on_layout(register, source) {
+                return Err(format!(
+                    "{register} of the entry is part of an address, in code that was linked earlier"
+                ));
+            }
             let value = self
                 .value(source)
                 .map_err(|why| format!("{register} of the entry: {why}"))?;
