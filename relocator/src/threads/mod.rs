@@ -7,6 +7,7 @@
 //! Nothing here knows what a process is: registers and memory come in, registers and writes go out. So the same code
 //! serves a live process, checkpoint files, and tests.
 
+pub mod frames;
 pub mod random;
 mod stopped;
 
