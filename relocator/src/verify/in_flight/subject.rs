@@ -1,8 +1,9 @@
 //! One function in one combination of namespaces: its scenarios, boundary by boundary.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
 
-use elf_tools::code::Code;
+use elf_tools::code::{Access, Code};
 use elf_tools::{Avma, Svma};
 use kernel_fixtures::emulated::{ClockMode, Emulated};
 
@@ -11,11 +12,11 @@ use super::call::{Call, Random};
 use super::experiment::{Experiment, Outcome};
 use super::old_kernel::OldKernel;
 use super::outcome::{Ending, Failure, Namespaces, Variant};
+use super::performer::{Activation, Snapshot, Thread};
 use super::scenario::{Prepared, Scenario, disturbable, scenarios};
 use super::stage::Slot;
 use super::swap::Swap;
 use super::tally::Tally;
-use super::thread::{Activation, Snapshot, Thread};
 use super::treatment::Treatment;
 use crate::hexadecimal;
 use crate::verify::child::Progress;
@@ -37,6 +38,9 @@ const ATTEMPTS: u32 = 3;
 
 /// How many steps an update takes that is slow. Who waits for it goes around several times.
 const SLOW: usize = 24;
+
+/// How many steps of a function may be disturbed. `getrandom` takes thousands, and reads in the first few.
+const MOST_DISTURBED: usize = 200;
 
 /// More steps than any function takes for what it is asked here.
 const MOST_STEPS: usize = 50_000;
@@ -253,7 +257,7 @@ impl Subject<'_, '_> {
         for &disturbance in disturbable(&usual) {
             let mut met: BTreeSet<Svma> = ready.path.iter().copied().collect();
             let middle = ready.path.len() / 2;
-            for step in steps(&usual, ready.path.len()).into_iter().chain([middle]) {
+            for step in self.steps(&ready.path).into_iter().chain([middle]) {
                 ready.scenario = usual.disturbed(disturbance, step);
                 let path = self.trace(ready, false)?;
                 let before = met.len();
@@ -265,6 +269,21 @@ impl Subject<'_, '_> {
         }
         ready.scenario = usual;
         Ok(())
+    }
+
+    /// The steps before which it is tried what a disturbance changes: the first one, and those behind which something was
+    /// read. To what happens in between, a function is blind.
+    fn steps(&self, path: &[Svma]) -> Vec<usize> {
+        let reads = |(step, boundary): (usize, &Svma)| {
+            let access = self.code.covering(*boundary)?.access;
+            matches!(access, Access::Memory(_)).then_some(step + 1)
+        };
+        let read = path
+            .iter()
+            .take(MOST_DISTURBED)
+            .enumerate()
+            .filter_map(reads);
+        iter::once(0).chain(read).collect()
     }
 
     /// Makes every experiment at a boundary that there is reason to make, and leaves the thread there.
@@ -450,14 +469,6 @@ impl Subject<'_, '_> {
             Ok(answer) => Err(format!("the next call returns {}", answer.code)),
             Err(what) => Err(format!("the next call: {what}")),
         }))
-    }
-}
-
-/// The steps before which it is tried what a disturbance changes. `getrandom` takes thousands, and reads in the first few.
-fn steps(scenario: &Scenario, length: usize) -> Vec<usize> {
-    match scenario.call {
-        Call::Getrandom(_) => (0..length.min(64)).step_by(4).collect(),
-        _ => (0..length).collect(),
     }
 }
 
