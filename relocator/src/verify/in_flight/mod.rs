@@ -46,14 +46,16 @@ use std::num::NonZeroUsize;
 use std::thread;
 use std::time::Duration;
 
-use elf_tools::Svma;
 use elf_tools::code::Function;
 use elf_tools::reentry::{self, ReentryTable};
 use elf_tools::symtab::Symtab;
+use elf_tools::symtab::mapping_name;
+use elf_tools::{Avma, Svma};
 use kernel_fixtures::emulated::Unit;
 use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use nix::unistd::Pid;
 
+use super::address_space::AddressSpace;
 use super::child::{self, Conditions, Progress};
 use super::entry::Entry;
 use super::linked;
@@ -116,7 +118,19 @@ impl Options {
 /// the outcome says so. Errors: the kernel cannot be emulated, or the image not be linked; the child process crashed, hung
 /// or failed ([`Error::Child`]).
 pub fn sweep(old: OldImage<'_>, running: &Running, options: &Options) -> Result<InFlight> {
-    let sweep = Sweep::new(old, running, options)?;
+    sweep_with(old, running, options, |_| {})
+}
+
+/// The same with a re-entry table that `change` has changed. Nothing needs this but a test, which wants to see what a wrong
+/// table does.
+pub fn sweep_with(
+    old: OldImage<'_>,
+    running: &Running,
+    options: &Options,
+    change: impl FnOnce(&mut ReentryTable),
+) -> Result<InFlight> {
+    let mut sweep = Sweep::new(old, running, options)?;
+    change(&mut sweep.reentry);
     let refusal = match options.namespaces.iter().any(|namespaces| namespaces.any()) {
         true => super::probe_time_namespace().err(),
         false => None,
@@ -260,6 +274,7 @@ impl<'a> Sweep<'a> {
             let subject = Subject {
                 name,
                 entry,
+                native: self.native(names)?,
                 code: &self.old.code,
                 image: code,
                 thread: &mut thread,
@@ -287,6 +302,18 @@ impl<'a> Sweep<'a> {
         found.ok_or_else(|| Error::Child {
             what: "lost a function".to_owned(),
         })
+    }
+
+    /// Where the new kernel's function of one of these names is.
+    fn native(&self, names: &[String]) -> Result<Option<Avma>> {
+        let mappings = AddressSpace::read()?.mappings();
+        let vdso = mappings.iter().find(|(name, _)| name == mapping_name::VDSO);
+        let export = names
+            .iter()
+            .find_map(|name| self.running.image.export(name));
+        Ok(vdso
+            .zip(export)
+            .map(|((_, base), export)| export.address.at(*base)))
     }
 
     fn report(&self, names: &[String], tally: &Tally) -> FunctionSweep {
