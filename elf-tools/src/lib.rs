@@ -12,6 +12,7 @@
 //! | [`code`] | an image's text | instructions, and which function reaches which |
 //! | [`layout`] | BTF or DWARF | struct layouts |
 //! | [`symtab`] | an exported table, a table file, or a layout | every symbol of one kernel's vvar |
+//! | [`reentry`] | an image's code and call frame information | how a thread that was stopped at a boundary gets back to the entry of its function |
 //! | [`relocation`] | an image's relocation tables | every place in old code that depends on a symbol |
 //!
 //! The formats are specified in `docs/abi.md`. Malformed input is an [`Error`] that names the place, never a panic.

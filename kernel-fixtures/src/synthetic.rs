@@ -76,14 +76,16 @@ SECTIONS {
   .dynstr : { *(.dynstr) }
   .dynamic : { *(.dynamic) } :load :dynamic
   .rodata : { *(.rodata) } :load
+  .eh_frame : { *(.eh_frame) } :load
   .text 0x1000 : { *(.text) } :load
-  /DISCARD/ : { *(.comment) *(.gnu.hash) *(.eh_frame*) *(.note*) }
+  /DISCARD/ : { *(.comment) *(.gnu.hash) *(.eh_frame_hdr) *(.note*) }
 }
 ";
 
 /// A stock image, without tables or build-id, whose code is `text` in the syntax of Intel.
 ///
-/// `function NAME` and `end NAME` stand around an exported function, and `image` is the image's address. Needs a C
+/// `function NAME` and `end NAME` stand around an exported function, and `image` is the image's address. Call frame
+/// information is what directives in the text ask for. Needs a C
 /// compiler (`CC`, or `cc`) with the GNU assembler and linker.
 pub fn assembled(text: &str) -> Result<Vec<u8>> {
     linked(&format!("{CODE_HEAD}{text}\n"), CODE_SCRIPT)

@@ -11,6 +11,7 @@
 //! | [`plan`] | decides how each function goes on: keep, relocate, proxy, system call |
 //! | [`proxy`] | the instructions that replace a function's entry |
 //! | [`threads`] | carries threads across that were stopped inside the old image: registers and memory in, registers and writes out |
+//! | [`tracing`] | threads of other processes, stopped and driven by `ptrace` |
 //! | [`verify`] | runs the result in a child process and compares it with the system calls |
 //! | [`compare`] | puts the strategies side by side |
 //! | [`hexadecimal`] | build-ids as they are printed |
@@ -32,6 +33,7 @@ pub mod report;
 pub mod source;
 pub mod tables;
 pub mod threads;
+pub mod tracing;
 pub mod verify;
 
 pub use error::{Error, Result};

@@ -6,6 +6,7 @@ use elf_tools::Avma;
 use elf_tools::code::Code;
 use elf_tools::derive::derive;
 use elf_tools::image::{Image, alternatives};
+use elf_tools::reentry::{self, Context};
 use elf_tools::relocation::object;
 use kernel_fixtures::distribution::{Cache, VERSIONS};
 use libtest_mimic::{Arguments, Trial};
@@ -77,6 +78,36 @@ fn everything_is_attributed(kernel: &Kernel) -> Result<(), String> {
     let code = Code::of(&patched).map_err(words)?;
     let read = object::read(&file, &patched, &code).map_err(words)?;
     ensure(read == *table, || "the table changes in a file".to_owned())
+}
+
+/// A thread that may still read the vvar can be put back to the entry of its function wherever it was stopped, with
+/// alternatives applied and without.
+fn every_reader_can_begin_anew(kernel: &Kernel) -> Result<(), String> {
+    let words = |error: elf_tools::Error| in_words(&error);
+    let entries = alternatives::read(&kernel.image).map_err(words)?;
+    let patched = alternatives::apply(&kernel.image, &entries, |_| true);
+    let patched = Image::parse(&patched).map_err(words)?;
+    for image in [&kernel.image, &patched] {
+        let code = Code::of(image).map_err(words)?;
+        let table = reentry::derive(image, &code).map_err(words)?;
+        for name in READERS {
+            let Some(export) = image.export(name) else {
+                continue;
+            };
+            let function = code.function(export.address).ok_or("no function")?;
+            for instruction in code.reached(function) {
+                let of_function = |context: &&Context| context.function == export.address;
+                let mut contexts = table.at(instruction.address).iter().filter(of_function);
+                let known = contexts.clone().count() > 0;
+                ensure(known, || {
+                    format!("{name}: nothing at {}", instruction.address)
+                })?;
+                let lost = contexts.find(|c| c.reads && table.recipe(c).is_err());
+                ensure(lost.is_none(), || format!("{name}: {lost:?}"))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn linked(old: &Kernel, new: &Kernel) -> Result<LinkedImage, String> {
@@ -185,6 +216,11 @@ fn own_trials(named: &Named) -> Vec<Trial> {
             name("everything_is_attributed"),
             &named.possible,
             with(everything_is_attributed),
+        ),
+        trial(
+            name("every_reader_can_begin_anew"),
+            &named.possible,
+            with(every_reader_can_begin_anew),
         ),
         trial(
             name("runs_relocated"),

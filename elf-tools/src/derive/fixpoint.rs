@@ -8,10 +8,10 @@ use std::collections::BTreeSet;
 
 use rustc_hash::FxHashMap;
 
-use super::Architecture;
-use super::machine::{Findings, Machine, Spill, State};
+use super::machine::{Findings, Known, Machine, Spill, State};
 use super::pool::{Merge, Pool};
 use super::value::Unknown;
+use super::{Architecture, Learned};
 use crate::code::{Code, Flow, Function};
 
 /// Deepest chain of calls inside an image. Stock images have 2.
@@ -69,9 +69,19 @@ struct Node {
     state: State,
 }
 
+/// A way to a block.
+#[derive(Debug, Clone, Copy)]
+struct Edge {
+    context: u32,
+    /// Index of the first instruction.
+    start: u32,
+    /// What holds if this way is taken.
+    known: Option<Known>,
+}
+
 /// Where control goes after a block, as instruction indices.
 enum Exit {
-    To(Vec<(u32, u32)>),
+    To(Vec<Edge>),
     /// The flow cannot be followed: at this instruction, for this reason.
     Lost(&'static str),
 }
@@ -156,12 +166,17 @@ struct Solver<'a, A> {
 impl<A: Architecture> Solver<'_, A> {
     fn run(&mut self, entry: u32, keep: Keep) -> Vec<Block> {
         let state = self.architecture.entry_state(&mut self.pool);
-        self.flow(0, entry, state);
+        let edge = Edge {
+            context: 0,
+            start: entry,
+            known: None,
+        };
+        self.flow(edge, state);
         while let Some((_, _, node)) = self.pending.pop_first() {
             let (state, exit) = self.block(node);
             if let Exit::To(places) = exit {
-                for (context, start) in places {
-                    self.flow(context, start, state.clone());
+                for edge in places {
+                    self.flow(edge, state.clone());
                 }
             }
         }
@@ -194,7 +209,7 @@ impl<A: Architecture> Solver<'_, A> {
             let Node { context, start, .. } = self.nodes[node as usize];
             self.recording = (keep == Keep::States).then(Vec::new);
             let next = match self.block(node).1 {
-                Exit::To(places) => places,
+                Exit::To(edges) => edges.iter().map(|e| (e.context, e.start)).collect(),
                 Exit::Lost(reason) => {
                     self.lost(start, reason);
                     self.complete = false;
@@ -237,6 +252,11 @@ impl<A: Architecture> Solver<'_, A> {
             let instruction = &self.code.instructions()[index as usize];
             let next = index + 1;
             let index_of = |target| self.code.index_of(target);
+            let edge = |start: u32, known: Option<Known>| Edge {
+                context,
+                start,
+                known,
+            };
             let exit = match instruction.flow {
                 Flow::Next if self.leaders.get(next as usize) == Some(&false) => {
                     machine.at = next;
@@ -245,16 +265,27 @@ impl<A: Architecture> Solver<'_, A> {
                     }
                     None
                 }
-                Flow::Next => Some(vec![(context, next)]),
-                Flow::Jump(target) => index_of(target).map(|target| vec![(context, target)]),
+                Flow::Next => Some(vec![edge(next, None)]),
+                Flow::Jump(target) => index_of(target).map(|target| vec![edge(target, None)]),
                 Flow::Branch(target) => {
-                    index_of(target).map(|target| vec![(context, next), (context, target)])
+                    let learned = match index > start {
+                        true => self
+                            .architecture
+                            .learned(index, &machine.state, machine.pool),
+                        false => Learned::default(),
+                    };
+                    let not_taken = edge(next, learned.not_taken);
+                    index_of(target).map(|target| vec![not_taken, edge(target, learned.taken)])
                 }
                 Flow::Call(target) => {
                     let state = machine.state;
                     let target = index_of(target);
                     let exit = match (target, self.called(context, next)) {
-                        (Some(target), Some(inside)) => Exit::To(vec![(inside, target)]),
+                        (Some(target), Some(inside)) => Exit::To(vec![Edge {
+                            context: inside,
+                            start: target,
+                            known: None,
+                        }]),
                         (None, _) => Exit::Lost("control leaves the code"),
                         (_, None) => Exit::Lost("calls are nested too deeply"),
                     };
@@ -265,7 +296,11 @@ impl<A: Architecture> Solver<'_, A> {
                     let Context {
                         caller, returns_to, ..
                     } = self.contexts[context as usize];
-                    let exit = (context != 0).then_some((caller, returns_to));
+                    let exit = (context != 0).then_some(Edge {
+                        context: caller,
+                        start: returns_to,
+                        known: None,
+                    });
                     return (state, Exit::To(exit.into_iter().collect()));
                 }
                 Flow::Stop => Some(Vec::new()),
@@ -273,7 +308,7 @@ impl<A: Architecture> Solver<'_, A> {
             };
             let exit = exit.filter(|places| {
                 let end = self.code.instructions().len() as u32;
-                places.iter().all(|&(_, start)| start < end)
+                places.iter().all(|edge| edge.start < end)
             });
             let exit = exit.map_or(Exit::Lost("control leaves the code"), Exit::To);
             return (machine.state, exit);
@@ -299,7 +334,17 @@ impl<A: Architecture> Solver<'_, A> {
     }
 
     /// Control reaches a block in this state.
-    fn flow(&mut self, context: u32, start: u32, state: State) {
+    fn flow(&mut self, edge: Edge, mut state: State) {
+        let Edge {
+            context,
+            start,
+            known,
+        } = edge;
+        if let Some(known) = known
+            && let Err(at) = state.known.binary_search(&known)
+        {
+            state.known.insert(at, known);
+        }
         let depth = u32::MAX - self.contexts[context as usize].depth;
         let Some(&node) = self.by_place.get(&(context, start)) else {
             let node = self.nodes.len() as u32;
@@ -332,6 +377,7 @@ impl<A: Architecture> Solver<'_, A> {
             );
         }
         self.join_stack(node, start, &mut new.stack, &state.stack);
+        new.known.retain(|known| state.known.contains(known));
         let changed = new != old;
         self.nodes[node as usize].state = new;
         changed

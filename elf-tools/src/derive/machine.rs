@@ -42,6 +42,15 @@ pub(super) struct State {
     pub(super) registers: [SetId; REGISTERS],
     /// By base and offset.
     pub(super) stack: Vec<Spill>,
+    /// What registers held at the entry, where the code has found out by comparing.
+    pub(super) known: Vec<Known>,
+}
+
+/// That a register held this number at the entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Known {
+    pub(super) register: u8,
+    pub(super) number: i64,
 }
 
 /// An instruction's access to memory that is not the stack.

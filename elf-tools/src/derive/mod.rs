@@ -32,7 +32,7 @@ use crate::{Class, Error, Machine, Result, Svma};
 
 use attribute::Vvar;
 use fixpoint::Keep;
-use machine::State;
+use machine::{Known, State};
 use pool::Pool;
 use table::Table;
 
@@ -47,8 +47,18 @@ trait Architecture {
     /// Applies the instruction of that index, but for where control goes.
     fn apply(&self, index: u32, machine: &mut machine::Machine<'_>);
 
+    /// What is known where the branch of that index is taken, and where it is not; `state` is that before it.
+    fn learned(&self, index: u32, state: &State, pool: &Pool) -> Learned;
+
     /// The state after a return instruction has been applied; `to_caller` if it leaves the image.
     fn returned(&self, machine: machine::Machine<'_>, to_caller: bool) -> State;
+}
+
+/// What a branch says about the entry.
+#[derive(Debug, Clone, Copy, Default)]
+struct Learned {
+    taken: Option<Known>,
+    not_taken: Option<Known>,
 }
 
 /// What the code of an image says.

@@ -91,6 +91,8 @@ pub enum Location {
         /// Bytes.
         offset: i64,
     },
+    /// Nowhere: the content counts as 0, so that the value is a constant. Code has compared it, and gone on because it was that.
+    Nowhere,
 }
 
 /// How a value is computed from what is at a location:

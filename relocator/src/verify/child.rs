@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::TIME_NAMESPACE;
 use super::process;
-use super::time_namespace::{self, Refused};
+use super::time_namespace::{self, Offsets, Refused};
 use crate::error::in_words;
 use crate::{Error, Result};
 
@@ -116,7 +116,7 @@ fn live<T: Serialize>(
         }
         if conditions.time_namespace {
             progress.at("entering a time namespace");
-            if let Err(Refused { step, source }) = time_namespace::enter() {
+            if let Err(Refused { step, source }) = time_namespace::enter(Offsets::USUAL) {
                 let errno = source.raw_os_error().unwrap_or(0);
                 return Message::NoTimeNamespace {
                     step: step.to_owned(),

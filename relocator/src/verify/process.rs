@@ -41,8 +41,13 @@ fn close(first: RawFd, last: RawFd) {
 
 /// Ends the child without running what was registered by and for the parent.
 pub(super) fn exit() -> ! {
+    exit_with(0)
+}
+
+/// The same with a status.
+pub(super) fn exit_with(status: c_int) -> ! {
     // SAFETY: always possible.
-    unsafe { libc::_exit(0) }
+    unsafe { libc::_exit(status) }
 }
 
 /// Waits until there is something to read, or the end of it; `false` if not within `patience`.

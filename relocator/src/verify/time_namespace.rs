@@ -8,10 +8,28 @@ use nix::unistd::{getegid, geteuid};
 
 use super::system;
 
-/// How far `CLOCK_MONOTONIC` is shifted: a day, a few seconds, and a fraction, so that a lost carry shows.
-const MONOTONIC: (i64, i64) = (86_400 + 7, 123_456_789);
-/// How far `CLOCK_BOOTTIME` is shifted; other than `MONOTONIC`, so that a mix-up shows.
-const BOOTTIME: (i64, i64) = (2 * 86_400 + 11, 987_654_321);
+/// How far clocks are shifted: seconds and nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Offsets {
+    /// `CLOCK_MONOTONIC`: days, a few seconds, and a fraction, so that a lost carry shows.
+    monotonic: (i64, i64),
+    /// `CLOCK_BOOTTIME`; other than `monotonic`, so that a mix-up shows.
+    boottime: (i64, i64),
+}
+
+impl Offsets {
+    /// Those of a process that is verified.
+    pub(super) const USUAL: Self = Self {
+        monotonic: (86_400 + 7, 123_456_789),
+        boottime: (2 * 86_400 + 11, 987_654_321),
+    };
+
+    /// Others: a restore shifts clocks by what they were ahead before.
+    pub(super) const RESTORED: Self = Self {
+        monotonic: (4 * 86_400 + 13, 876_543_219),
+        boottime: (6 * 86_400 + 19, 345_678_912),
+    };
+}
 
 /// nix has no name for it. `linux/sched.h`
 const CLONE_NEWTIME: CloneFlags = CloneFlags::from_bits_retain(0x80);
@@ -36,22 +54,25 @@ impl Refused {
 ///
 /// `unshare` moves only children, but a process may join the namespace of its children to be. So no further process is
 /// needed, and killing this one leaves nothing behind.
-pub(super) fn enter() -> Result<(), Refused> {
+pub(super) fn enter(offsets: Offsets) -> Result<(), Refused> {
     let before = system::clock_gettime(nix::libc::CLOCK_MONOTONIC).1;
     if unshare(CLONE_NEWTIME).is_err() {
         unshare_unprivileged()?;
     }
-    let [monotonic, boottime] = [MONOTONIC, BOOTTIME];
-    let offsets = format!(
+    let Offsets {
+        monotonic,
+        boottime,
+    } = offsets;
+    let text = format!(
         "monotonic {} {}\nboottime {} {}\n",
         monotonic.0, monotonic.1, boottime.0, boottime.1
     );
-    fs::write("/proc/self/timens_offsets", offsets).map_err(Refused::at("setting its offsets"))?;
+    fs::write("/proc/self/timens_offsets", text).map_err(Refused::at("setting its offsets"))?;
     let namespace =
         File::open("/proc/self/ns/time_for_children").map_err(Refused::at("opening it"))?;
     setns(namespace, CLONE_NEWTIME).map_err(Refused::at("joining it"))?;
     let after = system::clock_gettime(nix::libc::CLOCK_MONOTONIC).1;
-    if after.seconds.saturating_sub(before.seconds) < MONOTONIC.0 {
+    if after.seconds.saturating_sub(before.seconds) < monotonic.0 {
         let source = io::Error::other("the monotonic clock was not shifted");
         return Err(Refused {
             step: "using it",

@@ -7,6 +7,9 @@
 //! random number generator with the key; small numbers, which another kernel's may equal by accident, so that the
 //! key would be used again.
 
+use rustc_hash::FxHashMap;
+
+use super::reach::Reach;
 use super::source::Stopped;
 use crate::derive::fixpoint::Analysis;
 use crate::derive::machine::{Access, Store};
@@ -17,7 +20,10 @@ use crate::reentry::{Clear, Register};
 use super::source;
 
 /// An object that an argument points to: the processor's number of the register, and the offset.
-type Place = (u8, i64);
+pub(super) type Place = (u8, i64);
+
+/// A place and a number of bytes.
+pub(super) type Bytes = (Place, u32);
 
 /// What a function leaves in memory.
 #[derive(Debug, Default)]
@@ -40,24 +46,40 @@ pub(super) struct Mark {
 }
 
 impl Effects {
-    pub(super) fn of(analysis: &Analysis) -> Self {
-        let pool = &analysis.pool;
-        let loads = analysis.findings.accesses.iter();
-        let reads_memory = loads
-            .filter(|access| !access.writes)
-            .any(|access| !is_kernels(pool, access));
-        if !reads_memory {
+    pub(super) fn of(analysis: &Analysis, reach: &Reach) -> Self {
+        if !reads_what_was_there(analysis, reach) {
             return Self::default();
         }
-        let stores = || analysis.findings.stores.iter();
-        let mut changes: Vec<u32> = stores().map(|store| store.at).collect();
+        let stores: Vec<Store> = analysis.findings.stores.iter().copied().collect();
+        let mut changes: Vec<u32> = stores.iter().map(|store| store.at).collect();
         changes.sort_unstable();
         changes.dedup();
         Self {
             changes,
-            mark: mark(pool, &stores().copied().collect::<Vec<_>>(), analysis),
+            mark: mark(&analysis.pool, &stores, analysis),
         }
     }
+}
+
+/// Whether a function reads anything from memory of its arguments that it has not certainly stored there before. What it
+/// reads back of its own does not count.
+fn reads_what_was_there(analysis: &Analysis, reach: &Reach) -> bool {
+    let pool = &analysis.pool;
+    let mut stored: FxHashMap<u32, Vec<Bytes>> = FxHashMap::default();
+    for store in &analysis.findings.stores {
+        if let Some(at) = place(pool, store.address) {
+            stored.entry(store.at).or_default().push((at, store.size));
+        }
+    }
+    let loads = analysis.findings.accesses.iter();
+    let mut loads = loads.filter(|access| !access.writes && !is_kernels(pool, access));
+    let before = reach.certainly_before(&stored);
+    loads.any(|load| {
+        let Some(at) = place(pool, load.address) else {
+            return true;
+        };
+        !reach.is_always_behind(load.at, &(at, load.size), &stored, &before)
+    })
 }
 
 /// Whether an access may be to what the kernel keeps current, rather than to what an argument points to.

@@ -72,13 +72,14 @@ pub fn derive(image: &Image, code: &Code) -> Result<ReentryTable> {
             collected.unknown(code, function, lost);
             continue;
         }
+        let reach = Reach::of(&analysis);
         let recipes = Recipes {
             code,
             function,
             rules: &rules,
             arguments: arguments(image, function),
-            effects: Effects::of(&analysis),
-            reach: Reach::of(&analysis),
+            effects: Effects::of(&analysis, &reach),
+            reach,
             analysis: &analysis,
         };
         recipes.add_to(&mut collected);

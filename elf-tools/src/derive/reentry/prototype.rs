@@ -43,6 +43,12 @@ const RANDOM: &[Argument] = &[
     whole(Register::RCX),
     whole(R8),
 ];
+/// `(u32 *lock, u32 tid, u64 *pending)`
+const TRY_UNLOCK: &[Argument] = &[
+    whole(Register::RDI),
+    low(Register::RSI),
+    whole(Register::RDX),
+];
 /// Whatever the calling convention passes in registers.
 const ANY: &[Argument] = &[
     whole(Register::RDI),
@@ -61,6 +67,7 @@ pub(super) fn arguments(name: &str) -> &'static [Argument] {
         "time" => TIME,
         "getcpu" => CPU,
         "getrandom" => RANDOM,
+        "futex_robust_list32_try_unlock" | "futex_robust_list64_try_unlock" => TRY_UNLOCK,
         _ => ANY,
     }
 }

@@ -1,9 +1,14 @@
 //! What a thread may still execute, and what it may have executed, from any instruction of a function.
 
+use std::collections::BTreeSet;
+
 use rustc_hash::FxHashMap;
 
-use super::effects::is_kernels;
+use super::effects::{Bytes, is_kernels};
 use crate::derive::fixpoint::Analysis;
+
+/// What instructions store, by index.
+type Stored = FxHashMap<u32, Vec<Bytes>>;
 
 /// The flow between the blocks of a function.
 #[derive(Debug)]
@@ -86,6 +91,56 @@ impl Reach {
     pub(super) fn reads(&self, block: usize, offset: usize) -> bool {
         let flow = &self.blocks[block];
         flow.reads_later || offset < flow.reads_until
+    }
+
+    /// What has been stored whenever a block is entered; `None` for a block that nothing leads to.
+    pub(super) fn certainly_before(&self, stored: &Stored) -> Vec<Option<BTreeSet<Bytes>>> {
+        let mut before: Vec<Option<BTreeSet<Bytes>>> = vec![None; self.blocks.len()];
+        if let Some(entry) = before.first_mut() {
+            *entry = Some(BTreeSet::new());
+        }
+        let mut pending: Vec<usize> = (0..self.blocks.len().min(1)).collect();
+        while let Some(number) = pending.pop() {
+            let flow = &self.blocks[number];
+            let mut known = before[number].clone().unwrap_or_default();
+            for index in flow.start..flow.start + flow.length as u32 {
+                known.extend(stored.get(&index).into_iter().flatten());
+            }
+            for &next in &flow.next {
+                let met = match &before[next] {
+                    None => known.clone(),
+                    Some(other) => other.intersection(&known).copied().collect(),
+                };
+                if before[next].as_ref() != Some(&met) {
+                    before[next] = Some(met);
+                    pending.push(next);
+                }
+            }
+        }
+        before
+    }
+
+    /// Whether `wanted` has been stored before the instruction of that index on every way to it.
+    pub(super) fn is_always_behind(
+        &self,
+        index: u32,
+        wanted: &Bytes,
+        stored: &Stored,
+        before: &[Option<BTreeSet<Bytes>>],
+    ) -> bool {
+        let mut blocks = self
+            .blocks
+            .iter()
+            .zip(before)
+            .filter(|(flow, _)| (flow.start..flow.start + flow.length as u32).contains(&index));
+        blocks.all(|(flow, before)| {
+            let here = (flow.start..index).any(|earlier| {
+                stored
+                    .get(&earlier)
+                    .is_some_and(|stored| stored.contains(wanted))
+            });
+            here || before.as_ref().is_none_or(|before| before.contains(wanted))
+        })
     }
 
     /// Whether one of the instructions `set` may have been executed before the one at `offset` of a block, and none of

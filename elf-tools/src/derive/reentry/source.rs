@@ -51,74 +51,92 @@ impl Stopped<'_> {
 
     /// Whether a register still holds what it held at the entry.
     pub(super) fn is_in_place(&self, number: u8, is_low: bool) -> bool {
-        let unknown = self
-            .register(number)
-            .and_then(Value::as_unknown)
-            .map(|id| self.pool.unknown_of(id));
-        match unknown {
-            Some(Unknown::Initial(of)) => of == number,
-            Some(Unknown::Low(half) | Unknown::Signed(half)) if is_low => {
-                self.pool.unknown_of(half) == Unknown::Initial(number)
+        let is_initial = |value: &Value| {
+            let unknown = value.as_unknown().map(|id| self.pool.unknown_of(id));
+            match unknown {
+                Some(Unknown::Initial(of)) => of == number,
+                Some(Unknown::Low(half) | Unknown::Signed(half)) if is_low => {
+                    self.pool.unknown_of(half) == Unknown::Initial(number)
+                }
+                _ => false,
             }
-            _ => false,
-        }
+        };
+        let set = self.state.registers[usize::from(number)];
+        self.pool.values(set).iter().all(is_initial)
     }
 
     /// Where the initial value of a register is: unchanged if possible, else as part of another number.
     pub(super) fn initial(&self, number: u8, is_low: bool) -> Option<Source> {
-        let wanted = |id: UnknownId| match self.pool.unknown_of(id) {
-            Unknown::Initial(of) => of == number,
-            Unknown::Low(half) | Unknown::Signed(half) if is_low => {
-                self.pool.unknown_of(half) == Unknown::Initial(number)
-            }
-            _ => false,
-        };
-        let is_whole = |id: UnknownId| matches!(self.pool.unknown_of(id), Unknown::Initial(_));
-        self.best(|value| {
-            let (scale, unknown) = inverted(value, &wanted)?;
-            // A whole number times anything may have lost its upper bits; so may the lower half of one, unless it was cut
-            // off before.
-            let exact = match is_whole(unknown) {
-                true => scale.unsigned_abs() == 1,
-                false => scale.unsigned_abs() <= MAX_SCALE,
-            };
-            exact.then_some((scale, is_low))
-        })
-    }
-
-    /// Where the stack pointer of the entry is.
-    pub(super) fn entry_stack(&self) -> Option<Source> {
-        let is_stack = |id: UnknownId| self.pool.unknown_of(id) == Unknown::Stack;
-        let found = self.best(|value| {
-            let (scale, _) = inverted(value, &is_stack)?;
-            (scale == 1).then_some((1, false))
+        let known = self.state.known.iter().find(|k| k.register == number);
+        let constant = known.map(|known| Source {
+            location: Location::Nowhere,
+            image: 0,
+            constant: known.number.wrapping_neg(),
+            scale: 1,
+            low: is_low,
         });
-        found.filter(|source| source.image == 0)
-    }
-
-    /// The simplest of all places whose only value can be turned into what is wanted: `matches` tells the factor, and
-    /// whether the lower half is enough.
-    fn best(&self, matches: impl Fn(&Value) -> Option<(i64, bool)>) -> Option<Source> {
-        let source = |value: &Value, location: Location| {
-            let (scale, low) = matches(value)?;
-            Some(Source {
+        let found = self.best(|value, location| {
+            let [term] = value.terms[..] else {
+                return None;
+            };
+            let scale = term.coefficient;
+            let is_exact = match self.pool.unknown_of(term.unknown) {
+                // A whole number times anything may have lost its upper bits.
+                Unknown::Initial(of) => of == number && scale.unsigned_abs() == 1,
+                // So may half of one, but only much later.
+                Unknown::Low(half) | Unknown::Signed(half) if is_low => {
+                    let of = self.pool.unknown_of(half);
+                    of == Unknown::Initial(number)
+                        && (1..=MAX_SCALE).contains(&scale.unsigned_abs())
+                }
+                _ => false,
+            };
+            is_exact.then_some(Source {
                 location,
                 image: value.base,
                 constant: value.constant,
                 scale,
-                low,
+                low: is_low,
             })
+        });
+        found.or(constant)
+    }
+
+    /// Where the stack pointer of the entry is.
+    pub(super) fn entry_stack(&self) -> Option<Source> {
+        self.best(|value, location| {
+            let (unknown, constant) = self.place(value)?;
+            let is_entry = self.pool.unknown_of(unknown) == Unknown::Stack;
+            is_entry.then_some(Source {
+                location,
+                image: 0,
+                constant,
+                scale: 1,
+                low: false,
+            })
+        })
+    }
+
+    /// The simplest of all places whose content, whichever of its values that is, can be turned into what is wanted in one
+    /// way.
+    fn best(&self, source: impl Fn(&Value, Location) -> Option<Source>) -> Option<Source> {
+        let one = |set: SetId, location: Location| {
+            let mut sources = self
+                .pool
+                .values(set)
+                .iter()
+                .map(|value| source(value, location));
+            let first = sources.next()??;
+            sources.all(|other| other == Some(first)).then_some(first)
         };
         let registers = (0..Register::COUNT as u8).filter_map(|number| {
             let location = Location::Register(register(number));
-            source(self.register(number)?, location)
+            one(self.state.registers[usize::from(number)], location)
         });
         let spills = self.state.stack.iter().filter_map(|spill| {
-            let value = self.single(spill.set)?;
-            let (_, low) = matches(value)?;
-            let is_enough = spill.size == 8 || (low && spill.size == 4 && value.base == 0);
-            let location = self.location(spill)?;
-            source(value, location).filter(|_| is_enough)
+            let source = one(spill.set, self.location(spill)?)?;
+            let is_half = source.low && (source.image, source.scale) == (0, 1);
+            (spill.size == 8 || (spill.size == 4 && is_half)).then_some(source)
         });
         let cost = |source: &Source| {
             (
@@ -164,15 +182,5 @@ impl Stopped<'_> {
     pub(super) fn saved(&self, base: UnknownId, offset: i64) -> Option<SetId> {
         let exact = |spill: &&Spill| (spill.base, spill.offset, spill.size) == (base, offset, 8);
         self.state.stack.iter().find(exact).map(|spill| spill.set)
-    }
-}
-
-/// The factor and the unknown, if a value is one wanted unknown times a factor, plus what is known.
-fn inverted(value: &Value, wanted: &impl Fn(UnknownId) -> bool) -> Option<(i64, UnknownId)> {
-    match value.terms[..] {
-        [term] if wanted(term.unknown) && term.coefficient != 0 => {
-            Some((term.coefficient, term.unknown))
-        }
-        _ => None,
     }
 }
