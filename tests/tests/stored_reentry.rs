@@ -181,7 +181,7 @@ const WRONG: &[Wrong] = &[
     ),
     (RECIPES, 12, &[0xff; 4], "4294967295 entries from 4 on"),
     (STEPS, 0, &[0], "kind 0 is not known"),
-    (STEPS, 0, &[4], "kind 4 is not known"),
+    (STEPS, 0, &[5], "kind 5 is not known"),
     (STEPS, 1, &[16], "register 16 does not exist"),
     (STEPS, 1, &[5], "rdi comes behind rdi"),
     (STEPS, 2, &[16], "register 16 does not exist"),
@@ -194,7 +194,14 @@ const WRONG: &[Wrong] = &[
         &[1, 5, 12, 1, 0, 0, 0, 0, 9],
         "an offset of 9 in a register",
     ),
-    (STEPS, 120, &[3, 3], "rbx is no argument"),
+    (STEPS, 120, &[4, 3], "rbx is no argument"),
+    (STEPS, 40, &[3], "a constant is looked for somewhere"),
+    (
+        STEPS,
+        40,
+        &[3, 5, 0, 1, 0, 0, 0, 0, 1],
+        "a constant is looked for somewhere",
+    ),
     (STEPS, 122, &[1], "it has a source, and it only clears"),
     (STEPS, 136, &[1], "it has a source, and it only clears"),
     (STEPS, 152, &[1], "it has a source, and it only clears"),
@@ -323,7 +330,7 @@ const UNWRITABLE: &[Unwritable] = &[
     ),
     (
         |t| t.contexts[0].calls[0].at = Location::Register(Register::RSP),
-        "a return address is in a register",
+        "a return address is not in memory",
     ),
     (
         |t| t.contexts[0].calls = vec![t.contexts[0].calls[0]; 17],
@@ -348,11 +355,12 @@ fn what_could_not_be_read_is_not_written() {
 fn source() -> impl Strategy<Value = Source> {
     let scale = any::<i64>().prop_filter("no value", |&scale| scale != 0);
     let numbers = (any::<i64>(), any::<i64>(), any::<i64>(), scale);
-    (any::<bool>(), 0..16_u8, numbers, any::<bool>()).prop_map(
-        |(is_memory, base, (offset, image, constant, scale), low)| Source {
-            location: match is_memory {
-                true => memory(base, offset),
-                false => Location::Register(Register(base)),
+    (0..3_u8, 0..16_u8, numbers, any::<bool>()).prop_map(
+        |(kind, base, (offset, image, constant, scale), low)| Source {
+            location: match kind {
+                0 => memory(base, offset),
+                1 => Location::Register(Register(base)),
+                _ => Location::Nowhere,
             },
             image,
             constant,

@@ -135,7 +135,7 @@ impl<'a> Checker<'a> {
         }
         for call in calls {
             let Location::Memory { base, .. } = call.at else {
-                return Err("a return address is in a register".to_owned());
+                return Err("a return address is not in memory".to_owned());
             };
             check_register(base)?;
             if !self.follows_call(call.returns_to) {
@@ -160,8 +160,10 @@ fn check_register(register: Register) -> Result<(), String> {
 }
 
 fn check_source(source: &Source) -> Result<(), String> {
-    let (Location::Register(base) | Location::Memory { base, .. }) = source.location;
-    check_register(base)?;
+    match source.location {
+        Location::Register(base) | Location::Memory { base, .. } => check_register(base)?,
+        Location::Nowhere => {}
+    }
     match source.scale {
         0 => Err("it was multiplied by 0".to_owned()),
         _ => Ok(()),

@@ -10,8 +10,8 @@ use crate::image::{Image, note};
 use crate::reentry::check::Checker;
 use crate::reentry::digest::digest;
 use crate::reentry::record::{
-    CLEAR, CallRecord, ContextRecord, FROM_MEMORY, FROM_REGISTER, LOST, READS, RecipeRecord,
-    Record, StepRecord,
+    CLEAR, CallRecord, ContextRecord, FROM_MEMORY, FROM_NOWHERE, FROM_REGISTER, LOST, READS,
+    RecipeRecord, Record, StepRecord,
 };
 use crate::reentry::{
     Call, Clear, Context, Location, Recipe, Recovery, ReentryTable, Register, STRINGS, Source,
@@ -108,6 +108,7 @@ fn put_back(register: Register, source: &Source) -> StepRecord {
     let (kind, base, offset) = match source.location {
         Location::Register(base) => (FROM_REGISTER, base, 0),
         Location::Memory { base, offset } => (FROM_MEMORY, base, offset),
+        Location::Nowhere => (FROM_NOWHERE, Register(0), 0),
     };
     StepRecord {
         kind,
@@ -190,7 +191,7 @@ impl<'a> Contexts<'a> {
                 let what = format!("call that returns to {}", call.returns_to);
                 return Err(refused(
                     what,
-                    "its return address is in a register".to_owned(),
+                    "its return address is not in memory".to_owned(),
                 ));
             };
             let record = CallRecord {

@@ -10,8 +10,8 @@ use crate::image::{Image, note};
 use crate::reentry::check::Checker;
 use crate::reentry::digest::digest;
 use crate::reentry::record::{
-    CLEAR, CallRecord, ContextRecord, FROM_MEMORY, FROM_REGISTER, LOST, READS, RecipeRecord,
-    Record, StepRecord, records,
+    CLEAR, CallRecord, ContextRecord, FROM_MEMORY, FROM_NOWHERE, FROM_REGISTER, LOST, READS,
+    RecipeRecord, Record, StepRecord, records,
 };
 use crate::reentry::{
     Call, Clear, Context, Location, MAX_CALLS, Recipe, Recovery, ReentryTable, Register, STRINGS,
@@ -267,6 +267,10 @@ fn step(record: StepRecord, recipe: &mut Recipe) -> Result<(), String> {
             base,
             offset: record.offset,
         },
+        FROM_NOWHERE if (record.base, record.offset) != (0, 0) => {
+            return Err("a constant is looked for somewhere".to_owned());
+        }
+        FROM_NOWHERE => Location::Nowhere,
         CLEAR => {
             if (record.base, record.image, record.constant, record.scale) != (0, 0, 0, 0) {
                 return Err("it has a source, and it only clears".to_owned());

@@ -41,7 +41,7 @@ pub(super) struct RecipeRecord {
 /// One step of a recipe: `.vvar.reentry.steps`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct StepRecord {
-    /// [`FROM_REGISTER`], [`FROM_MEMORY`] or [`CLEAR`].
+    /// [`FROM_REGISTER`], [`FROM_MEMORY`], [`FROM_NOWHERE`] or [`CLEAR`].
     pub(super) kind: u8,
     /// What is put back; of a `CLEAR` the argument.
     pub(super) register: u8,
@@ -61,8 +61,10 @@ pub(super) struct StepRecord {
 pub(super) const FROM_REGISTER: u8 = 1;
 /// Kind of a step: a register's value is in memory.
 pub(super) const FROM_MEMORY: u8 = 2;
+/// Kind of a step: a register's value is a constant.
+pub(super) const FROM_NOWHERE: u8 = 3;
 /// Kind of a step: memory is set to zero.
-pub(super) const CLEAR: u8 = 3;
+pub(super) const CLEAR: u8 = 4;
 
 /// A record of fixed size.
 pub(super) trait Record: Sized {
