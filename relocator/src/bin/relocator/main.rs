@@ -4,6 +4,7 @@
 
 mod compare;
 mod derive;
+mod in_flight;
 mod inspect;
 mod link;
 mod output;

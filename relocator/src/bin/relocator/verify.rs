@@ -1,4 +1,4 @@
-//! `relocator verify OLD [--onto NEW | --unlinked]`.
+//! `relocator verify OLD [--onto NEW | --unlinked | --in-flight]`.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use relocator::verify::{
 };
 use serde::Serialize;
 
-use crate::{Outcome, output, tables};
+use crate::{Outcome, in_flight, output, tables};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -36,6 +36,8 @@ pub(crate) struct Arguments {
     #[arg(long)]
     time_namespace: bool,
     #[command(flatten)]
+    in_flight: in_flight::Sweeping,
+    #[command(flatten)]
     tables: tables::OldTables,
     /// Which strategies may be used.
     #[arg(long, value_enum, default_value_t)]
@@ -43,7 +45,7 @@ pub(crate) struct Arguments {
     /// Calls for each combination of function and arguments.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// Seconds after which the child process is taken to hang.
+    /// Seconds after which the child process is taken to hang; with `--in-flight`, for each combination of time namespaces.
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..))]
     deadline: u64,
     /// Print JSON instead of text.
@@ -94,6 +96,17 @@ pub(crate) fn running(source: &Source) -> Result<Running> {
 pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     let old_source = Source::open(&arguments.old)?;
     let own_source = Source::open(&Spec::Own)?;
+    if arguments.in_flight.is_wanted() {
+        let deadline = Duration::from_secs(arguments.deadline);
+        let options = arguments.tables.options();
+        return in_flight::run(
+            &arguments.in_flight,
+            (&old_source, &options),
+            &own_source,
+            deadline,
+            arguments.json,
+        );
+    }
     let clock_mode = ClockMode::from(arguments.clock);
     let new_source = match (arguments.unlinked, &arguments.onto) {
         (true, _) => old_source.clone(),

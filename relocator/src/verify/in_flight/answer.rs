@@ -39,7 +39,9 @@ impl Answer {
                 let count = bytes.filter(differs).count();
                 let number = |bytes: &[u8]| {
                     let start = at & !3;
-                    let word = bytes.get(start..start + 4).and_then(|word| word.try_into().ok());
+                    let word = bytes
+                        .get(start..start + 4)
+                        .and_then(|word| word.try_into().ok());
                     word.map_or(0, i32::from_le_bytes)
                 };
                 let (own, other) = (number(&self.rest), number(&other.rest));

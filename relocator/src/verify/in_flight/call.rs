@@ -5,7 +5,7 @@ use std::fmt;
 use nix::libc;
 
 use super::answer::Answer;
-use super::stage::{Slot, Stage};
+use super::stage::{FILL, Slot, Stage};
 
 /// Where results are in a slot: `struct timespec`, `struct timeval`, what `time` stores, the number of the CPU.
 const FIRST: usize = 0x100;
@@ -56,8 +56,12 @@ impl Call {
         let id = |id: i32| u64::from(id.cast_unsigned());
         match self {
             Self::ClockGettime { id: clock } => [id(clock), place(FIRST, true), 0, 0, 0, 0],
-            Self::ClockGetres { id: clock, wanted } => [id(clock), place(FIRST, wanted), 0, 0, 0, 0],
-            Self::Gettimeofday { time, zone } => [place(FIRST, time), place(SECOND, zone), 0, 0, 0, 0],
+            Self::ClockGetres { id: clock, wanted } => {
+                [id(clock), place(FIRST, wanted), 0, 0, 0, 0]
+            }
+            Self::Gettimeofday { time, zone } => {
+                [place(FIRST, time), place(SECOND, zone), 0, 0, 0, 0]
+            }
             Self::Time { wanted } => [place(FIRST, wanted), 0, 0, 0, 0, 0],
             Self::Getcpu { cpu, node } => [place(FIRST, cpu), place(SECOND, node), 0, 0, 0, 0],
             Self::Getrandom(random) => {
@@ -83,6 +87,19 @@ impl Call {
             Self::Getcpu { .. } => libc::SYS_getcpu,
             Self::Getrandom(_) => libc::SYS_getrandom,
         }
+    }
+
+    /// Whether there is one: none tells how to allocate a state.
+    pub(super) fn has_system_call(self) -> bool {
+        !matches!(self, Self::Getrandom(Random { query: true, .. }))
+    }
+
+    /// What a query of parameters has written to a slot: the size of a state. `struct vgetrandom_opaque_params`
+    pub(super) fn state_size(slot: &[u8]) -> usize {
+        let bytes = slot
+            .get(BUFFER..BUFFER + 4)
+            .and_then(|bytes| bytes.try_into().ok());
+        bytes.map_or(0, u32::from_le_bytes) as usize
     }
 
     /// Whether it reads a clock that somebody may set meanwhile.
@@ -135,7 +152,16 @@ impl Call {
                 0
             }
             Self::ClockGetres { .. } => short,
-            Self::Getcpu { .. } | Self::Getrandom(_) => returned,
+            Self::Getcpu { .. } => returned,
+            Self::Getrandom(_) => {
+                let range = self.random_bytes().filter(|_| returned >= 0);
+                if let Some(bytes) = range.and_then(|range| slot.get_mut(range))
+                    && is_random(bytes)
+                {
+                    bytes.fill(0);
+                }
+                returned
+            }
         };
         Answer {
             code,
@@ -151,6 +177,18 @@ impl Call {
             _ => None,
         }
     }
+}
+
+/// As many bytes are not like those that were there before by accident: 2^-48.
+const UNLIKELY: usize = 6;
+
+/// Whether all of these bytes may be random ones: none are left as they were before.
+fn is_random(bytes: &[u8]) -> bool {
+    let unwritten = bytes.windows(UNLIKELY.min(bytes.len().max(1)));
+    bytes.len() < UNLIKELY
+        || unwritten
+            .into_iter()
+            .all(|run| run.iter().any(|&byte| byte != FILL))
 }
 
 impl fmt::Display for Call {

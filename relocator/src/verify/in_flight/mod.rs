@@ -1,9 +1,309 @@
-//! Threads that are inside an old vDSO when the kernel is swapped under them.
+//! Threads that are inside an old vDSO when the kernel is swapped under them: the *sweep*.
+//!
+//! An old kernel is emulated. A thread calls its functions, instruction by instruction, and at every boundary the kernel is
+//! swapped under it: pages of zeros take the place of the old vvar, as a restore leaves them, and whatever a [`Treatment`]
+//! makes of the old text takes its place. The new kernel is the one that runs. Then the thread goes on, and what it says is
+//! held against the system call and against what the old code says on its own kernel. Then everything is put back, and the
+//! thread makes one more step.
+//!
+//! The old kernel is another boot ([`kernel_fixtures::emulated::Epoch`]): no value of it is one of the new kernel's, so that
+//! a mixture of both shows.
+//!
+//! | module | does |
+//! |---|---|
+//! | `treatment` | what is done to a process whose kernel is another one |
+//! | `stage`, `pads` | the memory that it happens in, shared by the thread and its tracer |
+//! | `spawn`, `thread` | the thread: calls, steps, what it holds at a boundary |
+//! | `old_kernel`, `pages` | the old kernel, states of its pages, and what happens to them meanwhile |
+//! | `scenario`, `call`, `answer` | what functions are asked, and how answers compare |
+//! | `swap` | what takes the place of the old text, and carries threads across |
+//! | `experiment` | one experiment: stopped in the function, in a handler of signals, or in a function that it calls |
+//! | `subject` | all experiments of one function |
+//! | `tally`, `outcome`, `unreached` | what came out |
+//!
+//! **Limits.** Memory is as the thread left it: what other threads of a process do meanwhile is not tried. Random numbers
+//! cannot be told to be old or new; they count as new if the call did what it promises.
 
+mod answer;
+mod call;
+mod experiment;
+mod old_kernel;
 mod outcome;
+mod pads;
+mod pages;
+mod scenario;
+mod spawn;
+mod stage;
+mod subject;
+mod swap;
+mod tally;
+mod thread;
 mod treatment;
+mod unreached;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use elf_tools::Svma;
+use elf_tools::code::Function;
+use elf_tools::reentry::{self, ReentryTable};
+use elf_tools::symtab::Symtab;
+use kernel_fixtures::emulated::Unit;
+use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
+use nix::unistd::Pid;
+
+use super::child::{self, Conditions, Progress};
+use super::entry::Entry;
+use super::linked;
+use super::target::{OldImage, Running};
+use super::time_namespace::{self, Offsets};
+use crate::link::{New, Old};
+use crate::{Error, Result};
+use old_kernel::{OldKernel, refused};
+use stage::{Layout, Stage};
+use subject::Subject;
+use swap::{Kernels, Swap};
+use tally::Tally;
+use thread::Thread;
 
 pub use outcome::{
     Counts, Ending, Failure, FunctionSweep, InFlight, Namespaces, Part, Skipped, Unreached, Variant,
 };
 pub use treatment::Treatment;
+
+/// What is swept.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// What is done when the kernel is swapped.
+    pub treatment: Treatment,
+    /// Combinations of time namespaces.
+    pub namespaces: Vec<Namespaces>,
+    /// Names of the functions, with or without `__vdso_`; all if there are none.
+    pub functions: Vec<String>,
+    /// When one combination of namespaces is taken to hang. It should be generous: a machine may be busy.
+    pub deadline: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            treatment: Treatment::default(),
+            namespaces: Namespaces::ALL.to_vec(),
+            functions: Vec::new(),
+            deadline: Duration::from_secs(600),
+        }
+    }
+}
+
+impl Options {
+    fn wants(&self, names: &[String]) -> bool {
+        let plain = |name: &str| name.strip_prefix("__vdso_").unwrap_or(name).to_owned();
+        let wanted = |name: &String| {
+            self.functions
+                .iter()
+                .any(|other| plain(other) == plain(name))
+        };
+        self.functions.is_empty() || names.iter().any(wanted)
+    }
+}
+
+/// Stops a thread at every boundary of the functions of `old` that can be called, and swaps the kernel under it for the
+/// running one.
+///
+/// The symbols of both kernels must be known. Where the system refuses time namespaces, only what needs none is done, and
+/// the outcome says so. Errors: the kernel cannot be emulated, or the image not be linked; the child process crashed, hung
+/// or failed ([`Error::Child`]).
+pub fn sweep(old: OldImage<'_>, running: &Running, options: &Options) -> Result<InFlight> {
+    let sweep = Sweep::new(old, running, options)?;
+    let refusal = match options.namespaces.iter().any(|namespaces| namespaces.any()) {
+        true => super::probe_time_namespace().err(),
+        false => None,
+    };
+    let mut namespaces = options.namespaces.clone();
+    if let Some(error) = &refusal {
+        if !super::is_time_namespace_refusal(error) {
+            return Err(refusal.unwrap_or_else(|| unknown("the running")));
+        }
+        namespaces.retain(|namespaces| !namespaces.any());
+    }
+    let mut tallies = vec![Tally::default(); sweep.functions.len()];
+    for &namespaces in &namespaces {
+        let found = sweep.run(namespaces, options.deadline)?;
+        for (tally, found) in tallies.iter_mut().zip(found) {
+            tally.merge(found);
+        }
+    }
+    let functions = sweep.functions.iter().zip(tallies);
+    Ok(InFlight {
+        treatment: options.treatment,
+        namespaces,
+        no_time_namespace: refusal.map(|error| crate::error::in_words(&error)),
+        functions: functions
+            .map(|(names, tally)| sweep.report(names, &tally))
+            .collect(),
+        skipped: sweep.skipped.clone(),
+    })
+}
+
+/// Everything that is known before a process is made.
+struct Sweep<'a> {
+    old: Old,
+    reentry: ReentryTable,
+    home: &'a Symtab,
+    running: &'a Running,
+    symtab: &'a Symtab,
+    treatment: Treatment,
+    /// Names of each function that is swept.
+    functions: Vec<Vec<String>>,
+    skipped: Vec<Skipped>,
+}
+
+fn unknown(which: &str) -> Error {
+    Error::Unlinkable {
+        what: "threads in flight".to_owned(),
+        reason: format!("the symbols of the {which} kernel are not known"),
+    }
+}
+
+impl<'a> Sweep<'a> {
+    fn new(image: OldImage<'a>, running: &'a Running, options: &Options) -> Result<Self> {
+        linked::check_running(running)?;
+        let home = image.home.ok_or_else(|| unknown("old"))?;
+        let symtab = running.symtab.as_ref().ok_or_else(|| unknown("running"))?;
+        let old = linked::read(image)?;
+        check_slots(&old)?;
+        let reentry = reentry::derive(&old.image, &old.code)
+            .map_err(Error::input("the old image's threads in flight"))?;
+        let all = linked::functions(&old.image);
+        let (functions, others): (Vec<_>, Vec<_>) = all
+            .into_iter()
+            .filter(|names| options.wants(names))
+            .partition(|names| names.iter().any(|name| Entry::is_known(name)));
+        let skip = |names: Vec<String>| Skipped {
+            name: names.into_iter().next().unwrap_or_default(),
+            reason: "no system call does the same".to_owned(),
+        };
+        Ok(Self {
+            old,
+            reentry,
+            home,
+            running,
+            symtab,
+            treatment: options.treatment,
+            functions,
+            skipped: others.into_iter().map(skip).collect(),
+        })
+    }
+
+    /// One combination of namespaces, all functions.
+    fn run(&self, namespaces: Namespaces, deadline: Duration) -> Result<Vec<Tally>> {
+        let conditions = Conditions {
+            time_namespace: false,
+            deadline,
+        };
+        child::run(conditions, |progress| self.work(namespaces, progress))
+    }
+
+    fn work(&self, namespaces: Namespaces, progress: &mut Progress) -> Result<Vec<Tally>> {
+        progress.at("setting the stage");
+        let kernels = Kernels {
+            old: &self.old,
+            reentry: &self.reentry,
+            new: New {
+                symtab: Some(self.symtab),
+                image: Some(&self.running.image),
+            },
+        };
+        let code = self.old.image.bytes();
+        let unit = Unit::of(self.home, code.len()).map_err(refused)?;
+        let layout = Layout::new(&unit, kernels.room(self.treatment)?)?;
+        let stage = Stage::map(layout)?;
+        stay_on_one_processor()?;
+        let tracee = spawn::spawn(&stage, namespaces.new)?;
+        if namespaces.old {
+            time_namespace::enter(Offsets::USUAL)
+                .map_err(|refused| Error::io(super::TIME_NAMESPACE)(refused.source))?;
+        }
+        let swap = Swap::new(&kernels, self.treatment, &stage)?;
+        let mut thread = Thread::new(tracee, stage)?;
+        let sweep = |names: &Vec<String>| {
+            let (name, entry) = self.known(names)?;
+            let subject = Subject {
+                name,
+                entry,
+                code: &self.old.code,
+                image: code,
+                thread: &mut thread,
+                old: OldKernel {
+                    code,
+                    symtab: self.home,
+                    running: self.symtab,
+                },
+                swap: &swap,
+                treatment: self.treatment,
+                namespaces,
+                tally: Tally::default(),
+            };
+            subject.sweep(progress)
+        };
+        self.functions.iter().map(sweep).collect()
+    }
+
+    /// The name that says what a function does, and where it begins.
+    fn known<'n>(&self, names: &'n [String]) -> Result<(&'n str, Svma)> {
+        let known = names.iter().find(|name| Entry::is_known(name));
+        let found =
+            known.and_then(|name| Some((name.as_str(), self.old.image.export(name)?.address)));
+        found.ok_or_else(|| Error::Child {
+            what: "lost a function".to_owned(),
+        })
+    }
+
+    fn report(&self, names: &[String], tally: &Tally) -> FunctionSweep {
+        let worst = tally.worst();
+        let reached: BTreeSet<u64> = worst.keys().copied().collect();
+        let function = self.known(names).ok();
+        let function = function.and_then(|(_, entry)| self.old.code.function(entry));
+        let boundaries = |function: &Function| function.reached.len() as u64;
+        let unreached = |function| unreached::unreached(&self.old.code, function, &reached);
+        FunctionSweep {
+            name: names.first().cloned().unwrap_or_default(),
+            aliases: names.iter().skip(1).cloned().collect(),
+            boundaries: function.map_or(0, boundaries),
+            reached: reached.len() as u64,
+            experiments: tally.experiments(),
+            worst: tally::counts(worst.values().copied()),
+            parts: tally.parts(),
+            unreached: function.map(unreached).unwrap_or_default(),
+            failures: tally.failures().to_vec(),
+        }
+    }
+}
+
+/// Slots hold what their kernel has put there, which the image alone does not know.
+fn check_slots(old: &Old) -> Result<()> {
+    let entries = old.relocations.iter().flat_map(|table| &table.entries);
+    match entries
+        .clone()
+        .find(|entry| !old.image.is_text(entry.place))
+    {
+        None => Ok(()),
+        Some(entry) => Err(Error::Unlinkable {
+            what: "threads in flight".to_owned(),
+            reason: format!(
+                "the slot at {} is only filled in by its own kernel",
+                entry.place
+            ),
+        }),
+    }
+}
+
+/// The thread and its tracer run in turns, so there is nothing to be gained from a second processor; and `getcpu` answers
+/// the same all the time.
+fn stay_on_one_processor() -> Result<()> {
+    let failed =
+        |errno: nix::errno::Errno| Error::io("the processor of this process")(errno.into());
+    let mut only = CpuSet::new();
+    only.set(sched_getcpu().map_err(failed)?).map_err(failed)?;
+    sched_setaffinity(Pid::from_raw(0), &only).map_err(failed)
+}

@@ -40,7 +40,8 @@ impl Pad {
 /// The code. What is not used of it are traps, which no thread is expected at.
 pub(super) fn code() -> Vec<u8> {
     let mut code = vec![INT3; 0x60];
-    let mut put = |pad: Pad, bytes: &[u8]| code[pad.offset()..][..bytes.len()].copy_from_slice(bytes);
+    let mut put =
+        |pad: Pad, bytes: &[u8]| code[pad.offset()..][..bytes.len()].copy_from_slice(bytes);
     put(Pad::SystemCall, &SYSCALL);
     put(Pad::Handler, &[INT3, RET]);
     // mov $15, %eax; syscall

@@ -187,10 +187,13 @@ impl Disturbance {
     pub(super) fn begin(self, pages: &Emulated) {
         let clocks = |by: u64| {
             for clock in CLOCKS {
-                change_field(pages, "time.clock[].seq", &[clock], |seq| seq.wrapping_add(by));
+                change_field(pages, "time.clock[].seq", &[clock], |seq| {
+                    seq.wrapping_add(by)
+                });
             }
         };
-        let add = |name: &str, by: u64| change_field(pages, name, &[], |value| value.wrapping_add(by));
+        let add =
+            |name: &str, by: u64| change_field(pages, name, &[], |value| value.wrapping_add(by));
         match self {
             Self::Update => clocks(2),
             Self::SlowUpdate => clocks(1),

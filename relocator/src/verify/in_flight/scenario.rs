@@ -50,6 +50,11 @@ impl Scenario {
         }
     }
 
+    /// A call on pages that are as always.
+    pub(super) fn usual(call: Call) -> Self {
+        Self::new(call, ClockMode::Tsc, State::Usual)
+    }
+
     /// The same with a disturbance before a step.
     pub(super) fn disturbed(self, disturbance: Disturbance, step: usize) -> Self {
         Self {
@@ -116,7 +121,10 @@ pub(super) fn disturbable(scenario: &Scenario) -> &'static [Disturbance] {
         Call::Getrandom(random) => random.state.is_some() && random.length == 32,
         Call::ClockGetres { .. } | Call::Time { .. } | Call::Getcpu { .. } => false,
     };
-    match (representative && scenario.state == State::Usual, scenario.call) {
+    match (
+        representative && scenario.state == State::Usual,
+        scenario.call,
+    ) {
         (true, Call::Getrandom(_)) => &[Disturbance::Reseed],
         (true, _) => Disturbance::of_clocks(scenario.mode),
         (false, _) => &[],
@@ -175,7 +183,7 @@ fn random(state: Option<usize>) -> Vec<Scenario> {
             query: false,
         })
     };
-    let usual = |call| Scenario::new(call, ClockMode::Tsc, State::Usual);
+    let usual = Scenario::usual;
     let query = Call::Getrandom(Random {
         length: 0,
         flags: 0,
@@ -202,7 +210,12 @@ fn random(state: Option<usize>) -> Vec<Scenario> {
         ..usual(call(32, 0, Some(size)))
     });
     scenarios.push(usual(call(32, 0, Some(size - 1))));
-    let flags = [libc::GRND_NONBLOCK, libc::GRND_RANDOM, libc::GRND_INSECURE, 0x4000_0000];
+    let flags = [
+        libc::GRND_NONBLOCK,
+        libc::GRND_RANDOM,
+        libc::GRND_INSECURE,
+        0x4000_0000,
+    ];
     scenarios.extend(flags.map(|flags| usual(call(32, flags, Some(size)))));
     scenarios
 }

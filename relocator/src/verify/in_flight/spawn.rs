@@ -79,7 +79,7 @@ fn failed(what: &str) -> Error {
 }
 
 /// What the child does before it stands still. Only returns if it is let go on, or with a status to exit with.
-fn prepare(stage: &Stage, time_namespace: bool) -> std::result::Result<(), i32> {
+fn prepare(stage: &Stage, time_namespace: bool) -> Result<(), i32> {
     let not_ready = |_| NOT_READY;
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(not_ready)?;
     nix::sys::ptrace::traceme().map_err(not_ready)?;
@@ -101,7 +101,7 @@ fn prepare(stage: &Stage, time_namespace: bool) -> std::result::Result<(), i32> 
     raise(Signal::SIGSTOP).map_err(not_ready)
 }
 
-fn handle(stage: &Stage, signal: libc::c_int, flags: u64) -> std::result::Result<(), i32> {
+fn handle(stage: &Stage, signal: libc::c_int, flags: u64) -> Result<(), i32> {
     let action = KernelAction {
         handler: stage.pad(Pad::Handler).0,
         flags: flags | RESTORER | libc::SA_SIGINFO as u64,

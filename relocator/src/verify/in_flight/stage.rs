@@ -155,11 +155,6 @@ impl Stage {
         self.at(range.start)..self.at(range.end)
     }
 
-    /// Where the unit of the old kernel begins.
-    pub(super) fn home(&self) -> Avma {
-        self.home
-    }
-
     /// The old image, and what takes its place.
     pub(super) fn text(&self) -> Range<Avma> {
         self.range(self.layout.text.clone())
@@ -234,7 +229,9 @@ impl Stage {
 
     /// Makes all of these writes, or as many as can be made; whether all could.
     pub(super) fn write_all(&mut self, writes: &[Write]) -> bool {
-        writes.iter().all(|write| self.write(write.at, &write.bytes))
+        writes
+            .iter()
+            .all(|write| self.write(write.at, &write.bytes))
     }
 
     fn offset(&self, at: Avma, length: usize) -> Option<Range<usize>> {

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use elf_tools::Avma;
 use nix::libc;
+use nix::unistd::Pid;
 
-use super::call::Call;
 use super::answer::Answer;
+use super::call::Call;
 use super::pads::Pad;
 use super::stage::{Slot, Stage};
 use crate::tracing::{Stop, Tracee, UserRegisters};
@@ -64,6 +65,13 @@ pub(super) struct Snapshot {
     writable: Vec<u8>,
 }
 
+impl Snapshot {
+    /// What the old kernel's pages hold.
+    pub(super) fn pages(&self) -> &[u8] {
+        &self.pages
+    }
+}
+
 /// The thread.
 #[derive(Debug)]
 pub(super) struct Thread {
@@ -88,6 +96,10 @@ impl Thread {
             extended,
             mask,
         })
+    }
+
+    pub(super) fn pid(&self) -> Pid {
+        self.tracee.pid()
     }
 
     pub(super) fn registers(&self) -> Result<UserRegisters> {
@@ -193,7 +205,7 @@ impl Thread {
         &self,
         activation: &Activation,
         registers: &UserRegisters,
-    ) -> std::result::Result<Answer, String> {
+    ) -> Result<Answer, String> {
         let user = &registers.0;
         if !self.is_at(Pad::Return, registers) {
             return Err(format!("it went to {}", registers.pc()));
@@ -213,19 +225,19 @@ impl Thread {
         Ok(activation.call.answer(user.rax, slot))
     }
 
-    /// Makes a call of its own from an entry to its end. The thread is then to be restored.
-    pub(super) fn call(&mut self, entry: Avma, call: Call, slot: Slot) -> Result<Answer> {
+    /// Makes a call from an entry to its end, and returns what it has answered or how it ended otherwise. The thread is
+    /// then to be restored.
+    pub(super) fn call(
+        &mut self,
+        entry: Avma,
+        call: Call,
+        slot: Slot,
+    ) -> Result<Result<Answer, String>> {
         let activation = self.enter(entry, call, slot)?;
-        let what = match self.run()? {
-            Run::Trapped(registers) => match self.answer(&activation, &registers) {
-                Ok(answer) => return Ok(answer),
-                Err(what) => what,
-            },
-            Run::Crashed(stop, registers) => format!("{stop} at {}", registers.pc()),
-            Run::Hung(registers) => format!("hung at {}", registers.pc()),
-        };
-        Err(Error::Child {
-            what: format!("called the old code on its own kernel, at {entry} for {call}: {what}"),
+        Ok(match self.run()? {
+            Run::Trapped(registers) => self.answer(&activation, &registers),
+            Run::Crashed(stop, registers) => Err(format!("{stop} at {}", registers.pc())),
+            Run::Hung(registers) => Err(format!("it hangs at {}", registers.pc())),
         })
     }
 

@@ -1,0 +1,206 @@
+//! What takes the place of the old text, and how the thread is carried across.
+
+use std::ops::Range;
+
+use elf_tools::Avma;
+use elf_tools::image::Image;
+use elf_tools::reentry::ReentryTable;
+use elf_tools::symtab::mapping_name;
+
+use super::stage::Stage;
+use super::treatment::Treatment;
+use crate::link::{LinkedImage, New, Old, link};
+use crate::placement::{PAGE, Placement};
+use crate::plan::Policy;
+use crate::threads::frames::{self, Interrupted};
+use crate::threads::{Crossing, Memory, Registers, Verdict, Write, random};
+use crate::tracing::UserRegisters;
+use crate::verify::address_space::AddressSpace;
+use crate::{Error, Result};
+
+/// An old image and the kernel that it finds itself on.
+#[derive(Debug)]
+pub(super) struct Kernels<'a> {
+    pub(super) old: &'a Old,
+    pub(super) reentry: &'a ReentryTable,
+    pub(super) new: New<'a>,
+}
+
+impl Kernels<'_> {
+    /// How much room the image needs, linked or not.
+    pub(super) fn room(&self, treatment: Treatment) -> Result<usize> {
+        let size = self.old.image.bytes().len();
+        let Some(policy) = treatment.policy() else {
+            return Ok(size);
+        };
+        let space = AddressSpace::read()?;
+        let linked = self.link(space.hole(size as u64)?, policy)?;
+        Ok(linked.bytes.len().max(size))
+    }
+
+    fn link(&self, image: Avma, policy: Policy) -> Result<LinkedImage> {
+        let mappings = AddressSpace::read()?.mappings();
+        link(self.old, &self.new, &Placement { image, mappings }, policy)
+    }
+}
+
+/// What is done when the kernel is swapped.
+#[derive(Debug)]
+pub(super) struct Swap<'a> {
+    kernels: &'a Kernels<'a>,
+    treatment: Treatment,
+    linked: Option<LinkedImage>,
+    image: Avma,
+    /// The range of the layout that text is in, and what it holds before and after.
+    text: Range<usize>,
+    before: Vec<u8>,
+    after: Vec<u8>,
+}
+
+impl<'a> Swap<'a> {
+    /// For an image on a stage.
+    pub(super) fn new(
+        kernels: &'a Kernels<'a>,
+        treatment: Treatment,
+        stage: &Stage,
+    ) -> Result<Self> {
+        let text = stage.layout().text.clone();
+        let image = stage.image();
+        let old = kernels.old.image.bytes();
+        let whole = |bytes: &[u8]| {
+            let mut whole = bytes.to_vec();
+            whole.resize(text.len(), 0);
+            whole
+        };
+        let policy = treatment.policy();
+        let linked = policy
+            .map(|policy| kernels.link(image, policy))
+            .transpose()?;
+        let after = match (&linked, treatment) {
+            (Some(linked), _) => linked.bytes.clone(),
+            (None, Treatment::Criu) => criu(&kernels.old.image, kernels.new.image)?,
+            (None, _) => old.to_vec(),
+        };
+        Ok(Self {
+            kernels,
+            treatment,
+            linked,
+            image,
+            before: whole(old),
+            after: whole(&after),
+            text,
+        })
+    }
+
+    /// Puts the old text in place.
+    pub(super) fn undo(&self, stage: &mut Stage) {
+        stage.put(self.text.start, &self.before);
+    }
+
+    /// Puts the new kernel in place: what takes the place of the old text, and pages of zeros, which a restore leaves where
+    /// the old vvar was.
+    pub(super) fn put(&self, stage: &mut Stage) {
+        let pages = stage.layout().pages.clone();
+        stage.put(self.text.start, &self.after);
+        stage.put(pages.start, &vec![0; pages.len()]);
+    }
+
+    /// What has to be done about a thread; nothing if threads are left as they are. Nothing has been written yet.
+    pub(super) fn fix_up(&self, thread: &UserRegisters, stage: &Stage) -> Result<FixUp, String> {
+        let mut fix_up = FixUp::default();
+        let Some(linked) = self
+            .linked
+            .as_ref()
+            .filter(|_| self.treatment.carries_threads())
+        else {
+            return Ok(fix_up);
+        };
+        let crossing = Crossing {
+            old: self.kernels.old,
+            reentry: self.kernels.reentry,
+            before: None,
+            after: linked,
+            image: self.image,
+        };
+        let page = stage.state();
+        fix_up.writes = random::stale(&[page..page.offset(PAGE as i64)]);
+        let registers = thread.registers();
+        if let Some(moved) = fix_up.carry(&crossing, &registers, stage)? {
+            fix_up.registers = Some(thread.with(&moved));
+        }
+        for context in self.interrupted(&registers, stage) {
+            let moved = fix_up.carry(&crossing, &context.registers, stage)?;
+            fix_up
+                .writes
+                .extend(moved.map(|moved| context.write(&moved)));
+        }
+        Ok(fix_up)
+    }
+
+    /// Contexts in signal frames on the thread's stacks.
+    fn interrupted(&self, registers: &Registers, stage: &Stage) -> Vec<Interrupted> {
+        let size = self.kernels.old.image.bytes().len() as i64;
+        let text = self.image..self.image.offset(size);
+        let stacks = [stage.stack(), stage.alternate_stack()];
+        frames::of_thread(registers, &stacks, &text, stage)
+    }
+}
+
+/// What carries a thread and the contexts on its stacks across.
+#[derive(Debug, Default)]
+pub(super) struct FixUp {
+    pub(super) registers: Option<UserRegisters>,
+    pub(super) writes: Vec<Write>,
+}
+
+impl FixUp {
+    /// Adds what has to be written for one context, and returns the registers that it goes on with if they are others.
+    fn carry(
+        &mut self,
+        crossing: &Crossing<'_>,
+        registers: &Registers,
+        memory: &dyn Memory,
+    ) -> Result<Option<Registers>, String> {
+        match crossing.thread(registers, memory) {
+            Verdict::Outside | Verdict::Untouched => Ok(None),
+            Verdict::FixUp(fix_up) => {
+                self.writes.extend(fix_up.writes);
+                Ok(Some(fix_up.registers))
+            }
+            Verdict::Stuck { place, reason } => Err(format!("stuck at {place}: {reason}")),
+        }
+    }
+}
+
+/// Functions that CRIU sends to the new vDSO on x86-64: `criu/arch/x86/include/asm/vdso.h`, `VDSO_SYMBOLS`.
+const CRIU: [&str; 4] = [
+    "__vdso_clock_gettime",
+    "__vdso_getcpu",
+    "__vdso_gettimeofday",
+    "__vdso_time",
+];
+
+/// The old image as CRIU changes it: 16 bytes at each entry, of which 12 are a jump and 4 are traps.
+fn criu(old: &Image, new: Option<&Image>) -> Result<Vec<u8>> {
+    let mappings = AddressSpace::read()?.mappings();
+    let vdso = mappings.iter().find(|(name, _)| name == mapping_name::VDSO);
+    let none = || Error::Unlinkable {
+        what: "an image as CRIU does".to_owned(),
+        reason: "the new kernel has no vDSO".to_owned(),
+    };
+    let (base, new) = (vdso.ok_or_else(none)?.1, new.ok_or_else(none)?);
+    let mut bytes = old.bytes().to_vec();
+    for name in CRIU {
+        let (Some(from), Some(to)) = (old.export(name), new.export(name)) else {
+            continue;
+        };
+        let target = to.address.at(base).0.to_le_bytes();
+        // movabs $target, %rax; jmp *%rax; int3 four times
+        let jump = [&[0x48, 0xb8], target.as_slice(), &[0xff, 0xe0], &[0xcc; 4]].concat();
+        let place = bytes.get_mut(from.address.index()..).unwrap_or_default();
+        if let Some(place) = place.get_mut(..jump.len()) {
+            place.copy_from_slice(&jump);
+        }
+    }
+    Ok(bytes)
+}

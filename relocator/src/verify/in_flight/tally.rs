@@ -1,0 +1,123 @@
+//! Counting what came out, by boundary.
+
+use std::collections::BTreeMap;
+
+use elf_tools::Svma;
+use serde::{Deserialize, Serialize};
+
+use super::outcome::{Counts, Ending, Failure, Namespaces, Part, Variant};
+
+/// Failures that are kept in words, of each ending.
+const MOST_FAILURES: usize = 4;
+
+/// What has happened at one boundary to threads that were doing the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Found {
+    experiments: u64,
+    worst: Ending,
+}
+
+/// What has happened at all boundaries of a function.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct Tally {
+    found: Vec<(Namespaces, Variant, BTreeMap<u64, Found>)>,
+    failures: Vec<Failure>,
+}
+
+impl Tally {
+    /// Counts an experiment.
+    pub(super) fn add(
+        &mut self,
+        namespaces: Namespaces,
+        variant: Variant,
+        boundary: Svma,
+        ending: Ending,
+    ) {
+        let found = self.part(namespaces, variant).entry(boundary.0);
+        let found = found.or_insert(Found {
+            experiments: 0,
+            worst: ending,
+        });
+        found.experiments += 1;
+        found.worst = found.worst.max(ending);
+    }
+
+    /// Keeps a failure in words, unless there are enough like it.
+    pub(super) fn explain(&mut self, failure: Failure) {
+        let like =
+            |other: &&Failure| (other.ending, other.variant) == (failure.ending, failure.variant);
+        let again = self.failures.iter().filter(like);
+        let same_place = again.clone().any(|other| other.address == failure.address);
+        if !same_place && again.count() < MOST_FAILURES {
+            self.failures.push(failure);
+        }
+    }
+
+    /// How often a thread was stopped at a boundary, and the worst that has come of it.
+    pub(super) fn at(
+        &mut self,
+        namespaces: Namespaces,
+        variant: Variant,
+        boundary: Svma,
+    ) -> Option<(u64, Ending)> {
+        let found = self.part(namespaces, variant).get(&boundary.0)?;
+        Some((found.experiments, found.worst))
+    }
+
+    fn part(&mut self, namespaces: Namespaces, variant: Variant) -> &mut BTreeMap<u64, Found> {
+        let key = |part: &(Namespaces, Variant, _)| (part.0, part.1) == (namespaces, variant);
+        let index = self.found.iter().position(key).unwrap_or_else(|| {
+            self.found.push((namespaces, variant, BTreeMap::new()));
+            self.found.len() - 1
+        });
+        &mut self.found[index].2
+    }
+
+    /// Adds what was counted elsewhere, under other circumstances.
+    pub(super) fn merge(&mut self, other: Self) {
+        self.found.extend(other.found);
+        for failure in other.failures {
+            self.explain(failure);
+        }
+    }
+
+    /// What was found under each circumstance.
+    pub(super) fn parts(&self) -> Vec<Part> {
+        let part =
+            |(namespaces, variant, found): &(Namespaces, Variant, BTreeMap<u64, Found>)| Part {
+                namespaces: *namespaces,
+                variant: *variant,
+                reached: found.len() as u64,
+                experiments: found.values().map(|found| found.experiments).sum(),
+                worst: counts(found.values().map(|found| found.worst)),
+            };
+        self.found.iter().map(part).collect()
+    }
+
+    /// The worst at each boundary, under all circumstances.
+    pub(super) fn worst(&self) -> BTreeMap<u64, Ending> {
+        let mut worst = BTreeMap::new();
+        for (_, _, found) in &self.found {
+            for (&boundary, found) in found {
+                let entry = worst.entry(boundary).or_insert(found.worst);
+                *entry = found.worst.max(*entry);
+            }
+        }
+        worst
+    }
+
+    pub(super) fn experiments(&self) -> u64 {
+        self.parts().iter().map(|part| part.experiments).sum()
+    }
+
+    pub(super) fn failures(&self) -> &[Failure] {
+        &self.failures
+    }
+}
+
+/// How many there are of each ending.
+pub(super) fn counts(endings: impl Iterator<Item = Ending>) -> Counts {
+    let mut counts = Counts::default();
+    endings.for_each(|ending| counts.add(ending));
+    counts
+}
