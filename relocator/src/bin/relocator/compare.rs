@@ -3,8 +3,7 @@
 use anyhow::Result;
 use kernel_fixtures::distribution::Cache;
 use kernel_fixtures::fixture;
-use relocator::compare::{self, Comparison, Row, compare};
-use relocator::link::Old;
+use relocator::compare::{self, Comparison, OldKernel, Row, compare};
 use relocator::report::{self, Kernel};
 use relocator::source::{Source, Spec};
 use relocator::tables::Options;
@@ -50,7 +49,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     } else {
         arguments.olds.clone()
     };
-    let mut olds: Vec<(String, Old)> = Vec::with_capacity(specs.len());
+    let mut olds: Vec<OldKernel> = Vec::with_capacity(specs.len());
     let mut kernels = Vec::with_capacity(specs.len());
     for spec in &specs {
         let source = Source::open(spec)?;
@@ -59,14 +58,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
             .map_or_else(String::new, |version| format!(" ({version})"));
         let (old, tables) = source.old(&Options::usual(None))?;
         kernels.push(Kernel::old(&source, &tables));
-        olds.push((format!("{spec}{version}"), old));
+        olds.push(OldKernel {
+            name: format!("{spec}{version}"),
+            old,
+            home: source.symtab.clone(),
+        });
     }
     let options = compare::Options {
         time_namespace: arguments.time_namespace,
         rounds: arguments.rounds,
         ..compare::Options::default()
     };
-    let comparison = compare(&olds, &running, &options)?;
+    let comparison = compare(&olds, &running, &options, &|_| {})?;
     let compared = kernels.into_iter().zip(&comparison.olds);
     let compared = compared.map(|(old, compared)| Compared {
         old,
@@ -83,7 +86,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
         .olds
         .iter()
         .flat_map(|old| &old.rows)
-        .any(|row| row.mismatches > 0);
+        .any(|row| row.way.is_ours() && row.mismatches > 0);
     Ok(if differ {
         Outcome::Refused
     } else {
