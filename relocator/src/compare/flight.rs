@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{OldKernel, Options, Row};
 use crate::error::in_words;
-use crate::verify::in_flight::{self, Counts, InFlight, Namespaces, sweep};
+use crate::verify::in_flight::{self, Counts, InFlight, Namespaces, Variant, sweep};
 use crate::verify::{OldImage, Running};
 use crate::{Error, Result};
 
@@ -22,8 +22,20 @@ pub struct Flight {
     pub experiments: u64,
     /// Boundaries by the worst that has happened there.
     pub worst: Counts,
+    /// The same by what the thread was doing: stopped there, or in the handler of a signal that interrupted it there.
+    pub variants: Vec<VariantFlight>,
     /// The same by function.
     pub functions: Vec<FunctionFlight>,
+}
+
+/// What has become of threads that were doing one thing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct VariantFlight {
+    /// What they were doing.
+    pub variant: Variant,
+    /// Boundaries by the worst that has happened there; once for each combination of time namespaces.
+    pub worst: Counts,
 }
 
 /// A sweep of one function in short.
@@ -42,6 +54,15 @@ pub struct FunctionFlight {
     pub first_failure: Option<String>,
 }
 
+impl Flight {
+    /// What has become of threads that were stopped there themselves.
+    pub fn direct(&self) -> Option<&Counts> {
+        let mut variants = self.variants.iter();
+        let direct = variants.find(|found| found.variant == Variant::Direct);
+        direct.map(|found| &found.worst)
+    }
+}
+
 impl From<InFlight> for Flight {
     fn from(found: InFlight) -> Self {
         let functions = found.functions.iter().map(|function| FunctionFlight {
@@ -56,22 +77,35 @@ impl From<InFlight> for Flight {
         });
         let functions: Vec<FunctionFlight> = functions.collect();
         let sum = |count: fn(&FunctionFlight) -> u64| functions.iter().map(count).sum();
+        let parts = || found.functions.iter().flat_map(|function| &function.parts);
+        let variants = Variant::ALL.into_iter().filter_map(|variant| {
+            let of_variant = parts().filter(|part| part.variant == variant);
+            let counts: Vec<Counts> = of_variant.map(|part| part.worst).collect();
+            let worst = total(counts.iter());
+            (worst.total() > 0).then_some(VariantFlight { variant, worst })
+        });
         Self {
             namespaces: found.namespaces.clone(),
             boundaries: sum(|function| function.boundaries),
             reached: sum(|function| function.reached),
             experiments: found.experiments(),
-            worst: Counts {
-                new: sum(|function| function.worst.new),
-                old: sum(|function| function.worst.old),
-                wrong: sum(|function| function.worst.wrong),
-                crashed: sum(|function| function.worst.crashed),
-                hung: sum(|function| function.worst.hung),
-                stuck: sum(|function| function.worst.stuck),
-            },
+            worst: total(functions.iter().map(|function| &function.worst)),
+            variants: variants.collect(),
             functions,
         }
     }
+}
+
+/// Counts added up.
+pub(super) fn total<'a>(counts: impl Iterator<Item = &'a Counts>) -> Counts {
+    counts.fold(Counts::default(), |sum, counts| Counts {
+        new: sum.new + counts.new,
+        old: sum.old + counts.old,
+        wrong: sum.wrong + counts.wrong,
+        crashed: sum.crashed + counts.crashed,
+        hung: sum.hung + counts.hung,
+        stuck: sum.stuck + counts.stuck,
+    })
 }
 
 /// Sweeps the old image with what the row does to threads, or says in the row why that cannot be.
@@ -99,6 +133,9 @@ fn sweep_row(
     };
     if options.in_flight.is_empty() {
         return Ok(Err("it was not asked for".to_owned()));
+    }
+    if let Some(reason) = &kernel.no_in_flight {
+        return Ok(Err(reason.clone()));
     }
     if kernel.home.is_none() {
         let reason = "the symbols of its kernel are not known, which would have to be emulated";

@@ -6,9 +6,12 @@
 mod cost;
 mod criu;
 mod flight;
+pub mod html;
 mod in_process;
 mod measure;
+mod report;
 mod row;
+mod summary;
 mod table;
 mod unlinked;
 mod way;
@@ -31,11 +34,13 @@ use unlinked::Unlinked;
 use way::Code;
 
 pub use crate::verify::calls::timing::TimedCall;
-pub use crate::verify::in_flight::{Counts, Ending, Namespaces};
+pub use crate::verify::in_flight::{Counts, Ending, Namespaces, Variant};
 pub use cost::Cost;
-pub use flight::{Flight, FunctionFlight};
+pub use flight::{Flight, FunctionFlight, VariantFlight};
 pub use in_process::{InProcess, side_by_side};
+pub use report::{Compared, Report};
 pub use row::{Check, Comparison, OldComparison, Row, Timing};
+pub use summary::{Spread, Summary};
 pub use way::Way;
 
 /// What is compared, and how thoroughly.
@@ -90,6 +95,8 @@ pub struct OldKernel {
     pub old: Old,
     /// The symbols of its kernel's vvar. Without them that kernel cannot be emulated, so that no thread can be stopped on it.
     pub home: Option<Symtab>,
+    /// Why threads in flight are to be left out, if they are.
+    pub no_in_flight: Option<String>,
 }
 
 /// Compares the strategies for each old image on the running kernel.
@@ -103,7 +110,9 @@ pub fn compare(
     progress: &dyn Fn(&str),
 ) -> Result<Comparison> {
     let compare = |kernel: &OldKernel| {
-        let OldKernel { name, old, home } = kernel;
+        let OldKernel {
+            name, old, home, ..
+        } = kernel;
         progress(name);
         let prepared = Prepared::new(old.into(), running)?;
         let mut rows = compare_one(&prepared, home.as_ref(), options)?;
