@@ -243,6 +243,7 @@ impl<'a> Sweep<'a> {
                 treatment: self.treatment,
                 namespaces,
                 tally: Tally::default(),
+                pristine: Vec::new(),
             };
             subject.sweep(progress)
         };

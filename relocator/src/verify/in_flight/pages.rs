@@ -70,9 +70,6 @@ impl State {
         }
     }
 
-    /// Those that matter to `getrandom`.
-    pub(super) const OF_RANDOM: [Self; 3] = [Self::Usual, Self::SameGeneration, Self::NotReady];
-
     /// Brings the pages to it; whether this kernel has it at all.
     pub(super) fn apply(self, pages: &Emulated, mode: ClockMode) -> Result<bool> {
         let usual = Epoch::default();

@@ -12,6 +12,8 @@ use crate::verify::system;
 
 /// Clocks by number: all that a vDSO answers, and some of which it knows nothing.
 const CLOCKS: std::ops::RangeInclusive<i32> = -2..=12;
+/// The first and the last auxiliary clock (`CLOCK_AUX`), and what comes behind.
+const AUXILIARY: [i32; 3] = [16, 23, 24];
 
 /// Lengths that `getrandom` is asked for: nothing, less than a block, what a batch holds several times, and more than it
 /// holds, by several blocks and a rest.
@@ -148,7 +150,7 @@ fn counts(call: &Call) -> bool {
 
 fn clocks(thread: Pid) -> Vec<i32> {
     let own = system::cpu_clock(thread.as_raw(), true);
-    CLOCKS.chain([own]).collect()
+    CLOCKS.chain(AUXILIARY).chain([own]).collect()
 }
 
 fn gettime(thread: Pid) -> Vec<Call> {
@@ -194,16 +196,23 @@ fn random(state: Option<usize>) -> Vec<Scenario> {
     let Some(size) = state else {
         return scenarios;
     };
-    for of in State::OF_RANDOM {
-        for prepared in [Prepared::Fresh, Prepared::Used] {
-            for length in LENGTHS {
-                scenarios.push(Scenario {
-                    state: of,
-                    prepared,
-                    ..usual(call(length, 0, Some(size)))
-                });
-            }
+    for prepared in [Prepared::Fresh, Prepared::Used] {
+        for length in LENGTHS {
+            scenarios.push(Scenario {
+                prepared,
+                ..usual(call(length, 0, Some(size)))
+            });
         }
+    }
+    for (of, prepared) in [
+        (State::SameGeneration, Prepared::Used),
+        (State::NotReady, Prepared::Fresh),
+    ] {
+        scenarios.push(Scenario {
+            state: of,
+            prepared,
+            ..usual(call(32, 0, Some(size)))
+        });
     }
     scenarios.push(Scenario {
         prepared: Prepared::Taken,
