@@ -104,7 +104,7 @@ pub(crate) fn announcement(
 }
 
 /// Adds a note, 4-aligned as in every vDSO.
-fn add_note(notes: &mut Vec<u8>, owner: &[u8], kind: u32, descriptor: &[u8]) {
+pub(crate) fn add_note(notes: &mut Vec<u8>, owner: &[u8], kind: u32, descriptor: &[u8]) {
     notes.extend((owner.len() as u32 + 1).to_le_bytes());
     notes.extend((descriptor.len() as u32).to_le_bytes());
     notes.extend(kind.to_le_bytes());

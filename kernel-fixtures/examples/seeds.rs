@@ -3,6 +3,11 @@
 use std::fs;
 use std::path::Path;
 
+use elf_tools::code::Code;
+use elf_tools::image::Image;
+use elf_tools::reentry;
+use elf_tools::relocation::{Relocations, object};
+
 fn main() -> std::io::Result<()> {
     let root = std::env::args().nth(1).expect("usage: seeds DIRECTORY");
     let put = |target: &str, name: &str, bytes: &[u8]| {
@@ -22,7 +27,18 @@ fn main() -> std::io::Result<()> {
             put("btf", fixture.name, debug)?;
         }
     }
+    put("reentry", "bare", &reentry_table())?;
     put("btf", "types", &types())
+}
+
+/// A relocation table object with the re-entry table of the image that the fuzz target reads it for.
+fn reentry_table() -> Vec<u8> {
+    let fixture = kernel_fixtures::fixture::find("bare").expect("built in");
+    let image = Image::parse(fixture.image).expect("built in");
+    let code = Code::of(&image).expect("built in");
+    let table = reentry::derive(&image, &code).expect("a good image");
+    object::write_with_reentry(&Relocations::default(), &table, &image, &code)
+        .expect("what was derived can be written")
 }
 
 /// A few types in the BTF format: a structure with an array of structures, and an enumeration, by the names that the

@@ -6,6 +6,7 @@ pub mod kernel;
 pub mod peers;
 pub mod pretend;
 pub mod readelf;
+pub mod reentry;
 pub mod running;
 pub mod stock;
 pub mod sums;

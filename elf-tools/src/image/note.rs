@@ -14,6 +14,8 @@ pub(crate) const NT_TABLES: u32 = 1;
 pub(crate) const NT_SYMBOLS: u32 = 2;
 /// Note type of a relocation table object.
 pub(crate) const NT_RELOCATIONS: u32 = 3;
+/// Note type of a relocation table object that has a re-entry table as well.
+pub(crate) const NT_REENTRY: u32 = 5;
 /// The ABI version this crate reads and writes.
 pub(crate) const ABI_VERSION: u32 = 1;
 

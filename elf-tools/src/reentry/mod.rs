@@ -9,12 +9,32 @@
 //! return addresses on the stack tell which of them a thread is in.
 //!
 //! Registers have their DWARF numbers, as in the psABI: [`Register`].
+//!
+//! A table is derived from code ([`derive()`]), or kept in a relocation table object
+//! ([`crate::relocation::object::write_with_reentry`]), so that nobody has to analyse code while a process waits.
+
+mod check;
+mod digest;
+mod encode;
+mod read;
+mod record;
 
 use std::fmt;
 
 use crate::Svma;
 
 pub use crate::derive::reentry::derive;
+pub(crate) use encode::Stored;
+pub(crate) use read::read;
+
+/// Name of the string table of a stored table.
+const STRINGS: &str = ".vvar.reentry.strtab";
+
+/// How many calls that have not returned a stored context can have.
+const MAX_CALLS: usize = 16;
+
+/// How many contexts a stored table can have. Images have about a thousand.
+const MAX_CONTEXTS: usize = 1 << 16;
 
 /// A general register by its DWARF number (System V psABI for x86-64, figure 3.36).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

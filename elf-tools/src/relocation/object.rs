@@ -1,14 +1,16 @@
 //! Relocation tables in files of their own: `docs/abi.md`, section 4.3.
 //!
 //! An image without tables cannot be given any without changing what identifies it, and a process or a checkpoint has
-//! its own copy of it anyway. Such a table is kept next to the image, and says by build-id which one it describes.
+//! its own copy of it anyway. Such a table is kept next to the image, and says by build-id which one it describes. How
+//! threads get out of the image's code can be kept with it: section 4.4.
 
 use object::elf;
 
-use crate::assemble::{self, object_with_notes};
+use crate::assemble::{self, NewSection, object_with_notes};
 use crate::code::Code;
 use crate::elf::{Note, View};
 use crate::image::{Image, LinuxVersion, note};
+use crate::reentry::{self, ReentryTable};
 use crate::relocation::Relocations;
 use crate::relocation::encode::Tables;
 use crate::relocation::table::Reader;
@@ -30,19 +32,66 @@ pub fn write(
     linux_version: Option<LinuxVersion>,
 ) -> Result<Vec<u8>> {
     let notes = assemble::announcement(note::NT_RELOCATIONS, build_id, linux_version);
-    let (mut bytes, note_section) = object_with_notes(&notes);
+    assemble(relocations, &notes, None)
+}
+
+/// Writes the table of `image`, whose instructions are `code`, with its re-entry table.
+///
+/// Refuses a re-entry table that is not of this image or that could not be read again.
+pub fn write_with_reentry(
+    relocations: &Relocations,
+    reentry: &ReentryTable,
+    image: &Image,
+    code: &Code,
+) -> Result<Vec<u8>> {
+    let build_id = image.build_id().unwrap_or_default();
+    let kind = note::NT_RELOCATIONS;
+    let mut notes = assemble::announcement(kind, build_id, image.linux_version());
+    let stored = reentry::Stored::encode(reentry, image, code)?;
+    stored.announce(&mut notes);
+    assemble(relocations, &notes, Some(stored))
+}
+
+fn assemble(
+    relocations: &Relocations,
+    notes: &[u8],
+    reentry: Option<reentry::Stored>,
+) -> Result<Vec<u8>> {
+    let (mut bytes, note_section) = object_with_notes(notes);
     bytes.resize(bytes.len().next_multiple_of(8), 0);
     let mut sections = vec![note_section];
-    let first = sections.len() as u32 + 1;
+    let next = |sections: &[NewSection<'_>]| sections.len() as u32 + 1;
+    let first = next(&sections);
     sections.extend(Tables::encode(relocations, first, bytes.len() as u64)?.into_sections(first));
+    if let Some(reentry) = reentry {
+        let first = next(&sections);
+        sections.extend(reentry.into_sections(first));
+    }
     assemble::append(&mut bytes, sections)?;
     Ok(bytes)
 }
 
 /// Reads the table of `image`, whose instructions are `code`.
 ///
-/// Refuses a table of an image with another build-id, and everything that [`super::read`] refuses.
+/// Refuses a table of an image with another build-id, and everything that [`super::read`] refuses. A re-entry table in the
+/// object is not looked at: [`read_reentry`] does that.
 pub fn read(bytes: &[u8], image: &Image, code: &Code) -> Result<Relocations> {
+    let view = parse(bytes, image)?;
+    let mut reader = Reader::new(image, code)?;
+    reader.sections(&view)?;
+    reader.finish()
+}
+
+/// Reads the re-entry table of `image`, whose instructions are `code`, from its relocation table object. `None` if the
+/// object has none, or has that of a copy of the image with other instructions (boot-time alternatives).
+///
+/// Refuses a table of an image with another build-id, and one that contradicts itself or the code.
+pub fn read_reentry(bytes: &[u8], image: &Image, code: &Code) -> Result<Option<ReentryTable>> {
+    reentry::read(&parse(bytes, image)?, image, code)
+}
+
+/// The headers of an object that has a table of `image`.
+fn parse<'data>(bytes: &'data [u8], image: &Image) -> Result<View<'data>> {
     let view = View::parse(bytes)?;
     let Some(announcement) = announcement(&view)? else {
         return Err(Error::not_found(
@@ -65,9 +114,7 @@ pub fn read(bytes: &[u8], image: &Image, code: &Code) -> Result<Relocations> {
         let reason = "the object has no section of relocations";
         return Err(Error::not_found("relocation table", reason));
     }
-    let mut reader = Reader::new(image, code)?;
-    reader.sections(&view)?;
-    reader.finish()
+    Ok(view)
 }
 
 fn announcement<'data>(view: &View<'data>) -> Result<Option<Note<'data>>> {

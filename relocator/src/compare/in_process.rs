@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::way::Code;
 use super::{Timing, Way, measure};
 use crate::Result;
 use crate::verify::calls::timing::TimedCall;
@@ -20,7 +21,8 @@ pub struct InProcess {
 
 impl InProcess {
     /// Links `old` in this way to the running kernel and maps it here, for as long as the process lives. For
-    /// [`Way::Native`], the running kernel's own functions that `old` has too.
+    /// [`Way::Native`], the running kernel's own functions that `old` has too. Code that is on zeros is not mapped in this
+    /// process: [`Way::Criu`] and [`Way::Nothing`] have no functions here.
     ///
     /// Only functions that can go on in this way are there: with [`Way::Relocate`], none that had to be replaced.
     ///
@@ -34,7 +36,16 @@ impl InProcess {
         way: Way,
     ) -> Result<Self> {
         let prepared = Prepared::new(old.into(), running)?;
-        let Some(policy) = way.policy() else {
+        let code = match way.code() {
+            Code::As(other) => other.code(),
+            code => code,
+        };
+        if let Code::Unlinked { .. } = code {
+            return Ok(Self {
+                entries: Vec::new(),
+            });
+        }
+        let Code::Linked(policy) = code else {
             let native = prepared.native()?;
             let entries = prepared
                 .callable()

@@ -36,10 +36,11 @@ pub(super) fn interleaved(rows: &mut [Measured], options: &Options, progress: &m
             .map(|index| samples[index].clone())
             .unwrap_or_default();
         for (measured, samples) in rows.iter_mut().zip(&samples) {
-            measured
-                .row
-                .timings
-                .extend(summarise(call, samples, &native));
+            let timing = summarise(call, samples, &native).map(|timing| Timing {
+                wrong: is_wrong(&measured.entries, call),
+                ..timing
+            });
+            measured.row.timings.extend(timing);
         }
     }
 }
@@ -82,10 +83,17 @@ pub(super) fn summarise(call: TimedCall, samples: &[f64], native: &[f64]) -> Opt
         call: call.name().to_owned(),
         nanoseconds,
         ratio: median(ratios.collect()),
+        wrong: false,
     })
 }
 
-fn median(mut values: Vec<f64>) -> Option<f64> {
+/// Whether what is timed is not even right.
+fn is_wrong(entries: &[Entry], call: TimedCall) -> bool {
+    let mut agrees = entries.iter().filter_map(|&entry| call.agrees(entry));
+    agrees.next() == Some(false)
+}
+
+pub(super) fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied()
 }

@@ -3,28 +3,45 @@
 //! For each old image one child process holds it linked in every way, checks each as [`crate::verify`] does, and then
 //! times all of them in turns, so that whatever else the machine does meanwhile meets them alike.
 
+mod cost;
+mod criu;
+mod flight;
+pub mod html;
 mod in_process;
 mod measure;
+mod report;
+mod row;
+mod summary;
 mod table;
+mod unlinked;
+mod way;
 
-use std::fmt;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use elf_tools::symtab::Symtab;
 
 use crate::error::in_words;
 use crate::link::Old;
-use crate::plan::{Policy, Strategy};
-use crate::verify::calls::{self, Subject, Tally};
+use crate::plan::Policy;
+use crate::verify::calls::{self, Subject};
 use crate::verify::child::{self, Conditions, Progress};
 use crate::verify::linked::{Mapped, Prepared};
 use crate::verify::{self, Running};
 use crate::{Error, Result};
 
 use measure::Measured;
+use unlinked::Unlinked;
+use way::Code;
 
 pub use crate::verify::calls::timing::TimedCall;
+pub use crate::verify::in_flight::{Counts, Ending, Namespaces, Variant};
+pub use cost::Cost;
+pub use flight::{Flight, FunctionFlight, VariantFlight};
 pub use in_process::{InProcess, side_by_side};
+pub use report::{Compared, Report};
+pub use row::{Check, Comparison, OldComparison, Row, Timing};
+pub use summary::{Spread, Summary};
+pub use way::Way;
 
 /// What is compared, and how thoroughly.
 #[derive(Debug, Clone)]
@@ -37,6 +54,10 @@ pub struct Options {
     pub batches: u32,
     /// Calls in a batch.
     pub batch: u32,
+    /// Combinations of time namespaces for threads in flight; none, and threads are left out.
+    pub in_flight: Vec<Namespaces>,
+    /// How often each image is linked in memory. The median is reported.
+    pub links: u32,
     /// When the child of one old image is taken to hang.
     pub deadline: Duration,
 }
@@ -49,168 +70,56 @@ impl Default for Options {
             rounds: 100,
             batches: 61,
             batch: 2000,
+            in_flight: vec![Namespaces::ALL[0]],
+            links: 51,
             deadline,
         }
     }
 }
 
-/// A way for an old process to go on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Way {
-    /// Old code on the new vvar: functions that were relocated or need no relocation.
-    Relocate,
-    /// Old entries that jump to the new vDSO.
-    Proxy,
-    /// Old entries that make the system call.
-    Syscall,
-    /// The new vDSO as a program that starts on the new kernel calls it: what the others are measured against.
-    Native,
-}
-
-impl Way {
-    /// All of them, in the order of the report.
-    pub const ALL: [Self; 4] = [Self::Relocate, Self::Proxy, Self::Syscall, Self::Native];
-
-    /// The policy that links an image so, and whether a function of that strategy came out so.
-    fn policy(self) -> Option<Policy> {
-        match self {
-            Self::Relocate => Some(Policy::Auto),
-            Self::Proxy => Some(Policy::Proxy),
-            Self::Syscall => Some(Policy::Syscall),
-            Self::Native => None,
-        }
-    }
-
-    fn covers(self, strategy: Strategy) -> bool {
-        match self {
-            Self::Relocate => matches!(strategy, Strategy::Relocate | Strategy::Keep),
-            Self::Proxy => strategy == Strategy::Proxy,
-            Self::Syscall => strategy == Strategy::Syscall,
-            Self::Native => false,
+impl Options {
+    fn conditions(&self) -> Conditions {
+        Conditions {
+            time_namespace: self.time_namespace,
+            deadline: self.deadline,
         }
     }
 }
 
-impl fmt::Display for Way {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Relocate => "relocate",
-            Self::Proxy => "proxy",
-            Self::Syscall => "syscall",
-            Self::Native => "native",
-        })
-    }
-}
-
-/// Every old image in every way.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct Comparison {
-    /// By old image, as they were given.
-    pub olds: Vec<OldComparison>,
-}
-
-/// One old image in every way.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct OldComparison {
-    /// Its name.
+/// An old image, and what is known of the kernel that it is of.
+#[derive(Debug, Clone)]
+pub struct OldKernel {
+    /// What it is called in the report.
     pub name: String,
-    /// By way, in the order of [`Way::ALL`].
-    pub rows: Vec<Row>,
-}
-
-/// One old image in one way.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct Row {
-    /// Which.
-    #[serde(rename = "strategy")]
-    pub way: Way,
-    /// Number of the old image's functions that can go on so.
-    pub covered: usize,
-    /// Number of the old image's distinct functions that there is a system call to compare with.
-    pub functions: usize,
-    /// Number of calls that were compared.
-    pub calls: u64,
-    /// Number of calls that differed from the system call.
-    pub mismatches: u64,
-    /// Number of calls that differed from the system call, but exactly as the running kernel's own vDSO does. They are
-    /// not counted as mismatches.
-    pub like_native: u64,
-    /// The first difference, in words.
-    pub first_mismatch: Option<String>,
-    /// Cost by call, of those that are covered.
-    pub timings: Vec<Timing>,
-    /// Why functions are not covered, or nothing could be run at all.
-    pub reason: Option<String>,
-}
-
-/// What one call costs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct Timing {
-    /// Which, for example `clock_gettime(MONOTONIC)`.
-    pub call: String,
-    /// Nanoseconds a call, the median over batches.
-    #[serde(rename = "ns")]
-    pub nanoseconds: f64,
-    /// The median over batches of the ratio to the native call of the same batch, where there is one.
-    pub ratio: Option<f64>,
-}
-
-impl Row {
-    fn empty(way: Way, functions: usize, reason: Option<String>) -> Self {
-        Self {
-            way,
-            covered: 0,
-            functions,
-            calls: 0,
-            mismatches: 0,
-            like_native: 0,
-            first_mismatch: None,
-            timings: Vec::new(),
-            reason,
-        }
-    }
-
-    /// The cost of a call by its name.
-    pub fn timing(&self, call: &str) -> Option<&Timing> {
-        self.timings.iter().find(|timing| timing.call == call)
-    }
-
-    /// Adds a covered function that was checked.
-    fn add(&mut self, name: &str, tally: Tally) {
-        self.covered += 1;
-        self.calls += tally.calls;
-        self.mismatches += tally.mismatches;
-        self.like_native += tally.like_native;
-        let first = tally.first_mismatch.map(|what| format!("{name}, {what}"));
-        self.first_mismatch = self.first_mismatch.take().or(first);
-    }
-}
-
-impl Comparison {
-    /// The comparison as text, for 120 columns.
-    pub fn table(&self) -> String {
-        self.to_string()
-    }
-}
-
-impl fmt::Display for Comparison {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.olds.iter().try_for_each(|old| table::write(f, old))
-    }
+    /// The image, with the relocation table that was found for it.
+    pub old: Old,
+    /// The symbols of its kernel's vvar. Without them that kernel cannot be emulated, so that no thread can be stopped on it.
+    pub home: Option<Symtab>,
+    /// Why threads in flight are to be left out, if they are.
+    pub no_in_flight: Option<String>,
 }
 
 /// Compares the strategies for each old image on the running kernel.
 ///
 /// What cannot be linked in some way, or crashes, is reported as such and does not keep the others from being compared.
 /// Errors: an image cannot be read; the system refuses a time namespace.
-pub fn compare(olds: &[(String, Old)], running: &Running, options: &Options) -> Result<Comparison> {
-    let compare = |(name, old): &(String, Old)| {
-        let rows = compare_one(&Prepared::new(old.into(), running)?, options)?;
+pub fn compare(
+    olds: &[OldKernel],
+    running: &Running,
+    options: &Options,
+    progress: &dyn Fn(&str),
+) -> Result<Comparison> {
+    let compare = |kernel: &OldKernel| {
+        let OldKernel {
+            name, old, home, ..
+        } = kernel;
+        progress(name);
+        let prepared = Prepared::new(old.into(), running)?;
+        let mut rows = compare_one(&prepared, home.as_ref(), options)?;
+        for row in &mut rows {
+            apply_cost(&prepared, row, options)?;
+            flight::measure(kernel, running, row, options)?;
+        }
         Ok(OldComparison {
             name: name.clone(),
             rows,
@@ -221,34 +130,40 @@ pub fn compare(olds: &[(String, Old)], running: &Running, options: &Options) -> 
     })
 }
 
-fn compare_one(prepared: &Prepared<'_>, options: &Options) -> Result<Vec<Row>> {
+/// Every way of one old image, called and timed.
+fn compare_one(
+    prepared: &Prepared<'_>,
+    home: Option<&Symtab>,
+    options: &Options,
+) -> Result<Vec<Row>> {
     let functions = prepared.callable();
-    let sizes = Way::ALL.map(|way| {
-        way.policy()
-            .map(|policy| prepared.try_link(policy).map_err(|e| in_words(&e)))
-    });
-    let conditions = Conditions {
-        time_namespace: options.time_namespace,
-        deadline: options.deadline,
-    };
-    let rows = child::run(conditions, |progress| {
+    let empty = |way, reason| Row::empty(way, functions.len(), reason);
+    let plans = Way::ALL.map(|way| Planned::of(way, prepared, home, options));
+    let rows = child::run(options.conditions(), |progress| {
         let mut measured = Vec::with_capacity(Way::ALL.len());
-        for (way, size) in Way::ALL.into_iter().zip(&sizes) {
-            measured.push(match (way.policy(), size) {
-                (Some(policy), Some(Ok(size))) => {
-                    progress.at(format!("mapping the image for {way}"));
-                    linked(
-                        prepared,
-                        &prepared.map(policy, *size)?,
-                        (way, functions.len()),
-                        options,
-                        progress,
-                    )?
+        for (way, plan) in Way::ALL.into_iter().zip(&plans) {
+            progress.at(format!("mapping the image for {way}"));
+            measured.push(match plan {
+                Planned::Linked(policy, size) => {
+                    let mapped = prepared.map(*policy, *size)?;
+                    linked(prepared, &mapped, empty(way, None), options, progress)?
                 }
-                (_, Some(Err(reason))) => {
-                    Measured::none(Row::empty(way, functions.len(), Some(reason.clone())))
+                Planned::Unlinked { jumps, row } => {
+                    let functions = Unlinked::new(prepared, home, *jumps).map()?;
+                    Measured {
+                        row: row.clone(),
+                        entries: functions
+                            .into_iter()
+                            .map(|function| function.entry)
+                            .collect(),
+                    }
                 }
-                _ => native(prepared, &functions, options, progress)?,
+                Planned::Native => native(prepared, &functions, options, progress)?,
+                Planned::As(other) => Measured::none(Row {
+                    code_of: Some(*other),
+                    ..empty(way, None)
+                }),
+                Planned::Not(reason) => Measured::none(empty(way, Some(reason.clone()))),
             });
         }
         measure::interleaved(&mut measured, options, progress);
@@ -260,23 +175,120 @@ fn compare_one(prepared: &Prepared<'_>, options: &Options) -> Result<Vec<Row>> {
     match rows {
         Err(Error::Child { what }) => {
             let reason = format!("the process {what}");
-            Ok(Way::ALL
-                .map(|way| Row::empty(way, functions.len(), Some(reason.clone())))
-                .into())
+            Ok(Way::ALL.map(|way| empty(way, Some(reason.clone()))).into())
         }
-        rows => rows,
+        rows => rows.map(share_code),
     }
+}
+
+/// What will be done for a way, as far as that can be known before.
+enum Planned {
+    /// Link, and map that many bytes.
+    Linked(Policy, usize),
+    /// Map on zeros what has not crashed; it was checked, in a process of its own.
+    Unlinked { jumps: bool, row: Row },
+    /// Nothing: the code is that of another way.
+    As(Way),
+    /// Call the running kernel's.
+    Native,
+    /// It cannot be.
+    Not(String),
+}
+
+impl Planned {
+    fn of(way: Way, prepared: &Prepared<'_>, home: Option<&Symtab>, options: &Options) -> Self {
+        match way.code() {
+            Code::Linked(policy) => match prepared.try_link(policy) {
+                Ok(size) => Self::Linked(policy, size),
+                Err(error) => Self::Not(in_words(&error)),
+            },
+            Code::Unlinked { jumps } => {
+                let unlinked = Unlinked::new(prepared, home, jumps);
+                let row = Row::empty(way, prepared.callable().len(), None);
+                match check_unlinked(prepared, &unlinked, row, options) {
+                    Ok(row) => Self::Unlinked { jumps, row },
+                    Err(Error::Child { what }) => Self::Not(format!("the process {what}")),
+                    Err(error) => Self::Not(in_words(&error)),
+                }
+            }
+            Code::As(other) => Self::As(other),
+            Code::Native => Self::Native,
+        }
+    }
+}
+
+/// Checks code that nobody promises anything of.
+fn check_unlinked(
+    prepared: &Prepared<'_>,
+    unlinked: &Unlinked<'_>,
+    row: Row,
+    options: &Options,
+) -> Result<Row> {
+    child::run(options.conditions(), |progress| {
+        let mut row = row;
+        progress.at("mapping the image on zeros");
+        let live = prepared.native()?;
+        for function in unlinked.map()? {
+            let name = function.names.first().map_or("", String::as_str);
+            let subject = Subject {
+                home: None,
+                name,
+                entry: function.entry,
+                native: live.entry(&function.names),
+                is_stub: false,
+                rounds: options.rounds,
+            };
+            row.add(name, function.jumps, calls::check(&subject, progress)?);
+        }
+        row.reason = Some(
+            match row.way {
+                Way::Criu => "other functions than the four that CRIU knows run on zeros",
+                _ => "everything runs on zeros",
+            }
+            .to_owned(),
+        );
+        Ok(row)
+    })
+}
+
+/// Ways that have the code of another one cover what that covers.
+fn share_code(mut rows: Vec<Row>) -> Vec<Row> {
+    let covered: Vec<(Way, usize, Option<String>)> = rows
+        .iter()
+        .map(|row| (row.way, row.covered, row.reason.clone()))
+        .collect();
+    for row in &mut rows {
+        let other = covered.iter().find(|other| Some(other.0) == row.code_of);
+        if let Some((_, covered, reason)) = other {
+            row.covered = *covered;
+            row.reason.clone_from(reason);
+        }
+    }
+    rows
+}
+
+/// What it costs to apply a way; nothing where that failed, which the row has the reason for.
+fn apply_cost(prepared: &Prepared<'_>, row: &mut Row, options: &Options) -> Result<()> {
+    let code = match row.code_of {
+        Some(other) => other.code(),
+        None => row.way.code(),
+    };
+    if row.reason.is_none() || row.covered > 0 {
+        row.cost = cost::of(prepared, code, options.links)?;
+    }
+    Ok(())
 }
 
 /// Checks an image that was linked in one way, and collects what of it can be timed.
 fn linked(
     prepared: &Prepared<'_>,
     mapped: &Mapped,
-    (way, functions): (Way, usize),
+    row: Row,
     options: &Options,
     progress: &mut Progress,
 ) -> Result<Measured> {
-    let mut measured = Measured::none(Row::empty(way, functions, None));
+    let way = row.way;
+    let mut measured = Measured::none(row);
     let wanted = |strategy| way.covers(strategy);
     let outcomes = verify::check_functions(prepared, mapped, &wanted, options.rounds, progress)?;
     for (outcome, plan) in outcomes.into_iter().zip(&mapped.functions) {
@@ -284,7 +296,7 @@ fn linked(
             continue;
         };
         if way.covers(plan.strategy) {
-            measured.row.add(&outcome.name, outcome.tally());
+            measured.row.add(&outcome.name, true, outcome.tally());
             measured.entries.push(entry);
         } else {
             measured.row.reason.get_or_insert_with(|| {
@@ -325,7 +337,7 @@ fn native(
             rounds: options.rounds,
         };
         let tally = calls::check(&subject, progress)?;
-        measured.row.add(name, tally);
+        measured.row.add(name, true, tally);
         measured.entries.push(entry);
     }
     Ok(measured)

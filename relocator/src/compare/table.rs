@@ -4,7 +4,7 @@ use std::fmt;
 
 use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 
-use super::{OldComparison, Row, Timing};
+use super::{Ending, OldComparison, Row, Timing, Way};
 use crate::verify::calls::timing::TimedCall;
 
 /// Width that a table is made for.
@@ -50,6 +50,14 @@ pub(super) fn write(f: &mut fmt::Formatter<'_>, old: &OldComparison) -> fmt::Res
         old.name
     )?;
     writeln!(f, "{}", table.trim_fmt())?;
+    costs(f, old)?;
+    if old
+        .rows
+        .iter()
+        .any(|row| row.timings.iter().any(|timing| timing.wrong))
+    {
+        writeln!(f, "  !: what is timed there is wrong")?;
+    }
     for row in &old.rows {
         if let Some(mismatch) = &row.first_mismatch {
             writeln!(f, "  {} differs: {mismatch}", row.way)?;
@@ -65,6 +73,70 @@ pub(super) fn write(f: &mut fmt::Formatter<'_>, old: &OldComparison) -> fmt::Res
     like_native(f, old)?;
     writeln!(f)
 }
+
+const COST_HEADER: [&str; 11] = [
+    "strategy",
+    "link",
+    "bytes written",
+    "moved",
+    "in flight",
+    "new",
+    "old",
+    "wrong",
+    "crashed",
+    "hung",
+    "stuck",
+];
+
+/// What it costs to apply a way, and what becomes of threads that are inside meanwhile.
+fn costs(f: &mut fmt::Formatter<'_>, old: &OldComparison) -> fmt::Result {
+    let mut table = Table::new();
+    table.load_style(STYLE);
+    table.set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(COST_HEADER);
+    for row in old.rows.iter().filter(|row| row.way != Way::Native) {
+        let mut cells = vec![row.way.to_string()];
+        match row.cost {
+            Some(cost) => cells.extend([
+                format!("{:.1} µs", cost.link_us),
+                cost.bytes_written.to_string(),
+                format!("{} of {}", cost.boundaries_moved, cost.boundaries),
+            ]),
+            None => cells.extend([absent(), absent(), absent()]),
+        }
+        match &row.in_flight {
+            Some(flight) => {
+                cells.push(format!("{} of {}", flight.reached, flight.boundaries));
+                cells.extend(OUTCOMES.map(|ending| grouped(flight.worst.of(ending))));
+            }
+            None => cells.extend((0..=OUTCOMES.len()).map(|_| absent())),
+        }
+        table.add_row(cells);
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    writeln!(f, "\n{}", table.trim_fmt())?;
+    let reasons = old.rows.iter().filter(|row| row.way != Way::Native);
+    let mut reasons: Vec<&String> = reasons
+        .filter_map(|row| row.no_in_flight.as_ref())
+        .collect();
+    reasons.dedup();
+    for reason in reasons {
+        writeln!(f, "  no threads in flight: {reason}")?;
+    }
+    Ok(())
+}
+
+/// In the order of columns.
+const OUTCOMES: [Ending; 6] = [
+    Ending::New,
+    Ending::Old,
+    Ending::Wrong,
+    Ending::Crashed,
+    Ending::Hung,
+    Ending::Stuck,
+];
 
 /// States which calls agree with the running kernel's own function instead of its system call.
 fn like_native(f: &mut fmt::Formatter<'_>, old: &OldComparison) -> fmt::Result {
@@ -111,11 +183,12 @@ fn agreement(row: &Row) -> String {
 }
 
 fn ratio(timing: &Timing) -> Option<String> {
-    timing.ratio.map(|ratio| format!("{ratio:.2}x"))
+    let mark = if timing.wrong { "!" } else { "x" };
+    timing.ratio.map(|ratio| format!("{ratio:.2}{mark}"))
 }
 
 /// Digits in groups of three.
-fn grouped(number: u64) -> String {
+pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let head = digits.len() % 3;
     let groups = digits.as_bytes()[head..]

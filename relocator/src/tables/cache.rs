@@ -4,21 +4,24 @@
 //! a derivation needs, are often no longer there when a checkpoint is restored: what was derived once serves processes
 //! and images alone as well.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use elf_tools::code::Code;
 use elf_tools::image::Image;
+use elf_tools::reentry::ReentryTable;
 use elf_tools::relocation::{Relocations, object};
 
 use crate::hexadecimal;
+use crate::link::Old;
 use crate::source::read_file;
 use crate::{Error, Result, persist};
 
 /// The environment variable that says where the cache is.
 pub const VARIABLE: &str = "RELOCATOR_TABLES";
 
-/// Raised by every change of [`elf_tools::derive`] that changes a table: older files are not looked at again.
-pub const DERIVATION_VERSION: u32 = 1;
+/// Raised by every change of [`elf_tools::derive`] and [`elf_tools::reentry`] that changes a table: older files are not
+/// looked at again.
+pub const DERIVATION_VERSION: u32 = 2;
 
 /// A directory of relocation table objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,24 +61,28 @@ impl Cache {
         object::read(&bytes, image, code).ok()
     }
 
-    /// Keeps the table of an image. Returns where, or `None` for an image without build-id.
-    pub fn put(&self, image: &Image, table: &Relocations) -> Result<Option<PathBuf>> {
-        let Some(path) = self.path(image) else {
+    /// The re-entry table of an image, under the same conditions. One of a copy of the image with other boot-time
+    /// alternatives does not fit.
+    pub fn get_reentry(&self, image: &Image, code: &Code) -> Option<ReentryTable> {
+        let bytes = read_file(&self.path(image)?).ok()?;
+        object::read_reentry(&bytes, image, code).ok()?
+    }
+
+    /// Keeps a table of an image, and its re-entry table if there is one. Returns where, or `None` for an image without
+    /// build-id.
+    pub fn put(
+        &self,
+        old: &Old,
+        table: &Relocations,
+        reentry: Option<&ReentryTable>,
+    ) -> Result<Option<PathBuf>> {
+        let Some(path) = self.path(&old.image) else {
             return Ok(None);
         };
-        let object = write(image, table, &path)?;
+        let object =
+            super::object(old, table, reentry).map_err(Error::input(path.display().to_string()))?;
         std::fs::create_dir_all(&self.root).map_err(Error::path(&self.root))?;
         persist::replace(&path, &object).map_err(Error::path(&path))?;
         Ok(Some(path))
     }
-}
-
-/// The table of an image as a relocation table object, for the file at `path`.
-fn write(image: &Image, table: &Relocations, path: &Path) -> Result<Vec<u8>> {
-    object::write(
-        table,
-        image.build_id().unwrap_or_default(),
-        image.linux_version(),
-    )
-    .map_err(Error::input(path.display().to_string()))
 }

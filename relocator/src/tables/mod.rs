@@ -2,8 +2,11 @@
 //!
 //! Tried in this order: the image itself, a file that the user names, what was derived earlier, a derivation from the
 //! symbols of the image's own kernel. Functions of an image for which there is none are replaced.
+//!
+//! How threads get out of the image's code comes from the same places: [`reentry()`].
 
 mod cache;
+mod reentry;
 #[cfg(test)]
 mod tests;
 
@@ -12,7 +15,8 @@ use std::path::{Path, PathBuf};
 use elf_tools::Svma;
 use elf_tools::derive::Derivation;
 use elf_tools::image::Image;
-use elf_tools::relocation::object;
+use elf_tools::reentry::ReentryTable;
+use elf_tools::relocation::{Relocations, object};
 use elf_tools::symtab::{self, Symtab};
 
 use crate::error::in_words;
@@ -22,6 +26,7 @@ use crate::source::{Source, read_file};
 use crate::{Error, Result};
 
 pub use cache::{Cache, DERIVATION_VERSION, VARIABLE};
+pub use reentry::{LostReason, ReentrySummary, reentry};
 
 /// Where an old image's relocation table came from. The order is the order in which sources are tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -132,7 +137,7 @@ pub fn find(
 /// How a table was found, or why there is none.
 type Found = Result<Provenance, String>;
 
-fn cached(old: &Old, options: &Options) -> Option<elf_tools::relocation::Relocations> {
+fn cached(old: &Old, options: &Options) -> Option<Relocations> {
     options.cache.as_ref()?.get(&old.image, &old.code)
 }
 
@@ -197,8 +202,24 @@ fn derive_into(
     } = elf_tools::derive::derive(&old.image, &old.code, symtab)?;
     if let Some(cache) = cache {
         // What cannot be kept is derived again the next time.
-        let _ = cache.put(&old.image, &relocations);
+        reentry::keep(old, &relocations, cache);
     }
     old.set_table(relocations);
     Ok(unreached)
+}
+
+/// The tables of an image as one relocation table object.
+pub fn object(
+    old: &Old,
+    relocations: &Relocations,
+    reentry: Option<&ReentryTable>,
+) -> elf_tools::Result<Vec<u8>> {
+    let image = &old.image;
+    match reentry {
+        Some(reentry) => object::write_with_reentry(relocations, reentry, image, &old.code),
+        None => {
+            let build_id = image.build_id().unwrap_or_default();
+            object::write(relocations, build_id, image.linux_version())
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use std::fs;
 
 use elf_tools::image::Image;
+use elf_tools::reentry::{Context, Recipe, Recovery};
 use elf_tools::relocation::{Opaque, Relocations};
 use kernel_fixtures::fixture;
 
@@ -37,7 +38,7 @@ fn what_is_kept_is_found_and_replaced() {
     assert_eq!(get(&cache, &old), None);
     for reason in ["first", "second"] {
         let table = table(&old, reason);
-        let path = cache.put(&old.image, &table).unwrap().unwrap();
+        let path = cache.put(&old, &table, None).unwrap().unwrap();
         assert_eq!(get(&cache, &old), Some(table));
         let files = fs::read_dir(path.parent().unwrap()).unwrap();
         assert_eq!(files.count(), 1, "nothing else is left");
@@ -59,7 +60,7 @@ fn what_is_damaged_counts_as_absent_until_it_is_replaced() {
     let old = bare();
     let path = cache.path(&old.image).unwrap();
     let good = table(&old, "good");
-    cache.put(&old.image, &good).unwrap();
+    cache.put(&old, &good, None).unwrap();
     let bytes = fs::read(&path).unwrap();
     for length in 0..bytes.len() {
         fs::write(&path, &bytes[..length]).unwrap();
@@ -71,7 +72,7 @@ fn what_is_damaged_counts_as_absent_until_it_is_replaced() {
     other[at.unwrap()] ^= 1;
     fs::write(&path, other).unwrap();
     assert_eq!(get(&cache, &old), None, "the table of another image");
-    cache.put(&old.image, &good).unwrap();
+    cache.put(&old, &good, None).unwrap();
     assert_eq!(get(&cache, &old), Some(good));
 }
 
@@ -80,9 +81,9 @@ fn other_derivations_do_not_count() {
     let directory = tempfile::tempdir().unwrap();
     let cache = Cache::at(directory.path().to_owned());
     let old = bare();
-    let path = cache.put(&old.image, &table(&old, "")).err();
+    let path = cache.put(&old, &table(&old, ""), None).err();
     assert!(path.is_some(), "a table that cannot be stored");
-    let path = cache.put(&old.image, &table(&old, "good")).unwrap();
+    let path = cache.put(&old, &table(&old, "good"), None).unwrap();
     let path = path.unwrap();
     let name = path.file_name().unwrap().to_str().unwrap();
     let older = name.replace(&format!(".{DERIVATION_VERSION}."), ".0.");
@@ -101,10 +102,11 @@ fn an_image_that_nothing_tells_from_others_is_not_kept() {
     let at = bytes.windows(build_id.len()).position(|b| b == build_id);
     // The owner of the note is no longer GNU.
     bytes[at.unwrap() - 4] = b'X';
-    let nameless = Image::parse(&bytes).unwrap();
-    assert_eq!(nameless.build_id(), None);
-    assert_eq!(cache.put(&nameless, &table(&old, "good")).unwrap(), None);
-    assert_eq!(cache.get(&nameless, &old.code), None);
+    let nameless = Old::read(Image::parse(&bytes).unwrap()).unwrap();
+    assert_eq!(nameless.image.build_id(), None);
+    let path = cache.put(&nameless, &table(&old, "good"), None).unwrap();
+    assert_eq!(path, None);
+    assert_eq!(get(&cache, &nameless), None);
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
 }
 
@@ -115,7 +117,7 @@ fn a_cache_that_cannot_be_written_is_no_obstacle() {
     fs::write(&file, "").unwrap();
     let cache = Cache::at(file.join("below"));
     let old = bare();
-    let error = cache.put(&old.image, &table(&old, "good")).unwrap_err();
+    let error = cache.put(&old, &table(&old, "good"), None).unwrap_err();
     assert!(error.to_string().contains("below"), "{error}");
     let options = Options {
         cache: Some(cache),
@@ -124,4 +126,120 @@ fn a_cache_that_cannot_be_written_is_no_obstacle() {
     let (_, tables) = find(old.image, "bare", Err("no symbols"), &options).unwrap();
     assert_eq!(tables.provenance, Provenance::None);
     assert!(tables.no_tables.unwrap().starts_with("no symbols"));
+}
+
+/// The same image with other boot-time alternatives applied: the counter is read in another way.
+fn patched(old: &Old) -> Old {
+    let counter = old.code.instructions().iter().find(|instruction| {
+        let bytes = &old.image.bytes()[instruction.address.index()..];
+        bytes.starts_with(&[0x0f, 0x31])
+    });
+    let mut bytes = old.image.bytes().to_vec();
+    bytes[counter.unwrap().address.index() + 1] = 0x33;
+    Old::read(Image::parse(&bytes).unwrap()).unwrap()
+}
+
+#[test]
+fn a_reentry_table_is_kept_with_the_relocations() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = Cache::at(directory.path().to_owned());
+    let old = bare();
+    let options = Options {
+        cache: Some(cache.clone()),
+        file: None,
+    };
+    let from = |old: &Old| {
+        let (table, provenance) = reentry(old, "bare", &options).unwrap();
+        assert!(ReentrySummary::of(&table).boundaries > 300);
+        provenance
+    };
+    // Alone it is not kept: an object without relocations would say that nothing depends on the kernel.
+    assert_eq!(
+        (from(&old), from(&old)),
+        (Provenance::Derived, Provenance::Derived)
+    );
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    cache.put(&old, &table(&old, "good"), None).unwrap();
+    assert_eq!(
+        (from(&old), from(&old)),
+        (Provenance::Derived, Provenance::Cache)
+    );
+    assert_eq!(get(&cache, &old), Some(table(&old, "good")));
+    // A table of another copy of the image does not fit, and the one that was used last is kept.
+    let other = patched(&old);
+    assert_eq!(
+        (from(&other), from(&other)),
+        (Provenance::Derived, Provenance::Cache)
+    );
+    assert_eq!(
+        (from(&old), from(&old)),
+        (Provenance::Derived, Provenance::Cache)
+    );
+}
+
+#[test]
+fn a_reentry_table_in_a_file_comes_first() {
+    let directory = tempfile::tempdir().unwrap();
+    let old = bare();
+    let mut of_file = elf_tools::reentry::derive(&old.image, &old.code).unwrap();
+    for context in &mut of_file.contexts {
+        context.recovery = Recovery::None("the file says so".to_owned());
+    }
+    let written = object(&old, &table(&old, "good"), Some(&of_file)).unwrap();
+    let path = directory.path().join("table.so");
+    fs::write(&path, &written).unwrap();
+    let options = Options {
+        cache: None,
+        file: Some(path.clone()),
+    };
+    let found = reentry(&old, "bare", &options).unwrap();
+    assert!(found == (of_file.clone(), Provenance::File));
+    let other = reentry(&patched(&old), "bare", &options).unwrap();
+    assert_eq!(other.1, Provenance::Derived);
+    // A file with a mistake is an error, and the error has the file's name.
+    let mut wrong = written;
+    let words = wrong.windows(8).position(|bytes| bytes == b"the file");
+    wrong[words.unwrap()] = 0xff;
+    fs::write(&path, wrong).unwrap();
+    let error = in_words(&reentry(&old, "bare", &options).unwrap_err());
+    assert!(
+        error.contains("table.so") && error.contains("UTF-8"),
+        "{error}"
+    );
+}
+
+#[test]
+fn boundaries_are_counted_once_as_the_worst_of_their_contexts() {
+    let context = |boundary, function, reads, recovery| Context {
+        boundary: Svma(boundary),
+        function: Svma(function),
+        calls: Vec::new(),
+        reads,
+        recovery,
+    };
+    let lost = |reason: &str| Recovery::None(reason.to_owned());
+    let table = ReentryTable {
+        recipes: vec![Recipe::default()],
+        contexts: vec![
+            context(1, 1, true, Recovery::Recipe(0)),
+            context(2, 1, false, lost("nobody asks")),
+            context(3, 1, true, Recovery::Recipe(0)),
+            context(3, 9, true, lost("a")),
+            context(4, 1, false, Recovery::Recipe(0)),
+            context(4, 9, true, Recovery::Recipe(0)),
+            context(5, 1, true, lost("b")),
+            context(6, 1, true, lost("b")),
+        ],
+    };
+    let summary = ReentrySummary::of(&table);
+    assert_eq!(
+        (summary.functions, summary.boundaries, summary.recipes),
+        (2, 6, 1)
+    );
+    assert_eq!(
+        (summary.untouched, summary.reenter, summary.lost),
+        (1, 2, 3)
+    );
+    let reasons = summary.reasons.iter().map(|r| (&*r.reason, r.boundaries));
+    assert_eq!(reasons.collect::<Vec<_>>(), [("b", 2), ("a", 1)]);
 }

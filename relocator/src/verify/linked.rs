@@ -17,8 +17,8 @@ use crate::{Error, Result};
 /// An old image that is ready to be linked to a kernel.
 #[derive(Debug)]
 pub(crate) struct Prepared<'a> {
-    old: Old,
-    new: New<'a>,
+    pub(crate) old: Old,
+    pub(crate) new: New<'a>,
 }
 
 impl<'a> Prepared<'a> {
@@ -128,7 +128,7 @@ pub(super) fn read(old: OldImage<'_>) -> Result<Old> {
 }
 
 /// The names of each distinct function, aliases included, `__vdso_` names first.
-pub(super) fn functions(image: &Image) -> Vec<Vec<String>> {
+pub(crate) fn functions(image: &Image) -> Vec<Vec<String>> {
     let groups = image
         .exports()
         .chunk_by(|first, second| first.address == second.address);

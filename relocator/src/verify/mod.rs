@@ -21,7 +21,7 @@
 //!
 //! Nothing that was linked runs in the calling process, unless a benchmark asks for it: [`crate::compare::InProcess`].
 
-mod address_space;
+pub(crate) mod address_space;
 pub(crate) mod calls;
 mod candidate;
 pub(crate) mod child;

@@ -1,15 +1,17 @@
 //! `relocator compare [OLD...]`.
 
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
 use anyhow::Result;
 use kernel_fixtures::distribution::Cache;
 use kernel_fixtures::fixture;
-use relocator::compare::{self, Comparison, Row, compare};
+use relocator::compare::{self, Comparison, Namespaces, OldKernel, Report, compare};
 use relocator::link::Old;
-use relocator::report::{self, Kernel};
+use relocator::report::Kernel;
 use relocator::source::{Source, Spec};
 use relocator::tables::Options;
 use relocator::verify::Running;
-use serde::Serialize;
 
 use crate::{Outcome, output, verify};
 
@@ -23,72 +25,102 @@ pub(crate) struct Arguments {
     /// Calls for each combination of function and arguments when checking.
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
+    /// Write a page with plots as well, an HTML file of its own.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Stop threads in flight for fixtures as well, and in every combination of time namespaces. It takes long.
+    #[arg(long)]
+    thorough: bool,
+    /// Leave out threads in flight.
+    #[arg(long, conflicts_with = "thorough")]
+    no_in_flight: bool,
     /// Print JSON instead of text.
     #[arg(long)]
     json: bool,
 }
 
-#[derive(Serialize)]
-struct Report {
-    schema: &'static str,
-    new: Kernel,
-    time_namespace: bool,
-    olds: Vec<Compared>,
-}
-
-#[derive(Serialize)]
-struct Compared {
-    old: Kernel,
-    rows: Vec<Row>,
-}
-
 pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     let new_source = Source::open(&Spec::Own)?;
     let running: Running = verify::running(&new_source)?;
-    let specs = if arguments.olds.is_empty() {
-        everything()
-    } else {
-        arguments.olds.clone()
+    let by_default = arguments.olds.is_empty();
+    let specs = match by_default {
+        true => everything(),
+        false => arguments.olds.clone(),
     };
-    let mut olds: Vec<(String, Old)> = Vec::with_capacity(specs.len());
+    let mut olds = Vec::with_capacity(specs.len());
     let mut kernels = Vec::with_capacity(specs.len());
     for spec in &specs {
         let source = Source::open(spec)?;
-        let version = source
-            .linux_version()
-            .map_or_else(String::new, |version| format!(" ({version})"));
         let (old, tables) = source.old(&Options::usual(None))?;
         kernels.push(Kernel::old(&source, &tables));
-        olds.push((format!("{spec}{version}"), old));
+        olds.push(old_kernel(
+            spec,
+            &source,
+            old,
+            by_default && !arguments.thorough,
+        ));
     }
-    let options = compare::Options {
+    let options = options(arguments);
+    let show = std::io::stderr().is_terminal();
+    let comparison = compare(&olds, &running, &options, &|what| {
+        if show {
+            eprintln!("comparing {what}");
+        }
+    })?;
+    let new = Kernel::new(&new_source);
+    let report = Report::new(&comparison, kernels, new, &options, command());
+    if let Some(path) = &arguments.report {
+        output::write_file(path, compare::html::page(&report).as_bytes())?;
+    }
+    output::print(arguments.json, &report, text(&report, &comparison))?;
+    let rows = comparison.olds.iter().flat_map(|old| &old.rows);
+    let mut ours = rows.filter(|row| row.way.is_ours());
+    Ok(match ours.any(|row| row.mismatches > 0) {
+        true => Outcome::Refused,
+        false => Outcome::Done,
+    })
+}
+
+fn options(arguments: &Arguments) -> compare::Options {
+    let usual = compare::Options::default();
+    compare::Options {
         time_namespace: arguments.time_namespace,
         rounds: arguments.rounds,
-        ..compare::Options::default()
-    };
-    let comparison = compare(&olds, &running, &options)?;
-    let compared = kernels.into_iter().zip(&comparison.olds);
-    let compared = compared.map(|(old, compared)| Compared {
+        in_flight: match (arguments.no_in_flight, arguments.thorough) {
+            (true, _) => Vec::new(),
+            (false, true) => Namespaces::ALL.to_vec(),
+            (false, false) => usual.in_flight.clone(),
+        },
+        ..usual
+    }
+}
+
+fn old_kernel(spec: &Spec, source: &Source, old: Old, only_stock: bool) -> OldKernel {
+    let version = source.linux_version();
+    let version = version.map_or_else(String::new, |version| format!(" ({version})"));
+    let is_left_out = only_stock && matches!(spec, Spec::Fixture(_));
+    let reason = "fixtures are left out unless they are named, or with --thorough";
+    OldKernel {
+        name: format!("{spec}{version}"),
         old,
-        rows: compared.rows.clone(),
+        home: source.symtab.clone(),
+        no_in_flight: is_left_out.then(|| reason.to_owned()),
+    }
+}
+
+/// The command as it was given. Where the program is, is nobody's business.
+fn command() -> String {
+    let arguments = std::env::args().skip(1).map(|argument| {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,".contains(c);
+        match !argument.is_empty() && argument.chars().all(is_plain) {
+            true => argument,
+            false => format!("'{}'", argument.replace('\'', r"'\''")),
+        }
     });
-    let report = Report {
-        schema: report::COMPARE,
-        new: Kernel::new(&new_source),
-        time_namespace: arguments.time_namespace,
-        olds: compared.collect(),
-    };
-    output::print(arguments.json, &report, text(&report, &comparison))?;
-    let differ = comparison
-        .olds
-        .iter()
-        .flat_map(|old| &old.rows)
-        .any(|row| row.mismatches > 0);
-    Ok(if differ {
-        Outcome::Refused
-    } else {
-        Outcome::Done
-    })
+    let words: Vec<String> = std::iter::once("relocator".to_owned())
+        .chain(arguments)
+        .collect();
+    words.join(" ")
 }
 
 /// Every fixture, and every kernel that was fetched before: comparing needs no network.
@@ -109,5 +141,9 @@ fn text(report: &Report, comparison: &Comparison) -> String {
     } else {
         ""
     };
-    format!("new: {}{place}\n\n{comparison}", report.new)
+    let mut text = format!("new: {}{place}\n\n{comparison}", report.new);
+    for summary in &report.summary {
+        text.push_str(&format!("{}: {}\n", summary.way, summary.sentence));
+    }
+    text
 }

@@ -7,11 +7,12 @@ use std::path::PathBuf;
 use anyhow::Result;
 use elf_tools::Svma;
 use elf_tools::code::Function;
-use elf_tools::relocation::{FunctionUses, Relocations, object};
+use elf_tools::reentry::ReentryTable;
+use elf_tools::relocation::{FunctionUses, Relocations};
 use relocator::link::Old;
 use relocator::report::{self, Kernel, Need};
 use relocator::source::{Source, Spec};
-use relocator::tables::{self, Cache};
+use relocator::tables::{self, Cache, Options, ReentrySummary};
 use serde::Serialize;
 
 use crate::{Outcome, output};
@@ -36,6 +37,7 @@ struct Report {
     slots: usize,
     functions: Vec<FunctionReport>,
     needs: Vec<Need>,
+    reentry: ReentrySummary,
     unreached: Vec<u64>,
 }
 
@@ -60,19 +62,25 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     let source = Source::open(&arguments.source)?;
     let (old, unreached) = tables::derive(&source, Cache::locate().as_ref())?;
     let table = old.relocations.clone().unwrap_or_default();
+    let (reentry, _) = tables::reentry(&old, &source.name, &Options::default())?;
     if let Some(path) = &arguments.output {
-        let build_id = old.image.build_id().unwrap_or_default();
-        let bytes = object::write(&table, build_id, old.image.linux_version())
+        let bytes = tables::object(&old, &table, Some(&reentry))
             .map_err(relocator::Error::input(&source.name))?;
         output::write_file(path, &bytes)?;
     }
-    let report = report(Kernel::new(&source), &old, &table, &unreached);
+    let report = report(Kernel::new(&source), &old, &table, &reentry, &unreached);
     output::print(arguments.json, &report, text(&report))?;
     Ok(Outcome::Done)
 }
 
 /// `table` is the one that `old` has.
-fn report(kernel: Kernel, old: &Old, table: &Relocations, unreached: &[Svma]) -> Report {
+fn report(
+    kernel: Kernel,
+    old: &Old,
+    table: &Relocations,
+    reentry: &ReentryTable,
+    unreached: &[Svma],
+) -> Report {
     let uses = old.uses.iter().flat_map(|uses| &uses.by_function);
     let functions = old.code.functions().iter().zip(uses);
     Report {
@@ -83,6 +91,7 @@ fn report(kernel: Kernel, old: &Old, table: &Relocations, unreached: &[Svma]) ->
             .map(|(function, uses)| function_report(old, table, function, uses))
             .collect(),
         needs: report::needs(table),
+        reentry: ReentrySummary::of(reentry),
         unreached: unreached.iter().map(|address| address.0).collect(),
     }
 }
@@ -148,6 +157,7 @@ fn text(report: &Report) -> String {
     if !report.needs.is_empty() {
         let _ = writeln!(text, "\n{}", output::needs(&report.needs));
     }
+    let _ = writeln!(text, "\nre-entry   {}", output::reentry(&report.reentry));
     for (address, reason) in opaque {
         let _ = write!(text, "\nopaque at {address:#x}: {reason}");
     }
@@ -204,7 +214,8 @@ mod tests {
         };
         let kernel = Kernel::new(&Source::open(&"fixture:bare".parse().unwrap()).unwrap());
         old.set_table(table.clone());
-        report(kernel, &old, &table, &[Svma(0x123)])
+        let reentry = elf_tools::reentry::derive(&old.image, &old.code).unwrap();
+        report(kernel, &old, &table, &reentry, &[Svma(0x123)])
     }
 
     #[test]
@@ -242,12 +253,15 @@ mod tests {
             "opaque at 0x",
             ": it is hidden",
             "reached by no function: 0x123",
+            "500 boundaries: ",
+            " not recoverable",
         ] {
             assert!(shown.contains(words), "no `{words}`: {shown}");
         }
         let json = serde_json::to_value(&report).unwrap();
         let members: BTreeSet<&str> = json.as_object().unwrap().keys().map(|k| &**k).collect();
-        let documented = "schema source build_id kernel tables slots functions needs unreached";
+        let documented =
+            "schema source build_id kernel tables slots functions needs reentry unreached";
         assert_eq!(members, documented.split(' ').collect());
     }
 }

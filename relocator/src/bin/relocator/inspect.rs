@@ -7,6 +7,7 @@ use elf_tools::image::alternatives;
 use relocator::link::Old;
 use relocator::report::{self, Kernel, Mapping, Need};
 use relocator::source::{Source, Spec};
+use relocator::tables::{self, Options, ReentrySummary};
 use serde::Serialize;
 
 use crate::{Outcome, output};
@@ -40,6 +41,8 @@ struct ImageReport {
     exports: Vec<ExportReport>,
     needs: Vec<Need>,
     opaque: usize,
+    reentry: Option<ReentrySummary>,
+    no_reentry: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -111,6 +114,12 @@ fn image_report(source: &Source, image: &elf_tools::image::Image) -> Result<Imag
         size: export.size,
         relocations: used(export.address),
     });
+    let reentry = match &old {
+        Some(old) => tables::reentry(old, &source.name, &Options::default())
+            .map(|(table, _)| ReentrySummary::of(&table))
+            .map_err(|error| format!("{:#}", anyhow::Error::from(error))),
+        None => Err(format!("code of {} is not read", image.machine())),
+    };
     Ok(ImageReport {
         size: image.bytes().len(),
         machine: image.machine().to_string(),
@@ -119,6 +128,8 @@ fn image_report(source: &Source, image: &elf_tools::image::Image) -> Result<Imag
         exports: exports.collect(),
         needs: relocations.map_or_else(Vec::new, report::needs),
         opaque: relocations.map_or(0, |table| table.opaque.len()),
+        no_reentry: reentry.as_ref().err().cloned(),
+        reentry: reentry.ok(),
     })
 }
 
@@ -194,4 +205,9 @@ fn image_text(image: &ImageReport, text: &mut String) {
     if image.opaque > 0 {
         let _ = writeln!(text, "\n{} instructions cannot be stated", image.opaque);
     }
+    let reentry = match (&image.reentry, &image.no_reentry) {
+        (Some(summary), _) => output::reentry(summary),
+        (None, reason) => format!("none: {}", reason.as_deref().unwrap_or_default()),
+    };
+    let _ = writeln!(text, "\nre-entry   {reentry}");
 }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use comfy_table::{ContentArrangement, Table, presets};
 use relocator::persist;
 use relocator::report::Need;
+use relocator::tables::ReentrySummary;
 use serde::Serialize;
 
 /// Prints `value` as JSON, or `text` for a person.
@@ -58,4 +59,16 @@ pub(crate) fn needs(needs: &[Need]) -> Table {
         ]);
     }
     shown
+}
+
+/// What becomes of threads that are stopped in an image, by boundaries.
+pub(crate) fn reentry(summary: &ReentrySummary) -> String {
+    let mut text = format!(
+        "{} functions, {} boundaries: {} untouched, {} re-enter, {} not recoverable",
+        summary.functions, summary.boundaries, summary.untouched, summary.reenter, summary.lost
+    );
+    for reason in &summary.reasons {
+        text += &format!("\n           {:>4}: {}", reason.boundaries, reason.reason);
+    }
+    text
 }

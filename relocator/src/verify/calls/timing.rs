@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use nix::libc;
 
-use crate::verify::entry::{Entry, Time};
+use crate::verify::entry::{Clock, Entry, Time};
+use crate::verify::system;
 
 /// A call that is timed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +68,52 @@ impl TimedCall {
             (Self::Getcpu, Entry::Getcpu(function)) => {
                 let (mut cpu, mut node) = (0, 0);
                 repeat(calls, || function.call(Some(&mut cpu), Some(&mut node)))
+            }
+            _ => return None,
+        })
+    }
+}
+
+impl TimedCall {
+    /// Whether the call returns what the system call does, at least once in a few attempts: a clock may be set meanwhile, and
+    /// the process may move. `None` if `entry` is another function.
+    pub(crate) fn agrees(self, entry: Entry) -> Option<bool> {
+        const ATTEMPTS: usize = 4;
+        let attempts: Option<Vec<bool>> = (0..ATTEMPTS).map(|_| self.agrees_once(entry)).collect();
+        Some(attempts?.contains(&true))
+    }
+
+    fn agrees_once(self, entry: Entry) -> Option<bool> {
+        let gettime = |clock: Clock, id: i32| {
+            let before = system::clock_gettime(id);
+            let found = clock.call(id);
+            let after = system::clock_gettime(id);
+            found.0 == 0 && before.1 <= found.1 && found.1 <= after.1
+        };
+        Some(match (self, entry) {
+            (Self::Monotonic, Entry::ClockGettime(clock)) => gettime(clock, libc::CLOCK_MONOTONIC),
+            (Self::MonotonicCoarse, Entry::ClockGettime(clock)) => {
+                gettime(clock, libc::CLOCK_MONOTONIC_COARSE)
+            }
+            (Self::Gettimeofday, Entry::Gettimeofday(function)) => {
+                let mut time = Time::default();
+                let before = system::gettimeofday().1;
+                let result = function.call(Some(&mut time), None);
+                result == 0 && before <= time && time <= system::gettimeofday().1
+            }
+            (Self::Time, Entry::Time(function)) => {
+                let before = system::time();
+                let found = function.call(None);
+                before <= found && found <= system::time()
+            }
+            (Self::Getres, Entry::ClockGetres(clock)) => {
+                clock.call(libc::CLOCK_MONOTONIC)
+                    == system::clock_getres(libc::CLOCK_MONOTONIC, true)
+            }
+            (Self::Getcpu, Entry::Getcpu(function)) => {
+                let (mut cpu, mut node) = (u32::MAX, u32::MAX);
+                let result = function.call(Some(&mut cpu), Some(&mut node));
+                (result, cpu, node) == system::getcpu()
             }
             _ => return None,
         })

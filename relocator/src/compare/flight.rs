@@ -1,0 +1,164 @@
+//! What becomes of threads that are inside the old image when the kernel is swapped.
+
+use serde::{Deserialize, Serialize};
+
+use super::{OldKernel, Options, Row};
+use crate::error::in_words;
+use crate::verify::in_flight::{self, Counts, InFlight, Namespaces, Variant, sweep};
+use crate::verify::{OldImage, Running};
+use crate::{Error, Result};
+
+/// A sweep in short: [`InFlight`] has everything.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Flight {
+    /// Whether there were time namespaces, before and after.
+    pub namespaces: Vec<Namespaces>,
+    /// Number of boundaries of all functions; those of local helpers count for each function.
+    pub boundaries: u64,
+    /// At how many of them a thread was stopped.
+    pub reached: u64,
+    /// How often a thread was stopped, the kernel swapped, and the thread resumed.
+    pub experiments: u64,
+    /// Boundaries by the worst that has happened there.
+    pub worst: Counts,
+    /// The same by what the thread was doing: stopped there, or in the handler of a signal that interrupted it there.
+    pub variants: Vec<VariantFlight>,
+    /// The same by function.
+    pub functions: Vec<FunctionFlight>,
+}
+
+/// What has become of threads that were doing one thing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct VariantFlight {
+    /// What they were doing.
+    pub variant: Variant,
+    /// Boundaries by the worst that has happened there; once for each combination of time namespaces.
+    pub worst: Counts,
+}
+
+/// A sweep of one function in short.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct FunctionFlight {
+    /// Its name.
+    pub name: String,
+    /// Number of its boundaries.
+    pub boundaries: u64,
+    /// At how many of them a thread was stopped.
+    pub reached: u64,
+    /// Boundaries by the worst that has happened there.
+    pub worst: Counts,
+    /// The first failure: where, and what came out.
+    pub first_failure: Option<String>,
+}
+
+impl Flight {
+    /// What has become of threads that were stopped there themselves.
+    pub fn direct(&self) -> Option<&Counts> {
+        let mut variants = self.variants.iter();
+        let direct = variants.find(|found| found.variant == Variant::Direct);
+        direct.map(|found| &found.worst)
+    }
+}
+
+impl From<InFlight> for Flight {
+    fn from(found: InFlight) -> Self {
+        let functions = found.functions.iter().map(|function| FunctionFlight {
+            name: function.name.clone(),
+            boundaries: function.boundaries,
+            reached: function.reached,
+            worst: function.worst,
+            first_failure: function.failures.first().map(|failure| {
+                let (address, ending, what) = (failure.address, failure.ending, &failure.what);
+                format!("at {address:#x}, {ending}: {what} ({})", failure.scenario)
+            }),
+        });
+        let functions: Vec<FunctionFlight> = functions.collect();
+        let sum = |count: fn(&FunctionFlight) -> u64| functions.iter().map(count).sum();
+        let parts = || found.functions.iter().flat_map(|function| &function.parts);
+        let variants = Variant::ALL.into_iter().filter_map(|variant| {
+            let of_variant = parts().filter(|part| part.variant == variant);
+            let counts: Vec<Counts> = of_variant.map(|part| part.worst).collect();
+            let worst = total(counts.iter());
+            (worst.total() > 0).then_some(VariantFlight { variant, worst })
+        });
+        Self {
+            namespaces: found.namespaces.clone(),
+            boundaries: sum(|function| function.boundaries),
+            reached: sum(|function| function.reached),
+            experiments: found.experiments(),
+            worst: total(functions.iter().map(|function| &function.worst)),
+            variants: variants.collect(),
+            functions,
+        }
+    }
+}
+
+/// Counts added up.
+pub(super) fn total<'a>(counts: impl Iterator<Item = &'a Counts>) -> Counts {
+    counts.fold(Counts::default(), |sum, counts| Counts {
+        new: sum.new + counts.new,
+        old: sum.old + counts.old,
+        wrong: sum.wrong + counts.wrong,
+        crashed: sum.crashed + counts.crashed,
+        hung: sum.hung + counts.hung,
+        stuck: sum.stuck + counts.stuck,
+    })
+}
+
+/// Sweeps the old image with what the row does to threads, or says in the row why that cannot be.
+pub(super) fn measure(
+    kernel: &OldKernel,
+    running: &Running,
+    row: &mut Row,
+    options: &Options,
+) -> Result<()> {
+    match sweep_row(kernel, running, row, options)? {
+        Ok(flight) => row.in_flight = Some(flight),
+        Err(reason) => row.no_in_flight = Some(reason),
+    }
+    Ok(())
+}
+
+fn sweep_row(
+    kernel: &OldKernel,
+    running: &Running,
+    row: &Row,
+    options: &Options,
+) -> Result<Result<Flight, String>> {
+    let Some(treatment) = row.way.treatment() else {
+        return Ok(Err("no thread is inside the old code".to_owned()));
+    };
+    if options.in_flight.is_empty() {
+        return Ok(Err("it was not asked for".to_owned()));
+    }
+    if let Some(reason) = &kernel.no_in_flight {
+        return Ok(Err(reason.clone()));
+    }
+    if kernel.home.is_none() {
+        let reason = "the symbols of its kernel are not known, which would have to be emulated";
+        return Ok(Err(reason.to_owned()));
+    }
+    let image = OldImage::from(&kernel.old).with_home(kernel.home.as_ref());
+    let wanted = in_flight::Options {
+        treatment,
+        namespaces: options.in_flight.clone(),
+        deadline: options.deadline,
+        ..in_flight::Options::default()
+    };
+    match sweep(image, running, &wanted) {
+        Ok(found) if found.namespaces.is_empty() => {
+            let refused = found.no_time_namespace.unwrap_or_default();
+            Ok(Err(format!(
+                "the system refuses time namespaces: {refused}"
+            )))
+        }
+        Ok(found) => Ok(Ok(found.into())),
+        Err(error @ (Error::Unlinkable { .. } | Error::Child { .. } | Error::Refused { .. })) => {
+            Ok(Err(in_words(&error)))
+        }
+        Err(error) => Err(error),
+    }
+}

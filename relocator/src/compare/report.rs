@@ -1,0 +1,82 @@
+//! What `relocator compare` reports: as JSON, and as a page.
+
+use serde::Serialize;
+
+use super::{Comparison, Options, Row, Summary};
+use crate::report::{COMPARE, Kernel};
+
+/// A comparison, with everything that a reader needs to make it again.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct Report {
+    /// [`COMPARE`].
+    pub schema: &'static str,
+    /// The command that was given.
+    pub command: String,
+    /// When it ended, in seconds since 1970.
+    pub ended: u64,
+    /// The running kernel.
+    pub new: Kernel,
+    /// Whether calls were made in a time namespace.
+    pub time_namespace: bool,
+    /// Calls for each combination of function and arguments.
+    pub rounds: u32,
+    /// Batches of each timed call.
+    pub batches: u32,
+    /// Calls in a batch.
+    pub batch: u32,
+    /// How often each image was linked in memory.
+    pub links: u32,
+    /// By strategy, over all old images.
+    pub summary: Vec<Summary>,
+    /// By old image.
+    pub olds: Vec<Compared>,
+}
+
+/// One old image.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct Compared {
+    /// The kernel that it is of.
+    pub old: Kernel,
+    /// By strategy.
+    pub rows: Vec<Row>,
+}
+
+impl Compared {
+    /// Whether it is a kernel of our own, which nobody's processes come from.
+    pub fn is_fixture(&self) -> bool {
+        self.old.source.starts_with("fixture:")
+    }
+}
+
+impl Report {
+    /// The report on a comparison of these kernels, in the order of the comparison.
+    pub fn new(
+        comparison: &Comparison,
+        olds: Vec<Kernel>,
+        new: Kernel,
+        options: &Options,
+        command: String,
+    ) -> Self {
+        let since = std::time::SystemTime::UNIX_EPOCH.elapsed();
+        let compared = olds.into_iter().zip(&comparison.olds);
+        let compared = compared.map(|(old, compared)| Compared {
+            old,
+            rows: compared.rows.clone(),
+        });
+        Self {
+            schema: COMPARE,
+            command,
+            ended: since.map_or(0, |since| since.as_secs()),
+            new,
+            time_namespace: options.time_namespace,
+            rounds: options.rounds,
+            batches: options.batches,
+            batch: options.batch,
+            links: options.links,
+            summary: Summary::all(comparison),
+            olds: compared.collect(),
+        }
+    }
+}
