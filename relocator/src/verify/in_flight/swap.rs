@@ -122,8 +122,6 @@ impl<'a> Swap<'a> {
             after: linked,
             image: self.image,
         };
-        let page = stage.state();
-        fix_up.writes = random::stale(&[page..page.offset(PAGE as i64)]);
         let registers = thread.registers();
         if let Some(moved) = fix_up.carry(&crossing, &registers, stage)? {
             fix_up.registers = Some(thread.with(&moved));
