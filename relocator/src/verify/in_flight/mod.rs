@@ -16,6 +16,7 @@
 //! | `spawn`, `performer` | the thread: calls, steps, what it holds at a boundary |
 //! | `old_kernel`, `pages` | the old kernel, states of its pages, and what happens to them meanwhile |
 //! | `scenario`, `call`, `answer` | what functions are asked, and how answers compare |
+//! | `random` | states of `getrandom` |
 //! | `swap` | what takes the place of the old text, and carries threads across |
 //! | `experiment` | one experiment: stopped in the function, in a handler of signals, or in a function that it calls |
 //! | `subject` | all experiments of one function |
@@ -32,6 +33,7 @@ mod outcome;
 mod pads;
 mod pages;
 mod performer;
+mod random;
 mod scenario;
 mod spawn;
 mod stage;

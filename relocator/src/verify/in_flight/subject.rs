@@ -13,6 +13,7 @@ use super::experiment::{Experiment, Outcome};
 use super::old_kernel::OldKernel;
 use super::outcome::{Ending, Failure, Namespaces, Variant};
 use super::performer::{Activation, Snapshot, Thread};
+use super::random;
 use super::scenario::{Prepared, Scenario, disturbable, scenarios};
 use super::stage::Slot;
 use super::swap::Swap;
@@ -50,10 +51,6 @@ const MOST_DISTURBED: usize = 200;
 
 /// More steps than any function takes for what it is asked here.
 const MOST_STEPS: usize = 50_000;
-
-/// Where the mark is that a state of `getrandom` is in use: `struct vgetrandom_state` of `include/vdso/getrandom.h`, which
-/// has a key and a batch of 128 bytes, a generation of 8, a position, and this.
-const IN_USE: i64 = 137;
 
 /// The instruction.
 const SYSCALL: [u8; 2] = [0x0f, 0x05];
@@ -103,7 +100,9 @@ impl Subject<'_, '_> {
             let stage = &self.thread.stage;
             self.pristine = stage.bytes(stage.layout().pages.clone());
             if self.name.ends_with("getrandom") && mode == ClockMode::Tsc {
-                state = self.state_size(&pages)?;
+                self.set_up(Scenario::usual(random::QUERY), &pages)?;
+                let answer = self.at_home(random::QUERY)?;
+                state = random::state_size(&answer, &self.thread.stage.slot_bytes(Slot::Outer));
             }
             let scenarios = scenarios(self.name, mode, state, self.thread.pid());
             for scenario in scenarios {
@@ -119,23 +118,6 @@ impl Subject<'_, '_> {
 
     fn home(&self) -> Avma {
         self.entry.at(self.thread.stage.image())
-    }
-
-    /// The size of the state that `getrandom` asks for; `None` if it cannot have one.
-    fn state_size(&mut self, pages: &Emulated) -> Result<Option<usize>> {
-        let query = Call::Getrandom(Random {
-            length: 0,
-            flags: 0,
-            state: None,
-            query: true,
-        });
-        let scenario = Scenario::usual(query);
-        self.set_up(scenario, pages)?;
-        let answer = self.at_home(query)?;
-        let slot = self.thread.stage.slot_bytes(Slot::Outer);
-        let size = Call::state_size(&slot);
-        let usable = answer.code == 0 && size > IN_USE as usize && size <= 4096;
-        Ok(usable.then_some(size))
     }
 
     /// Calls the old code where it is.
@@ -156,7 +138,7 @@ impl Subject<'_, '_> {
         if !scenario.state.apply(pages, scenario.mode)? {
             return Ok(false);
         }
-        let in_use = self.thread.stage.state().offset(IN_USE);
+        let in_use = random::mark(&self.thread.stage);
         match (scenario.prepared, scenario.call) {
             (Prepared::Used, Call::Getrandom(random)) => {
                 self.at_home(Call::Getrandom(Random {
@@ -360,7 +342,7 @@ impl Subject<'_, '_> {
                 self.make(ready, snapshot, variant, depth)?;
                 let again = self.next_random(ready)?;
                 self.undo(snapshot)?;
-                found = compare(
+                found = random::compare(
                     found,
                     next,
                     again.unwrap_or_else(|| Err("nothing".to_owned())),
@@ -400,6 +382,11 @@ impl Subject<'_, '_> {
         experiment.make(variant)
     }
 
+    fn next_random(&mut self, ready: &Ready<'_>) -> Result<Option<random::Next>> {
+        let entry = self.home();
+        random::next(self.thread, entry, ready.scenario.call)
+    }
+
     fn undo(&mut self, snapshot: &Snapshot) -> Result<()> {
         self.swap.undo(&mut self.thread.stage);
         self.thread.restore(snapshot)
@@ -416,7 +403,7 @@ impl Subject<'_, '_> {
             Ok(answers) => answers,
             Err(what) => return Ok((Ending::Wrong, what)),
         };
-        if self.is_marked(ready) {
+        if ready.scenario.prepared != Prepared::Taken && random::is_marked(&self.thread.stage) {
             let what = "the state of getrandom is marked as being in use".to_owned();
             return Ok((Ending::Wrong, what));
         }
@@ -458,52 +445,5 @@ impl Subject<'_, '_> {
         };
         let native = self.thread.call(native, call, Slot::Outer)?;
         Ok(native.is_ok_and(|native| answers.iter().all(|answer| *answer == native)))
-    }
-
-    /// Whether the state of `getrandom` is marked as being in use, and was not when the function began.
-    fn is_marked(&self, ready: &Ready<'_>) -> bool {
-        use crate::threads::Memory;
-        let mut mark = [0];
-        let at = self.thread.stage.state().offset(IN_USE);
-        let is_read = self.thread.stage.read(at, &mut mark);
-        ready.scenario.prepared != Prepared::Taken && is_read && mark != [0]
-    }
-
-    /// What the next call of `getrandom` gives on the state that the thread has come out with; `None` for other functions.
-    fn next_random(&mut self, ready: &Ready<'_>) -> Result<Option<Next>> {
-        let Call::Getrandom(random) = ready.scenario.call else {
-            return Ok(None);
-        };
-        if random.state.is_none() {
-            return Ok(None);
-        }
-        let call = Call::Getrandom(Random {
-            length: 32,
-            flags: 0,
-            ..random
-        });
-        let answer = self.thread.call(self.home(), call, Slot::Inner)?;
-        let slot = self.thread.stage.slot_bytes(Slot::Inner);
-        let bytes = call.random_bytes().map(|range| slot[range].to_vec());
-        Ok(Some(match answer {
-            Ok(answer) if answer.code == 32 => Ok(bytes.unwrap_or_default()),
-            Ok(answer) => Err(format!("the next call returns {}", answer.code)),
-            Err(what) => Err(format!("the next call: {what}")),
-        }))
-    }
-}
-
-/// What the next call of `getrandom` gives, or how it fails.
-type Next = Result<Vec<u8>, String>;
-
-/// Two restores of one snapshot must not go on with the same random numbers.
-fn compare(found: (Ending, String), first: Next, second: Next) -> (Ending, String) {
-    match (first, second) {
-        (Ok(first), Ok(second)) if first != second => found,
-        (Ok(_), Ok(_)) => {
-            let what = "two restores go on with the same random numbers".to_owned();
-            (Ending::Wrong, what)
-        }
-        (Err(what), _) | (_, Err(what)) => (Ending::Wrong, what),
     }
 }
