@@ -5,6 +5,7 @@
     reason = "mapping memory and protecting it has no safe interface"
 )]
 
+use std::ffi::c_void;
 use std::io::{Error, ErrorKind, Result};
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -12,6 +13,10 @@ use std::ptr::{self, NonNull};
 
 use elf_tools::Avma;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
+
+mod shared;
+
+pub use shared::Shared;
 
 /// Bytes in a page of x86-64.
 pub const PAGE: usize = 0x1000;
@@ -22,7 +27,8 @@ pub const PAGE: usize = 0x1000;
 pub struct Region {
     start: NonNull<u8>,
     size: NonZeroUsize,
-    code: Vec<Range<usize>>,
+    /// Pages that cannot be written (any more).
+    fixed: Vec<Range<usize>>,
 }
 
 // SAFETY: the memory belongs to no thread, and everything that changes what this value says about it takes `&mut self`.
@@ -35,6 +41,19 @@ impl Region {
     /// Maps at least `size` bytes, rounded up to pages: at `at`, which must be free and the start of a page, or where
     /// the kernel likes.
     pub fn reserve(at: Option<Avma>, size: usize) -> Result<Self> {
+        Self::map(at, size, |wanted, size, flags| {
+            let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+            // SAFETY: the flags make the kernel refuse a range that is in use, so no other memory is affected.
+            unsafe { mmap_anonymous(wanted, size, protection, MapFlags::MAP_PRIVATE | flags) }
+        })
+    }
+
+    /// Has `map` map memory, with flags that make the kernel refuse a range that is in use.
+    fn map(
+        at: Option<Avma>,
+        size: usize,
+        map: impl FnOnce(Option<NonZeroUsize>, NonZeroUsize, MapFlags) -> nix::Result<NonNull<c_void>>,
+    ) -> Result<Self> {
         let address = |at: Avma| usize::try_from(at.0).ok().and_then(NonZeroUsize::new);
         let wanted = at.map(|at| address(at).ok_or(ErrorKind::InvalidInput));
         let wanted = wanted.transpose()?;
@@ -46,14 +65,11 @@ impl Region {
             Some(_) => MapFlags::MAP_FIXED_NOREPLACE,
             None => MapFlags::empty(),
         };
-        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: the flags make the kernel refuse a range that is in use, so no other memory is affected.
-        let start =
-            unsafe { mmap_anonymous(wanted, size, protection, MapFlags::MAP_PRIVATE | fixed) }?;
+        let start = map(wanted, size, fixed)?;
         let region = Self {
             start: start.cast(),
             size,
-            code: Vec::new(),
+            fixed: Vec::new(),
         };
         if wanted.is_some_and(|wanted| start.addr() != wanted) {
             // Kernels before 4.17 do not know the flag and take the address as a hint.
@@ -72,10 +88,10 @@ impl Region {
         self.size.get()
     }
 
-    /// Whether all of a range, counted from the start, is inside and no code.
+    /// Whether all of a range, counted from the start, is inside and neither code nor frozen.
     pub fn is_writable(&self, range: Range<usize>) -> bool {
-        let is_code = |code: &Range<usize>| code.start < range.end && range.start < code.end;
-        range.start <= range.end && range.end <= self.size() && !self.code.iter().any(is_code)
+        let meets = |fixed: &Range<usize>| fixed.start < range.end && range.start < fixed.end;
+        range.start <= range.end && range.end <= self.size() && !self.fixed.iter().any(meets)
     }
 
     /// Makes code of the pages from `offset` on: writes it, and then has them executed and no longer written.
@@ -97,14 +113,56 @@ impl Region {
             let what = format!("some of {pages:#x?} is code already");
             return Err(Error::new(ErrorKind::PermissionDenied, what));
         }
+        self.write(offset, code)?;
+        self.protect(pages, ProtFlags::PROT_READ | ProtFlags::PROT_EXEC)
+    }
+
+    /// Has whole pages executed and no longer written through this view.
+    pub fn execute(&mut self, pages: Range<usize>) -> Result<()> {
+        self.protect(pages, ProtFlags::PROT_READ | ProtFlags::PROT_EXEC)
+    }
+
+    /// Has whole pages read and no longer written through this view.
+    pub fn freeze(&mut self, pages: Range<usize>) -> Result<()> {
+        self.protect(pages, ProtFlags::PROT_READ)
+    }
+
+    fn protect(&mut self, pages: Range<usize>, protection: ProtFlags) -> Result<()> {
+        let whole = pages.start.is_multiple_of(PAGE) && pages.end.is_multiple_of(PAGE);
+        if !whole || pages.is_empty() || !self.is_writable(pages.clone()) {
+            return Err(ErrorKind::InvalidInput.into());
+        }
+        // SAFETY: the range was checked to be inside the region.
+        let start = unsafe { self.start.add(pages.start) };
+        // SAFETY: the pages are this value's own, and nobody holds a reference into them.
+        unsafe { mprotect(start.cast(), pages.len(), protection) }?;
+        self.fixed.push(pages);
+        Ok(())
+    }
+
+    /// Writes bytes to memory that can be written. Code of others, which no compiler of ours sees, may read it meanwhile.
+    pub fn write(&mut self, offset: usize, bytes: &[u8]) -> Result<()> {
+        let end = offset.checked_add(bytes.len());
+        if !end.is_some_and(|end| self.is_writable(offset..end)) {
+            return Err(ErrorKind::InvalidInput.into());
+        }
         // SAFETY: the offset was checked to be inside the region.
         let target = unsafe { self.start.add(offset) };
         // SAFETY: as many bytes as were checked are inside the region, which is this value's own, and writable there.
-        unsafe { ptr::copy_nonoverlapping(code.as_ptr(), target.as_ptr(), code.len()) };
-        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_EXEC;
-        // SAFETY: the pages are this value's own, and nobody holds a reference into them.
-        unsafe { mprotect(target.cast(), pages.len(), protection) }?;
-        self.code.push(pages);
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), target.as_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    /// Reads bytes.
+    pub fn read(&self, offset: usize, bytes: &mut [u8]) -> Result<()> {
+        let end = offset.checked_add(bytes.len());
+        if end.is_none_or(|end| end > self.size()) {
+            return Err(ErrorKind::InvalidInput.into());
+        }
+        // SAFETY: the offset was checked to be inside the region.
+        let source = unsafe { self.start.add(offset) };
+        // SAFETY: as many bytes as were checked are inside the region, all of which can be read.
+        unsafe { ptr::copy_nonoverlapping(source.as_ptr(), bytes.as_mut_ptr(), bytes.len()) };
         Ok(())
     }
 

@@ -8,10 +8,10 @@ use std::collections::BTreeSet;
 
 use rustc_hash::FxHashMap;
 
-use super::Architecture;
-use super::machine::{Findings, Machine, Spill, State};
+use super::machine::{Findings, Known, Machine, Spill, State};
 use super::pool::{Merge, Pool};
 use super::value::Unknown;
+use super::{Architecture, Learned};
 use crate::code::{Code, Flow, Function};
 
 /// Deepest chain of calls inside an image. Stock images have 2.
@@ -24,16 +24,41 @@ pub(super) const MAX_STEPS: u32 = 1_000_000;
 pub(super) struct Analysis {
     pub(super) pool: Pool,
     pub(super) findings: Findings,
+    /// Whether every way through the function could be followed to its end.
+    pub(super) complete: bool,
+    /// Its blocks at the fixpoint, if they were asked for.
+    pub(super) blocks: Vec<Block>,
+    /// The chains of calls that blocks refer to. The first is the function itself.
+    pub(super) contexts: Vec<Context>,
 }
 
 /// A chain of calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Context {
+pub(super) struct Context {
     /// Index of the chain without the last call.
-    caller: u32,
+    pub(super) caller: u32,
     /// Index of the instruction that the last call returns to.
-    returns_to: u32,
+    pub(super) returns_to: u32,
     depth: u32,
+}
+
+/// Instructions that follow each other, with what is known before each of them.
+#[derive(Debug, Default)]
+pub(super) struct Block {
+    pub(super) context: u32,
+    /// Index of the first instruction.
+    pub(super) start: u32,
+    /// By instruction.
+    pub(super) states: Vec<State>,
+    /// Contexts and first instructions of the blocks that may come next.
+    pub(super) next: Vec<(u32, u32)>,
+}
+
+/// Whether the states of the fixpoint are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keep {
+    Findings,
+    States,
 }
 
 #[derive(Debug)]
@@ -44,9 +69,19 @@ struct Node {
     state: State,
 }
 
+/// A way to a block.
+#[derive(Debug, Clone, Copy)]
+struct Edge {
+    context: u32,
+    /// Index of the first instruction.
+    start: u32,
+    /// What holds if this way is taken.
+    known: Option<Known>,
+}
+
 /// Where control goes after a block, as instruction indices.
 enum Exit {
-    To(Vec<(u32, u32)>),
+    To(Vec<Edge>),
     /// The flow cannot be followed: at this instruction, for this reason.
     Lost(&'static str),
 }
@@ -75,6 +110,7 @@ pub(super) fn analyse<A: Architecture>(
     code: &Code,
     leaders: &[bool],
     function: &Function,
+    keep: Keep,
     steps_left: &mut u32,
 ) -> Analysis {
     let mut solver = Solver {
@@ -92,13 +128,19 @@ pub(super) fn analyse<A: Architecture>(
         by_place: FxHashMap::default(),
         pending: BTreeSet::new(),
         steps_left,
+        complete: true,
+        recording: None,
     };
+    let mut blocks = Vec::new();
     if let Some(entry) = code.index_of(function.entry) {
-        solver.run(entry);
+        blocks = solver.run(entry, keep);
     }
     Analysis {
         pool: solver.pool,
         findings: solver.findings,
+        complete: solver.complete,
+        blocks,
+        contexts: solver.contexts,
     }
 }
 
@@ -115,25 +157,36 @@ struct Solver<'a, A> {
     pending: BTreeSet<(u32, u32, u32)>,
     /// How many more instructions may be applied.
     steps_left: &'a mut u32,
+    /// Whether no way was lost so far.
+    complete: bool,
+    /// States before the instructions of the block that is applied, if they are wanted.
+    recording: Option<Vec<State>>,
 }
 
 impl<A: Architecture> Solver<'_, A> {
-    fn run(&mut self, entry: u32) {
+    fn run(&mut self, entry: u32, keep: Keep) -> Vec<Block> {
         let state = self.architecture.entry_state(&mut self.pool);
-        self.flow(0, entry, state);
+        let edge = Edge {
+            context: 0,
+            start: entry,
+            known: None,
+        };
+        self.flow(edge, state);
         while let Some((_, _, node)) = self.pending.pop_first() {
             let (state, exit) = self.block(node);
             if let Exit::To(places) = exit {
-                for (context, start) in places {
-                    self.flow(context, start, state.clone());
+                for edge in places {
+                    self.flow(edge, state.clone());
                 }
             }
         }
-        self.conclude();
+        let blocks = self.conclude(keep);
         if *self.steps_left == 0 {
             self.findings = Findings::default();
+            self.complete = false;
             self.lost(entry, "the function is too complex to be followed");
         }
+        blocks
     }
 
     fn lost(&mut self, at: u32, reason: &str) {
@@ -144,21 +197,35 @@ impl<A: Architecture> Solver<'_, A> {
     }
 
     /// Visits every block once more, now that all states are known, and keeps only what is found then.
-    fn conclude(&mut self) {
+    fn conclude(&mut self, keep: Keep) -> Vec<Block> {
         let lost = std::mem::take(&mut self.findings).opaque;
         for (at, reason) in lost {
             if reason == TOO_MANY {
                 self.lost(at, TOO_MANY);
             }
         }
+        let mut blocks = Vec::new();
         for node in 0..self.nodes.len() as u32 {
-            if let (_, Exit::Lost(reason)) = self.block(node) {
-                let start = self.nodes[node as usize].start;
-                self.lost(start, reason);
-            }
+            let Node { context, start, .. } = self.nodes[node as usize];
+            self.recording = (keep == Keep::States).then(Vec::new);
+            let next = match self.block(node).1 {
+                Exit::To(edges) => edges.iter().map(|e| (e.context, e.start)).collect(),
+                Exit::Lost(reason) => {
+                    self.lost(start, reason);
+                    self.complete = false;
+                    Vec::new()
+                }
+            };
+            blocks.extend(self.recording.take().map(|states| Block {
+                context,
+                start,
+                states,
+                next,
+            }));
         }
         let hidden = self.pool.hidden_constants(&self.findings.used);
         self.findings.pinned.extend(hidden);
+        blocks
     }
 
     /// Applies the instructions of a block; the state after it, and where control goes.
@@ -178,10 +245,18 @@ impl<A: Architecture> Solver<'_, A> {
         loop {
             let index = machine.at;
             *self.steps_left = self.steps_left.saturating_sub(1);
+            if let Some(states) = &mut self.recording {
+                states.push(machine.state.clone());
+            }
             self.architecture.apply(index, &mut machine);
             let instruction = &self.code.instructions()[index as usize];
             let next = index + 1;
             let index_of = |target| self.code.index_of(target);
+            let edge = |start: u32, known: Option<Known>| Edge {
+                context,
+                start,
+                known,
+            };
             let exit = match instruction.flow {
                 Flow::Next if self.leaders.get(next as usize) == Some(&false) => {
                     machine.at = next;
@@ -190,16 +265,27 @@ impl<A: Architecture> Solver<'_, A> {
                     }
                     None
                 }
-                Flow::Next => Some(vec![(context, next)]),
-                Flow::Jump(target) => index_of(target).map(|target| vec![(context, target)]),
+                Flow::Next => Some(vec![edge(next, None)]),
+                Flow::Jump(target) => index_of(target).map(|target| vec![edge(target, None)]),
                 Flow::Branch(target) => {
-                    index_of(target).map(|target| vec![(context, next), (context, target)])
+                    let learned = match index > start {
+                        true => self
+                            .architecture
+                            .learned(index, &machine.state, machine.pool),
+                        false => Learned::default(),
+                    };
+                    let not_taken = edge(next, learned.not_taken);
+                    index_of(target).map(|target| vec![not_taken, edge(target, learned.taken)])
                 }
                 Flow::Call(target) => {
                     let state = machine.state;
                     let target = index_of(target);
                     let exit = match (target, self.called(context, next)) {
-                        (Some(target), Some(inside)) => Exit::To(vec![(inside, target)]),
+                        (Some(target), Some(inside)) => Exit::To(vec![Edge {
+                            context: inside,
+                            start: target,
+                            known: None,
+                        }]),
                         (None, _) => Exit::Lost("control leaves the code"),
                         (_, None) => Exit::Lost("calls are nested too deeply"),
                     };
@@ -210,7 +296,11 @@ impl<A: Architecture> Solver<'_, A> {
                     let Context {
                         caller, returns_to, ..
                     } = self.contexts[context as usize];
-                    let exit = (context != 0).then_some((caller, returns_to));
+                    let exit = (context != 0).then_some(Edge {
+                        context: caller,
+                        start: returns_to,
+                        known: None,
+                    });
                     return (state, Exit::To(exit.into_iter().collect()));
                 }
                 Flow::Stop => Some(Vec::new()),
@@ -218,7 +308,7 @@ impl<A: Architecture> Solver<'_, A> {
             };
             let exit = exit.filter(|places| {
                 let end = self.code.instructions().len() as u32;
-                places.iter().all(|&(_, start)| start < end)
+                places.iter().all(|edge| edge.start < end)
             });
             let exit = exit.map_or(Exit::Lost("control leaves the code"), Exit::To);
             return (machine.state, exit);
@@ -244,7 +334,17 @@ impl<A: Architecture> Solver<'_, A> {
     }
 
     /// Control reaches a block in this state.
-    fn flow(&mut self, context: u32, start: u32, state: State) {
+    fn flow(&mut self, edge: Edge, mut state: State) {
+        let Edge {
+            context,
+            start,
+            known,
+        } = edge;
+        if let Some(known) = known
+            && let Err(at) = state.known.binary_search(&known)
+        {
+            state.known.insert(at, known);
+        }
         let depth = u32::MAX - self.contexts[context as usize].depth;
         let Some(&node) = self.by_place.get(&(context, start)) else {
             let node = self.nodes.len() as u32;
@@ -277,6 +377,7 @@ impl<A: Architecture> Solver<'_, A> {
             );
         }
         self.join_stack(node, start, &mut new.stack, &state.stack);
+        new.known.retain(|known| state.known.contains(known));
         let changed = new != old;
         self.nodes[node as usize].state = new;
         changed

@@ -42,6 +42,15 @@ pub(super) struct State {
     pub(super) registers: [SetId; REGISTERS],
     /// By base and offset.
     pub(super) stack: Vec<Spill>,
+    /// What registers held at the entry, where the code has found out by comparing.
+    pub(super) known: Vec<Known>,
+}
+
+/// That a register held this number at the entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Known {
+    pub(super) register: u8,
+    pub(super) number: i64,
 }
 
 /// An instruction's access to memory that is not the stack.
@@ -56,10 +65,28 @@ pub(super) struct Access {
     pub(super) writes: bool,
 }
 
+/// What an instruction writes to memory that is not the stack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Store {
+    /// Index of the instruction.
+    pub(super) at: u32,
+    /// The addresses.
+    pub(super) address: SetId,
+    /// Bytes.
+    pub(super) size: u32,
+    /// The values.
+    pub(super) set: SetId,
+}
+
 /// What was found out about a function.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     pub(super) accesses: FxHashSet<Access>,
+    /// What it leaves in memory that is not the stack.
+    pub(super) stores: FxHashSet<Store>,
+    /// Whether the stack is used in a way that is not understood, or written above the frame: where return addresses and
+    /// saved registers are cannot be told then.
+    pub(super) stack_is_lost: bool,
     /// Constants that do something else as well, and so must keep their values.
     pub(super) pinned: BTreeSet<ConstantId>,
     /// Unknowns that something depends on.
@@ -140,6 +167,12 @@ impl Machine<'_> {
         if self.pool.has_address(set) {
             self.opaque("an address is computed with in a way that is not understood");
         }
+    }
+
+    /// The stack, or its pointer, is used in a way that is not followed.
+    pub(super) fn lose_stack(&mut self, reason: &str) {
+        self.findings.stack_is_lost = true;
+        self.opaque(reason);
     }
 
     pub(super) fn opaque(&mut self, reason: &str) {
@@ -237,6 +270,7 @@ impl Machine<'_> {
         for value in &values {
             match self.stack_place(value) {
                 Some((base, Some(offset))) if is_certain => {
+                    self.findings.stack_is_lost |= offset.saturating_add(size.into()) > 0;
                     self.state
                         .stack
                         .retain(|spill| !spill.overlaps(base, offset, size));
@@ -271,6 +305,12 @@ impl Machine<'_> {
         if elsewhere {
             self.consume(set);
             self.access(address, size, true);
+            self.findings.stores.insert(Store {
+                at: self.at,
+                address,
+                size,
+                set,
+            });
         }
     }
 

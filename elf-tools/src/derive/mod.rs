@@ -13,11 +13,13 @@
 //! | `fixpoint` | control flow, callees as if inlined, until nothing new is found |
 //! | `attribute` | addresses to symbols |
 //! | `table` | accesses to relocations |
+//! | `reentry` | states to recipes that put a thread back to the entry of its function |
 
 mod attribute;
 mod fixpoint;
 mod machine;
 mod pool;
+pub(crate) mod reentry;
 mod table;
 mod value;
 mod x86_64;
@@ -29,7 +31,8 @@ use crate::symtab::Symtab;
 use crate::{Class, Error, Machine, Result, Svma};
 
 use attribute::Vvar;
-use machine::State;
+use fixpoint::Keep;
+use machine::{Known, State};
 use pool::Pool;
 use table::Table;
 
@@ -44,8 +47,18 @@ trait Architecture {
     /// Applies the instruction of that index, but for where control goes.
     fn apply(&self, index: u32, machine: &mut machine::Machine<'_>);
 
+    /// What is known where the branch of that index is taken, and where it is not; `state` is that before it.
+    fn learned(&self, index: u32, state: &State, pool: &Pool) -> Learned;
+
     /// The state after a return instruction has been applied; `to_caller` if it leaves the image.
     fn returned(&self, machine: machine::Machine<'_>, to_caller: bool) -> State;
+}
+
+/// What a branch says about the entry.
+#[derive(Debug, Clone, Copy, Default)]
+struct Learned {
+    taken: Option<Known>,
+    not_taken: Option<Known>,
 }
 
 /// What the code of an image says.
@@ -80,8 +93,14 @@ pub fn derive(image: &Image, code: &Code, symtab: &Symtab) -> Result<Derivation>
     for function in code.functions() {
         // Where control goes cannot be told, so nothing can; the linker knows by itself that it must not run.
         if function.indirect.is_none() {
-            let analysis =
-                fixpoint::analyse(&architecture, code, &leaders, function, &mut steps_left);
+            let analysis = fixpoint::analyse(
+                &architecture,
+                code,
+                &leaders,
+                function,
+                Keep::Findings,
+                &mut steps_left,
+            );
             table.add(analysis);
         }
     }

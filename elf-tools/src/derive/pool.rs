@@ -152,12 +152,14 @@ impl Pool {
             narrowed.push(match value.as_unknown() {
                 _ if value.base != 0 => return None,
                 Some(unknown) => {
-                    let half = match (self.unknown_of(unknown), signed) {
-                        (half @ Unknown::Low(_), false) | (half @ Unknown::Signed(_), true) => half,
-                        (_, false) => Unknown::Low(unknown),
-                        (_, true) => Unknown::Signed(unknown),
+                    let whole = match self.unknown_of(unknown) {
+                        Unknown::Low(whole) | Unknown::Signed(whole) => whole,
+                        _ => unknown,
                     };
-                    Value::unknown(self.unknown(half))
+                    Value::unknown(self.unknown(match signed {
+                        false => Unknown::Low(whole),
+                        true => Unknown::Signed(whole),
+                    }))
                 }
                 None if value.terms.is_empty() => Value::constant(match signed {
                     true => i64::from(value.constant as i32),
@@ -185,7 +187,8 @@ impl Pool {
         let (numbers, mut rest): (Vec<_>, Vec<_>) =
             values.into_iter().partition(|value| value.is_number(self));
         let constants = numbers.iter().all(|number| number.terms.is_empty());
-        if numbers.len() <= 1 || (constants && numbers.len() <= MAX_CONSTANTS) {
+        let few = constants && numbers.len() <= MAX_CONSTANTS;
+        if numbers.len() <= 1 || few || self.are_of_one_register(&numbers) {
             rest.extend(numbers);
         } else {
             rest.push(self.collapsed(numbers, place));
@@ -194,6 +197,26 @@ impl Pool {
             return Merge::TooMany;
         }
         Merge::Set(self.set(rest))
+    }
+
+    /// Whether all of these are what one register held at the entry, as a whole or its lower half.
+    fn are_of_one_register(&self, numbers: &[Value]) -> bool {
+        let mut registers = numbers
+            .iter()
+            .map(|number| self.initial(number.as_unknown()?));
+        match registers.next() {
+            Some(Some(first)) => registers.all(|register| register == Some(first)),
+            _ => false,
+        }
+    }
+
+    /// The register whose initial value, or half of it, an unknown is.
+    fn initial(&self, id: UnknownId) -> Option<u8> {
+        match self.unknown_of(id) {
+            Unknown::Initial(register) => Some(register),
+            Unknown::Low(whole) | Unknown::Signed(whole) => self.initial(whole),
+            _ => None,
+        }
     }
 
     /// One value for many numbers: an unknown, with what is common to all of them.

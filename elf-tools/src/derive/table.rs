@@ -71,7 +71,7 @@ impl<'a> Table<'a> {
 
     /// Adds what was found out about one function.
     pub(super) fn add(&mut self, analysis: Analysis) {
-        let Analysis { pool, findings } = analysis;
+        let Analysis { pool, findings, .. } = analysis;
         self.pinned.extend(&findings.pinned);
         self.opaque.extend(findings.opaque);
         for access in &findings.accesses {

@@ -14,6 +14,8 @@ use std::fmt;
 
 use crate::Svma;
 
+pub use crate::derive::reentry::derive;
+
 /// A general register by its DWARF number (System V psABI for x86-64, figure 3.36).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Register(pub u8);
@@ -69,6 +71,8 @@ pub enum Location {
         /// Bytes.
         offset: i64,
     },
+    /// Nowhere: the content counts as 0, so that the value is a constant. Code has compared it, and gone on because it was that.
+    Nowhere,
 }
 
 /// How a value is computed from what is at a location:

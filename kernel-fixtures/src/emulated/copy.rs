@@ -6,7 +6,7 @@ use super::word::{OwnWord, Word};
 use super::{ClockMode, Error, hypervisor};
 
 /// `CLOCK_REALTIME_COARSE` and `CLOCK_MONOTONIC_COARSE`, whose nanoseconds no kernel keeps shifted.
-const COARSE: [u64; 2] = [5, 6];
+pub(super) const COARSE: [u64; 2] = [5, 6];
 
 /// The mask of a counter that uses all of its bits, as the kernel's time-stamp counter does.
 const WHOLE: u64 = u64::MAX;

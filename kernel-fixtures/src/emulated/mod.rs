@@ -14,6 +14,7 @@
 //! | `copy` | what a field is filled with |
 //! | `clock` | clocks, under their sequence counters |
 //! | `hypervisor` | the clock pages |
+//! | `epoch` | making another boot of it, of which every value differs |
 //! | `update` | keeping everything current in the background, and stopping in the middle of it |
 //! | `word` | access to one field |
 //!
@@ -23,6 +24,7 @@
 
 mod clock;
 mod copy;
+mod epoch;
 mod error;
 mod hypervisor;
 mod live;
@@ -44,6 +46,7 @@ use place::Field;
 use plan::{Plan, Planner};
 use word::OwnWord;
 
+pub use epoch::Epoch;
 pub use error::Error;
 pub use live::Live;
 pub use unit::Unit;
@@ -120,6 +123,18 @@ impl Emulated {
             let filled = region.fill(image as usize, kernel.code);
             filled.map_err(Error::memory("the code of a kernel"))?;
         }
+        Self::on(kernel, live, region, clock_mode)
+    }
+
+    /// The pages of `kernel` in memory that is there already, can be written, and reads zero; its code is somebody else's
+    /// business. The region may show what has another place where it is used.
+    pub fn on(
+        kernel: &EmulatedKernel<'_>,
+        live: &Live<'_>,
+        region: Region,
+        clock_mode: ClockMode,
+    ) -> Result<Self, Error> {
+        let unit = Unit::of(kernel.symtab, kernel.code.len())?;
         let planner = Planner {
             symtab: kernel.symtab,
             live,

@@ -14,7 +14,7 @@ use super::{ClockMode, Error, word};
 use crate::memory::Region;
 
 /// `VDSO_CLOCKMODE_TIMENS`: this page redirects to the other one.
-const REDIRECTS: u64 = 0x7fff_ffff;
+pub(super) const REDIRECTS: u64 = 0x7fff_ffff;
 
 /// Everything that is copied.
 #[derive(Debug, Default)]
@@ -204,7 +204,11 @@ fn no_timens(kernel: &'static str) -> Error {
 }
 
 /// Where the content of a place is: in the other time page, if it is in the first one and that redirects.
-fn follow<'a>(symtab: &'a Symtab, place: Place<'a>, redirected: bool) -> Option<Place<'a>> {
+pub(super) fn follow<'a>(
+    symtab: &'a Symtab,
+    place: Place<'a>,
+    redirected: bool,
+) -> Option<Place<'a>> {
     let page = |name: &str| Field::new(name, &[]).place(symtab);
     let Some(time) = page("time.page").filter(|_| redirected) else {
         return Some(place);

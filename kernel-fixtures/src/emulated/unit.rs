@@ -70,7 +70,7 @@ impl Unit {
     }
 
     /// Offset of the mapping of that name from the start of the unit.
-    pub(super) fn offset(&self, name: &str) -> Option<u64> {
+    pub fn offset(&self, name: &str) -> Option<u64> {
         let mapping = self.mappings.iter().find(|mapping| mapping.name == name);
         mapping.map(|mapping| mapping.address)
     }

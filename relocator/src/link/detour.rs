@@ -42,6 +42,15 @@ pub struct Moved {
     pub to: Svma,
 }
 
+/// Where instructions are that were moved out of line.
+#[derive(Debug, Default)]
+pub(super) struct Relocated {
+    /// The instructions.
+    pub(super) moved: Vec<Moved>,
+    /// The jumps behind them, each with the instruction that it leads back to.
+    pub(super) back: Vec<Moved>,
+}
+
 /// What can be moved.
 pub(super) struct Detours<'a> {
     code: &'a Code,
@@ -240,8 +249,9 @@ pub(super) fn write(
     code: &Code,
     misfits: &[(Constant, i64)],
     bytes: &mut Vec<u8>,
-) -> Result<Vec<Moved>> {
+) -> Result<Relocated> {
     let mut moved = Vec::new();
+    let mut back = Vec::new();
     for window in chosen {
         let run = &code.instructions()[window.clone()];
         let within = |misfit: &&(Constant, i64)| window.contains(&(misfit.0.instruction as usize));
@@ -254,6 +264,10 @@ pub(super) fn write(
             wide: &wide,
         };
         let code = writer.encode(bytes, to, &mut moved)?;
+        back.extend(writer.goes_on().then(|| Moved {
+            from: writer.end(),
+            to: to.offset(code.len() as i64 - JUMP as i64),
+        }));
         let (from, end) = (run[0].address, run[run.len() - 1].end());
         let jump = jump(from, to)?;
         bytes.extend(code);
@@ -262,7 +276,7 @@ pub(super) fn write(
         place[..JUMP].copy_from_slice(&jump);
         writer.check(bytes, &moved)?;
     }
-    Ok(moved)
+    Ok(Relocated { moved, back })
 }
 
 /// Instructions that are moved together.

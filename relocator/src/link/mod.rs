@@ -13,7 +13,7 @@ mod solve;
 mod sums;
 
 use elf_tools::relocation::{Relocations, Width};
-use elf_tools::{Class, Machine};
+use elf_tools::{Class, Machine, Svma};
 
 use crate::placement::Placement;
 use crate::plan::own::{self, Failures, Own};
@@ -23,8 +23,8 @@ use crate::{Error, Result};
 pub use crate::input::{New, Old};
 use constant::Constant;
 use defaults::Defaults;
-use detour::Detours;
 pub use detour::Moved;
+use detour::{Detours, Relocated};
 pub use resolve::Unresolved;
 use solve::{Problem, Refusal, Solution};
 
@@ -38,6 +38,23 @@ pub struct LinkedImage {
     pub functions: Vec<FunctionPlan>,
     /// Boundaries that are elsewhere now, by where they were. Threads that were stopped at one must be carried along.
     pub moved: Vec<Moved>,
+    /// The jumps at the ends of detours: a thread at `to` is about to go on at `from`.
+    pub jumps_back: Vec<Moved>,
+}
+
+impl LinkedImage {
+    /// Where an instruction of the old image is now, if it was moved.
+    pub fn moved_to(&self, boundary: Svma) -> Option<Svma> {
+        let found = self.moved.iter().find(|moved| moved.from == boundary);
+        found.map(|moved| moved.to)
+    }
+
+    /// The instruction of the old image that was moved to a place, or that a jump there leads back to.
+    pub fn moved_from(&self, place: Svma) -> Option<Svma> {
+        let mut all = self.moved.iter().chain(&self.jumps_back);
+        let found = all.find(|moved| moved.to == place);
+        found.map(|moved| moved.from)
+    }
 }
 
 /// Links `old` to `new` at the given placement.
@@ -56,8 +73,8 @@ pub fn link(
         });
     }
     let mut bytes = image.bytes().to_vec();
-    let (owns, moved) = match &old.relocations {
-        None => (own::all(old, &Failures::default()), Vec::new()),
+    let (owns, Relocated { moved, back }) = match &old.relocations {
+        None => (own::all(old, &Failures::default()), Relocated::default()),
         Some(relocations) => relocate(old, relocations, new, placement, policy, &mut bytes)?,
     };
     let plans = plan::plan(old, new, &owns, placement, policy)?;
@@ -70,6 +87,7 @@ pub fn link(
         bytes,
         functions: plans,
         moved,
+        jumps_back: back,
     })
 }
 
@@ -81,7 +99,7 @@ fn relocate(
     placement: &Placement,
     policy: Policy,
     bytes: &mut Vec<u8>,
-) -> Result<(Vec<Own>, Vec<Moved>)> {
+) -> Result<(Vec<Own>, Relocated)> {
     let mut defaults = Defaults::behind(placement.image, bytes.len());
     let resolved = resolve::all(&relocations.needs, new.symtab, placement, &mut defaults);
     let entries = encode::entries(relocations, &resolved, placement, bytes);
@@ -89,7 +107,7 @@ fn relocate(
     let constants = constant::find(&old.code, old.image.bytes(), &relocations.slots);
     let (totals, sums) = sums::totals(relocations, &constants, &resolved, placement);
     let mut owns = own::all(old, &Failures { entries, sums });
-    let mut moved = Vec::new();
+    let mut moved = Relocated::default();
     if policy.keeps_code() && !relocations.sums.is_empty() {
         let code = CodeConstants {
             old,
@@ -112,7 +130,7 @@ struct CodeConstants<'a> {
 
 impl CodeConstants<'_> {
     /// Changes them for all functions that can run, and takes functions out for which there is no way to do it.
-    fn change(&self, owns: &mut [Own], bytes: &mut Vec<u8>) -> Result<Vec<Moved>> {
+    fn change(&self, owns: &mut [Own], bytes: &mut Vec<u8>) -> Result<Relocated> {
         let code = &self.old.code;
         let functions = code.functions();
         let pinned: Vec<usize> = (0..functions.len())

@@ -8,11 +8,17 @@
 //! serves a live process, checkpoint files, and tests.
 
 pub mod frames;
+mod stopped;
 
-use elf_tools::reentry::{ReentryTable, Register};
+use elf_tools::code::Flow;
+use elf_tools::reentry::{Context, ReentryTable, Register};
 use elf_tools::{Avma, Svma};
 
 use crate::link::{LinkedImage, Old};
+use stopped::Stopped;
+
+/// Length of the `syscall` instruction. A thread that is to repeat a system call is brought back by it.
+const SYSCALL: u64 = 2;
 
 /// The registers of a thread that was stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +29,15 @@ pub struct Registers {
     pub pc: Avma,
     /// The number of the system call that the thread is in or, if it is none, -1: `orig_rax`.
     pub system_call: i64,
+}
+
+impl Registers {
+    /// Whether the kernel will have the thread repeat a system call that was interrupted: `ERESTARTSYS` to
+    /// `ERESTARTNOHAND`, and `ERESTART_RESTARTBLOCK`, none of which a program ever sees. `linux/errno.h`
+    fn repeats_system_call(&self) -> bool {
+        let result = self.general[Register::RAX.index()] as i64;
+        self.system_call >= 0 && matches!(result, -514..=-512 | -516)
+    }
 }
 
 /// Memory of the process.
@@ -88,10 +103,152 @@ pub struct Crossing<'a> {
     pub image: Avma,
 }
 
+/// The instruction that a thread executes next: the system call, if that is to be repeated.
+fn instruction(place: Svma, registers: &Registers) -> Option<Svma> {
+    match registers.repeats_system_call() {
+        true => place.0.checked_sub(SYSCALL).map(Svma),
+        false => Some(place),
+    }
+}
+
 impl Crossing<'_> {
     /// What has to be done about a thread with these registers.
     pub fn thread(&self, registers: &Registers, memory: &dyn Memory) -> Verdict {
-        let _ = (registers, memory);
-        todo!()
+        let Some(place) = self.place(registers.pc) else {
+            return Verdict::Outside;
+        };
+        let stopped = Stopped {
+            image: self.image,
+            registers,
+            memory,
+        };
+        let verdict = match self.replaced(place, registers) {
+            Some((entry, bytes)) => stopped.in_replacement(entry, place, bytes),
+            None => match self.boundary(place, registers) {
+                Some(boundary) => self.go_on(boundary, place, &stopped),
+                None => Err("no function of the image executes an instruction there".to_owned()),
+            },
+        };
+        verdict.unwrap_or_else(|reason| Verdict::Stuck { place, reason })
+    }
+
+    /// The function whose entry was overwritten earlier, if a thread is in what it was overwritten with, and the bytes from
+    /// the thread's instruction on.
+    fn replaced(&self, place: Svma, registers: &Registers) -> Option<(Svma, &[u8])> {
+        let place = instruction(place, registers)?;
+        self.before?.functions.iter().find_map(|function| {
+            let patch = function.patch.as_ref()?;
+            let offset = place.0.checked_sub(function.entry.0)? as usize;
+            Some((function.entry, patch.get(offset..)?)).filter(|found| !found.1.is_empty())
+        })
+    }
+
+    /// The place in the image that an address means; `None` outside of it.
+    fn place(&self, pc: Avma) -> Option<Svma> {
+        let before = self.before.map_or(0, |linked| linked.bytes.len());
+        let size = self.old.image.bytes().len().max(before) as u64;
+        let offset = pc.0.checked_sub(self.image.0)?;
+        (offset < size).then_some(Svma(offset))
+    }
+
+    /// The boundary of the old image that a thread is at. One that is to repeat a system call is at its instruction.
+    fn boundary(&self, place: Svma, registers: &Registers) -> Option<Svma> {
+        let place = instruction(place, registers)?;
+        let moved = self.before.and_then(|linked| linked.moved_from(place));
+        let boundary = moved.unwrap_or(place);
+        self.old.code.index_of(boundary).map(|_| boundary)
+    }
+
+    fn go_on(&self, boundary: Svma, place: Svma, stopped: &Stopped<'_>) -> Result<Verdict, String> {
+        let contexts: Vec<&Context> = self.reentry.at(boundary).iter().collect();
+        if contexts.iter().any(|context| context.function == boundary) {
+            // At an entry everything is as it is at an entry, whatever is there now.
+            return Ok(self.entered(boundary, place, stopped));
+        }
+        let all: Vec<&Context> = contexts
+            .into_iter()
+            .filter(|context| stopped.is_in(context))
+            .collect();
+        if all.is_empty() {
+            let reason = "no function is known to come here from where its callers are".to_owned();
+            return Err(reason);
+        }
+        let reads = all.iter().any(|context| context.reads);
+        if !reads && !self.meets_changes(boundary) {
+            return Ok(self.unchanged(boundary, place, stopped));
+        }
+        let mut found: Option<FixUp> = None;
+        for context in all {
+            let recipe = self.reentry.recipe(context).map_err(str::to_owned)?;
+            let fix_up = stopped.re_enter(boundary, context, recipe)?;
+            match &found {
+                Some(other) if *other != fix_up => {
+                    return Err(format!(
+                        "it may be in the function at {} or in that at {}",
+                        other.to, fix_up.to
+                    ));
+                }
+                _ => found = Some(fix_up),
+            }
+        }
+        found
+            .map(Verdict::FixUp)
+            .ok_or_else(|| "nothing is known of it".to_owned())
+    }
+
+    /// A thread at the entry of a function: it stays there, or goes there from a copy of the instruction.
+    fn entered(&self, entry: Svma, place: Svma, stopped: &Stopped<'_>) -> Verdict {
+        match entry == place {
+            true => Verdict::Untouched,
+            false => Verdict::FixUp(stopped.moved(entry, entry)),
+        }
+    }
+
+    /// A thread whose instruction is what it was: it goes on with it, wherever it is now.
+    fn unchanged(&self, boundary: Svma, place: Svma, stopped: &Stopped<'_>) -> Verdict {
+        let now = self.after.moved_to(boundary).unwrap_or(boundary);
+        match now == place || stopped.registers.repeats_system_call() {
+            true => Verdict::Untouched,
+            false => Verdict::FixUp(stopped.moved(boundary, now)),
+        }
+    }
+
+    /// Whether a thread that goes on from a boundary may execute what was overwritten there or is no longer there.
+    fn meets_changes(&self, boundary: Svma) -> bool {
+        let code = &self.old.code;
+        let Some(start) = code.index_of(boundary) else {
+            return true;
+        };
+        let is_overwritten = |at: Svma| {
+            self.after.functions.iter().any(|function| {
+                let size = function.patch.as_ref().map_or(0, Vec::len) as u64;
+                // At the entry, what was put there does what the function did.
+                (function.entry.0 + 1..function.entry.0 + size).contains(&at.0)
+            })
+        };
+        let mut seen = vec![false; code.instructions().len()];
+        let mut pending = vec![start];
+        while let Some(index) = pending.pop() {
+            let Some(instruction) = code.instructions().get(index as usize) else {
+                return true;
+            };
+            if std::mem::replace(&mut seen[index as usize], true) {
+                continue;
+            }
+            if is_overwritten(instruction.address) {
+                return true;
+            }
+            let next = Some(index + 1);
+            let target = |target: Svma| code.index_of(target);
+            let (next, target) = match instruction.flow {
+                Flow::Next => (next, None),
+                Flow::Jump(to) => (None, target(to)),
+                Flow::Branch(to) | Flow::Call(to) => (next, target(to)),
+                Flow::Return | Flow::Stop => (None, None),
+                Flow::Indirect => return true,
+            };
+            pending.extend(next.into_iter().chain(target));
+        }
+        false
     }
 }

@@ -17,6 +17,7 @@
 //! | `candidate` | a function that is to be checked |
 //! | `calls` | the comparison |
 //! | `outcome`, `how` | what came out |
+//! | [`in_flight`] | threads that are inside when the kernel is swapped |
 //!
 //! Nothing that was linked runs in the calling process, unless a benchmark asks for it: [`crate::compare::InProcess`].
 
@@ -29,6 +30,7 @@ mod emulation;
 pub(crate) mod entry;
 mod features;
 mod how;
+pub mod in_flight;
 pub(crate) mod linked;
 mod outcome;
 mod process;

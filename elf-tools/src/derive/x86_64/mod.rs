@@ -10,10 +10,10 @@ use iced_x86::{
     OpAccess, OpKind, Register,
 };
 
-use super::Architecture;
-use super::machine::{Machine, REGISTERS, State};
+use super::machine::{Known, Machine, REGISTERS, State};
 use super::pool::Pool;
 use super::value::{Unknown, Value};
+use super::{Architecture, Learned};
 use crate::code::{Code, Flow};
 use crate::image::Image;
 
@@ -60,6 +60,7 @@ impl Architecture for X86_64<'_> {
         State {
             registers,
             stack: Vec::new(),
+            known: Vec::new(),
         }
     }
 
@@ -70,6 +71,42 @@ impl Architecture for X86_64<'_> {
             machine,
         }
         .apply();
+    }
+
+    /// `cmp register, immediate` with `je` or `jne` behind it.
+    fn learned(&self, index: u32, state: &State, pool: &Pool) -> Learned {
+        let [compare, branch] = &self.decoded[index as usize - 1..=index as usize] else {
+            return Learned::default();
+        };
+        let is_constant = matches!(
+            compare.op1_kind(),
+            OpKind::Immediate8to64 | OpKind::Immediate32to64
+        );
+        if compare.mnemonic() != Mnemonic::Cmp || !is_constant || !compare.op0_register().is_gpr64()
+        {
+            return Learned::default();
+        }
+        let compared = compare.op0_register().number();
+        let [value] = pool.values(state.registers[compared]) else {
+            return Learned::default();
+        };
+        let unknown = value.as_unknown().map(|id| pool.unknown_of(id));
+        let Some(Unknown::Initial(register)) = unknown else {
+            return Learned::default();
+        };
+        let number = compare.immediate(1) as i64;
+        let equal = Some(Known { register, number });
+        match branch.condition_code() {
+            ConditionCode::e => Learned {
+                taken: equal,
+                not_taken: None,
+            },
+            ConditionCode::ne => Learned {
+                taken: None,
+                not_taken: equal,
+            },
+            _ => Learned::default(),
+        }
     }
 
     fn returned(&self, mut machine: Machine<'_>, to_caller: bool) -> State {
@@ -157,8 +194,16 @@ impl Step<'_, '_> {
         if self.instruction.op0_kind() != OpKind::Memory {
             return None;
         }
+        let is_immediate = matches!(
+            self.instruction.op1_kind(),
+            OpKind::Immediate8 | OpKind::Immediate16
+        );
         let set = match self.instruction.memory_size().size() {
             size @ (4 | 8) => self.source(1, size)?,
+            _ if is_immediate => {
+                let number = self.instruction.immediate(1) as i64;
+                self.machine.pool.one(Value::constant(number))
+            }
             _ => return None,
         };
         self.store(set);
@@ -374,7 +419,7 @@ impl Step<'_, '_> {
                     match register {
                         RSP => self
                             .machine
-                            .opaque("the stack is used in a way that is not understood"),
+                            .lose_stack("the stack is used in a way that is not understood"),
                         _ => self.machine.consume(set),
                     }
                 }
@@ -398,7 +443,7 @@ impl Step<'_, '_> {
             };
             if register == RSP {
                 self.machine
-                    .opaque("the stack pointer is changed in a way that is not understood");
+                    .lose_stack("the stack pointer is changed in a way that is not understood");
             }
             self.machine.write_computed(register);
         }

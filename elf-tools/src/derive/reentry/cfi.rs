@@ -1,0 +1,161 @@
+//! What call frame information says, and whether the analysis of the code agrees.
+//!
+//! Both say where a frame is and where callee-saved registers were put. They come from different hands, the compiler's and
+//! ours, so where they contradict each other one of them is wrong, and nobody is moved. Code without call frame
+//! information has the analysis alone.
+
+use gimli::{
+    BaseAddresses, CfaRule, CieOrFde, EhFrame, LittleEndian, RegisterRule, UnwindContext,
+    UnwindSection,
+};
+
+use super::source::{CALLEE_SAVED, Stopped, number, register};
+use crate::derive::machine::State;
+use crate::derive::value::{SetId, UnknownId};
+use crate::image::Image;
+use crate::reentry::Register;
+use crate::{Error, Result, Svma};
+
+/// DWARF's number of the return address, the last of the registers that count here.
+const RETURN_ADDRESS: u16 = 16;
+
+/// The rules for a range of instructions.
+#[derive(Debug, Clone)]
+struct Row {
+    start: u64,
+    end: u64,
+    frame: Frame,
+    /// For each callee-saved register where it is.
+    saved: [Saved; CALLEE_SAVED.len()],
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Frame {
+    /// The canonical frame address is a register's value plus an offset.
+    At(Register, i64),
+    /// It is an expression, which compilers do not use in vDSOs.
+    Other,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Saved {
+    /// In its register.
+    InPlace,
+    /// At that distance from the frame.
+    At(i64),
+    Other,
+}
+
+/// All rules of an image.
+#[derive(Debug, Default)]
+pub(super) struct Rules {
+    /// By start.
+    rows: Vec<Row>,
+}
+
+/// The frame that a thread is in, as the analysis sees it.
+pub(super) struct Active<'a> {
+    /// Where the return address of the innermost call is.
+    pub(super) returns_at: (UnknownId, i64),
+    /// What was known when that call was made.
+    pub(super) entered: &'a State,
+}
+
+impl Rules {
+    /// Reads `.eh_frame`; no rules where there is none.
+    pub(super) fn read(image: &Image) -> Result<Self> {
+        let view = image.view()?;
+        let Some(section) = view.section(".eh_frame") else {
+            return Ok(Self::default());
+        };
+        let (offset, address) = (section.offset, section.address);
+        let failed = |error: gimli::Error| {
+            let reason = format!("cannot be read: {error}");
+            Error::malformed("call frame information", offset, reason)
+        };
+        let frames = EhFrame::new(view.data(section)?, LittleEndian);
+        let bases = BaseAddresses::default().set_eh_frame(address).set_text(0);
+        let mut rows = Vec::new();
+        let mut context = UnwindContext::new();
+        let mut entries = frames.entries(&bases);
+        while let Some(entry) = entries.next().map_err(failed)? {
+            let CieOrFde::Fde(partial) = entry else {
+                continue;
+            };
+            let description = partial.parse(EhFrame::cie_from_offset).map_err(failed)?;
+            let table = description.rows(&frames, &bases, &mut context);
+            let mut table = table.map_err(failed)?;
+            while let Some(row) = table.next_row().map_err(failed)? {
+                rows.push(Row {
+                    start: row.start_address(),
+                    end: row.end_address(),
+                    frame: match row.cfa() {
+                        CfaRule::RegisterAndOffset { register, offset }
+                            if register.0 < RETURN_ADDRESS =>
+                        {
+                            Frame::At(Register(register.0 as u8), *offset)
+                        }
+                        _ => Frame::Other,
+                    },
+                    saved: CALLEE_SAVED.map(|saved| {
+                        let dwarf = gimli::Register(register(saved).0.into());
+                        match row.register(dwarf) {
+                            None | Some(RegisterRule::SameValue) => Saved::InPlace,
+                            Some(RegisterRule::Offset(offset)) => Saved::At(offset),
+                            Some(_) => Saved::Other,
+                        }
+                    }),
+                });
+            }
+        }
+        rows.sort_by_key(|row| row.start);
+        Ok(Self { rows })
+    }
+
+    /// Compares the rules for `boundary` with what the analysis says; how they differ, if they do.
+    pub(super) fn check(
+        &self,
+        boundary: Svma,
+        stopped: &Stopped<'_>,
+        active: &Active<'_>,
+    ) -> Result<(), String> {
+        let after = self.rows.partition_point(|row| row.start <= boundary.0);
+        let covering = self.rows[..after].last().filter(|row| boundary.0 < row.end);
+        match covering {
+            Some(row) => row.check(stopped, active),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Row {
+    fn check(&self, stopped: &Stopped<'_>, active: &Active<'_>) -> Result<(), String> {
+        let Frame::At(base, offset) = self.frame else {
+            return Err("call frame information uses an expression for the frame".to_owned());
+        };
+        let value = stopped.register(number(base));
+        let place = value.and_then(|value| stopped.place(value));
+        let frame = place.map(|(unknown, at)| (unknown, at + offset));
+        let expected = (active.returns_at.0, active.returns_at.1 + 8);
+        if frame != Some(expected) {
+            return Err(format!(
+                "call frame information puts the frame at {base}{offset:+}, and the code does not"
+            ));
+        }
+        for (&number, saved) in CALLEE_SAVED.iter().zip(self.saved) {
+            let entered = active.entered.registers[usize::from(number)];
+            let found: Option<SetId> = match saved {
+                Saved::InPlace => Some(stopped.state.registers[usize::from(number)]),
+                Saved::At(offset) => stopped.saved(expected.0, expected.1 + offset),
+                Saved::Other => None,
+            };
+            if found != Some(entered) {
+                return Err(format!(
+                    "call frame information and the code disagree on where {} is",
+                    register(number)
+                ));
+            }
+        }
+        Ok(())
+    }
+}

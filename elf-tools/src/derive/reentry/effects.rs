@@ -1,0 +1,167 @@
+//! What a function does to memory besides its stack and its results, and which of it an activation that is given up must
+//! take back.
+//!
+//! A function that only stores, as those that tell the time do, can begin anew at any boundary: it stores again. One that
+//! reads what it has stored keeps a state there. Of these `getrandom` can begin anew: it *marks* its state as in use while
+//! it runs, and would take a state that is still marked for somebody else's. And it keeps the *generation* of the kernel's
+//! random number generator with the key; small numbers, which another kernel's may equal by accident, so that the
+//! key would be used again.
+
+use super::source::Stopped;
+use crate::derive::fixpoint::Analysis;
+use crate::derive::machine::{Access, Store};
+use crate::derive::pool::Pool;
+use crate::derive::value::{SetId, Unknown, Value};
+use crate::reentry::{Clear, Register};
+
+use super::source;
+
+/// An object that an argument points to: the processor's number of the register, and the offset.
+type Place = (u8, i64);
+
+/// What a function leaves in memory.
+#[derive(Debug, Default)]
+pub(super) struct Effects {
+    /// Instructions that leave something in memory that the function reads as well.
+    pub(super) changes: Vec<u32>,
+    /// How a state is marked as in use.
+    pub(super) mark: Option<Mark>,
+}
+
+/// A byte that is 1 while an activation uses an object.
+#[derive(Debug)]
+pub(super) struct Mark {
+    /// Instructions that set it.
+    pub(super) set: Vec<u32>,
+    /// Instructions that clear it.
+    pub(super) cleared: Vec<u32>,
+    /// What has to be zero before another activation begins: the mark, and the generation next to it.
+    pub(super) clear: Vec<Clear>,
+}
+
+impl Effects {
+    pub(super) fn of(analysis: &Analysis) -> Self {
+        let pool = &analysis.pool;
+        let loads = analysis.findings.accesses.iter();
+        let reads_memory = loads
+            .filter(|access| !access.writes)
+            .any(|access| !is_kernels(pool, access));
+        if !reads_memory {
+            return Self::default();
+        }
+        let stores = || analysis.findings.stores.iter();
+        let mut changes: Vec<u32> = stores().map(|store| store.at).collect();
+        changes.sort_unstable();
+        changes.dedup();
+        Self {
+            changes,
+            mark: mark(pool, &stores().copied().collect::<Vec<_>>(), analysis),
+        }
+    }
+}
+
+/// Whether an access may be to what the kernel keeps current, rather than to what an argument points to.
+pub(super) fn is_kernels(pool: &Pool, access: &Access) -> bool {
+    pool.values(access.address)
+        .iter()
+        .any(|value| !is_from_arguments(pool, value))
+}
+
+/// Whether a value is made of nothing but what registers held at the entry. What is on the stack is never asked for.
+fn is_from_arguments(pool: &Pool, value: &Value) -> bool {
+    let known = |unknown: Unknown| {
+        matches!(
+            unknown,
+            Unknown::Initial(_) | Unknown::Stack | Unknown::AlignedStack(_)
+        )
+    };
+    value.base == 0
+        && !value.terms.is_empty()
+        && value
+            .terms
+            .iter()
+            .all(|term| known(pool.unknown_of(term.unknown)))
+}
+
+/// Finds the mark: a byte of an object to which 1 is stored, and 0.
+fn mark(pool: &Pool, stores: &[Store], analysis: &Analysis) -> Option<Mark> {
+    let constant = |set: SetId| match pool.values(set) {
+        [value] if value.base == 0 && value.terms.is_empty() => Some(value.constant),
+        _ => None,
+    };
+    let of_byte = |wanted: i64, at: Option<Place>| {
+        let found = stores.iter().filter(move |store| {
+            let place = place(pool, store.address);
+            let is_there = at.is_none() || at == place;
+            store.size == 1 && place.is_some() && is_there && constant(store.set) == Some(wanted)
+        });
+        found.copied().collect::<Vec<_>>()
+    };
+    let (set, cleared, at) = of_byte(1, None).into_iter().find_map(|store| {
+        let at = place(pool, store.address)?;
+        let cleared = of_byte(0, Some(at));
+        (!cleared.is_empty()).then(|| (of_byte(1, Some(at)), cleared, at))
+    })?;
+    let clear = |offset: i64, size: u8| Clear {
+        argument: source::register(at.0),
+        offset,
+        size,
+    };
+    let mut all = vec![clear(at.1, 1)];
+    // The generation is what is stored as it was read from the kernel.
+    for store in stores {
+        let is_generation = store.size == 8
+            && place(pool, store.address).is_some_and(|place| place.0 == at.0)
+            && is_read_from_kernel(pool, store.set, analysis);
+        if let (true, Some((_, offset))) = (is_generation, place(pool, store.address)) {
+            all.push(clear(offset, 8));
+        }
+    }
+    all.sort_unstable();
+    all.dedup();
+    let addresses = |stores: Vec<Store>| stores.into_iter().map(|store| store.at).collect();
+    Some(Mark {
+        set: addresses(set),
+        cleared: addresses(cleared),
+        clear: all,
+    })
+}
+
+/// The object and the offset that an address means, if it is one only.
+fn place(pool: &Pool, address: SetId) -> Option<Place> {
+    let [value] = pool.values(address) else {
+        return None;
+    };
+    let [term] = value.terms[..] else {
+        return None;
+    };
+    match pool.unknown_of(term.unknown) {
+        Unknown::Initial(number) if value.base == 0 && term.coefficient == 1 => {
+            Some((number, value.constant))
+        }
+        _ => None,
+    }
+}
+
+/// Whether all of a set was loaded by instructions that read what the kernel keeps current.
+fn is_read_from_kernel(pool: &Pool, set: SetId, analysis: &Analysis) -> bool {
+    let reads = |at: u32| {
+        let mut accesses = analysis.findings.accesses.iter();
+        accesses.any(|access| access.at == at && !access.writes && is_kernels(pool, access))
+    };
+    let values = pool.values(set);
+    !values.is_empty()
+        && values.iter().all(|value| {
+            let unknown = value.as_unknown().map(|id| pool.unknown_of(id));
+            matches!(unknown, Some(Unknown::Loaded(at)) if reads(at))
+        })
+}
+
+/// Whether a thread still has the arguments that point to what has to be cleared.
+pub(super) fn can_clear(stopped: &Stopped<'_>, clear: &[Clear]) -> Result<(), Register> {
+    let lost = clear.iter().map(|clear| clear.argument).find(|&argument| {
+        let number = source::number(argument);
+        !stopped.is_in_place(number, false) && stopped.initial(number, false).is_none()
+    });
+    lost.map_or(Ok(()), Err)
+}

@@ -1,0 +1,310 @@
+//! The re-entry table of an image, from its code.
+//!
+//! The analysis that attributes operands (`fixpoint`) knows at each instruction what registers and saved places hold. What of
+//! it is an initial value of a register is where a recipe looks for it; call frame information has to agree. No
+//! symbols are needed: whatever is read from anywhere but the stack and what arguments point to counts as the kernel's.
+//!
+//! | module | does |
+//! |---|---|
+//! | `prototype` | which arguments a function takes |
+//! | `source` | states to places where initial values are |
+//! | `cfi` | the comparison with call frame information |
+//! | `effects` | what an activation leaves in memory |
+//! | `reach` | what may still be executed from an instruction on, and what may have been before |
+
+mod cfi;
+mod effects;
+mod prototype;
+mod reach;
+mod source;
+
+use std::collections::BTreeMap;
+
+use crate::code::{Code, Function};
+use crate::derive::fixpoint::{self, Analysis, Block, Keep};
+use crate::derive::machine::State;
+use crate::derive::value::UnknownId;
+use crate::derive::x86_64;
+use crate::image::Image;
+use crate::reentry::{Call, Context, Location, Recipe, Recovery, ReentryTable, Register, Source};
+use crate::{Class, Error, Machine, Result, Svma};
+
+use cfi::{Active, Rules};
+use effects::Effects;
+use prototype::Argument;
+use reach::Reach;
+use source::{CALLEE_SAVED, RSP, Stopped};
+
+/// Derives the re-entry table of `image` from its code.
+///
+/// Alternatives must be as they are in the process: they decide where boundaries are. Errors where the image is not a
+/// 64-bit x86-64 one, and where its call frame information is malformed.
+pub fn derive(image: &Image, code: &Code) -> Result<ReentryTable> {
+    if (image.machine(), image.class()) != (Machine::X86_64, Class::Elf64) {
+        let reason = format!(
+            "{} in {:?}; the code of 64-bit x86-64 images is understood",
+            image.machine(),
+            image.class()
+        );
+        return Err(Error::unsupported("image", reason));
+    }
+    let architecture = x86_64::X86_64::new(image, code);
+    let leaders = fixpoint::leaders(code);
+    let rules = Rules::read(image)?;
+    let mut steps_left = fixpoint::MAX_STEPS;
+    let mut collected = Collected::default();
+    for function in code.functions() {
+        if let Some(at) = function.indirect {
+            let reason = format!("where control goes from {at} cannot be told");
+            collected.unknown(code, function, &reason);
+            continue;
+        }
+        let analysis = fixpoint::analyse(
+            &architecture,
+            code,
+            &leaders,
+            function,
+            Keep::States,
+            &mut steps_left,
+        );
+        if !analysis.complete || analysis.findings.stack_is_lost {
+            let lost = "the code cannot be followed, or uses the stack in a way that is not";
+            collected.unknown(code, function, lost);
+            continue;
+        }
+        let recipes = Recipes {
+            code,
+            function,
+            rules: &rules,
+            arguments: arguments(image, function),
+            effects: Effects::of(&analysis),
+            reach: Reach::of(&analysis),
+            analysis: &analysis,
+        };
+        recipes.add_to(&mut collected);
+    }
+    Ok(collected.finish())
+}
+
+/// The arguments of a function: those of a name that is known, if it has one.
+fn arguments(image: &Image, function: &Function) -> &'static [Argument] {
+    let names = image
+        .exports()
+        .iter()
+        .filter(|export| export.address == function.entry);
+    let known = names.map(|export| prototype::arguments(&export.name));
+    known
+        .min_by_key(|arguments| arguments.len())
+        .unwrap_or_default()
+}
+
+/// The table while it grows.
+#[derive(Default)]
+struct Collected {
+    recipes: BTreeMap<Recipe, u32>,
+    contexts: Vec<Context>,
+}
+
+impl Collected {
+    fn add(&mut self, context: Context) {
+        self.contexts.push(context);
+    }
+
+    fn recipe(&mut self, recipe: Recipe) -> Recovery {
+        let next = self.recipes.len() as u32;
+        Recovery::Recipe(*self.recipes.entry(recipe).or_insert(next))
+    }
+
+    /// A function of which nothing is known but its entry.
+    fn unknown(&mut self, code: &Code, function: &Function, reason: &str) {
+        for instruction in code.reached(function) {
+            let recovery = match instruction.address == function.entry {
+                true => self.recipe(Recipe::default()),
+                false => Recovery::None(reason.to_owned()),
+            };
+            self.add(Context {
+                boundary: instruction.address,
+                function: function.entry,
+                calls: Vec::new(),
+                reads: true,
+                recovery,
+            });
+        }
+    }
+
+    fn finish(self) -> ReentryTable {
+        let mut contexts = self.contexts;
+        contexts.sort_unstable();
+        contexts.dedup();
+        let mut recipes: Vec<(Recipe, u32)> = self.recipes.into_iter().collect();
+        recipes.sort_unstable_by_key(|recipe| recipe.1);
+        let recipes = recipes.into_iter().map(|recipe| recipe.0).collect();
+        ReentryTable { recipes, contexts }
+    }
+}
+
+/// What the recipes of one function are made from.
+struct Recipes<'a> {
+    code: &'a Code,
+    function: &'a Function,
+    rules: &'a Rules,
+    arguments: &'static [Argument],
+    effects: Effects,
+    reach: Reach,
+    analysis: &'a Analysis,
+}
+
+/// A call that has not returned: where its return address is, and what it returns to.
+struct Frame<'a> {
+    returns_at: (UnknownId, i64),
+    returns_to: Option<Svma>,
+    entered: &'a State,
+}
+
+impl Recipes<'_> {
+    fn add_to(&self, collected: &mut Collected) {
+        for (number, block) in self.analysis.blocks.iter().enumerate() {
+            let frames = self.frames(block.context);
+            for (offset, state) in block.states.iter().enumerate() {
+                let index = block.start + offset as u32;
+                let stopped = Stopped {
+                    pool: &self.analysis.pool,
+                    state,
+                };
+                let boundary = self.code.instructions()[index as usize].address;
+                let (calls, recovery) = match &frames {
+                    Some(frames) => self.recovery(boundary, &stopped, frames, (number, offset)),
+                    None => Err("where a return address is cannot be told".to_owned()),
+                }
+                .map_or_else(
+                    |reason| (Vec::new(), Recovery::None(reason)),
+                    |(calls, recipe)| (calls, collected.recipe(recipe)),
+                );
+                collected.add(Context {
+                    boundary,
+                    function: self.function.entry,
+                    calls,
+                    reads: self.reach.reads(number, offset),
+                    recovery,
+                });
+            }
+        }
+    }
+
+    /// The calls of a context, innermost first; the last is the one that called the function.
+    fn frames(&self, context: u32) -> Option<Vec<Frame<'_>>> {
+        let mut frames = Vec::new();
+        let mut next = Some(context);
+        while let Some(context) = next {
+            let known = self.analysis.contexts[context as usize];
+            let entered = self.entered(context)?;
+            let stopped = Stopped {
+                pool: &self.analysis.pool,
+                state: &entered.states[0],
+            };
+            let instructions = self.code.instructions();
+            frames.push(Frame {
+                returns_at: stopped.place(stopped.register(RSP)?)?,
+                returns_to: instructions
+                    .get(known.returns_to as usize)
+                    .map(|instruction| instruction.address),
+                entered: &entered.states[0],
+            });
+            next = (context != 0).then_some(known.caller);
+        }
+        Some(frames)
+    }
+
+    /// The block that a context begins with: the first that was found in it.
+    fn entered(&self, context: u32) -> Option<&Block> {
+        self.analysis
+            .blocks
+            .iter()
+            .find(|block| block.context == context)
+    }
+
+    /// The calls and the recipe of a thread at a boundary.
+    fn recovery(
+        &self,
+        boundary: Svma,
+        stopped: &Stopped<'_>,
+        frames: &[Frame<'_>],
+        place: (usize, usize),
+    ) -> Result<(Vec<Call>, Recipe), String> {
+        let (_, local) = frames.split_last().ok_or("there is no frame")?;
+        let call = |frame: &Frame<'_>| {
+            let (base, offset) = frame.returns_at;
+            Some(Call {
+                at: stopped.stack_location(base, offset)?,
+                returns_to: frame.returns_to?,
+            })
+        };
+        let calls: Option<Vec<Call>> = local.iter().map(call).collect();
+        let calls = calls.ok_or("where a return address is cannot be told")?;
+        self.rules.check(
+            boundary,
+            stopped,
+            &Active {
+                returns_at: frames[0].returns_at,
+                entered: frames[0].entered,
+            },
+        )?;
+        Ok((calls, self.recipe(stopped, place)?))
+    }
+
+    fn recipe(&self, stopped: &Stopped<'_>, place: (usize, usize)) -> Result<Recipe, String> {
+        let mut recipe = Recipe::default();
+        let stack = stopped
+            .entry_stack()
+            .ok_or("the stack pointer of the entry is lost")?;
+        let in_place = Source {
+            location: Location::Register(Register::RSP),
+            image: 0,
+            constant: 0,
+            scale: 1,
+            low: false,
+        };
+        if stack != in_place {
+            recipe.registers.push((Register::RSP, stack));
+        }
+        let saved = CALLEE_SAVED.map(|number| (source::register(number), false));
+        let arguments = self
+            .arguments
+            .iter()
+            .map(|argument| (argument.register, argument.is_low));
+        for (register, is_low) in arguments.chain(saved) {
+            let number = source::number(register);
+            if stopped.is_in_place(number, is_low) {
+                continue;
+            }
+            let source = stopped
+                .initial(number, is_low)
+                .ok_or_else(|| format!("{register} of the entry is lost"))?;
+            recipe.registers.push((register, source));
+        }
+        recipe.registers.sort_unstable_by_key(|entry| entry.0);
+        recipe.clear = self.clear(stopped, place)?;
+        Ok(recipe)
+    }
+
+    /// What the activation has to take back.
+    fn clear(
+        &self,
+        stopped: &Stopped<'_>,
+        (block, offset): (usize, usize),
+    ) -> Result<Vec<crate::reentry::Clear>, String> {
+        let Some(mark) = &self.effects.mark else {
+            let changed = self.reach.after(&self.effects.changes, &[], block, offset);
+            return match changed {
+                true => Err("memory has been changed that the function reads as well".to_owned()),
+                false => Ok(Vec::new()),
+            };
+        };
+        if !self.reach.after(&mark.set, &mark.cleared, block, offset) {
+            return Ok(Vec::new());
+        }
+        effects::can_clear(stopped, &mark.clear)
+            .map_err(|register| format!("{register} of the entry is lost"))?;
+        Ok(mark.clear.clone())
+    }
+}

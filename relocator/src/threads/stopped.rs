@@ -1,0 +1,140 @@
+//! A thread as it was stopped, and what recipes make of it.
+
+use elf_tools::reentry::{Context, Location, Recipe, Register, Source};
+use elf_tools::{Avma, Svma};
+
+use super::{FixUp, Memory, Registers, Verdict, Write};
+
+/// `ret`
+const RET: u8 = 0xc3;
+
+/// A thread inside an image.
+#[derive(Clone, Copy)]
+pub(super) struct Stopped<'a> {
+    /// Where the image's first byte is.
+    pub(super) image: Avma,
+    pub(super) registers: &'a Registers,
+    pub(super) memory: &'a dyn Memory,
+}
+
+impl Stopped<'_> {
+    /// Whether the return addresses are those of a context.
+    pub(super) fn is_in(&self, context: &Context) -> bool {
+        context.calls.iter().all(|call| {
+            let found = self.content(call.at);
+            found.is_ok_and(|address| address == call.returns_to.at(self.image).0)
+        })
+    }
+
+    /// The same thread at another instruction.
+    pub(super) fn moved(&self, from: Svma, to: Svma) -> FixUp {
+        FixUp {
+            from,
+            to,
+            registers: Registers {
+                pc: to.at(self.image),
+                ..*self.registers
+            },
+            writes: Vec::new(),
+            returns: 0,
+        }
+    }
+
+    /// The thread in a replacement of the function at `entry`: a jump or a system call, which leave everything that counts in
+    /// its place. It begins anew, unless the system call has been made: then it returns.
+    pub(super) fn in_replacement(
+        &self,
+        entry: Svma,
+        place: Svma,
+        bytes: &[u8],
+    ) -> Result<Verdict, String> {
+        let mut fix_up = self.moved(place, entry);
+        fix_up.registers.system_call = -1;
+        if bytes[0] != RET {
+            return Ok(match place == entry {
+                true => Verdict::Untouched,
+                false => Verdict::FixUp(fix_up),
+            });
+        }
+        let address = Location::Memory {
+            base: Register::RSP,
+            offset: 0,
+        };
+        fix_up.registers.pc = Avma(self.content(address)?);
+        let stack = &mut fix_up.registers.general[Register::RSP.index()];
+        *stack = stack.wrapping_add(8);
+        fix_up.returns = 1;
+        Ok(Verdict::FixUp(fix_up))
+    }
+
+    /// The thread at the entry of its function.
+    pub(super) fn re_enter(
+        &self,
+        from: Svma,
+        context: &Context,
+        recipe: &Recipe,
+    ) -> Result<FixUp, String> {
+        let mut fix_up = self.moved(from, context.function);
+        let registers = &mut fix_up.registers;
+        for &(register, ref source) in &recipe.registers {
+            let value = self
+                .value(source)
+                .map_err(|why| format!("{register} of the entry: {why}"))?;
+            let place = registers.general.get_mut(register.index());
+            *place.ok_or_else(|| format!("{register} does not exist"))? = value;
+        }
+        // What is begun anew is no system call that could be repeated.
+        registers.system_call = -1;
+        for clear in &recipe.clear {
+            let object = self.general(&fix_up.registers, clear.argument)?;
+            fix_up.writes.push(Write {
+                at: Avma(object.wrapping_add_signed(clear.offset)),
+                bytes: vec![0; usize::from(clear.size)],
+            });
+        }
+        fix_up.returns = context.calls.len();
+        Ok(fix_up)
+    }
+
+    fn value(&self, source: &Source) -> Result<u64, String> {
+        let content = self.content(source.location)?;
+        let image = self.image.0.wrapping_mul(source.image as u64);
+        let scaled = content
+            .wrapping_sub(image)
+            .wrapping_sub(source.constant as u64) as i64;
+        let value = match source.scale {
+            1 => scaled,
+            -1 => scaled.wrapping_neg(),
+            0 => return Err("a scale of 0".to_owned()),
+            scale if scaled % scale == 0 => scaled / scale,
+            scale => return Err(format!("{scaled:#x} is no multiple of {scale}")),
+        };
+        Ok(match source.low {
+            true => u64::from(value as u32),
+            false => value as u64,
+        })
+    }
+
+    fn content(&self, location: Location) -> Result<u64, String> {
+        match location {
+            Location::Nowhere => Ok(0),
+            Location::Register(register) => self.general(self.registers, register),
+            Location::Memory { base, offset } => {
+                let base = self.general(self.registers, base)?;
+                let at = Avma(base.wrapping_add_signed(offset));
+                let mut bytes = [0; 8];
+                match self.memory.read(at, &mut bytes) {
+                    true => Ok(u64::from_le_bytes(bytes)),
+                    false => Err(format!("the stack cannot be read at {at}")),
+                }
+            }
+        }
+    }
+
+    fn general(&self, registers: &Registers, register: Register) -> Result<u64, String> {
+        let value = registers.general.get(register.index());
+        value
+            .copied()
+            .ok_or_else(|| format!("{register} does not exist"))
+    }
+}

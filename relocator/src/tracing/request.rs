@@ -1,0 +1,126 @@
+//! `ptrace` and `waitpid` as the kernel has them.
+//!
+//! nix has no name for the extended state and for signal masks, and no number for real-time signals, which threads of
+//! other processes are stopped by as well.
+
+#![allow(
+    unsafe_code,
+    reason = "requests that have no safe interface; each buffer is borrowed for the call"
+)]
+
+use std::ffi::{c_int, c_uint, c_void};
+use std::io::{Error, Result};
+use std::mem::MaybeUninit;
+use std::ptr;
+
+use nix::libc::{self, user_regs_struct};
+use nix::unistd::Pid;
+
+/// `NT_X86_XSTATE` of `linux/elf.h`.
+const XSTATE: usize = 0x202;
+
+/// Bytes in a signal mask of the kernel.
+const MASK_SIZE: usize = 8;
+
+/// A request whose data is a number or nothing.
+pub(super) fn plain(request: c_uint, pid: Pid, data: usize) -> Result<()> {
+    let nothing = ptr::null_mut::<c_void>();
+    let data = ptr::without_provenance_mut::<c_void>(data);
+    // SAFETY: callers only make requests that take the data as a number.
+    check(unsafe { libc::ptrace(request, pid.as_raw(), nothing, data) })
+}
+
+/// All general registers.
+pub(super) fn registers(pid: Pid) -> Result<user_regs_struct> {
+    let mut registers = MaybeUninit::<user_regs_struct>::uninit();
+    let nothing = ptr::null_mut::<c_void>();
+    let request = libc::PTRACE_GETREGS;
+    // SAFETY: the kernel writes the whole structure, or nothing and says so.
+    check(unsafe { libc::ptrace(request, pid.as_raw(), nothing, registers.as_mut_ptr()) })?;
+    // SAFETY: it has succeeded.
+    Ok(unsafe { registers.assume_init() })
+}
+
+/// Puts all general registers.
+pub(super) fn set_registers(pid: Pid, registers: &user_regs_struct) -> Result<()> {
+    let nothing = ptr::null_mut::<c_void>();
+    let request = libc::PTRACE_SETREGS;
+    let data = ptr::from_ref(registers);
+    // SAFETY: the kernel reads the structure.
+    check(unsafe { libc::ptrace(request, pid.as_raw(), nothing, data) })
+}
+
+/// Reads the extended state into `bytes`; how many it has.
+pub(super) fn extended_state(pid: Pid, bytes: &mut [u8]) -> Result<usize> {
+    transfer(libc::PTRACE_GETREGSET, pid, bytes.as_mut_ptr(), bytes.len())
+}
+
+/// Puts an extended state, which must be whole.
+pub(super) fn set_extended_state(pid: Pid, bytes: &[u8]) -> Result<()> {
+    let start = bytes.as_ptr().cast_mut();
+    transfer(libc::PTRACE_SETREGSET, pid, start, bytes.len()).map(drop)
+}
+
+/// Reads or writes `length` bytes at `start`, which callers have borrowed for it.
+fn transfer(request: c_uint, pid: Pid, start: *mut u8, length: usize) -> Result<usize> {
+    let mut vector = libc::iovec {
+        iov_base: start.cast(),
+        iov_len: length,
+    };
+    let kind = ptr::without_provenance_mut::<c_void>(XSTATE);
+    // SAFETY: the kernel reads or writes what the vector describes, as the caller of this function may.
+    check(unsafe { libc::ptrace(request, pid.as_raw(), kind, &raw mut vector) })?;
+    Ok(vector.iov_len)
+}
+
+/// The signals that a thread has blocked, one bit each, bit 0 for signal 1.
+pub(super) fn signal_mask(pid: Pid) -> Result<u64> {
+    let mut mask = 0u64;
+    let size = ptr::without_provenance_mut::<c_void>(MASK_SIZE);
+    let request = libc::PTRACE_GETSIGMASK;
+    // SAFETY: the kernel writes as many bytes as it was told.
+    check(unsafe { libc::ptrace(request, pid.as_raw(), size, &raw mut mask) })?;
+    Ok(mask)
+}
+
+/// Puts the signals that a thread has blocked.
+pub(super) fn set_signal_mask(pid: Pid, mask: u64) -> Result<()> {
+    let size = ptr::without_provenance_mut::<c_void>(MASK_SIZE);
+    let request = libc::PTRACE_SETSIGMASK;
+    let mut mask = mask;
+    // SAFETY: the kernel reads as many bytes as it was told.
+    check(unsafe { libc::ptrace(request, pid.as_raw(), size, &raw mut mask) })
+}
+
+/// `si_code` of the signal that a thread was stopped by.
+pub(super) fn signal_code(pid: Pid) -> Result<c_int> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::uninit();
+    let nothing = ptr::null_mut::<c_void>();
+    let request = libc::PTRACE_GETSIGINFO;
+    // SAFETY: the kernel writes the whole structure, or nothing and says so.
+    check(unsafe { libc::ptrace(request, pid.as_raw(), nothing, info.as_mut_ptr()) })?;
+    // SAFETY: it has succeeded.
+    Ok(unsafe { info.assume_init() }.si_code)
+}
+
+/// The status of a thread that has changed its state, or `None`. Threads that are no processes are found as well.
+pub(super) fn changed(pid: Pid) -> Result<Option<c_int>> {
+    let mut status = 0;
+    let options = libc::WNOHANG | libc::__WALL;
+    // SAFETY: the kernel writes one number.
+    match unsafe { libc::waitpid(pid.as_raw(), &raw mut status, options) } {
+        -1 => match Error::last_os_error() {
+            error if error.kind() == std::io::ErrorKind::Interrupted => Ok(None),
+            error => Err(error),
+        },
+        0 => Ok(None),
+        _ => Ok(Some(status)),
+    }
+}
+
+fn check(result: libc::c_long) -> Result<()> {
+    match result {
+        -1 => Err(Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
