@@ -32,9 +32,8 @@ use std::time::{Duration, Instant};
 use elf_tools::{Avma, Svma};
 
 use crate::Result;
-use crate::threads::frames::{self, Interrupted};
 use crate::tracing::{Seized, Tracee, is_gone};
-use leave::{Leaving, Left};
+use leave::{Inside, Leaving, Left, Surroundings};
 use subject::{Subject, ended};
 
 /// How a process is treated.
@@ -197,14 +196,20 @@ impl<'a> Attempt<'a> {
         if self.threads == 0 {
             return Err(ended(self.subject.pid()));
         }
-        self.search_frames(&mut seized)?;
         Ok(seized)
     }
 
     fn threads_leave(&mut self, seized: &mut Seized) -> Result<()> {
+        let vdsos = self.vdsos.clone();
+        let writable = self.subject.writable()?;
+        let surroundings = Surroundings {
+            vdsos: &vdsos,
+            writable: &writable,
+            deadline: self.deadline,
+        };
         let mut gone = Vec::new();
         for tracee in seized.threads() {
-            match self.thread_leaves(tracee) {
+            match self.thread_leaves(tracee, surroundings) {
                 Err(error) if is_gone(&error) => gone.push(tracee.pid()),
                 other => other?,
             }
@@ -215,32 +220,50 @@ impl<'a> Attempt<'a> {
         Ok(())
     }
 
-    fn thread_leaves(&mut self, tracee: &mut Tracee) -> Result<()> {
+    fn thread_leaves(&mut self, tracee: &mut Tracee, surroundings: Surroundings<'_>) -> Result<()> {
         let thread = tracee.pid().as_raw();
-        let leaving = Leaving::new(tracee, &self.vdsos, self.deadline);
-        let Some(from) = leaving.inside()? else {
+        let leaving = Leaving::new(tracee, surroundings);
+        let Some(first) = leaving.inside()?.first().copied() else {
             return Ok(());
         };
         match leaving.leave(self.options.runs)? {
             Left::Outside { runs, steps } => {
                 let moved = Moved {
                     thread,
-                    from,
+                    from: first.place,
                     runs,
                     steps,
                 };
                 self.moved.insert(thread, moved);
             }
-            Left::Inside { place, reason } => self.stuck.push(Stuck {
-                thread,
-                place,
-                frame: None,
-                reason,
-            }),
+            Left::Inside { contexts, reason } => {
+                for context in contexts {
+                    self.is_stuck(thread, context, reason);
+                }
+            }
             // It is found to be gone when it is looked at again.
             Left::Gone => {}
         }
         Ok(())
+    }
+
+    /// Stacks of several threads may be one mapping, so that a frame is found twice.
+    fn is_stuck(&mut self, thread: i32, context: Inside, reason: &str) {
+        let Inside { place, frame } = context;
+        let mut known = self.stuck.iter().filter_map(|stuck| stuck.frame);
+        if frame.is_some_and(|frame| known.any(|known| known == frame)) {
+            return;
+        }
+        let reason = match frame {
+            Some(_) => leave::FRAME,
+            None => reason,
+        };
+        self.stuck.push(Stuck {
+            thread,
+            place,
+            frame,
+            reason: reason.to_owned(),
+        });
     }
 
     fn stuck_in_kernel(&self, seized: &Seized) -> Vec<Stuck> {
@@ -255,39 +278,6 @@ impl<'a> Attempt<'a> {
             })
         };
         seized.in_kernel().iter().filter_map(stuck).collect()
-    }
-
-    /// Contexts in the frames of handlers.
-    fn search_frames(&mut self, seized: &mut Seized) -> Result<()> {
-        let writable = self.subject.writable()?;
-        for tracee in seized.threads() {
-            let registers = match tracee.registers() {
-                Ok(registers) => registers.registers(),
-                Err(error) if is_gone(&error) => continue,
-                Err(error) => return Err(error),
-            };
-            for vdso in self.vdsos.clone() {
-                let found = frames::of_thread(&registers, &writable, &vdso, &tracee.memory());
-                for frame in found {
-                    self.stuck_in_frame(tracee.pid().as_raw(), &frame);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Stacks of several threads may be one mapping, so that a frame is found twice.
-    fn stuck_in_frame(&mut self, thread: i32, frame: &Interrupted) {
-        let is_known = self.stuck.iter().any(|stuck| stuck.frame == Some(frame.at));
-        let place = Place::inside(&self.vdsos, frame.registers.pc);
-        if let Some(place) = place.filter(|_| !is_known) {
-            self.stuck.push(Stuck {
-                thread,
-                place,
-                frame: Some(frame.at),
-                reason: "a signal interrupted it, and the handler has not returned".to_owned(),
-            });
-        }
     }
 
     fn outcome(self, stopped: bool) -> Outcome {

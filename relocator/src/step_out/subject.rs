@@ -96,7 +96,7 @@ impl Subject {
         } else if matches!(stat.state, 'Z' | 'X' | 'x') && stat.num_threads <= 1 {
             "has ended, and its parent has not taken notice".to_owned()
         } else if status.tracerpid != 0 {
-            format!("is traced by process {}", status.tracerpid)
+            format!("is traced already, by {}", status.tracerpid)
         } else {
             return self.check_width();
         };
@@ -116,10 +116,9 @@ impl Subject {
         Ok(())
     }
 
-    /// Whether it was stopped by a signal.
+    /// Whether it was stopped by a signal. It may be about to be, so that only some of its threads are.
     pub(super) fn is_stopped(&self) -> Result<bool> {
-        let stat = self.process.stat();
-        Ok(stat.map_err(|error| proc_error(self.pid, error))?.state == 'T')
+        Ok(self.states()?.contains(&'T'))
     }
 
     /// An error, or that the process has ended, which explains most.
@@ -197,10 +196,16 @@ impl Subject {
 
     /// Whether no thread executes anything. Those in the kernel that cannot be interrupted stop when they return.
     fn all_stopped(&self) -> Result<bool> {
+        let stands = |state| matches!(state, 'T' | 'D' | 'Z' | 'X' | 'x');
+        Ok(self.states()?.into_iter().all(stands))
+    }
+
+    /// The states of its threads.
+    fn states(&self) -> Result<Vec<char>> {
         let tasks = self.process.tasks();
         let tasks = tasks.map_err(|error| proc_error(self.pid, error))?;
-        let mut states = tasks.filter_map(|task| Some(task.ok()?.stat().ok()?.state));
-        Ok(states.all(|state| matches!(state, 'T' | 'D' | 'Z' | 'X' | 'x')))
+        let states = tasks.filter_map(|task| Some(task.ok()?.stat().ok()?.state));
+        Ok(states.collect())
     }
 }
 

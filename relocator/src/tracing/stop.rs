@@ -44,7 +44,7 @@ impl Stop {
     }
 
     /// The signal that would be lost if the thread went on without it, or 0. Traps are for the tracer.
-    pub(super) fn due(self) -> c_int {
+    pub fn due(self) -> c_int {
         match self {
             Self::TRAP => 0,
             Self::Signal(signal) => signal,
