@@ -200,9 +200,21 @@ impl Tracee {
                 return;
             }
         }
-        // If it is gone by now, nothing is left to be done.
         let signal = self.due.cast_unsigned() as usize;
-        let _ = request::plain(libc::PTRACE_DETACH, self.pid, signal);
+        if request::plain(libc::PTRACE_DETACH, self.pid, signal).is_err() {
+            self.take_notice();
+        }
+    }
+
+    /// A thread that has ended remains until its tracer takes notice, and its process as long. Of our own children the status
+    /// is left for whoever began them.
+    fn take_notice(&mut self) {
+        let is_child = children().contains(&self.pid);
+        while !is_child && self.farewell != Farewell::None {
+            if !matches!(self.wait(FAREWELL), Ok(Some(_))) {
+                break;
+            }
+        }
     }
 
     fn kill(&mut self) {
@@ -223,4 +235,18 @@ impl Drop for Tracee {
             Farewell::None => {}
         }
     }
+}
+
+/// Processes that threads of this process have begun and nobody has waited for.
+fn children() -> Vec<Pid> {
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten();
+    let files = tasks.filter_map(|task| Some(task.ok()?.path().join("children")));
+    let lists = files.filter_map(|file| std::fs::read_to_string(file).ok());
+    let numbers = lists.flat_map(|list| {
+        let numbers = list.split_whitespace().map(str::parse);
+        numbers
+            .filter_map(std::result::Result::ok)
+            .collect::<Vec<_>>()
+    });
+    numbers.map(Pid::from_raw).collect()
 }
