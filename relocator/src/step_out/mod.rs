@@ -10,8 +10,8 @@
 //! the process goes through are such that the kernel lets it go on from each of them. That decides how a thread leaves:
 //!
 //! - **No signal mask is changed.** A mask would survive this tool, and blocking signals is not needed: they are delivered
-//!   by the kernel as they come, in its order. What that costs is another attempt now and then, since a handler's frame can
-//!   hold a context inside the vDSO.
+//!   by the kernel as they come, in its order. That costs another attempt now and then, since the frame of a handler can
+//!   hold a context inside the vDSO. It leaves when the handler has returned, so handlers are given time.
 //! - **A thread is let run for a moment and stopped again**, up to [`Options::runs`] times. The functions of a vDSO take
 //!   less than a microsecond, so a few attempts almost always do.
 //! - **Only then is it stepped**, instruction by instruction. The kernel does not take the trap flag from a thread whose

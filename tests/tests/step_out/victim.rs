@@ -66,8 +66,10 @@ fn on(signal: c_int, handler: extern "C" fn(c_int, *mut siginfo_t, *mut libc::c_
 }
 
 extern "C" fn keep(_: c_int, info: *mut siginfo_t, _: *mut libc::c_void) {
-    // SAFETY: the kernel points to one, and the sender has put a value into it.
-    let value = unsafe { (*info).si_value() };
+    // SAFETY: the kernel points to one.
+    let info = unsafe { &*info };
+    // SAFETY: the sender has put a value into it.
+    let value = unsafe { info.si_value() };
     let number = NUMBER.get();
     let index = COUNTS[number].fetch_add(1, SeqCst);
     VALUES[number][index].store(value.sival_ptr.addr() as u32, SeqCst);
