@@ -187,10 +187,22 @@ fn threads_of(pid: Pid) -> Result<Vec<Pid>> {
     Ok(threads.filter(|&thread| !has_ended(thread)).collect())
 }
 
-/// The first thread of a process is listed until all others have ended, too.
+/// Whether a thread has ended, or is about to and executes nothing any more. The first thread of a process is listed until
+/// all others have ended, too.
 fn has_ended(thread: Pid) -> bool {
     let stat = fs::read_to_string(format!("/proc/{thread}/stat"));
-    !stat.is_ok_and(|stat| state(&stat).is_some_and(|state| !matches!(state, 'Z' | 'X' | 'x')))
+    stat.map_or(true, |stat| {
+        state(&stat).is_none_or(|state| matches!(state, 'Z' | 'X' | 'x')) || is_exiting(&stat)
+    })
+}
+
+/// `PF_EXITING` among the flags, the sixth number behind the state. Such a thread may have no memory any more, and be no
+/// longer anybody's to trace.
+fn is_exiting(stat: &str) -> bool {
+    const EXITING: u32 = 4;
+    let behind = stat.rsplit_once(')').map(|(_, rest)| rest);
+    let flags = behind.and_then(|rest| rest.split_whitespace().nth(6)?.parse::<u32>().ok());
+    flags.is_some_and(|flags| flags & EXITING != 0)
 }
 
 #[cfg(test)]
@@ -244,5 +256,7 @@ mod tests {
         assert_eq!(state("1 (a) R) b) S 0 1"), Some('S'));
         assert_eq!(state("1 (a"), None);
         assert_eq!(state("1 (a)"), None);
+        assert!(is_exiting("1 (a) 2) R 0 1 1 0 -1 4194308 0"));
+        assert!(!is_exiting("1 (a) 2) R 4 4 4 4 4 4194304 4"));
     }
 }
