@@ -12,6 +12,9 @@ const CLOCKS: [u64; 2] = [0, 1];
 /// `basetime[]` of those that the first and the second clock tell with high resolution.
 const BASES: [&[u64]; 2] = [&[0, 1, 7, 11], &[4]];
 
+/// `basetime[]` of the coarse clocks, which the first clock tells and whose nanoseconds are not shifted.
+const COARSE: [u64; 2] = [5, 6];
+
 /// Seconds that fractions are made longer by, so that the loop that carries them runs more than once.
 const CARRIED: u64 = 5;
 
@@ -126,8 +129,10 @@ fn carry(pages: &Emulated, clock: u64) -> bool {
     let Some(shift) = shift.filter(|&shift| shift < 32) else {
         return false;
     };
-    let bases = BASES[clock as usize].iter();
-    bases.map(|&id| [clock, id]).all(|indices| {
+    let counting = BASES[clock as usize].iter().map(|&id| (id, shift));
+    let coarse = COARSE.iter().map(|&id| (id, 0)).filter(|_| clock == 0);
+    counting.chain(coarse).all(|(id, shift)| {
+        let indices = [clock, id];
         let seconds = |value: u64| value.wrapping_sub(CARRIED);
         let fraction = |value: u64| value.wrapping_add((CARRIED * NANOSECONDS) << shift);
         change_field(pages, "time.clock[].basetime[].sec", &indices, seconds)
