@@ -107,27 +107,24 @@ pub fn compare(
     olds: &[OldKernel],
     running: &Running,
     options: &Options,
-    progress: &dyn Fn(&str),
+    progress: &(dyn Fn(&str) + Sync),
 ) -> Result<Comparison> {
     let compare = |kernel: &OldKernel| {
-        let OldKernel {
-            name, old, home, ..
-        } = kernel;
-        progress(name);
-        let prepared = Prepared::new(old.into(), running)?;
-        let mut rows = compare_one(&prepared, home.as_ref(), options)?;
+        progress(&format!("calls of {}", kernel.name));
+        let prepared = Prepared::new((&kernel.old).into(), running)?;
+        let mut rows = compare_one(&prepared, kernel.home.as_ref(), options)?;
         for row in &mut rows {
             apply_cost(&prepared, row, options)?;
-            flight::measure(kernel, running, row, options)?;
         }
         Ok(OldComparison {
-            name: name.clone(),
+            name: kernel.name.clone(),
             rows,
         })
     };
-    Ok(Comparison {
-        olds: olds.iter().map(compare).collect::<Result<_>>()?,
-    })
+    let mut compared: Vec<OldComparison> = olds.iter().map(compare).collect::<Result<_>>()?;
+    // When nothing is timed any more, all processors can be used.
+    flight::measure(olds, &mut compared, running, options, progress)?;
+    Ok(Comparison { olds: compared })
 }
 
 /// Every way of one old image, called and timed.

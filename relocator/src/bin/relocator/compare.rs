@@ -64,7 +64,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     let show = std::io::stderr().is_terminal();
     let comparison = compare(&olds, &running, &options, &|what| {
         if show {
-            eprintln!("comparing {what}");
+            eprintln!("{what}");
         }
     })?;
     let new = Kernel::new(&new_source);
