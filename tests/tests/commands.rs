@@ -198,7 +198,7 @@ fn verify_says_what_is_emulated() {
 #[test]
 fn compare_puts_strategies_side_by_side() {
     let report = json(
-        "relocator.compare/1",
+        "relocator.compare/2",
         &["compare", "fixture:got", "--rounds", "1"],
     );
     assert_members(

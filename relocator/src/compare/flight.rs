@@ -138,14 +138,12 @@ pub(super) fn measure(
     let processors = available_parallelism().map_or(1, NonZero::get);
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..processors).map(|_| scope.spawn(work)).collect();
-        let results = workers.into_iter().map(|worker| worker.join());
+        let mut results = workers.into_iter().map(|worker| worker.join());
         let failed = || {
             let what = "was lost with the thread that waited for it".to_owned();
             Error::Child { what }
         };
-        results
-            .map(|result| result.unwrap_or_else(|_| Err(failed())))
-            .collect()
+        results.try_for_each(|result| result.unwrap_or_else(|_| Err(failed())))
     })
 }
 
