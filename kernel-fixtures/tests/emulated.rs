@@ -14,7 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use elf_tools::symtab::{Provenance, Symbol, Symtab, mapping_name};
-use kernel_fixtures::emulated::{ClockMode, Emulated, EmulatedKernel, Error, Live, Unit};
+use kernel_fixtures::emulated::{ClockMode, Emulated, EmulatedKernel, Epoch, Error, Live, Unit};
 use kernel_fixtures::fixture::{self, Fixture};
 
 use pretend_kernel::clocks::{
@@ -112,6 +112,60 @@ fn positions_of_a_time_namespace_are_kept() {
         }
         check_wall_clock(vdso, last);
     });
+}
+
+/// Every field whose value another boot must not share, where readers find it.
+fn telling(emulated: &Emulated) -> Vec<(String, Option<u64>)> {
+    let fields = ["seq", "cycle_last", "mult", "shift"].map(|name| format!("time.clock[].{name}"));
+    let clocks = fields.into_iter().flat_map(|name| {
+        let read = |clock: u64| emulated.get_content(&name, &[clock]);
+        [(name.clone(), read(0)), (name.clone(), read(1))]
+    });
+    let globals = ["time.tz_minuteswest", "time.tz_dsttime", "time.hrtimer_res"];
+    let globals = globals.map(|name| (name.to_owned(), emulated.get_content(name, &[])));
+    clocks.chain(globals).collect()
+}
+
+#[test]
+fn another_boot_is_right_in_itself_and_shares_no_value() {
+    let epoch = Epoch::default();
+    for (page, redirects) in [("time", false), ("timens", true)] {
+        let prepare = |running: &Kernel| {
+            if redirects {
+                redirect(running);
+            }
+            fill(running, page)
+        };
+        on_every_pair(prepare, |_, emulated, vdso, last| {
+            let before = telling(emulated);
+            emulated.reboot(&epoch).unwrap();
+            for (before, after) in before.iter().zip(telling(emulated)) {
+                assert!(
+                    before.1.is_none() || *before != after,
+                    "{}: {before:?}",
+                    vdso.name
+                );
+            }
+            let ahead = |id: i32| {
+                let shifted = if redirects { offset(id) } else { 0 };
+                epoch.ahead(id as u64) as i64 + shifted
+            };
+            for id in HIGH_RESOLUTION {
+                check_running(vdso, id, last, ahead(id));
+            }
+            for id in COARSE {
+                let expected = ahead(id) - epoch.earlier as i64;
+                assert_eq!(since_base(vdso, id), expected, "{}: {id}", vdso.name);
+            }
+            let (mut time, mut zone) = ([0; 2], [0; 2]);
+            vdso.gettimeofday(Some(&mut time), Some(&mut zone));
+            assert_eq!(zone, [epoch.minutes_west, epoch.dst_time], "{}", vdso.name);
+            emulated.rewrite();
+            for id in HIGH_RESOLUTION {
+                check_running(vdso, id, last, ahead(id) - epoch.ahead(id as u64) as i64);
+            }
+        });
+    }
 }
 
 #[test]

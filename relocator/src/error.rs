@@ -56,6 +56,14 @@ pub enum Error {
         /// Why each strategy failed.
         reason: String,
     },
+    /// A process that nothing can be done with.
+    #[error("process {pid} {reason}")]
+    Process {
+        /// Its number.
+        pid: i32,
+        /// Why: `is …`, `has …`.
+        reason: String,
+    },
     /// The child process that runs a linked image failed.
     #[error("the verifying process {what}")]
     Child {

@@ -12,6 +12,7 @@
 //! | [`proxy`] | the instructions that replace a function's entry |
 //! | [`threads`] | carries threads across that were stopped inside the old image: registers and memory in, registers and writes out |
 //! | [`tracing`] | threads of other processes, stopped and driven by `ptrace` |
+//! | [`step_out`] | has the threads of a live process leave its vDSO, so that a checkpoint holds none inside |
 //! | [`verify`] | runs the result in a child process and compares it with the system calls |
 //! | [`compare`] | puts the strategies side by side |
 //! | [`hexadecimal`] | build-ids as they are printed |
@@ -31,6 +32,7 @@ pub mod plan;
 pub mod proxy;
 pub mod report;
 pub mod source;
+pub mod step_out;
 pub mod tables;
 pub mod threads;
 pub mod tracing;

@@ -26,6 +26,8 @@ pub const LINK: &str = "relocator.link/1";
 pub const VERIFY: &str = "relocator.verify/1";
 /// Schema of `relocator compare --json`.
 pub const COMPARE: &str = "relocator.compare/2";
+/// Schema of `relocator step-out --json`.
+pub const STEP_OUT: &str = "relocator.step-out/1";
 
 /// A kernel, old or new.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

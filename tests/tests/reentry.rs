@@ -441,6 +441,19 @@ fn a_system_call_is_repeated_where_it_is_or_begun_anew() {
 }
 
 #[test]
+fn registers_that_a_system_call_overwrites_are_not_believed_when_it_is_repeated() {
+    let code = format!("mov rbx, rbx\n mov eax, 318\n syscall\n{READ}ret");
+    let subject = Subject::function("__vdso_getrandom", &code);
+    assert!(subject.recipe(1).is_ok());
+    let reason = subject.recipe(2).unwrap_err();
+    assert_eq!(reason, "rcx of the entry is lost");
+    let kept = format!("mov r10, rcx\n mov eax, 318\n syscall\n{READ}ret");
+    let subject = Subject::function("__vdso_getrandom", &kept);
+    let saved = register(Register(10), 0, 1, false);
+    assert_eq!(subject.recipe(2).unwrap()["rcx"], saved);
+}
+
+#[test]
 fn a_thread_in_a_replacement_begins_anew_or_returns() {
     let subject = Subject::function("__vdso_time", &format!("{READ}{READ}{READ}ret"));
     let stub = vec![0xb8, 201, 0, 0, 0, 0x0f, 0x05, 0xc3];

@@ -56,7 +56,7 @@ impl Default for Epoch {
             earlier: 700_000_000,
             doublings: 1,
             minutes_west: -330,
-            dst_time: 3,
+            dst_time: 5,
             resolution: 4_000_250,
             updates: 0x0123_4567,
             generation: Some(0x51),

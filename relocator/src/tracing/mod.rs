@@ -6,6 +6,7 @@
 //! | `stop` | what a thread that is waited for was found to do |
 //! | `tracee` | one thread that is traced |
 //! | `registers` | its registers, whole, and as [`crate::threads`] knows them |
+//! | `seize` | all threads of a process, made to stand still |
 //! | `memory` | the memory of its process |
 //!
 //! A tracee belongs to the thread that began to trace it: the kernel refuses every other one.
@@ -13,11 +14,13 @@
 mod memory;
 mod registers;
 mod request;
+mod seize;
 mod stop;
 mod tracee;
 
 pub use memory::ProcessMemory;
 pub use registers::UserRegisters;
+pub use seize::{Seized, Standing, is_gone};
 pub use stop::Stop;
 pub use tracee::Tracee;
 

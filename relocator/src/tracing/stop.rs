@@ -43,6 +43,15 @@ impl Stop {
         }
     }
 
+    /// The signal that would be lost if the thread went on without it, or 0. Traps are for the tracer.
+    pub fn due(self) -> c_int {
+        match self {
+            Self::TRAP => 0,
+            Self::Signal(signal) => signal,
+            _ => 0,
+        }
+    }
+
     /// Whether the thread is gone.
     pub fn is_end(self) -> bool {
         matches!(self, Self::Exited(_) | Self::Killed(_))

@@ -42,6 +42,8 @@ pub struct Tracee {
     pid: Pid,
     farewell: Farewell,
     stopped: bool,
+    /// The signal that it was stopped by and that it has yet to be given.
+    due: c_int,
 }
 
 impl Tracee {
@@ -51,6 +53,7 @@ impl Tracee {
             pid,
             farewell: Farewell::Kill,
             stopped: false,
+            due: 0,
         }
     }
 
@@ -63,6 +66,7 @@ impl Tracee {
             pid: thread,
             farewell: Farewell::Detach,
             stopped: false,
+            due: 0,
         })
     }
 
@@ -107,6 +111,7 @@ impl Tracee {
         request::plain(request, self.pid, signal.cast_unsigned() as usize)
             .map_err(self.failed(what))?;
         self.stopped = false;
+        self.due = 0;
         Ok(())
     }
 
@@ -118,6 +123,7 @@ impl Tracee {
             let status = request::changed(self.pid).map_err(self.failed("waiting for"))?;
             if let Some(stop) = status.and_then(Stop::from_status) {
                 self.stopped = !stop.is_end();
+                self.due = stop.due();
                 if stop.is_end() {
                     self.farewell = Farewell::None;
                 }
@@ -194,8 +200,21 @@ impl Tracee {
                 return;
             }
         }
-        // If it is gone by now, nothing is left to be done.
-        let _ = request::plain(libc::PTRACE_DETACH, self.pid, 0);
+        let signal = self.due.cast_unsigned() as usize;
+        if request::plain(libc::PTRACE_DETACH, self.pid, signal).is_err() {
+            self.take_notice();
+        }
+    }
+
+    /// A thread that has ended remains until its tracer takes notice, and its process as long. Of our own children the status
+    /// is left for whoever began them.
+    fn take_notice(&mut self) {
+        let is_child = children().contains(&self.pid);
+        while !is_child && self.farewell != Farewell::None {
+            if !matches!(self.wait(FAREWELL), Ok(Some(_))) {
+                break;
+            }
+        }
     }
 
     fn kill(&mut self) {
@@ -216,4 +235,18 @@ impl Drop for Tracee {
             Farewell::None => {}
         }
     }
+}
+
+/// Processes that threads of this process have begun and nobody has waited for.
+fn children() -> Vec<Pid> {
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten();
+    let files = tasks.filter_map(|task| Some(task.ok()?.path().join("children")));
+    let lists = files.filter_map(|file| std::fs::read_to_string(file).ok());
+    let numbers = lists.flat_map(|list| {
+        let numbers = list.split_whitespace().map(str::parse);
+        numbers
+            .filter_map(std::result::Result::ok)
+            .collect::<Vec<_>>()
+    });
+    numbers.map(Pid::from_raw).collect()
 }

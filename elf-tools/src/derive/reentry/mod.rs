@@ -35,6 +35,9 @@ use prototype::Argument;
 use reach::Reach;
 use source::{CALLEE_SAVED, RSP, Stopped};
 
+/// `syscall`
+const SYSCALL: [u8; 2] = [0x0f, 0x05];
+
 /// Derives the re-entry table of `image` from its code.
 ///
 /// Alternatives must be as they are in the process: they decide where boundaries are. Errors where the image is not a
@@ -74,6 +77,7 @@ pub fn derive(image: &Image, code: &Code) -> Result<ReentryTable> {
         }
         let reach = Reach::of(&analysis);
         let recipes = Recipes {
+            image,
             code,
             function,
             rules: &rules,
@@ -146,6 +150,7 @@ impl Collected {
 
 /// What the recipes of one function are made from.
 struct Recipes<'a> {
+    image: &'a Image,
     code: &'a Code,
     function: &'a Function,
     rules: &'a Rules,
@@ -168,11 +173,12 @@ impl Recipes<'_> {
             let frames = self.frames(block.context);
             for (offset, state) in block.states.iter().enumerate() {
                 let index = block.start + offset as u32;
+                let boundary = self.code.instructions()[index as usize].address;
                 let stopped = Stopped {
                     pool: &self.analysis.pool,
                     state,
+                    is_system_call: self.image.bytes()[boundary.index()..].starts_with(&SYSCALL),
                 };
-                let boundary = self.code.instructions()[index as usize].address;
                 let (calls, recovery) = match &frames {
                     Some(frames) => self.recovery(boundary, &stopped, frames, (number, offset)),
                     None => Err("where a return address is cannot be told".to_owned()),
@@ -202,6 +208,7 @@ impl Recipes<'_> {
             let stopped = Stopped {
                 pool: &self.analysis.pool,
                 state: &entered.states[0],
+                is_system_call: false,
             };
             let instructions = self.code.instructions();
             frames.push(Frame {

@@ -33,7 +33,13 @@ pub(super) fn number(register: Register) -> u8 {
 pub(super) struct Stopped<'a> {
     pub(super) pool: &'a Pool,
     pub(super) state: &'a State,
+    /// Whether the instruction is a system call. A thread can come back to it to repeat the call, and the processor has
+    /// overwritten two registers then.
+    pub(super) is_system_call: bool,
 }
+
+/// rcx and r11, by the processor's numbers: where `syscall` puts the program counter and the flags.
+const SYSTEM_CALL: [u8; 2] = [1, 11];
 
 impl Stopped<'_> {
     /// The value of a set, if there is one only.
@@ -46,7 +52,13 @@ impl Stopped<'_> {
 
     /// The value of a register, if there is one only.
     pub(super) fn register(&self, number: u8) -> Option<&Value> {
-        self.single(self.state.registers[usize::from(number)])
+        self.single(self.set(number)?)
+    }
+
+    /// What a register may hold, if that can be relied on.
+    fn set(&self, number: u8) -> Option<SetId> {
+        let is_lost = self.is_system_call && SYSTEM_CALL.contains(&number);
+        (!is_lost).then(|| self.state.registers[usize::from(number)])
     }
 
     /// Whether a register still holds what it held at the entry.
@@ -61,8 +73,8 @@ impl Stopped<'_> {
                 _ => false,
             }
         };
-        let set = self.state.registers[usize::from(number)];
-        self.pool.values(set).iter().all(is_initial)
+        let set = self.set(number);
+        set.is_some_and(|set| self.pool.values(set).iter().all(is_initial))
     }
 
     /// Where the initial value of a register is: unchanged if possible, else as part of another number.
@@ -131,7 +143,7 @@ impl Stopped<'_> {
         };
         let registers = (0..Register::COUNT as u8).filter_map(|number| {
             let location = Location::Register(register(number));
-            one(self.state.registers[usize::from(number)], location)
+            one(self.set(number)?, location)
         });
         let spills = self.state.stack.iter().filter_map(|spill| {
             let source = one(spill.set, self.location(spill)?)?;

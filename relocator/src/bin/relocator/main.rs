@@ -8,6 +8,7 @@ mod in_flight;
 mod inspect;
 mod link;
 mod output;
+mod step_out;
 mod symtab;
 mod tables;
 mod verify;
@@ -42,6 +43,8 @@ enum Command {
     Verify(verify::Arguments),
     /// Put the strategies side by side: relocate, proxy, system call, and the new vDSO itself.
     Compare(compare::Arguments),
+    /// Have the threads of a process leave its vDSO, so that a checkpoint of it holds none inside.
+    StepOut(step_out::Arguments),
 }
 
 /// How a command that did its work ended.
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Command::Link(arguments) => link::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
+        Command::StepOut(arguments) => step_out::run(&arguments),
     };
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,

@@ -13,9 +13,10 @@
 //! |---|---|
 //! | `treatment` | what is done to a process whose kernel is another one |
 //! | `stage`, `pads` | the memory that it happens in, shared by the thread and its tracer |
-//! | `spawn`, `thread` | the thread: calls, steps, what it holds at a boundary |
+//! | `spawn`, `performer` | the thread: calls, steps, what it holds at a boundary |
 //! | `old_kernel`, `pages` | the old kernel, states of its pages, and what happens to them meanwhile |
 //! | `scenario`, `call`, `answer` | what functions are asked, and how answers compare |
+//! | `random` | states of `getrandom` |
 //! | `swap` | what takes the place of the old text, and carries threads across |
 //! | `experiment` | one experiment: stopped in the function, in a handler of signals, or in a function that it calls |
 //! | `subject` | all experiments of one function |
@@ -31,27 +32,32 @@ mod old_kernel;
 mod outcome;
 mod pads;
 mod pages;
+mod performer;
+mod random;
 mod scenario;
 mod spawn;
 mod stage;
 mod subject;
 mod swap;
 mod tally;
-mod thread;
 mod treatment;
 mod unreached;
 
 use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+use std::thread;
 use std::time::Duration;
 
-use elf_tools::Svma;
 use elf_tools::code::Function;
 use elf_tools::reentry::{self, ReentryTable};
 use elf_tools::symtab::Symtab;
+use elf_tools::symtab::mapping_name;
+use elf_tools::{Avma, Svma};
 use kernel_fixtures::emulated::Unit;
-use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
+use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use nix::unistd::Pid;
 
+use super::address_space::AddressSpace;
 use super::child::{self, Conditions, Progress};
 use super::entry::Entry;
 use super::linked;
@@ -60,11 +66,11 @@ use super::time_namespace::{self, Offsets};
 use crate::link::{New, Old};
 use crate::{Error, Result};
 use old_kernel::{OldKernel, refused};
+use performer::Thread;
 use stage::{Layout, Stage};
 use subject::Subject;
 use swap::{Kernels, Swap};
 use tally::Tally;
-use thread::Thread;
 
 pub use outcome::{
     Counts, Ending, Failure, FunctionSweep, InFlight, Namespaces, Part, Skipped, Unreached, Variant,
@@ -114,7 +120,19 @@ impl Options {
 /// the outcome says so. Errors: the kernel cannot be emulated, or the image not be linked; the child process crashed, hung
 /// or failed ([`Error::Child`]).
 pub fn sweep(old: OldImage<'_>, running: &Running, options: &Options) -> Result<InFlight> {
-    let sweep = Sweep::new(old, running, options)?;
+    sweep_with(old, running, options, |_| {})
+}
+
+/// The same with a re-entry table that `change` has changed. Nothing needs this but a test, which wants to see what a wrong
+/// table does.
+pub fn sweep_with(
+    old: OldImage<'_>,
+    running: &Running,
+    options: &Options,
+    change: impl FnOnce(&mut ReentryTable),
+) -> Result<InFlight> {
+    let mut sweep = Sweep::new(old, running, options)?;
+    change(&mut sweep.reentry);
     let refusal = match options.namespaces.iter().any(|namespaces| namespaces.any()) {
         true => super::probe_time_namespace().err(),
         false => None,
@@ -127,8 +145,7 @@ pub fn sweep(old: OldImage<'_>, running: &Running, options: &Options) -> Result<
         namespaces.retain(|namespaces| !namespaces.any());
     }
     let mut tallies = vec![Tally::default(); sweep.functions.len()];
-    for &namespaces in &namespaces {
-        let found = sweep.run(namespaces, options.deadline)?;
+    for found in sweep.run_all(&namespaces, options.deadline)? {
         for (tally, found) in tallies.iter_mut().zip(found) {
             tally.merge(found);
         }
@@ -195,17 +212,46 @@ impl<'a> Sweep<'a> {
         })
     }
 
+    /// All combinations of namespaces, each in a process and on a processor of its own as far as there are any.
+    fn run_all(&self, all: &[Namespaces], deadline: Duration) -> Result<Vec<Vec<Tally>>> {
+        let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let mut found = Vec::with_capacity(all.len());
+        for some in all.chunks(processors) {
+            let run = |(index, namespaces): (usize, &Namespaces)| {
+                let namespaces = *namespaces;
+                move || self.run(namespaces, index, deadline)
+            };
+            found.extend(thread::scope(|scope| {
+                let workers: Vec<_> = some.iter().enumerate().map(run).collect();
+                let workers: Vec<_> = workers.into_iter().map(|run| scope.spawn(run)).collect();
+                let join = |worker: thread::ScopedJoinHandle<'_, Result<Vec<Tally>>>| {
+                    worker.join().unwrap_or_else(|_| Err(panicked()))
+                };
+                workers.into_iter().map(join).collect::<Result<Vec<_>>>()
+            })?);
+        }
+        Ok(found)
+    }
+
     /// One combination of namespaces, all functions.
-    fn run(&self, namespaces: Namespaces, deadline: Duration) -> Result<Vec<Tally>> {
+    fn run(
+        &self,
+        namespaces: Namespaces,
+        processor: usize,
+        deadline: Duration,
+    ) -> Result<Vec<Tally>> {
         let conditions = Conditions {
             time_namespace: false,
             deadline,
         };
-        child::run(conditions, |progress| self.work(namespaces, progress))
+        child::run(conditions, |progress| {
+            progress.at("setting the stage");
+            stay_on_one_processor(processor)?;
+            self.work(namespaces, progress)
+        })
     }
 
     fn work(&self, namespaces: Namespaces, progress: &mut Progress) -> Result<Vec<Tally>> {
-        progress.at("setting the stage");
         let kernels = Kernels {
             old: &self.old,
             reentry: &self.reentry,
@@ -218,7 +264,6 @@ impl<'a> Sweep<'a> {
         let unit = Unit::of(self.home, code.len()).map_err(refused)?;
         let layout = Layout::new(&unit, kernels.room(self.treatment)?)?;
         let stage = Stage::map(layout)?;
-        stay_on_one_processor()?;
         let tracee = spawn::spawn(&stage, namespaces.new)?;
         if namespaces.old {
             time_namespace::enter(Offsets::USUAL)
@@ -231,6 +276,7 @@ impl<'a> Sweep<'a> {
             let subject = Subject {
                 name,
                 entry,
+                native: self.native(names)?,
                 code: &self.old.code,
                 image: code,
                 thread: &mut thread,
@@ -258,6 +304,18 @@ impl<'a> Sweep<'a> {
         found.ok_or_else(|| Error::Child {
             what: "lost a function".to_owned(),
         })
+    }
+
+    /// Where the new kernel's function of one of these names is.
+    fn native(&self, names: &[String]) -> Result<Option<Avma>> {
+        let mappings = AddressSpace::read()?.mappings();
+        let vdso = mappings.iter().find(|(name, _)| name == mapping_name::VDSO);
+        let export = names
+            .iter()
+            .find_map(|name| self.running.image.export(name));
+        Ok(vdso
+            .zip(export)
+            .map(|((_, base), export)| export.address.at(*base)))
     }
 
     fn report(&self, names: &[String], tally: &Tally) -> FunctionSweep {
@@ -299,12 +357,27 @@ fn check_slots(old: &Old) -> Result<()> {
     }
 }
 
+fn panicked() -> Error {
+    Error::Child {
+        what: "could not be watched".to_owned(),
+    }
+}
+
 /// The thread and its tracer run in turns, so there is nothing to be gained from a second processor; and `getcpu` answers
-/// the same all the time.
-fn stay_on_one_processor() -> Result<()> {
+/// the same all the time. `index` counts from the processor that this process is on, among those that it may run on.
+fn stay_on_one_processor(index: usize) -> Result<()> {
     let failed =
-        |errno: nix::errno::Errno| Error::io("the processor of this process")(errno.into());
+        |errno: nix::errno::Errno| Error::io("the processors of this process")(errno.into());
+    let own = Pid::from_raw(0);
+    let allowed = sched_getaffinity(own).map_err(failed)?;
+    let mut allowed: Vec<usize> = (0..CpuSet::count())
+        .filter(|&processor| allowed.is_set(processor).unwrap_or(false))
+        .collect();
+    let current = sched_getcpu().map_err(failed)?;
+    let first = allowed.iter().position(|&processor| processor == current);
+    allowed.rotate_left(first.unwrap_or(0));
     let mut only = CpuSet::new();
-    only.set(sched_getcpu().map_err(failed)?).map_err(failed)?;
-    sched_setaffinity(Pid::from_raw(0), &only).map_err(failed)
+    let chosen = allowed.get(index % allowed.len().max(1));
+    only.set(*chosen.unwrap_or(&current)).map_err(failed)?;
+    sched_setaffinity(own, &only).map_err(failed)
 }

@@ -48,3 +48,30 @@ pub(super) fn code() -> Vec<u8> {
     put(Pad::Restorer, &[0xb8, 15, 0, 0, 0, SYSCALL[0], SYSCALL[1]]);
     code
 }
+
+#[cfg(test)]
+mod tests {
+    use iced_x86::{Decoder, DecoderOptions, Mnemonic};
+
+    use super::*;
+
+    #[test]
+    fn pads_are_what_they_are_said_to_be() {
+        let code = code();
+        let at = |pad: Pad| {
+            let code = &code[pad.offset()..];
+            let decoder = Decoder::with_ip(64, code, 0, DecoderOptions::NONE);
+            decoder.into_iter().take(2).collect::<Vec<_>>()
+        };
+        for pad in [Pad::Return, Pad::SystemCall, Pad::Handler] {
+            let trap = at(pad).into_iter().find(|i| i.mnemonic() == Mnemonic::Int3);
+            assert_eq!(trap.unwrap().next_ip() as i64, pad.trapped(), "{pad:?}");
+        }
+        assert_eq!(at(Pad::SystemCall)[0].mnemonic(), Mnemonic::Syscall);
+        assert_eq!(at(Pad::Handler)[1].mnemonic(), Mnemonic::Ret);
+        let restorer = at(Pad::Restorer);
+        let number = u64::from(restorer[0].immediate32());
+        assert_eq!(number as i64, nix::libc::SYS_rt_sigreturn);
+        assert_eq!(restorer[1].mnemonic(), Mnemonic::Syscall);
+    }
+}

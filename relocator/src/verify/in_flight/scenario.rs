@@ -196,16 +196,10 @@ fn random(state: Option<usize>) -> Vec<Scenario> {
     let Some(size) = state else {
         return scenarios;
     };
-    for prepared in [Prepared::Fresh, Prepared::Used] {
-        for length in LENGTHS {
-            scenarios.push(Scenario {
-                prepared,
-                ..usual(call(length, 0, Some(size)))
-            });
-        }
-    }
+    // Those that matter most come first: later ones are only stopped where these have not been often enough.
     for (of, prepared) in [
         (State::SameGeneration, Prepared::Used),
+        (State::Usual, Prepared::Fresh),
         (State::NotReady, Prepared::Fresh),
     ] {
         scenarios.push(Scenario {
@@ -213,6 +207,14 @@ fn random(state: Option<usize>) -> Vec<Scenario> {
             prepared,
             ..usual(call(32, 0, Some(size)))
         });
+    }
+    for prepared in [Prepared::Used, Prepared::Fresh] {
+        for length in LENGTHS {
+            scenarios.push(Scenario {
+                prepared,
+                ..usual(call(length, 0, Some(size)))
+            });
+        }
     }
     scenarios.push(Scenario {
         prepared: Prepared::Taken,

@@ -1,8 +1,9 @@
 //! One function in one combination of namespaces: its scenarios, boundary by boundary.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
 
-use elf_tools::code::Code;
+use elf_tools::code::{Access, Code};
 use elf_tools::{Avma, Svma};
 use kernel_fixtures::emulated::{ClockMode, Emulated};
 
@@ -11,11 +12,12 @@ use super::call::{Call, Random};
 use super::experiment::{Experiment, Outcome};
 use super::old_kernel::OldKernel;
 use super::outcome::{Ending, Failure, Namespaces, Variant};
+use super::performer::{Activation, Snapshot, Thread};
+use super::random;
 use super::scenario::{Prepared, Scenario, disturbable, scenarios};
 use super::stage::Slot;
 use super::swap::Swap;
 use super::tally::Tally;
-use super::thread::{Activation, Snapshot, Thread};
 use super::treatment::Treatment;
 use crate::hexadecimal;
 use crate::verify::child::Progress;
@@ -29,8 +31,14 @@ fn most_visits(scenario: &Scenario) -> u32 {
     }
 }
 
-/// How often it is interrupted by signals at one boundary.
-const INTERRUPTIONS: u64 = 2;
+/// How often it is stopped at one boundary in all of them.
+fn most_experiments(scenario: &Scenario, variant: Variant) -> u64 {
+    match (variant, scenario.call) {
+        (Variant::Direct, Call::Getrandom(_)) => 5,
+        (Variant::Direct, _) => u64::MAX,
+        _ => 2,
+    }
+}
 
 /// How often an experiment is made whose clock somebody may have set meanwhile.
 const ATTEMPTS: u32 = 3;
@@ -38,12 +46,11 @@ const ATTEMPTS: u32 = 3;
 /// How many steps an update takes that is slow. Who waits for it goes around several times.
 const SLOW: usize = 24;
 
+/// How many steps of a function may be disturbed. `getrandom` takes thousands, and reads in the first few.
+const MOST_DISTURBED: usize = 200;
+
 /// More steps than any function takes for what it is asked here.
 const MOST_STEPS: usize = 50_000;
-
-/// Where the mark is that a state of `getrandom` is in use: `struct vgetrandom_state` of `include/vdso/getrandom.h`, which
-/// has a key and a batch of 128 bytes, a generation of 8, a position, and this.
-const IN_USE: i64 = 137;
 
 /// The instruction.
 const SYSCALL: [u8; 2] = [0x0f, 0x05];
@@ -52,6 +59,8 @@ const SYSCALL: [u8; 2] = [0x0f, 0x05];
 pub(super) struct Subject<'a, 'b> {
     pub(super) name: &'a str,
     pub(super) entry: Svma,
+    /// The new kernel's function of that name.
+    pub(super) native: Option<Avma>,
     pub(super) code: &'a Code,
     pub(super) image: &'a [u8],
     pub(super) thread: &'a mut Thread,
@@ -91,7 +100,9 @@ impl Subject<'_, '_> {
             let stage = &self.thread.stage;
             self.pristine = stage.bytes(stage.layout().pages.clone());
             if self.name.ends_with("getrandom") && mode == ClockMode::Tsc {
-                state = self.state_size(&pages)?;
+                self.set_up(Scenario::usual(random::QUERY), &pages)?;
+                let answer = self.at_home(random::QUERY)?;
+                state = random::state_size(&answer, &self.thread.stage.slot_bytes(Slot::Outer));
             }
             let scenarios = scenarios(self.name, mode, state, self.thread.pid());
             for scenario in scenarios {
@@ -107,23 +118,6 @@ impl Subject<'_, '_> {
 
     fn home(&self) -> Avma {
         self.entry.at(self.thread.stage.image())
-    }
-
-    /// The size of the state that `getrandom` asks for; `None` if it cannot have one.
-    fn state_size(&mut self, pages: &Emulated) -> Result<Option<usize>> {
-        let query = Call::Getrandom(Random {
-            length: 0,
-            flags: 0,
-            state: None,
-            query: true,
-        });
-        let scenario = Scenario::usual(query);
-        self.set_up(scenario, pages)?;
-        let answer = self.at_home(query)?;
-        let slot = self.thread.stage.slot_bytes(Slot::Outer);
-        let size = Call::state_size(&slot);
-        let usable = answer.code == 0 && size > IN_USE as usize && size <= 4096;
-        Ok(usable.then_some(size))
     }
 
     /// Calls the old code where it is.
@@ -144,7 +138,7 @@ impl Subject<'_, '_> {
         if !scenario.state.apply(pages, scenario.mode)? {
             return Ok(false);
         }
-        let in_use = self.thread.stage.state().offset(IN_USE);
+        let in_use = random::mark(&self.thread.stage);
         match (scenario.prepared, scenario.call) {
             (Prepared::Used, Call::Getrandom(random)) => {
                 self.at_home(Call::Getrandom(Random {
@@ -253,7 +247,7 @@ impl Subject<'_, '_> {
         for &disturbance in disturbable(&usual) {
             let mut met: BTreeSet<Svma> = ready.path.iter().copied().collect();
             let middle = ready.path.len() / 2;
-            for step in steps(&usual, ready.path.len()).into_iter().chain([middle]) {
+            for step in self.steps(&ready.path).into_iter().chain([middle]) {
                 ready.scenario = usual.disturbed(disturbance, step);
                 let path = self.trace(ready, false)?;
                 let before = met.len();
@@ -265,6 +259,21 @@ impl Subject<'_, '_> {
         }
         ready.scenario = usual;
         Ok(())
+    }
+
+    /// The steps before which it is tried what a disturbance changes: the first one, and those behind which something was
+    /// read. To what happens in between, a function is blind.
+    fn steps(&self, path: &[Svma]) -> Vec<usize> {
+        let reads = |(step, boundary): (usize, &Svma)| {
+            let access = self.code.covering(*boundary)?.access;
+            matches!(access, Access::Memory(_)).then_some(step + 1)
+        };
+        let read = path
+            .iter()
+            .take(MOST_DISTURBED)
+            .enumerate()
+            .filter_map(reads);
+        iter::once(0).chain(read).collect()
     }
 
     /// Makes every experiment at a boundary that there is reason to make, and leaves the thread there.
@@ -280,7 +289,7 @@ impl Subject<'_, '_> {
             let enough = match before {
                 // Waiting for what never ends takes long, and one is as bad as many.
                 Some((_, Ending::Hung)) => true,
-                Some((count, _)) => variant != Variant::Direct && count >= INTERRUPTIONS,
+                Some((count, _)) => count >= most_experiments(&ready.scenario, variant),
                 None => false,
             };
             if !enough {
@@ -333,7 +342,7 @@ impl Subject<'_, '_> {
                 self.make(ready, snapshot, variant, depth)?;
                 let again = self.next_random(ready)?;
                 self.undo(snapshot)?;
-                found = compare(
+                found = random::compare(
                     found,
                     next,
                     again.unwrap_or_else(|| Err("nothing".to_owned())),
@@ -373,6 +382,11 @@ impl Subject<'_, '_> {
         experiment.make(variant)
     }
 
+    fn next_random(&mut self, ready: &Ready<'_>) -> Result<Option<random::Next>> {
+        let entry = self.home();
+        random::next(self.thread, entry, ready.scenario.call)
+    }
+
     fn undo(&mut self, snapshot: &Snapshot) -> Result<()> {
         self.swap.undo(&mut self.thread.stage);
         self.thread.restore(snapshot)
@@ -389,7 +403,7 @@ impl Subject<'_, '_> {
             Ok(answers) => answers,
             Err(what) => return Ok((Ending::Wrong, what)),
         };
-        if self.is_marked(ready) {
+        if ready.scenario.prepared != Prepared::Taken && random::is_marked(&self.thread.stage) {
             let what = "the state of getrandom is marked as being in use".to_owned();
             return Ok((Ending::Wrong, what));
         }
@@ -410,6 +424,9 @@ impl Subject<'_, '_> {
         if left.is_empty() {
             return Ok((Ending::Old, String::new()));
         }
+        if left.iter().all(|answer| answer.moment.is_none()) && self.is_native(call, &left)? {
+            return Ok((Ending::New, String::new()));
+        }
         let found: Vec<String> = answers.iter().map(|found| found.beside(&home)).collect();
         let witness = ready.witness.as_ref().map(ToString::to_string);
         let what = format!(
@@ -420,58 +437,13 @@ impl Subject<'_, '_> {
         Ok((Ending::Wrong, what))
     }
 
-    /// Whether the state of `getrandom` is marked as being in use, and was not when the function began.
-    fn is_marked(&self, ready: &Ready<'_>) -> bool {
-        use crate::threads::Memory;
-        let mut mark = [0];
-        let at = self.thread.stage.state().offset(IN_USE);
-        let is_read = self.thread.stage.read(at, &mut mark);
-        ready.scenario.prepared != Prepared::Taken && is_read && mark != [0]
-    }
-
-    /// What the next call of `getrandom` gives on the state that the thread has come out with; `None` for other functions.
-    fn next_random(&mut self, ready: &Ready<'_>) -> Result<Option<Next>> {
-        let Call::Getrandom(random) = ready.scenario.call else {
-            return Ok(None);
+    /// Whether answers that do not move are those of the new kernel's own vDSO, which does not always do what its system
+    /// calls do: from 6.18 on it states a resolution for auxiliary clocks that the system call rejects.
+    fn is_native(&mut self, call: Call, answers: &[Answer]) -> Result<bool> {
+        let Some(native) = self.native else {
+            return Ok(false);
         };
-        if random.state.is_none() {
-            return Ok(None);
-        }
-        let call = Call::Getrandom(Random {
-            length: 32,
-            flags: 0,
-            ..random
-        });
-        let answer = self.thread.call(self.home(), call, Slot::Inner)?;
-        let slot = self.thread.stage.slot_bytes(Slot::Inner);
-        let bytes = call.random_bytes().map(|range| slot[range].to_vec());
-        Ok(Some(match answer {
-            Ok(answer) if answer.code == 32 => Ok(bytes.unwrap_or_default()),
-            Ok(answer) => Err(format!("the next call returns {}", answer.code)),
-            Err(what) => Err(format!("the next call: {what}")),
-        }))
-    }
-}
-
-/// The steps before which it is tried what a disturbance changes. `getrandom` takes thousands, and reads in the first few.
-fn steps(scenario: &Scenario, length: usize) -> Vec<usize> {
-    match scenario.call {
-        Call::Getrandom(_) => (0..length.min(64)).step_by(4).collect(),
-        _ => (0..length).collect(),
-    }
-}
-
-/// What the next call of `getrandom` gives, or how it fails.
-type Next = Result<Vec<u8>, String>;
-
-/// Two restores of one snapshot must not go on with the same random numbers.
-fn compare(found: (Ending, String), first: Next, second: Next) -> (Ending, String) {
-    match (first, second) {
-        (Ok(first), Ok(second)) if first != second => found,
-        (Ok(_), Ok(_)) => {
-            let what = "two restores go on with the same random numbers".to_owned();
-            (Ending::Wrong, what)
-        }
-        (Err(what), _) | (_, Err(what)) => (Ending::Wrong, what),
+        let native = self.thread.call(native, call, Slot::Outer)?;
+        Ok(native.is_ok_and(|native| answers.iter().all(|answer| *answer == native)))
     }
 }

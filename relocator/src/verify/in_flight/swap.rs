@@ -105,16 +105,18 @@ impl<'a> Swap<'a> {
         stage.put(pages.start, &vec![0; pages.len()]);
     }
 
-    /// What has to be done about a thread; nothing if threads are left as they are. Nothing has been written yet.
+    /// What has to be done about a thread and its memory; nothing if both are left as they are. Nothing has been written yet.
     pub(super) fn fix_up(&self, thread: &UserRegisters, stage: &Stage) -> Result<FixUp, String> {
         let mut fix_up = FixUp::default();
-        let Some(linked) = self
-            .linked
-            .as_ref()
-            .filter(|_| self.treatment.carries_threads())
-        else {
+        let Some(linked) = &self.linked else {
             return Ok(fix_up);
         };
+        // Whatever becomes of threads: two processes must not go on with the same random numbers.
+        let page = stage.state();
+        fix_up.writes = random::stale(&[page..page.offset(PAGE as i64)]);
+        if !self.treatment.carries_threads() {
+            return Ok(fix_up);
+        }
         let crossing = Crossing {
             old: self.kernels.old,
             reentry: self.kernels.reentry,
@@ -122,8 +124,6 @@ impl<'a> Swap<'a> {
             after: linked,
             image: self.image,
         };
-        let page = stage.state();
-        fix_up.writes = random::stale(&[page..page.offset(PAGE as i64)]);
         let registers = thread.registers();
         if let Some(moved) = fix_up.carry(&crossing, &registers, stage)? {
             fix_up.registers = Some(thread.with(&moved));

@@ -80,3 +80,41 @@ fn reason(address: Svma, ways: &BTreeMap<u64, Vec<Way>>, reached: &BTreeSet<u64>
     }
     "nothing that was reached leads there".to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use elf_tools::image::Image;
+    use kernel_fixtures::fixture;
+
+    use super::*;
+
+    #[test]
+    fn every_boundary_that_is_missing_has_a_reason() {
+        let fixture = fixture::find("operands").unwrap();
+        let image = Image::parse(fixture.image).unwrap();
+        let code = Code::of(&image).unwrap();
+        let entry = image.export("__vdso_clock_gettime").unwrap().address;
+        let function = code.function(entry).unwrap();
+        let all: BTreeSet<u64> = code.reached(function).map(|i| i.address.0).collect();
+        assert_eq!(unreached(&code, function, &all), []);
+
+        // Whoever turns back at the first branch has not gone one of its ways.
+        let branch = code
+            .reached(function)
+            .filter(|i| i.address >= entry)
+            .find(|i| matches!(i.flow, Flow::Branch(_)))
+            .unwrap();
+        let before = all.range(entry.0..=branch.address.0).copied().collect();
+        let missing = unreached(&code, function, &before);
+        assert_eq!(missing.len() + before.len(), all.len());
+        let next = missing
+            .iter()
+            .find(|m| m.address == branch.end().0)
+            .unwrap();
+        assert_eq!(next.reason, format!("{} is always taken", branch.address));
+        for missing in missing {
+            let named = missing.reason.contains(&branch.address.to_string());
+            assert!(named, "{missing:?}");
+        }
+    }
+}

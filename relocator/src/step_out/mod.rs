@@ -1,0 +1,294 @@
+//! Has the threads of a process leave its vDSO before it is dumped, so that none has to be carried across after a restore.
+//!
+//! | module | does |
+//! |---|---|
+//! | `subject` | the process: whether it can be worked on, and where its vDSOs are |
+//! | `leave` | one thread leaves |
+//! | `undisturbed` | no termination of this process at a moment when it would hurt the other one |
+//!
+//! Whatever happens, the process must not be harmed, and nobody can prevent this tool from being killed. So the states that
+//! the process goes through are such that the kernel lets it go on from each of them. That decides how a thread leaves:
+//!
+//! - **No signal mask is changed.** A mask would survive this tool, and blocking signals is not needed: they are delivered
+//!   by the kernel as they come, in its order. That costs another attempt now and then, since the frame of a handler can
+//!   hold a context inside the vDSO. It leaves when the handler has returned, so handlers are given time.
+//! - **A thread is let run for a moment and stopped again**, up to [`Options::runs`] times. The functions of a vDSO take
+//!   less than a microsecond, so a few attempts almost always do.
+//! - **Only then is it stepped**, instruction by instruction. The kernel does not take the trap flag from a thread whose
+//!   tracer dies, so that the next instruction would end the process. So termination signals are held back meanwhile, and
+//!   only `SIGKILL` in this millisecond does harm. A thread that blocks or ignores `SIGTRAP` is not stepped at all: the
+//!   kernel would end both for ever.
+//! - **The stop signal is sent while all threads stand still**, and each of them takes it before it executes anything.
+
+mod leave;
+mod subject;
+mod undisturbed;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use elf_tools::{Avma, Svma};
+
+use crate::Result;
+use crate::tracing::{Seized, Tracee, is_gone};
+use leave::{Inside, Leaving, Left, Surroundings};
+use subject::{Subject, ended};
+
+/// How a process is treated.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Whether it goes on afterwards. Otherwise it is stopped, as by `SIGSTOP`.
+    pub resume: bool,
+    /// How long it is tried.
+    pub deadline: Duration,
+    /// How often a thread is let run before it is stepped.
+    pub runs: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            resume: false,
+            deadline: Duration::from_secs(5),
+            runs: 100,
+        }
+    }
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The process.
+    pub pid: i32,
+    /// Its vDSOs.
+    pub vdsos: Vec<Range<Avma>>,
+    /// Number of its threads.
+    pub threads: usize,
+    /// How often all threads were stopped.
+    pub attempts: u32,
+    /// Threads that were inside and have left.
+    pub moved: Vec<Moved>,
+    /// Contexts that are still inside.
+    pub stuck: Vec<Stuck>,
+    /// Whether the process is stopped now.
+    pub stopped: bool,
+}
+
+/// A thread that has left a vDSO.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moved {
+    /// Its number.
+    pub thread: i32,
+    /// Where it was last seen inside.
+    pub from: Place,
+    /// How often it was let run for that.
+    pub runs: u32,
+    /// How many instructions it was stepped.
+    pub steps: u32,
+}
+
+/// A context that is still inside a vDSO.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stuck {
+    /// The thread it belongs to.
+    pub thread: i32,
+    /// Where it goes on.
+    pub place: Place,
+    /// The `ucontext` that holds it, if it was interrupted by a signal.
+    pub frame: Option<Avma>,
+    /// Why it cannot leave.
+    pub reason: String,
+}
+
+/// A place in a vDSO.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// In the process.
+    pub address: Avma,
+    /// In the image.
+    pub image: Svma,
+}
+
+impl Place {
+    /// An address, if it is in one of the vDSOs.
+    fn inside(vdsos: &[Range<Avma>], address: Avma) -> Option<Self> {
+        let vdso = vdsos.iter().find(|vdso| vdso.contains(&address))?;
+        let image = Svma(address.0 - vdso.start.0);
+        Some(Self { address, image })
+    }
+}
+
+/// How long a thread is given to stand still.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The shortest and the longest pause between two attempts, in which handlers can return.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
+
+/// Has all threads of a process leave its vDSOs, and leaves it stopped or lets it go on.
+///
+/// Contexts that could not leave within the deadline are in the outcome. Errors: [`Error::Process`] if the process is none
+/// that can be worked on, or ends; [`Error::Io`] where the system refuses. The process is untouched then.
+///
+/// A thread in an uninterruptible system call is traced until the calling thread ends.
+pub fn step_out(pid: i32, options: &Options) -> Result<Outcome> {
+    let subject = Subject::open(pid)?;
+    let was_stopped = subject.is_stopped()?;
+    let deadline = Instant::now() + options.deadline;
+    let mut attempt = Attempt::new(&subject, options, deadline);
+    let mut pause = PAUSE.0;
+    loop {
+        let seized = attempt.run().map_err(|error| subject.explain(error))?;
+        // Handlers of a process that is stopped do not return.
+        let is_over = attempt.stuck.is_empty() || was_stopped || Instant::now() >= deadline;
+        if is_over {
+            let stopped = subject.part(seized, was_stopped, options.resume)?;
+            return Ok(attempt.outcome(stopped));
+        }
+        drop(seized);
+        thread::sleep(pause);
+        pause = (pause * 2).min(PAUSE.1);
+    }
+}
+
+/// Attempts to have all threads outside.
+struct Attempt<'a> {
+    subject: &'a Subject,
+    options: &'a Options,
+    deadline: Instant,
+    attempts: u32,
+    threads: usize,
+    vdsos: Vec<Range<Avma>>,
+    moved: BTreeMap<i32, Moved>,
+    stuck: Vec<Stuck>,
+}
+
+impl<'a> Attempt<'a> {
+    fn new(subject: &'a Subject, options: &'a Options, deadline: Instant) -> Self {
+        Self {
+            subject,
+            options,
+            deadline,
+            attempts: 0,
+            threads: 0,
+            vdsos: Vec::new(),
+            moved: BTreeMap::new(),
+            stuck: Vec::new(),
+        }
+    }
+
+    /// Makes one: all threads stand still afterwards, and what is inside is in `stuck`.
+    fn run(&mut self) -> Result<Seized> {
+        let mut seized = Seized::stop(self.subject.pid(), PATIENCE)?;
+        self.attempts += 1;
+        self.moved.clear();
+        loop {
+            self.stuck.clear();
+            self.vdsos = self.subject.vdsos()?;
+            self.threads_leave(&mut seized)?;
+            // A thread that was let run may have begun others, or another program.
+            if !seized.catch_up()? && self.subject.vdsos()? == self.vdsos {
+                break;
+            }
+        }
+        self.threads = seized.threads().len() + seized.in_kernel().len();
+        if self.threads == 0 {
+            return Err(ended(self.subject.pid()));
+        }
+        Ok(seized)
+    }
+
+    fn threads_leave(&mut self, seized: &mut Seized) -> Result<()> {
+        let vdsos = self.vdsos.clone();
+        let writable = self.subject.writable()?;
+        let surroundings = Surroundings {
+            vdsos: &vdsos,
+            writable: &writable,
+            deadline: self.deadline,
+        };
+        let mut gone = Vec::new();
+        for tracee in seized.threads() {
+            match self.thread_leaves(tracee, surroundings) {
+                Err(error) if is_gone(&error) => gone.push(tracee.pid()),
+                other => other?,
+            }
+        }
+        let threads = seized.threads();
+        threads.retain(|tracee| !gone.contains(&tracee.pid()));
+        self.stuck.extend(self.stuck_in_kernel(seized));
+        Ok(())
+    }
+
+    fn thread_leaves(&mut self, tracee: &mut Tracee, surroundings: Surroundings<'_>) -> Result<()> {
+        let thread = tracee.pid().as_raw();
+        let leaving = Leaving::new(tracee, surroundings);
+        let Some(first) = leaving.inside()?.first().copied() else {
+            return Ok(());
+        };
+        match leaving.leave(self.options.runs)? {
+            Left::Outside { runs, steps } => {
+                let moved = Moved {
+                    thread,
+                    from: first.place,
+                    runs,
+                    steps,
+                };
+                self.moved.insert(thread, moved);
+            }
+            Left::Inside { contexts, reason } => {
+                for context in contexts {
+                    self.is_stuck(thread, context, reason);
+                }
+            }
+            // It is found to be gone when it is looked at again.
+            Left::Gone => {}
+        }
+        Ok(())
+    }
+
+    /// Stacks of several threads may be one mapping, so that a frame is found twice.
+    fn is_stuck(&mut self, thread: i32, context: Inside, reason: &str) {
+        let Inside { place, frame } = context;
+        let mut known = self.stuck.iter().filter_map(|stuck| stuck.frame);
+        if frame.is_some_and(|frame| known.any(|known| known == frame)) {
+            return;
+        }
+        let reason = match frame {
+            Some(_) => leave::FRAME,
+            None => reason,
+        };
+        self.stuck.push(Stuck {
+            thread,
+            place,
+            frame,
+            reason: reason.to_owned(),
+        });
+    }
+
+    fn stuck_in_kernel(&self, seized: &Seized) -> Vec<Stuck> {
+        let stuck = |tracee: &Tracee| {
+            let thread = tracee.pid().as_raw();
+            let place = Place::inside(&self.vdsos, subject::blocked_at(tracee.pid())?)?;
+            Some(Stuck {
+                thread,
+                place,
+                frame: None,
+                reason: "it is in a system call that cannot be interrupted".to_owned(),
+            })
+        };
+        seized.in_kernel().iter().filter_map(stuck).collect()
+    }
+
+    fn outcome(self, stopped: bool) -> Outcome {
+        Outcome {
+            pid: self.subject.pid().as_raw(),
+            vdsos: self.vdsos,
+            threads: self.threads,
+            attempts: self.attempts,
+            moved: self.moved.into_values().collect(),
+            stuck: self.stuck,
+            stopped,
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! No termination at a bad moment.
+
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+
+/// What ends a process when somebody wants it to end.
+const TERMINATIONS: [Signal; 4] = [
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGTERM,
+];
+
+/// While this exists, signals that would end this process by way of this thread wait.
+pub(super) struct Undisturbed {
+    before: Option<SigSet>,
+}
+
+impl Undisturbed {
+    pub(super) fn begin() -> Self {
+        let terminations: SigSet = TERMINATIONS.into_iter().collect();
+        let before = terminations.thread_swap_mask(SigmaskHow::SIG_BLOCK).ok();
+        Self { before }
+    }
+}
+
+impl Drop for Undisturbed {
+    fn drop(&mut self) {
+        if let Some(before) = self.before {
+            // It was in force before, so nothing about it can be wrong.
+            let _ = before.thread_set_mask();
+        }
+    }
+}

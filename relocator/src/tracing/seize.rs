@@ -1,0 +1,194 @@
+//! All threads of a process, made to stand still.
+//!
+//! Threads are seized (`PTRACE_SEIZE`) and then interrupted: unlike a stop signal, that leaves no trace in the process.
+//! No option is set, so if the tracer dies, they go on by themselves.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::unistd::Pid;
+
+use super::{Stop, Tracee};
+use crate::{Error, Result};
+
+/// How long a thread is waited for before it is looked at.
+const GLANCE: Duration = Duration::from_millis(20);
+
+/// How often a thread must be found in an uninterruptible system call to be left there.
+const UNINTERRUPTIBLE: u32 = 5;
+
+/// How a thread that was to stand still took it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It stands still, and no signal is on its way to it.
+    Still,
+    /// It is in the kernel and cannot be interrupted there: `vfork`, or a device that does not answer. It will stop before
+    /// it executes anything.
+    InKernel,
+    /// It has ended.
+    Gone,
+}
+
+impl Tracee {
+    /// Has a thread that runs stand still.
+    ///
+    /// A signal that was about to be delivered is: the thread then stands at the first instruction of its handler.
+    pub fn stand_still(&mut self, patience: Duration) -> Result<Standing> {
+        match self.interrupt() {
+            Ok(()) => self.wait_still(patience),
+            Err(error) if is_gone(&error) => Ok(Standing::Gone),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Waits for a thread that was interrupted.
+    pub fn wait_still(&mut self, patience: Duration) -> Result<Standing> {
+        let started = Instant::now();
+        let mut asleep = 0;
+        loop {
+            let went_on = match self.wait(GLANCE.min(patience)) {
+                Ok(Some(Stop::Group)) => return Ok(Standing::Still),
+                Ok(Some(stop)) if stop.is_end() => return Ok(Standing::Gone),
+                // What it was interrupted for comes next.
+                Ok(Some(Stop::Signal(signal))) => self.resume(signal),
+                Ok(Some(_)) => self.resume(0),
+                Ok(None) => {
+                    asleep += u32::from(self.is_uninterruptible());
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            };
+            match went_on {
+                Ok(()) => {}
+                Err(error) if is_gone(&error) => return Ok(Standing::Gone),
+                Err(error) => return Err(error),
+            }
+            if asleep >= UNINTERRUPTIBLE {
+                return Ok(Standing::InKernel);
+            }
+            if started.elapsed() > patience {
+                let pid = self.pid().as_raw();
+                let reason = format!("does not stop within {patience:?}");
+                return Err(Error::Process { pid, reason });
+            }
+        }
+    }
+
+    fn is_uninterruptible(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid()));
+        stat.is_ok_and(|stat| state(&stat) == Some('D'))
+    }
+}
+
+/// The state in a line of `/proc/PID/stat`: it follows the name, which may have brackets of its own.
+fn state(stat: &str) -> Option<char> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.trim_start().chars().next()
+}
+
+/// Whether an error says that a thread is no longer there.
+pub fn is_gone(error: &Error) -> bool {
+    let Error::Io { source, .. } = error else {
+        return false;
+    };
+    let gone = [Errno::ESRCH, Errno::ECHILD, Errno::ENOENT];
+    source
+        .raw_os_error()
+        .is_some_and(|number| gone.contains(&Errno::from_raw(number)))
+}
+
+/// A process whose threads stand still. Dropping this lets them go on.
+#[derive(Debug)]
+pub struct Seized {
+    pid: Pid,
+    patience: Duration,
+    still: Vec<Tracee>,
+    in_kernel: Vec<Tracee>,
+}
+
+impl Seized {
+    /// Has all threads of a process stand still, each within `patience`.
+    pub fn stop(pid: Pid, patience: Duration) -> Result<Self> {
+        let mut seized = Self {
+            pid,
+            patience,
+            still: Vec::new(),
+            in_kernel: Vec::new(),
+        };
+        while seized.catch_up()? {}
+        Ok(seized)
+    }
+
+    /// The threads that stand still.
+    pub fn threads(&mut self) -> &mut Vec<Tracee> {
+        &mut self.still
+    }
+
+    /// The threads that are in the kernel, and will stop before they execute anything.
+    pub fn in_kernel(&self) -> &[Tracee] {
+        &self.in_kernel
+    }
+
+    /// Stops threads that have begun meanwhile; whether there were any.
+    ///
+    /// All are interrupted before any is waited for, so that they stop at about the same time.
+    pub fn catch_up(&mut self) -> Result<bool> {
+        let mut new = Vec::new();
+        for thread in threads_of(self.pid)? {
+            if !self.knows(thread) {
+                new.extend(seize(thread)?);
+            }
+        }
+        let found = !new.is_empty();
+        for mut thread in new {
+            match thread.wait_still(self.patience)? {
+                Standing::Still => self.still.push(thread),
+                Standing::InKernel => self.in_kernel.push(thread),
+                Standing::Gone => {}
+            }
+        }
+        Ok(found)
+    }
+
+    fn knows(&self, thread: Pid) -> bool {
+        let mut all = self.still.iter().chain(&self.in_kernel);
+        all.any(|known| known.pid() == thread)
+    }
+}
+
+/// Threads in the kernel are let go when this thread ends: before they stop, the kernel does not let go of them.
+impl Drop for Seized {
+    fn drop(&mut self) {
+        for thread in self.in_kernel.drain(..) {
+            std::mem::forget(thread);
+        }
+    }
+}
+
+/// Seizes and interrupts a thread; `None` if it has ended.
+fn seize(thread: Pid) -> Result<Option<Tracee>> {
+    let seized = Tracee::seize(thread).and_then(|tracee| tracee.interrupt().map(|()| tracee));
+    match seized {
+        Ok(tracee) => Ok(Some(tracee)),
+        Err(error) if is_gone(&error) => Ok(None),
+        // One that ends is refused.
+        Err(_) if has_ended(thread) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Threads of a process that have not ended.
+fn threads_of(pid: Pid) -> Result<Vec<Pid>> {
+    let path = format!("/proc/{pid}/task");
+    let entries = fs::read_dir(&path).map_err(Error::path(&path))?;
+    let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let threads = numbers.map(Pid::from_raw);
+    Ok(threads.filter(|&thread| !has_ended(thread)).collect())
+}
+
+/// The first thread of a process is listed until all others have ended, too.
+fn has_ended(thread: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{thread}/stat"));
+    !stat.is_ok_and(|stat| state(&stat).is_some_and(|state| !matches!(state, 'Z' | 'X' | 'x')))
+}

@@ -1,0 +1,266 @@
+//! Threads that are inside an old vDSO when the kernel is swapped under them: at every boundary, in and out of time
+//! namespaces, in handlers of signals, with every treatment.
+//!
+//! What must be right is right at every boundary, and what is known to be wrong is found to be wrong: so the sweep can tell.
+
+use elf_tools::reentry::{Recovery, ReentryTable, Register};
+use kernel_fixtures::distribution::{Cache, VERSIONS};
+use libtest_mimic::{Arguments, Trial};
+use relocator::link::Old;
+use relocator::verify::OldImage;
+use relocator::verify::in_flight::{
+    Ending, FunctionSweep, InFlight, Namespaces, Options, Treatment, Variant, sweep_with,
+};
+use relocator_tests::running::{EMULATION, RUNNING, TIME_NAMESPACE, in_words};
+use relocator_tests::stock::{self, Kernel, Shared};
+use relocator_tests::trials::{ensure, trial};
+
+/// The kernel that treatments are tried on which are known to fail, and that a table is broken of: the oldest one that the
+/// sweep of CRIU was first measured on.
+const MEASURED: &str = "6.1";
+
+/// Functions that tell times, and so what each kernel has that matters.
+const TIME_FUNCTIONS: [&str; 4] = [
+    "__vdso_clock_gettime",
+    "__vdso_gettimeofday",
+    "__vdso_time",
+    "__vdso_clock_getres",
+];
+
+/// Of 100 boundaries of the time functions, a thread must be stopped at as many.
+const REACH: u64 = 95;
+
+/// What a restore does: it puts every process into a time namespace.
+const RESTORE: Namespaces = Namespaces {
+    old: false,
+    new: true,
+};
+
+fn run(
+    kernel: &Kernel,
+    options: &Options,
+    change: impl FnOnce(&mut ReentryTable),
+) -> Result<InFlight, String> {
+    let home = kernel.symtab()?;
+    let old = Old::derive(kernel.image.clone(), &home).map_err(|error| in_words(&error))?;
+    let image = OldImage::from(&old).with_home(Some(&home));
+    let running = RUNNING.as_ref().map_err(Clone::clone)?;
+    sweep_with(image, running, options, change).map_err(|error| in_words(&error))
+}
+
+fn options(treatment: Treatment) -> Options {
+    Options {
+        treatment,
+        ..Options::default()
+    }
+}
+
+fn function<'a>(found: &'a InFlight, name: &str) -> Result<&'a FunctionSweep, String> {
+    let function = found
+        .functions
+        .iter()
+        .find(|function| function.name == name);
+    function.ok_or_else(|| format!("{name} was not swept"))
+}
+
+/// Threads come across at every boundary, and there is hardly one where none was stopped.
+fn everything_comes_across(kernel: &Kernel, treatment: Treatment) -> Result<(), String> {
+    let found = run(kernel, &options(treatment), |_| {})?;
+    ensure(found.namespaces == Namespaces::ALL, || {
+        format!("{:?}", found.no_time_namespace)
+    })?;
+    for function in &found.functions {
+        ensure(function.worst.failures() == 0, || {
+            format!(
+                "{}: {:?}, {:#?}",
+                function.name, function.worst, function.failures
+            )
+        })?;
+        let variants = Variant::ALL.len() * Namespaces::ALL.len();
+        ensure(function.parts.len() == variants, || {
+            format!("{:#?}", function.parts)
+        })?;
+    }
+    let (mut reached, mut boundaries) = (0, 0);
+    for name in TIME_FUNCTIONS {
+        let function = function(&found, name)?;
+        reached += function.reached;
+        boundaries += function.boundaries;
+    }
+    ensure(reached * 100 >= boundaries * REACH, || {
+        let unreached = found.functions.iter().map(|function| &function.unreached);
+        format!(
+            "{reached} of {boundaries}: {:#?}",
+            unreached.collect::<Vec<_>>()
+        )
+    })
+}
+
+/// The failures of one function in one part, which is what a restore does to threads that are simply stopped.
+fn restored(found: &InFlight, name: &str) -> Result<relocator::verify::in_flight::Counts, String> {
+    let part = function(found, name)?
+        .parts
+        .iter()
+        .find(|part| (part.namespaces, part.variant) == (RESTORE, Variant::Direct));
+    part.map(|part| part.worst)
+        .ok_or_else(|| "no such part".to_owned())
+}
+
+/// The holes that were measured by other means are found: threads in overwritten bytes die, others read zeros.
+fn criu_is_caught(kernel: &Kernel) -> Result<(), String> {
+    let found = run(kernel, &options(Treatment::Criu), |_| {})?;
+    let gettime = restored(&found, "__vdso_clock_gettime")?;
+    ensure(gettime.crashed >= 5 && gettime.wrong >= 15, || {
+        format!("{gettime:?}")
+    })?;
+    let time = restored(&found, "__vdso_time")?;
+    ensure((time.crashed, time.wrong) == (2, 2), || format!("{time:?}"))?;
+    // It is not on the list of functions, and goes on with its own code.
+    let getres = restored(&found, "__vdso_clock_getres")?;
+    ensure(getres.crashed == 0 && getres.wrong > 0, || {
+        format!("{getres:?}")
+    })
+}
+
+fn nothing_is_caught(kernel: &Kernel) -> Result<(), String> {
+    let found = run(kernel, &options(Treatment::Nothing), |_| {})?;
+    let time = restored(&found, "__vdso_time")?;
+    ensure(time.wrong >= 4, || format!("{time:?}"))
+}
+
+/// A thread that was stepped out has the old answer; who it interrupted is left to itself.
+fn stepping_out_does_not_help_interrupted_contexts(kernel: &Kernel) -> Result<(), String> {
+    let found = run(kernel, &options(Treatment::StepOut), |_| {})?;
+    for function in &found.functions {
+        for part in function
+            .parts
+            .iter()
+            .filter(|part| part.variant == Variant::Direct)
+        {
+            ensure(part.worst.failures() == 0, || {
+                format!("{}: {part:?}", function.name)
+            })?;
+        }
+    }
+    let frames = function(&found, "__vdso_clock_gettime")?.parts.iter();
+    let frames = frames.filter(|part| part.variant == Variant::Frame);
+    let failures: u64 = frames.map(|part| part.worst.failures()).sum();
+    ensure(failures > 0, || {
+        "contexts in signal frames came across by themselves".to_owned()
+    })
+}
+
+/// Changes every source of a register.
+fn change_sources(table: &mut ReentryTable, of: Register, by: i64) {
+    let recipes = table.recipes.iter_mut();
+    for (register, source) in recipes.flat_map(|recipe| &mut recipe.registers) {
+        if *register == of {
+            source.constant += by * source.scale;
+        }
+    }
+}
+
+/// Ways to break a table, each with the function that must fail then.
+type Break = (&'static str, fn(&mut ReentryTable));
+
+const BREAKS: [Break; 5] = [
+    ("wrong_clock", |table| {
+        change_sources(table, Register::RDI, 1)
+    }),
+    ("wrong_stack_pointer", |table| {
+        change_sources(table, Register::RSP, 16)
+    }),
+    ("wrong_saved_register", |table| {
+        change_sources(table, Register::RBX, 4)
+    }),
+    ("threads_left_alone", |table| {
+        table
+            .contexts
+            .iter_mut()
+            .for_each(|context| context.reads = false);
+    }),
+    ("threads_refused", |table| {
+        for context in &mut table.contexts {
+            context.recovery = Recovery::None("on purpose".to_owned());
+        }
+    }),
+];
+
+fn is_noticed(kernel: &Kernel, change: fn(&mut ReentryTable)) -> Result<(), String> {
+    let options = Options {
+        namespaces: vec![RESTORE],
+        functions: vec!["clock_gettime".to_owned()],
+        ..Options::default()
+    };
+    let right = run(kernel, &options, |_| {})?;
+    ensure(right.failures() == 0, || format!("{right:#?}"))?;
+    let mut before = ReentryTable::default();
+    let mut after = ReentryTable::default();
+    let broken = run(kernel, &options, |table| {
+        before = table.clone();
+        change(table);
+        after = table.clone();
+    })?;
+    ensure(before != after, || "nothing was broken".to_owned())?;
+    ensure(broken.failures() > 0, || "it was not noticed".to_owned())?;
+    let function = function(&broken, "__vdso_clock_gettime")?;
+    let in_words = function.failures.iter().all(|failure| {
+        failure.ending.is_failure() && failure.ending > Ending::Old && !failure.what.is_empty()
+    });
+    ensure(in_words && !function.failures.is_empty(), || {
+        format!("{:#?}", function.failures)
+    })
+}
+
+fn trials(version: &str, kernel: &Shared, possible: &Result<(), String>) -> Vec<Trial> {
+    let with = |check: Box<dyn FnOnce(&Kernel) -> Result<(), String> + Send>| {
+        let kernel = kernel.clone();
+        move || check(&*kernel()?)
+    };
+    let mut trials = Vec::new();
+    for treatment in [Treatment::Relocate, Treatment::Proxy] {
+        let check = move |kernel: &Kernel| everything_comes_across(kernel, treatment);
+        trials.push(trial(
+            format!("{version}::{treatment}"),
+            possible,
+            with(Box::new(check)),
+        ));
+    }
+    if version != MEASURED {
+        return trials;
+    }
+    let named: [(&str, fn(&Kernel) -> Result<(), String>); 4] = [
+        ("syscall", |kernel| {
+            everything_comes_across(kernel, Treatment::Syscall)
+        }),
+        ("criu_is_caught", criu_is_caught),
+        ("nothing_is_caught", nothing_is_caught),
+        ("step-out", stepping_out_does_not_help_interrupted_contexts),
+    ];
+    for (name, check) in named {
+        trials.push(trial(
+            format!("{version}::{name}"),
+            possible,
+            with(Box::new(check)),
+        ));
+    }
+    for (name, change) in BREAKS {
+        let check = move |kernel: &Kernel| is_noticed(kernel, change);
+        let name = format!("{version}::a_broken_table_is_noticed::{name}");
+        trials.push(trial(name, possible, with(Box::new(check))));
+    }
+    trials
+}
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let cache = Cache::locate();
+    let here = EMULATION.clone().and_then(|()| TIME_NAMESPACE.clone());
+    let mut all = Vec::new();
+    for version in VERSIONS {
+        let (kernel, path) = stock::fetched(&cache, version, arguments.list);
+        let possible = path.map(drop).and_then(|()| here.clone());
+        all.extend(trials(version, &kernel, &possible));
+    }
+    libtest_mimic::run(&arguments, all).exit();
+}
