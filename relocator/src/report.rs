@@ -129,6 +129,17 @@ pub struct Link {
     pub size: usize,
     /// The functions.
     pub functions: Vec<Function>,
+    /// Boundaries that are elsewhere now.
+    pub moved: Vec<Moved>,
+}
+
+/// An instruction that was moved out of line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Moved {
+    /// Its place in the old image.
+    pub from: u64,
+    /// Its place in the linked image.
+    pub to: u64,
 }
 
 impl Link {
@@ -142,6 +153,14 @@ impl Link {
             no_tables,
             size: linked.bytes.len(),
             functions,
+            moved: linked
+                .moved
+                .iter()
+                .map(|moved| Moved {
+                    from: moved.from.0,
+                    to: moved.to.0,
+                })
+                .collect(),
         }
     }
 }

@@ -186,6 +186,7 @@ impl<'a> Attempt<'a> {
         loop {
             self.stuck.clear();
             self.vdsos = self.subject.vdsos()?;
+            self.subject.check_width(&self.vdsos)?;
             self.threads_leave(&mut seized)?;
             // A thread that was let run may have begun others, or another program.
             if !seized.catch_up()? && self.subject.vdsos()? == self.vdsos {

@@ -98,15 +98,16 @@ impl Subject {
         } else if status.tracerpid != 0 {
             format!("is traced already, by {}", status.tracerpid)
         } else {
-            return self.check_width();
+            return self.check_width(&self.vdsos()?);
         };
         Err(refused(self.pid, reason))
     }
 
-    /// The vDSO shows which kind of process it is, since the kernel maps the one that fits.
-    fn check_width(&self) -> Result<()> {
-        for range in self.vdsos()? {
-            if let Some(image) = self.image(&range)
+    /// The vDSO shows which kind of process it is, since the kernel maps the one that fits. A process that executes another
+    /// program may become one of the other kind.
+    pub(super) fn check_width(&self, vdsos: &[Range<Avma>]) -> Result<()> {
+        for range in vdsos {
+            if let Some(image) = self.image(range)
                 && (image.class() != Class::Elf64 || image.machine() != Machine::X86_64)
             {
                 let reason = format!("is no 64-bit one: its vDSO is for {}", image.machine());

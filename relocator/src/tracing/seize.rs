@@ -187,8 +187,76 @@ fn threads_of(pid: Pid) -> Result<Vec<Pid>> {
     Ok(threads.filter(|&thread| !has_ended(thread)).collect())
 }
 
-/// The first thread of a process is listed until all others have ended, too.
+/// Whether a thread has ended, or is about to and executes nothing any more. The first thread of a process is listed until
+/// all others have ended, too.
 fn has_ended(thread: Pid) -> bool {
     let stat = fs::read_to_string(format!("/proc/{thread}/stat"));
-    !stat.is_ok_and(|stat| state(&stat).is_some_and(|state| !matches!(state, 'Z' | 'X' | 'x')))
+    stat.map_or(true, |stat| {
+        state(&stat).is_none_or(|state| matches!(state, 'Z' | 'X' | 'x')) || is_exiting(&stat)
+    })
+}
+
+/// `PF_EXITING` among the flags, the sixth number behind the state. Such a thread may have no memory any more, and be no
+/// longer anybody's to trace.
+fn is_exiting(stat: &str) -> bool {
+    const EXITING: u32 = 4;
+    let behind = stat.rsplit_once(')').map(|(_, rest)| rest);
+    let flags = behind.and_then(|rest| rest.split_whitespace().nth(6)?.parse::<u32>().ok());
+    flags.is_some_and(|flags| flags & EXITING != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command, Stdio};
+
+    use nix::libc;
+    use nix::sys::signal::{Signal, kill};
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn sleeper() -> (Child, Pid) {
+        let child = Command::new("sleep").arg("60").stdin(Stdio::null()).spawn();
+        let child = child.unwrap();
+        let pid = Pid::from_raw(child.id().cast_signed());
+        (child, pid)
+    }
+
+    #[test]
+    fn a_signal_that_stopped_a_thread_arrives_when_it_is_let_go() {
+        use std::os::unix::process::ExitStatusExt;
+        let (mut child, pid) = sleeper();
+        let mut tracee = Tracee::seize(pid).unwrap();
+        kill(pid, Signal::SIGTERM).unwrap();
+        let stop = tracee.wait(PATIENCE).unwrap();
+        assert_eq!(stop, Some(Stop::Signal(libc::SIGTERM)));
+        drop(tracee);
+        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGTERM));
+    }
+
+    #[test]
+    fn all_threads_stand_still_and_go_on() {
+        let (mut child, pid) = sleeper();
+        let mut seized = Seized::stop(pid, PATIENCE).unwrap();
+        assert_eq!(seized.threads().len(), 1);
+        assert!(!seized.catch_up().unwrap());
+        assert_eq!(seized.in_kernel().len(), 0);
+        seized.threads()[0].registers().unwrap();
+        drop(seized);
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        assert!(status.contains("TracerPid:\t0\n"), "{status}");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(is_gone(&Tracee::seize(pid).unwrap_err()));
+    }
+
+    #[test]
+    fn the_state_is_behind_the_name() {
+        assert_eq!(state("1 (a) R) b) S 0 1"), Some('S'));
+        assert_eq!(state("1 (a"), None);
+        assert_eq!(state("1 (a)"), None);
+        assert!(is_exiting("1 (a) 2) R 0 1 1 0 -1 4194308 0"));
+        assert!(!is_exiting("1 (a) 2) R 4 4 4 4 4 4194304 4"));
+    }
 }
