@@ -276,7 +276,7 @@ fn compare_writes_a_page() {
     ];
     let arguments = words.map(Path::new).into_iter().chain([file.as_path()]);
     let text = run(arguments).success();
-    let page = std::fs::read_to_string(&file).unwrap();
+    let page = fs::read_to_string(&file).unwrap();
     assert!(page.starts_with("<!DOCTYPE html>\n<html lang=\"en\""));
     assert!(page.trim_end().ends_with("</html>"));
     let shown = text.lines().find(|line| line.starts_with("relocate: "));
