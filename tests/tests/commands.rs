@@ -198,12 +198,24 @@ fn verify_says_what_is_emulated() {
 #[test]
 fn compare_puts_strategies_side_by_side() {
     let report = json(
-        "relocator.compare/1",
+        "relocator.compare/2",
         &["compare", "fixture:got", "--rounds", "1"],
     );
     assert_members(
         &report.clone().into(),
-        &["schema", "new", "time_namespace", "olds"],
+        &[
+            "schema",
+            "command",
+            "ended",
+            "new",
+            "time_namespace",
+            "rounds",
+            "batches",
+            "batch",
+            "links",
+            "summary",
+            "olds",
+        ],
     );
     assert_kernel(&report["new"], "self", &["exported", "btf", "none"]);
     let [old] = report["olds"].as_array().unwrap().as_slice() else {
@@ -216,7 +228,8 @@ fn compare_puts_strategies_side_by_side() {
         .iter()
         .map(|row| row["strategy"].as_str().unwrap())
         .collect();
-    assert_eq!(strategies, ["relocate", "proxy", "syscall", "native"]);
+    let known = "relocate proxy step-out syscall criu nothing native";
+    assert_eq!(strategies.join(" "), known);
     let members = [
         "strategy",
         "covered",
@@ -225,18 +238,50 @@ fn compare_puts_strategies_side_by_side() {
         "mismatches",
         "first_mismatch",
         "like_native",
+        "checks",
         "timings",
+        "cost",
+        "code_of",
+        "in_flight",
+        "no_in_flight",
         "reason",
     ];
     for row in rows {
         assert_members(row, &members);
-        assert_eq!(row["mismatches"], 0, "{row}");
+        let is_on_zeros = ["criu", "nothing"].contains(&row["strategy"].as_str().unwrap());
+        assert_eq!(row["mismatches"] != 0, is_on_zeros, "{row}");
+        assert!(
+            row["no_in_flight"].is_string(),
+            "its slots are its kernel's"
+        );
         assert!(row["covered"].as_u64().unwrap() <= row["functions"].as_u64().unwrap());
         for timing in row["timings"].as_array().unwrap() {
-            assert_members(timing, &["call", "ns", "ratio"]);
+            assert_members(timing, &["call", "ns", "ratio", "wrong"]);
             assert!(timing["ns"].as_f64().unwrap() > 0.0);
         }
     }
+}
+
+#[test]
+fn compare_writes_a_page() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("report.html");
+    let words = [
+        "compare",
+        "fixture:operands",
+        "--rounds",
+        "1",
+        "--no-in-flight",
+        "--report",
+    ];
+    let arguments = words.map(Path::new).into_iter().chain([file.as_path()]);
+    let text = run(arguments).success();
+    let page = fs::read_to_string(&file).unwrap();
+    assert!(page.starts_with("<!DOCTYPE html>\n<html lang=\"en\""));
+    assert!(page.trim_end().ends_with("</html>"));
+    let shown = text.lines().find(|line| line.starts_with("relocate: "));
+    let sentence = shown.unwrap().trim_start_matches("relocate: ");
+    assert!(page.contains(sentence), "{sentence}");
 }
 
 #[test]
@@ -256,6 +301,8 @@ fn inspect_shows_image_tables_and_mappings() {
         "exports",
         "needs",
         "opaque",
+        "reentry",
+        "no_reentry",
     ];
     assert_members(image, &parts);
     assert_eq!(image["opaque"], 0);

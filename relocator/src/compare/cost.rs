@@ -33,7 +33,7 @@ pub struct Cost {
     pub boundaries: usize,
 }
 
-/// What it costs to apply code that is made from the old image; nothing for code that is not.
+/// What it costs to apply code that is made from the old image; `None` for code that is not.
 pub(super) fn of(
     prepared: &Prepared<'_>,
     code: way::Code,
@@ -58,7 +58,11 @@ pub(super) fn of(
             let spans = patched.entries.iter().map(|entry| (*entry, criu::JUMP));
             (time, patched.bytes, overwritten(&old.code, spans))
         }
-        _ => return Ok(None),
+        way::Code::Unlinked { jumps: false } => {
+            let bytes = old.image.bytes().to_vec();
+            (0.0, bytes, BTreeSet::new())
+        }
+        way::Code::As(_) | way::Code::Native => return Ok(None),
     };
     Ok(Some(Cost {
         link_us,

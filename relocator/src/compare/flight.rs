@@ -1,8 +1,12 @@
 //! What becomes of threads that are inside the old image when the kernel is swapped.
 
+use std::num::NonZero;
+use std::sync::{Mutex, PoisonError};
+use std::thread::available_parallelism;
+
 use serde::{Deserialize, Serialize};
 
-use super::{OldKernel, Options, Row};
+use super::{OldComparison, OldKernel, Options, Row};
 use crate::error::in_words;
 use crate::verify::in_flight::{self, Counts, InFlight, Namespaces, Variant, sweep};
 use crate::verify::{OldImage, Running};
@@ -108,18 +112,39 @@ pub(super) fn total<'a>(counts: impl Iterator<Item = &'a Counts>) -> Counts {
     })
 }
 
-/// Sweeps the old image with what the row does to threads, or says in the row why that cannot be.
+/// Sweeps every old image with what its rows do to threads, or says in the row why that cannot be.
 pub(super) fn measure(
-    kernel: &OldKernel,
+    kernels: &[OldKernel],
+    compared: &mut [OldComparison],
     running: &Running,
-    row: &mut Row,
     options: &Options,
+    progress: &(dyn Fn(&str) + Sync),
 ) -> Result<()> {
-    match sweep_row(kernel, running, row, options)? {
-        Ok(flight) => row.in_flight = Some(flight),
-        Err(reason) => row.no_in_flight = Some(reason),
-    }
-    Ok(())
+    let rows = kernels.iter().zip(compared);
+    let rows = rows.flat_map(|(kernel, old)| old.rows.iter_mut().map(move |row| (kernel, row)));
+    let jobs = Mutex::new(rows);
+    let work = || -> Result<()> {
+        loop {
+            let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some((kernel, row)) = job else {
+                return Ok(());
+            };
+            match sweep_row(kernel, running, row, options, progress)? {
+                Ok(flight) => row.in_flight = Some(flight),
+                Err(reason) => row.no_in_flight = Some(reason),
+            }
+        }
+    };
+    let processors = available_parallelism().map_or(1, NonZero::get);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..processors).map(|_| scope.spawn(work)).collect();
+        let mut results = workers.into_iter().map(|worker| worker.join());
+        let failed = || {
+            let what = "was lost with the thread that waited for it".to_owned();
+            Error::Child { what }
+        };
+        results.try_for_each(|result| result.unwrap_or_else(|_| Err(failed())))
+    })
 }
 
 fn sweep_row(
@@ -127,6 +152,7 @@ fn sweep_row(
     running: &Running,
     row: &Row,
     options: &Options,
+    progress: &(dyn Fn(&str) + Sync),
 ) -> Result<Result<Flight, String>> {
     let Some(treatment) = row.way.treatment() else {
         return Ok(Err("no thread is inside the old code".to_owned()));
@@ -141,6 +167,7 @@ fn sweep_row(
         let reason = "the symbols of its kernel are not known, which would have to be emulated";
         return Ok(Err(reason.to_owned()));
     }
+    progress(&format!("threads in flight, {}, {}", kernel.name, row.way));
     let image = OldImage::from(&kernel.old).with_home(kernel.home.as_ref());
     let wanted = in_flight::Options {
         treatment,

@@ -107,27 +107,24 @@ pub fn compare(
     olds: &[OldKernel],
     running: &Running,
     options: &Options,
-    progress: &dyn Fn(&str),
+    progress: &(dyn Fn(&str) + Sync),
 ) -> Result<Comparison> {
     let compare = |kernel: &OldKernel| {
-        let OldKernel {
-            name, old, home, ..
-        } = kernel;
-        progress(name);
-        let prepared = Prepared::new(old.into(), running)?;
-        let mut rows = compare_one(&prepared, home.as_ref(), options)?;
+        progress(&format!("calls of {}", kernel.name));
+        let prepared = Prepared::new((&kernel.old).into(), running)?;
+        let mut rows = compare_one(&prepared, kernel.home.as_ref(), options)?;
         for row in &mut rows {
             apply_cost(&prepared, row, options)?;
-            flight::measure(kernel, running, row, options)?;
         }
         Ok(OldComparison {
-            name: name.clone(),
+            name: kernel.name.clone(),
             rows,
         })
     };
-    Ok(Comparison {
-        olds: olds.iter().map(compare).collect::<Result<_>>()?,
-    })
+    let mut compared: Vec<OldComparison> = olds.iter().map(compare).collect::<Result<_>>()?;
+    // When nothing is timed any more, all processors can be used.
+    flight::measure(olds, &mut compared, running, options, progress)?;
+    Ok(Comparison { olds: compared })
 }
 
 /// Every way of one old image, called and timed.
@@ -151,7 +148,7 @@ fn compare_one(
                 Planned::Unlinked { jumps, row } => {
                     let functions = Unlinked::new(prepared, home, *jumps).map()?;
                     Measured {
-                        row: row.clone(),
+                        row: Row::clone(row),
                         entries: functions
                             .into_iter()
                             .map(|function| function.entry)
@@ -186,7 +183,7 @@ enum Planned {
     /// Link, and map that many bytes.
     Linked(Policy, usize),
     /// Map on zeros what has not crashed; it was checked, in a process of its own.
-    Unlinked { jumps: bool, row: Row },
+    Unlinked { jumps: bool, row: Box<Row> },
     /// Nothing: the code is that of another way.
     As(Way),
     /// Call the running kernel's.
@@ -206,7 +203,10 @@ impl Planned {
                 let unlinked = Unlinked::new(prepared, home, jumps);
                 let row = Row::empty(way, prepared.callable().len(), None);
                 match check_unlinked(prepared, &unlinked, row, options) {
-                    Ok(row) => Self::Unlinked { jumps, row },
+                    Ok(row) => Self::Unlinked {
+                        jumps,
+                        row: Box::new(row),
+                    },
                     Err(Error::Child { what }) => Self::Not(format!("the process {what}")),
                     Err(error) => Self::Not(in_words(&error)),
                 }
@@ -273,7 +273,7 @@ fn apply_cost(prepared: &Prepared<'_>, row: &mut Row, options: &Options) -> Resu
         Some(other) => other.code(),
         None => row.way.code(),
     };
-    if row.reason.is_none() || row.covered > 0 {
+    if row.reason.is_none() || row.calls > 0 || row.covered > 0 {
         row.cost = cost::of(prepared, code, options.links)?;
     }
     Ok(())

@@ -27,7 +27,7 @@ pub struct Report {
     pub batch: u32,
     /// How often each image was linked in memory.
     pub links: u32,
-    /// By strategy, over all old images.
+    /// By strategy, over the old images that exist outside of this project; over all, if there is none.
     pub summary: Vec<Summary>,
     /// By old image.
     pub olds: Vec<Compared>,
@@ -65,7 +65,7 @@ impl Report {
             old,
             rows: compared.rows.clone(),
         });
-        Self {
+        let mut report = Self {
             schema: COMPARE,
             command,
             ended: since.map_or(0, |since| since.as_secs()),
@@ -75,8 +75,18 @@ impl Report {
             batches: options.batches,
             batch: options.batch,
             links: options.links,
-            summary: Summary::all(comparison),
+            summary: Vec::new(),
             olds: compared.collect(),
-        }
+        };
+        let rows = report.summarised().flat_map(|old| &old.rows);
+        report.summary = Summary::all(&rows.collect::<Vec<_>>());
+        report
+    }
+
+    /// The old images that summaries are about.
+    pub fn summarised(&self) -> impl Iterator<Item = &Compared> {
+        let only_fixtures = self.olds.iter().all(Compared::is_fixture);
+        let olds = self.olds.iter();
+        olds.filter(move |old| only_fixtures || !old.is_fixture())
     }
 }

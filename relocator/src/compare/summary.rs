@@ -1,4 +1,4 @@
-//! Each strategy over all old images.
+//! Each strategy over several old images.
 
 use std::fmt::Write;
 
@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::flight::total;
 use super::table::grouped;
-use super::{Comparison, Counts, Row, Way};
+use super::{Counts, Row, Way};
 
-/// One strategy over all old images for which it could be measured.
+/// One strategy over several old images.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Summary {
@@ -70,11 +70,10 @@ impl Spread {
 
 impl Summary {
     /// By way, in the order of [`Way::ALL`].
-    pub(super) fn all(comparison: &Comparison) -> Vec<Self> {
+    pub(super) fn all(rows: &[&Row]) -> Vec<Self> {
         let of = |way| {
-            let rows = comparison.olds.iter().flat_map(|old| &old.rows);
-            let rows = rows.filter(|row| row.way == way).collect::<Vec<_>>();
-            Self::of(way, &rows)
+            let of_way = rows.iter().copied().filter(|row| row.way == way);
+            Self::of(way, &of_way.collect::<Vec<_>>())
         };
         Way::ALL.map(of).into()
     }

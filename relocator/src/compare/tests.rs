@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::source::{Source, Spec};
+use crate::verify::calls::Tally;
 use crate::verify::tests::running;
 
 fn options() -> Options {
@@ -9,6 +10,8 @@ fn options() -> Options {
         rounds: 4,
         batches: 5,
         batch: 200,
+        links: 3,
+        in_flight: Vec::new(),
         ..Options::default()
     }
 }
@@ -22,11 +25,15 @@ fn every_way_is_checked_and_timed() {
     };
     let image = || running.image.clone();
     let derived = Old::derive(image(), running.symtab.as_ref().unwrap()).unwrap();
-    let olds = [
-        ("bare".to_owned(), Old::with_table(image(), None).unwrap()),
-        ("derived".to_owned(), derived),
-    ];
-    let comparison = compare(&olds, &running, &options()).unwrap();
+    let kernel = |name: &str, old| OldKernel {
+        name: name.to_owned(),
+        old,
+        home: running.symtab.clone(),
+        no_in_flight: None,
+    };
+    let bare = Old::with_table(image(), None).unwrap();
+    let olds = [kernel("bare", bare), kernel("derived", derived)];
+    let comparison = compare(&olds, &running, &options(), &|_| {}).unwrap();
     let [bare, old] = comparison.olds.as_slice() else {
         panic!("{comparison:#?}")
     };
@@ -35,19 +42,73 @@ fn every_way_is_checked_and_timed() {
     assert!(relocated.reason.is_some());
     let ways: Vec<Way> = old.rows.iter().map(|row| row.way).collect();
     assert_eq!(ways, Way::ALL);
-    for row in &old.rows {
-        assert_eq!((row.mismatches, &row.first_mismatch), (0, &None));
-        assert_eq!(row.covered, row.functions, "{row:#?}");
+    for row in old.rows.iter().filter(|row| row.code_of.is_none()) {
         assert!(row.calls > 1000);
         assert_eq!(row.timings.len(), 6);
+        let mut timings = row.timings.iter();
+        assert!(timings.all(|timing| timing.nanoseconds > 0.0 && timing.ratio.is_some()));
+        let checked: u64 = row.checks.iter().map(|check| check.mismatches).sum();
+        assert_eq!(row.mismatches, checked);
+        assert!(row.no_in_flight.is_some());
+    }
+    for row in old.rows.iter().filter(|row| row.way.is_ours()) {
+        assert_eq!((row.mismatches, &row.first_mismatch), (0, &None));
+        assert_eq!(row.covered, row.functions, "{row:#?}");
+        assert!(row.timings.iter().all(|timing| !timing.wrong));
+    }
+    what_is_on_zeros_is_wrong(old);
+    costs_are_counted(old);
+    let native = row(old, Way::Native).timing("time").unwrap();
+    assert_eq!(native.ratio, Some(1.0));
+}
+
+fn row(old: &OldComparison, way: Way) -> &Row {
+    old.rows.iter().find(|row| row.way == way).unwrap()
+}
+
+/// CRIU does not know `clock_getres`; without jumps coarse clocks say 0.
+fn what_is_on_zeros_is_wrong(old: &OldComparison) {
+    let wrong = |way| {
+        let checks = row(old, way).checks.iter();
+        let wrong = checks.filter(|check| check.mismatches > 0);
+        wrong.map(|check| check.name.as_str()).collect::<Vec<_>>()
+    };
+    assert_eq!(wrong(Way::Criu), ["__vdso_clock_getres"]);
+    assert_eq!(row(old, Way::Criu).covered, 4);
+    let nothing = wrong(Way::Nothing);
+    for name in ["__vdso_clock_gettime", "__vdso_clock_getres", "__vdso_time"] {
+        assert!(nothing.contains(&name), "{nothing:?}");
+    }
+    let timing = |way, call: TimedCall| row(old, way).timing(call.name()).unwrap();
+    assert!(timing(Way::Nothing, TimedCall::MonotonicCoarse).wrong);
+    assert!(timing(Way::Criu, TimedCall::Getres).wrong);
+    assert!(!timing(Way::Criu, TimedCall::Monotonic).wrong);
+    assert!(!timing(Way::Nothing, TimedCall::Getcpu).wrong);
+}
+
+fn costs_are_counted(old: &OldComparison) {
+    let cost = |way| row(old, way).cost;
+    for way in [Way::Relocate, Way::Proxy, Way::Syscall, Way::Criu] {
+        let cost = cost(way).unwrap();
         assert!(
-            row.timings
-                .iter()
-                .all(|timing| timing.nanoseconds > 0.0 && timing.ratio.is_some())
+            cost.link_us > 0.0 && cost.bytes_written > 20,
+            "{way}: {cost:?}"
+        );
+        assert!(
+            cost.boundaries > 300 && cost.boundaries_moved < 40,
+            "{way}: {cost:?}"
         );
     }
-    let native = old.rows[3].timing("time").unwrap();
-    assert_eq!(native.ratio, Some(1.0));
+    let of = |way| cost(way).unwrap().boundaries_moved;
+    assert!(of(Way::Criu) > of(Way::Relocate));
+    assert_eq!(cost(Way::Nothing).unwrap().bytes_written, 0);
+    assert_eq!(cost(Way::Native), None);
+    let step_out = row(old, Way::StepOut);
+    assert_eq!(step_out.code_of, Some(Way::Relocate));
+    assert_eq!(
+        step_out.cost.unwrap().bytes_written,
+        cost(Way::Relocate).unwrap().bytes_written
+    );
 }
 
 #[test]
@@ -56,6 +117,7 @@ fn a_table_fits_its_width_and_says_everything() {
         call: call.to_owned(),
         nanoseconds: 123.45,
         ratio: Some(12.345),
+        wrong: false,
     };
     let calls = [
         "clock_gettime(MONOTONIC)",
@@ -67,6 +129,7 @@ fn a_table_fits_its_width_and_says_everything() {
     let first_mismatch = Some("the difference".to_owned());
     row.add(
         "f",
+        true,
         Tally {
             like_home: 0,
             calls: 41_230,

@@ -17,7 +17,7 @@ use crate::{Outcome, output, verify};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// The vDSOs to compare strategies for: all fixtures and every fetched kernel, if none is given.
+    /// The vDSOs to compare strategies for: the running kernel's own, all fixtures and every fetched kernel, if none is given.
     olds: Vec<Spec>,
     /// Run in a time namespace of its own, with shifted clocks.
     #[arg(long)]
@@ -64,7 +64,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     let show = std::io::stderr().is_terminal();
     let comparison = compare(&olds, &running, &options, &|what| {
         if show {
-            eprintln!("comparing {what}");
+            eprintln!("{what}");
         }
     })?;
     let new = Kernel::new(&new_source);
@@ -123,7 +123,7 @@ fn command() -> String {
     words.join(" ")
 }
 
-/// Every fixture, and every kernel that was fetched before: comparing needs no network.
+/// The running kernel itself, every fixture, and every kernel that was fetched before: comparing needs no network.
 fn everything() -> Vec<Spec> {
     let fixtures = fixture::all()
         .iter()
@@ -132,7 +132,10 @@ fn everything() -> Vec<Spec> {
         .all_cached()
         .into_iter()
         .map(|kernel| Spec::Kernel(kernel.version));
-    fixtures.chain(cached).collect()
+    std::iter::once(Spec::Own)
+        .chain(fixtures)
+        .chain(cached)
+        .collect()
 }
 
 fn text(report: &Report, comparison: &Comparison) -> String {

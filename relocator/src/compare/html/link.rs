@@ -5,9 +5,9 @@ use super::svg::{LogScale, drawing, label, line, sign};
 use super::title;
 use crate::compare::{Compared, Cost, Row};
 
-const WIDTH: f64 = 760.0;
-const LEFT: f64 = 250.0;
-const RIGHT: f64 = 660.0;
+const WIDTH: f64 = 860.0;
+const LEFT: f64 = 320.0;
+const RIGHT: f64 = 740.0;
 const LANE: f64 = 15.0;
 const GAP: f64 = 12.0;
 const TOP: f64 = 26.0;
@@ -45,8 +45,9 @@ pub(super) fn plot(page: &mut Markup, olds: &[&Compared]) {
     });
 }
 
-/// Of the ways that have bytes of their own.
+/// Of the ways that make bytes of their own.
 fn costs(old: &Compared) -> impl Iterator<Item = (&Row, Cost)> {
     let rows = old.rows.iter().filter(|row| row.code_of.is_none());
-    rows.filter_map(|row| Some((row, row.cost?)))
+    let costs = rows.filter_map(|row| Some((row, row.cost?)));
+    costs.filter(|(_, cost)| cost.link_us > 0.0)
 }

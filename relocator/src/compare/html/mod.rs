@@ -64,7 +64,9 @@ fn content(body: &mut Markup, report: &Report, heading: &str) {
         header.leaf("h1", &[], heading);
         header.leaf("p", &[("class", "lead")], prose::QUESTION);
     });
-    section(body, "In short", "", |body| summary::cards(body, report));
+    section(body, "In short", &prose::scope(&stock), |body| {
+        summary::cards(body, report)
+    });
     section(body, "Threads in flight", prose::FLIGHT, |body| {
         flight::legend(body);
         flight::plots(body, &stock);
@@ -108,13 +110,9 @@ fn section(body: &mut Markup, title: &str, lead: &str, content: impl FnOnce(&mut
     });
 }
 
-/// The kernels that exist outside of this project; everything, if there is none.
+/// What summaries and plots are about.
 fn stock(report: &Report) -> Vec<&Compared> {
-    let stock: Vec<_> = report.olds.iter().filter(|old| !old.is_fixture()).collect();
-    match stock.is_empty() {
-        true => report.olds.iter().collect(),
-        false => stock,
-    }
+    report.summarised().collect()
 }
 
 /// What an old kernel is called.

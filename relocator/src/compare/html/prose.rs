@@ -1,7 +1,8 @@
 //! How things were measured, and what that does not show.
 
 use super::markup::Markup;
-use crate::compare::Report;
+use super::title;
+use crate::compare::{Compared, Report};
 
 pub(super) const QUESTION: &str = "A process that was checkpointed on an old kernel goes on calling its old vDSO on a new \
     one, whose data pages look different. These are the ways to deal with that, by what they get wrong first, and by what \
@@ -20,6 +21,20 @@ pub(super) const LINK: &str = "Time to make the bytes of the mapping from what i
 
 pub(super) const TABLES: &str = "Ratios are to the native call; an exclamation mark says that what was timed returns something \
     wrong. A dash is what was not measured; the reason is below the table.";
+
+/// What the summary is about.
+pub(super) fn scope(olds: &[&Compared]) -> String {
+    let names: Vec<String> = olds.iter().map(|old| title(old)).collect();
+    let swept = olds
+        .iter()
+        .filter(|old| old.rows.iter().any(|row| row.in_flight.is_some()));
+    format!(
+        "Over {}. Threads were stopped in flight in {} of {}.",
+        names.join(", "),
+        swept.count(),
+        names.len()
+    )
+}
 
 /// How each number was measured.
 pub(super) fn method(page: &mut Markup, report: &Report) {
@@ -86,7 +101,9 @@ fn namespaces(report: &Report) -> String {
 pub(super) fn date(seconds: u64) -> String {
     let (mut days, time) = (seconds / 86_400, seconds % 86_400);
     let mut year = 1970;
-    let is_leap = |year: u64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let is_leap = |year: u64| {
+        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+    };
     let length = |year| if is_leap(year) { 366 } else { 365 };
     while days >= length(year) {
         days -= length(year);

@@ -4,9 +4,9 @@ use super::markup::Markup;
 use super::svg::{LogScale, drawing, label, line, sign};
 use crate::compare::{Compared, Spread, TimedCall, Timing, Way};
 
-const WIDTH: f64 = 760.0;
-const LEFT: f64 = 250.0;
-const RIGHT: f64 = 690.0;
+const WIDTH: f64 = 860.0;
+const LEFT: f64 = 320.0;
+const RIGHT: f64 = 800.0;
 const LANE: f64 = 15.0;
 const GAP: f64 = 12.0;
 const TOP: f64 = 26.0;

@@ -38,6 +38,14 @@ fn card(card: &mut Markup, index: usize, summary: &Summary) {
         };
         entry("boundaries that fail", &|dd| in_flight(dd, summary));
         entry("calls that are wrong", &|dd| {
+            if summary.calls == 0 {
+                dd.words(if summary.way == Way::StepOut {
+                    "as relocate"
+                } else {
+                    "not measured"
+                });
+                return;
+            }
             figure(
                 dd,
                 &at("mismatches"),
