@@ -212,8 +212,14 @@ fn is_noticed(kernel: &Kernel, change: fn(&mut ReentryTable)) -> Result<(), Stri
     })
 }
 
+/// A check of a kernel that knows what to check.
+type Check = Box<dyn FnOnce(&Kernel) -> Result<(), String> + Send>;
+
+/// A check that needs nothing but the kernel.
+type PlainCheck = fn(&Kernel) -> Result<(), String>;
+
 fn trials(version: &str, kernel: &Shared, possible: &Result<(), String>) -> Vec<Trial> {
-    let with = |check: Box<dyn FnOnce(&Kernel) -> Result<(), String> + Send>| {
+    let with = |check: Check| {
         let kernel = kernel.clone();
         move || check(&*kernel()?)
     };
@@ -229,7 +235,7 @@ fn trials(version: &str, kernel: &Shared, possible: &Result<(), String>) -> Vec<
     if version != MEASURED {
         return trials;
     }
-    let named: [(&str, fn(&Kernel) -> Result<(), String>); 4] = [
+    let named: [(&str, PlainCheck); 4] = [
         ("syscall", |kernel| {
             everything_comes_across(kernel, Treatment::Syscall)
         }),
