@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{OldComparison, OldKernel, Options, Row};
 use crate::error::in_words;
 use crate::verify::in_flight::{self, Counts, InFlight, Namespaces, Variant, sweep};
-use crate::verify::{OldImage, Running};
+use crate::verify::{self, OldImage, Running};
 use crate::{Error, Result};
 
 /// A sweep in short: [`InFlight`] has everything.
@@ -120,6 +120,10 @@ pub(super) fn measure(
     options: &Options,
     progress: &(dyn Fn(&str) + Sync),
 ) -> Result<()> {
+    let options = &Options {
+        in_flight: namespaces(&options.in_flight)?,
+        ..options.clone()
+    };
     let rows = kernels.iter().zip(compared);
     let rows = rows.flat_map(|(kernel, old)| old.rows.iter_mut().map(move |row| (kernel, row)));
     let jobs = Mutex::new(rows);
@@ -145,6 +149,22 @@ pub(super) fn measure(
         };
         results.try_for_each(|result| result.unwrap_or_else(|_| Err(failed())))
     })
+}
+
+/// The combinations that the system allows; one that needs no time namespace where it allows none.
+fn namespaces(wanted: &[Namespaces]) -> Result<Vec<Namespaces>> {
+    const WITHOUT: Namespaces = Namespaces {
+        old: false,
+        new: false,
+    };
+    if !wanted.iter().any(|namespaces| namespaces.any()) {
+        return Ok(wanted.to_vec());
+    }
+    match verify::probe_time_namespace() {
+        Ok(()) => Ok(wanted.to_vec()),
+        Err(error) if verify::is_time_namespace_refusal(&error) => Ok(vec![WITHOUT]),
+        Err(error) => Err(error),
+    }
 }
 
 fn sweep_row(

@@ -70,6 +70,9 @@ pub(super) fn method(page: &mut Markup, report: &Report) {
         "step-out does not help threads that were interrupted by a signal inside: their registers are in signal frames, which \
          stay as they are. What it costs to step is not measured."
             .to_owned(),
+        "syscall cannot answer everything: getrandom's question how its state is to be allocated has no system call. It fails as \
+         where a kernel does not support it, and in flight that counts as wrong."
+            .to_owned(),
         "The sample is one machine, one processor and the kernels in the table. Tens of thousands of calls show the presence of \
          errors, not their absence; memory that other threads of a process change meanwhile is not tried."
             .to_owned(),
