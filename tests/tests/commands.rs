@@ -92,9 +92,19 @@ fn link_reports_what_becomes_of_each_function() {
     );
     assert_members(
         &report.clone().into(),
-        &["schema", "old", "new", "no_tables", "size", "functions"],
+        &[
+            "schema",
+            "old",
+            "new",
+            "no_tables",
+            "size",
+            "functions",
+            "moved",
+        ],
     );
     assert_eq!(report["no_tables"], Value::Null);
+    // Slots always fit.
+    assert_eq!(report["moved"], Value::Array(Vec::new()));
     assert_kernel(&report["old"], "fixture:required", &["exported"]);
     assert_kernel(&report["new"], "fixture:reordered", &["exported"]);
     let members = [

@@ -128,8 +128,8 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_mi
 
 /// Has all threads of a process leave its vDSOs, and leaves it stopped or lets it go on.
 ///
-/// Contexts that could not leave within the deadline are in the outcome. Errors: [`Error::Process`] if the process is none
-/// that can be worked on, or ends; [`Error::Io`] where the system refuses. The process is untouched then.
+/// Contexts that could not leave within the deadline are in the outcome. Errors: `Error::Process` if the process is none
+/// that can be worked on, or ends; `Error::Io` where the system refuses. The process is untouched then.
 ///
 /// A thread in an uninterruptible system call is traced until the calling thread ends.
 pub fn step_out(pid: i32, options: &Options) -> Result<Outcome> {

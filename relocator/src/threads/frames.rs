@@ -3,7 +3,7 @@
 //! To run a handler, the kernel saves the registers of what it interrupts in a *signal frame* on the stack, and
 //! `rt_sigreturn` takes them from there. So a thread that is stopped in a handler can have a second program counter inside
 //! the old vDSO, and a third one if another signal interrupted that handler. Nothing lists these frames. They are searched
-//! for, from the stack pointer upwards, and what is taken for one must look like a whole one ([`ucontext`]).
+//! for, from the stack pointer upwards, and what is taken for one must look like a whole one (`ucontext`).
 //!
 //! What is found may still be a copy that nobody returns to: of a handler that keeps one, or left over in a variable that
 //! has no value yet. Putting such a copy right changes nothing that runs. What is not found is a frame that the program has
