@@ -22,6 +22,7 @@
 //! The linking core does no I/O. What it needs from an image is read by `elf-tools`.
 
 pub mod compare;
+mod criu;
 mod error;
 pub mod hexadecimal;
 mod input;

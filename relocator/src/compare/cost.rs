@@ -8,11 +8,11 @@ use elf_tools::code::Code;
 use elf_tools::{Avma, Svma};
 use serde::{Deserialize, Serialize};
 
-use super::criu;
 use super::measure::median;
 use super::unlinked::Unlinked;
 use super::way;
 use crate::Result;
+use crate::criu;
 use crate::link::{LinkedImage, link};
 use crate::placement::Placement;
 use crate::verify::address_space::AddressSpace;

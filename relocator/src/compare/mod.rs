@@ -4,7 +4,6 @@
 //! times all of them in turns, so that whatever else the machine does meanwhile meets them alike.
 
 mod cost;
-mod criu;
 mod flight;
 pub mod html;
 mod in_process;

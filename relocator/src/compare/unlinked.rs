@@ -5,7 +5,7 @@ use elf_tools::{Avma, Svma};
 use kernel_fixtures::emulated::Unit;
 use kernel_fixtures::memory::Region;
 
-use super::criu;
+use crate::criu;
 use crate::error::in_words;
 use crate::link::{New, link};
 use crate::placement::{PAGE, Placement};

@@ -9,6 +9,7 @@ use elf_tools::symtab::mapping_name;
 
 use super::stage::Stage;
 use super::treatment::Treatment;
+use crate::criu;
 use crate::link::{LinkedImage, New, Old, link};
 use crate::placement::{PAGE, Placement};
 use crate::plan::Policy;
@@ -78,7 +79,7 @@ impl<'a> Swap<'a> {
             .transpose()?;
         let after = match (&linked, treatment) {
             (Some(linked), _) => linked.bytes.clone(),
-            (None, Treatment::Criu) => criu(&kernels.old.image, kernels.new.image)?,
+            (None, Treatment::Criu) => as_criu_does(&kernels.old.image, kernels.new.image)?,
             (None, _) => old.to_vec(),
         };
         Ok(Self {
@@ -172,35 +173,16 @@ impl FixUp {
     }
 }
 
-/// Functions that CRIU sends to the new vDSO on x86-64: `criu/arch/x86/include/asm/vdso.h`, `VDSO_SYMBOLS`.
-const CRIU: [&str; 4] = [
-    "__vdso_clock_gettime",
-    "__vdso_getcpu",
-    "__vdso_gettimeofday",
-    "__vdso_time",
-];
-
-/// The old image as CRIU changes it: 16 bytes at each entry, of which 12 are a jump and 4 are traps.
-fn criu(old: &Image, new: Option<&Image>) -> Result<Vec<u8>> {
+/// The old image as CRIU changes it.
+fn as_criu_does(old: &Image, new: Option<&Image>) -> Result<Vec<u8>> {
     let mappings = AddressSpace::read()?.mappings();
     let vdso = mappings.iter().find(|(name, _)| name == mapping_name::VDSO);
-    let none = || Error::Unlinkable {
+    let refused = |reason: String| Error::Unlinkable {
         what: "an image as CRIU does".to_owned(),
-        reason: "the new kernel has no vDSO".to_owned(),
+        reason,
     };
-    let (base, new) = (vdso.ok_or_else(none)?.1, new.ok_or_else(none)?);
-    let mut bytes = old.bytes().to_vec();
-    for name in CRIU {
-        let (Some(from), Some(to)) = (old.export(name), new.export(name)) else {
-            continue;
-        };
-        let target = to.address.at(base).0.to_le_bytes();
-        // movabs $target, %rax; jmp *%rax; int3 four times
-        let jump = [&[0x48, 0xb8], target.as_slice(), &[0xff, 0xe0], &[0xcc; 4]].concat();
-        let place = bytes.get_mut(from.address.index()..).unwrap_or_default();
-        if let Some(place) = place.get_mut(..jump.len()) {
-            place.copy_from_slice(&jump);
-        }
-    }
-    Ok(bytes)
+    let found = vdso.zip(new);
+    let (vdso, new) = found.ok_or_else(|| refused("the new kernel has no vDSO".to_owned()))?;
+    let patched = criu::patch(old, new, vdso.1).map_err(refused)?;
+    Ok(patched.bytes)
 }

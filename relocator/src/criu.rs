@@ -4,7 +4,7 @@ use elf_tools::image::Image;
 use elf_tools::{Avma, Svma};
 
 /// The functions that CRIU knows on x86-64: `arch/x86/include/asm/vdso.h` of CRIU.
-pub(super) const SYMBOLS: [&str; 4] = [
+pub(crate) const SYMBOLS: [&str; 4] = [
     "__vdso_clock_gettime",
     "__vdso_getcpu",
     "__vdso_gettimeofday",
@@ -12,10 +12,10 @@ pub(super) const SYMBOLS: [&str; 4] = [
 ];
 
 /// Bytes that CRIU overwrites at an entry.
-pub(super) const JUMP: usize = 16;
+pub(crate) const JUMP: usize = 16;
 
 /// `movabs $target, %rax; jmp *%rax`, and four traps.
-pub(super) fn jump(target: Avma) -> [u8; JUMP] {
+pub(crate) fn jump(target: Avma) -> [u8; JUMP] {
     let mut code = [0xcc; JUMP];
     code[..2].copy_from_slice(&[0x48, 0xb8]);
     code[2..10].copy_from_slice(&target.0.to_le_bytes());
@@ -25,17 +25,17 @@ pub(super) fn jump(target: Avma) -> [u8; JUMP] {
 
 /// An old image with the jumps.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Patched {
+pub(crate) struct Patched {
     /// Its bytes.
-    pub(super) bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
     /// The entries that were overwritten.
-    pub(super) entries: Vec<Svma>,
+    pub(crate) entries: Vec<Svma>,
 }
 
 /// Overwrites the entries of `old` with jumps to `new`, which is at `base`.
 ///
 /// CRIU jumps to just before the new vDSO where that lacks a symbol; here that is an error in words.
-pub(super) fn patch(old: &Image, new: &Image, base: Avma) -> Result<Patched, String> {
+pub(crate) fn patch(old: &Image, new: &Image, base: Avma) -> Result<Patched, String> {
     let mut patched = Patched {
         bytes: old.bytes().to_vec(),
         entries: Vec::new(),
