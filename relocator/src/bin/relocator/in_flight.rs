@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use relocator::plan::Policy;
 use relocator::report::{self, Kernel};
-use relocator::source::Source;
+use relocator::source::{Source, Spec};
 use relocator::tables;
 use relocator::verify::OldImage;
 use relocator::verify::in_flight::{
-    Counts, Ending, Failure, FunctionSweep, InFlight, Options, Part, Treatment, sweep,
+    Counts, Earlier, Ending, Failure, FunctionSweep, InFlight, Options, Part, Treatment, sweep,
 };
 use serde::Serialize;
 
@@ -27,6 +28,12 @@ pub(crate) struct Sweeping {
     /// Sweep this function only; can be given several times.
     #[arg(long = "function", value_name = "NAME", requires = "in_flight")]
     functions: Vec<String>,
+    /// The process was linked to this kernel before, which is emulated instead of the old one's own.
+    #[arg(long, value_name = "KERNEL", requires = "in_flight")]
+    linked_to: Option<Spec>,
+    /// Which strategies were used for that.
+    #[arg(long, value_enum, default_value_t, requires = "linked_to")]
+    linked_by: Policy,
 }
 
 impl Sweeping {
@@ -39,6 +46,8 @@ impl Sweeping {
 struct Report {
     schema: &'static str,
     old: Kernel,
+    /// The kernel that the old image was linked to before.
+    linked_to: Option<Kernel>,
     new: Kernel,
     in_flight: InFlight,
 }
@@ -51,17 +60,31 @@ pub(crate) fn run(
     json: bool,
 ) -> Result<Outcome> {
     let (old, old_tables) = old_source.old(tables)?;
+    let between = arguments.linked_to.as_ref().map(Source::open).transpose()?;
+    let earlier = |source: &Source| -> Result<Earlier> {
+        Ok(Earlier {
+            image: source.require_image()?.clone(),
+            symtab: source.require_symtab()?.clone(),
+            policy: arguments.linked_by,
+        })
+    };
     let options = Options {
+        earlier: between.as_ref().map(earlier).transpose()?,
         treatment: arguments.treatment,
         functions: arguments.functions.clone(),
         deadline,
         ..Options::default()
     };
-    let image = OldImage::from(&old).with_home(Some(old_source.require_symtab()?));
+    let home = match between {
+        None => Some(old_source.require_symtab()?),
+        Some(_) => old_source.symtab.as_ref(),
+    };
+    let image = OldImage::from(&old).with_home(home);
     let found = sweep(image, &running(own_source)?, &options)?;
     let report = Report {
         schema: report::VERIFY,
         old: Kernel::old(old_source, &old_tables),
+        linked_to: between.as_ref().map(Kernel::new),
         new: Kernel::new(own_source),
         in_flight: found,
     };
@@ -182,7 +205,12 @@ fn text(report: &Report) -> String {
     };
     let (functions, parts) = (functions(found), parts(found));
     let (old, new, treatment) = (&report.old, &report.new, found.treatment);
+    let linked = report.linked_to.as_ref();
+    let linked = linked.map_or_else(String::new, |kernel| {
+        let stopped: u64 = found.functions.iter().map(|f| f.out_of_line).sum();
+        format!("linked before to  {kernel}, and stopped at {stopped} places out of line\n")
+    });
     format!(
-        "old  {old}\nnew  {new}\ntreatment  {treatment}\n\n{functions}\n\n{parts}\n\n{notes}\n{verdict}"
+        "old  {old}\n{linked}new  {new}\ntreatment  {treatment}\n\n{functions}\n\n{parts}\n\n{notes}\n{verdict}"
     )
 }

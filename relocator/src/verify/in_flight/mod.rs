@@ -14,6 +14,7 @@
 //! | `treatment` | what is done to a process whose kernel is another one |
 //! | `stage`, `pads` | the memory that it happens in, shared by the thread and its tracer |
 //! | `spawn`, `performer` | the thread: calls, steps, what it holds at a boundary |
+//! | `ground` | the text that threads run in: the old image at home, or linked to another kernel before |
 //! | `old_kernel`, `pages` | the old kernel, states of its pages, and what happens to them meanwhile |
 //! | `scenario`, `call`, `answer` | what functions are asked, and how answers compare |
 //! | `random` | states of `getrandom` |
@@ -28,6 +29,7 @@
 mod answer;
 mod call;
 mod experiment;
+mod ground;
 mod old_kernel;
 mod outcome;
 mod pads;
@@ -53,7 +55,6 @@ use elf_tools::reentry::{self, ReentryTable};
 use elf_tools::symtab::Symtab;
 use elf_tools::symtab::mapping_name;
 use elf_tools::{Avma, Svma};
-use kernel_fixtures::emulated::Unit;
 use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use nix::unistd::Pid;
 
@@ -65,13 +66,15 @@ use super::target::{OldImage, Running};
 use super::time_namespace::{self, Offsets};
 use crate::link::{New, Old};
 use crate::{Error, Result};
-use old_kernel::{OldKernel, refused};
+use ground::Ground;
+use old_kernel::OldKernel;
 use performer::Thread;
 use stage::{Layout, Stage};
 use subject::Subject;
 use swap::{Kernels, Swap};
 use tally::Tally;
 
+pub use ground::Earlier;
 pub use outcome::{
     Counts, Ending, Failure, FunctionSweep, InFlight, Namespaces, Part, Skipped, Unreached, Variant,
 };
@@ -86,6 +89,8 @@ pub struct Options {
     pub namespaces: Vec<Namespaces>,
     /// Names of the functions, with or without `__vdso_`; all if there are none.
     pub functions: Vec<String>,
+    /// The kernel that the old image was linked to before. If there is none, it is at home.
+    pub earlier: Option<Earlier>,
     /// When one combination of namespaces is taken to hang. It should be generous: a machine may be busy.
     pub deadline: Duration,
 }
@@ -96,6 +101,7 @@ impl Default for Options {
             treatment: Treatment::default(),
             namespaces: Namespaces::ALL.to_vec(),
             functions: Vec::new(),
+            earlier: None,
             deadline: Duration::from_secs(600),
         }
     }
@@ -119,16 +125,20 @@ impl Options {
 /// The symbols of both kernels must be known. Where the system refuses time namespaces, only what needs none is done, and
 /// the outcome says so. Errors: the kernel cannot be emulated, or the image not be linked; the child process crashed, hung
 /// or failed ([`Error::Child`]).
-pub fn sweep(old: OldImage<'_>, running: &Running, options: &Options) -> Result<InFlight> {
+pub fn sweep<'a>(
+    old: OldImage<'a>,
+    running: &'a Running,
+    options: &'a Options,
+) -> Result<InFlight> {
     sweep_with(old, running, options, |_| {})
 }
 
 /// The same with a re-entry table that `change` has changed. Nothing needs this but a test, which wants to see what a wrong
 /// table does.
-pub fn sweep_with(
-    old: OldImage<'_>,
-    running: &Running,
-    options: &Options,
+pub fn sweep_with<'a>(
+    old: OldImage<'a>,
+    running: &'a Running,
+    options: &'a Options,
     change: impl FnOnce(&mut ReentryTable),
 ) -> Result<InFlight> {
     let mut sweep = Sweep::new(old, running, options)?;
@@ -166,7 +176,7 @@ pub fn sweep_with(
 struct Sweep<'a> {
     old: Old,
     reentry: ReentryTable,
-    home: &'a Symtab,
+    ground: Ground<'a>,
     running: &'a Running,
     symtab: &'a Symtab,
     treatment: Treatment,
@@ -183,12 +193,11 @@ fn unknown(which: &str) -> Error {
 }
 
 impl<'a> Sweep<'a> {
-    fn new(image: OldImage<'a>, running: &'a Running, options: &Options) -> Result<Self> {
+    fn new(image: OldImage<'a>, running: &'a Running, options: &'a Options) -> Result<Self> {
         linked::check_running(running)?;
-        let home = image.home.ok_or_else(|| unknown("old"))?;
+        let ground = Ground::new(image, options.earlier.as_ref())?;
         let symtab = running.symtab.as_ref().ok_or_else(|| unknown("running"))?;
         let old = linked::read(image)?;
-        check_slots(&old)?;
         let reentry = reentry::derive(&old.image, &old.code)
             .map_err(Error::input("the old image's threads in flight"))?;
         let all = linked::functions(&old.image);
@@ -203,7 +212,7 @@ impl<'a> Sweep<'a> {
         Ok(Self {
             old,
             reentry,
-            home,
+            ground,
             running,
             symtab,
             treatment: options.treatment,
@@ -259,17 +268,21 @@ impl<'a> Sweep<'a> {
                 symtab: Some(self.symtab),
                 image: Some(&self.running.image),
             },
+            vdso: self.ground.other_vdso(),
         };
-        let code = self.old.image.bytes();
-        let unit = Unit::of(self.home, code.len()).map_err(refused)?;
-        let layout = Layout::new(&unit, kernels.room(self.treatment)?)?;
+        let (old, ground) = (&self.old, &self.ground);
+        let unit = ground.unit(old)?;
+        let room = kernels.room(self.treatment)?.max(ground.room(old)?);
+        let layout = Layout::new(&unit, ground.other_vdso().len(), room)?;
         let stage = Stage::map(layout)?;
+        let mappings = unit.mappings_at(stage.kernel());
+        let text = ground.text(old, stage.image(), mappings)?;
         let tracee = spawn::spawn(&stage, namespaces.new)?;
         if namespaces.old {
             time_namespace::enter(Offsets::USUAL)
                 .map_err(|refused| Error::io(super::TIME_NAMESPACE)(refused.source))?;
         }
-        let swap = Swap::new(&kernels, self.treatment, &stage)?;
+        let swap = Swap::new(&kernels, self.treatment, &text, &stage)?;
         let mut thread = Thread::new(tracee, stage)?;
         let sweep = |names: &Vec<String>| {
             let (name, entry) = self.known(names)?;
@@ -278,11 +291,11 @@ impl<'a> Sweep<'a> {
                 entry,
                 native: self.native(names)?,
                 code: &self.old.code,
-                image: code,
+                text: &text,
                 thread: &mut thread,
                 old: OldKernel {
-                    code,
-                    symtab: self.home,
+                    code: ground.vdso(old),
+                    symtab: ground.symtab(),
                     running: self.symtab,
                 },
                 swap: &swap,
@@ -330,30 +343,13 @@ impl<'a> Sweep<'a> {
             aliases: names.iter().skip(1).cloned().collect(),
             boundaries: function.map_or(0, boundaries),
             reached: reached.len() as u64,
+            out_of_line: tally.out_of_line(),
             experiments: tally.experiments(),
             worst: tally::counts(worst.values().copied()),
             parts: tally.parts(),
             unreached: function.map(unreached).unwrap_or_default(),
             failures: tally.failures().to_vec(),
         }
-    }
-}
-
-/// Slots hold what their kernel has put there, which the image alone does not know.
-fn check_slots(old: &Old) -> Result<()> {
-    let entries = old.relocations.iter().flat_map(|table| &table.entries);
-    match entries
-        .clone()
-        .find(|entry| !old.image.is_text(entry.place))
-    {
-        None => Ok(()),
-        Some(entry) => Err(Error::Unlinkable {
-            what: "threads in flight".to_owned(),
-            reason: format!(
-                "the slot at {} is only filled in by its own kernel",
-                entry.place
-            ),
-        }),
     }
 }
 

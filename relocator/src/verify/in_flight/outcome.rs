@@ -226,6 +226,8 @@ pub struct FunctionSweep {
     pub boundaries: u64,
     /// At how many of them a thread was stopped.
     pub reached: u64,
+    /// At how many places it was stopped in code that an earlier link has moved out of line.
+    pub out_of_line: u64,
     /// How often a thread was stopped, the kernel swapped, and the thread resumed.
     pub experiments: u64,
     /// Boundaries by the worst that has happened there.

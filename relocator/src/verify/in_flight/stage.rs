@@ -50,6 +50,8 @@ impl Slot {
 pub(super) struct Layout {
     /// The old vvar pages.
     pub(super) pages: Range<usize>,
+    /// The vDSO of the kernel that is emulated, if the old image is not it.
+    pub(super) vdso: Range<usize>,
     /// The old image, with room for a longer one.
     pub(super) text: Range<usize>,
     pads: usize,
@@ -58,8 +60,9 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// For an old kernel, and an image that takes up to `size` bytes once it is linked.
-    pub(super) fn new(unit: &Unit, size: usize) -> Result<Self> {
+    /// For a kernel with a vDSO of its own that takes `other` bytes, or none, and an image that takes up to `size` bytes once
+    /// it is linked.
+    pub(super) fn new(unit: &Unit, other: usize, size: usize) -> Result<Self> {
         let vdso = unit.offset(mapping_name::VDSO).unwrap_or(0) as usize;
         let mappings = unit.mappings_at(Avma(0));
         if mappings.iter().any(|(_, start)| start.0 as usize > vdso) || vdso == 0 {
@@ -68,13 +71,15 @@ impl Layout {
                 reason: "its kernel does not map its vvar below it".to_owned(),
             });
         }
-        let end = (vdso + size).max(unit.size() as usize);
+        let start = vdso + other.next_multiple_of(PAGE);
+        let end = (start + size).max(unit.size() as usize);
         let pads = end.next_multiple_of(PAGE);
         let writable = pads + PAGE;
         let size = Slot::COUNT * Slot::SIZE + PAGE + 2 * STACK;
         Ok(Self {
             pages: 0..vdso,
-            text: vdso..pads,
+            vdso: vdso..start,
+            text: start..pads,
             pads,
             writable: writable..writable + size,
         })
@@ -121,7 +126,7 @@ impl Stage {
         let mut thread = shared.view(Some(home)).map_err(failed("mapping"))?;
         let mut protect = || {
             thread.freeze(layout.pages.clone())?;
-            thread.execute(layout.text.start..layout.writable.start)
+            thread.execute(layout.vdso.start..layout.writable.start)
         };
         protect().map_err(failed("protecting"))?;
         // The thread lives there until its process ends.
@@ -158,6 +163,11 @@ impl Stage {
     /// The old image, and what takes its place.
     pub(super) fn text(&self) -> Range<Avma> {
         self.range(self.layout.text.clone())
+    }
+
+    /// Where the old kernel's mappings begin.
+    pub(super) fn kernel(&self) -> Avma {
+        self.home
     }
 
     pub(super) fn image(&self) -> Avma {

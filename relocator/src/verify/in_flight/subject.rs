@@ -11,6 +11,7 @@ use nix::libc;
 use super::answer::Answer;
 use super::call::{Call, Random};
 use super::experiment::{Experiment, Outcome};
+use super::ground::Text;
 use super::old_kernel::OldKernel;
 use super::outcome::{Ending, Failure, Namespaces, Variant};
 use super::performer::{Activation, Snapshot, Thread};
@@ -63,7 +64,8 @@ pub(super) struct Subject<'a, 'b> {
     /// The new kernel's function of that name.
     pub(super) native: Option<Avma>,
     pub(super) code: &'a Code,
-    pub(super) image: &'a [u8],
+    /// What threads run in.
+    pub(super) text: &'a Text,
     pub(super) thread: &'a mut Thread,
     pub(super) old: OldKernel<'a>,
     pub(super) swap: &'a Swap<'b>,
@@ -221,14 +223,14 @@ impl Subject<'_, '_> {
         }
     }
 
-    /// The boundary of the old image that a program counter is at.
+    /// The place in the text that a program counter is at.
     fn boundary(&self, pc: Avma) -> Option<Svma> {
         let place = pc.0.checked_sub(self.thread.stage.image().0)?;
-        (place < self.image.len() as u64).then_some(Svma(place))
+        (place < self.text.bytes.len() as u64).then_some(Svma(place))
     }
 
     fn is_system_call(&self, boundary: Svma) -> bool {
-        let code = self.image.get(boundary.index()..).unwrap_or_default();
+        let code = self.text.bytes.get(boundary.index()..).unwrap_or_default();
         code.starts_with(&SYSCALL)
     }
 
@@ -306,9 +308,13 @@ impl Subject<'_, '_> {
     fn count(&mut self, ready: &Ready<'_>, variant: Variant, at: Svma, found: (Ending, String)) {
         let (ending, what) = found;
         self.tally.add(self.namespaces, variant, at, ending);
+        let linked = self.text.linked.as_ref();
+        if let Some(boundary) = linked.and_then(|linked| linked.moved_from(at)) {
+            self.tally.is_moved(at, boundary);
+        }
         if ending.is_failure() {
             let length = self.code.covering(at).map_or(1, |found| found.length);
-            let bytes = self.image.get(at.index()..).unwrap_or_default();
+            let bytes = self.text.bytes.get(at.index()..).unwrap_or_default();
             let bytes = bytes.get(..usize::from(length)).unwrap_or_default();
             self.tally.explain(Failure {
                 address: at.0,

@@ -7,6 +7,7 @@ use elf_tools::image::Image;
 use elf_tools::reentry::ReentryTable;
 use elf_tools::symtab::mapping_name;
 
+use super::ground::Text;
 use super::stage::Stage;
 use super::treatment::Treatment;
 use crate::criu;
@@ -25,6 +26,8 @@ pub(super) struct Kernels<'a> {
     pub(super) old: &'a Old,
     pub(super) reentry: &'a ReentryTable,
     pub(super) new: New<'a>,
+    /// The vDSO of the kernel that is emulated, if the old image is not it.
+    pub(super) vdso: &'a [u8],
 }
 
 impl Kernels<'_> {
@@ -56,18 +59,21 @@ pub(super) struct Swap<'a> {
     text: Range<usize>,
     before: Vec<u8>,
     after: Vec<u8>,
+    /// What the old image was linked to before, if it was.
+    earlier: Option<&'a LinkedImage>,
+    size: usize,
 }
 
 impl<'a> Swap<'a> {
-    /// For an image on a stage.
+    /// For an image on a stage, where it is this text now.
     pub(super) fn new(
         kernels: &'a Kernels<'a>,
         treatment: Treatment,
+        now: &'a Text,
         stage: &Stage,
     ) -> Result<Self> {
         let text = stage.layout().text.clone();
         let image = stage.image();
-        let old = kernels.old.image.bytes();
         let whole = |bytes: &[u8]| {
             let mut whole = bytes.to_vec();
             whole.resize(text.len(), 0);
@@ -79,23 +85,29 @@ impl<'a> Swap<'a> {
             .transpose()?;
         let after = match (&linked, treatment) {
             (Some(linked), _) => linked.bytes.clone(),
-            (None, Treatment::Criu) => as_criu_does(&kernels.old.image, kernels.new.image)?,
-            (None, _) => old.to_vec(),
+            (None, Treatment::Criu) => {
+                as_criu_does(&kernels.old.image, kernels.new.image, &now.bytes)?
+            }
+            (None, _) => now.bytes.clone(),
         };
         Ok(Self {
             kernels,
             treatment,
             linked,
             image,
-            before: whole(old),
+            before: whole(&now.bytes),
+            size: now.bytes.len().max(after.len()),
             after: whole(&after),
             text,
+            earlier: now.linked.as_ref(),
         })
     }
 
     /// Puts the old text in place.
     pub(super) fn undo(&self, stage: &mut Stage) {
         stage.put(self.text.start, &self.before);
+        let vdso = stage.layout().vdso.start;
+        stage.put(vdso, self.kernels.vdso);
     }
 
     /// Puts the new kernel in place: what takes the place of the old text, and pages of zeros, which a restore leaves where
@@ -104,6 +116,8 @@ impl<'a> Swap<'a> {
         let pages = stage.layout().pages.clone();
         stage.put(self.text.start, &self.after);
         stage.put(pages.start, &vec![0; pages.len()]);
+        let vdso = stage.layout().vdso.clone();
+        stage.put(vdso.start, &vec![TRAP; vdso.len()]);
     }
 
     /// What has to be done about a thread and its memory; nothing if both are left as they are. Nothing has been written yet.
@@ -121,7 +135,7 @@ impl<'a> Swap<'a> {
         let crossing = Crossing {
             old: self.kernels.old,
             reentry: self.kernels.reentry,
-            before: None,
+            before: self.earlier,
             after: linked,
             image: self.image,
         };
@@ -140,8 +154,7 @@ impl<'a> Swap<'a> {
 
     /// Contexts in signal frames on the thread's stacks.
     fn interrupted(&self, registers: &Registers, stage: &Stage) -> Vec<Interrupted> {
-        let size = self.kernels.old.image.bytes().len() as i64;
-        let text = self.image..self.image.offset(size);
+        let text = self.image..self.image.offset(self.size as i64);
         let stacks = [stage.stack(), stage.alternate_stack()];
         frames::of_thread(registers, &stacks, &text, stage)
     }
@@ -173,8 +186,11 @@ impl FixUp {
     }
 }
 
-/// The old image as CRIU changes it.
-fn as_criu_does(old: &Image, new: Option<&Image>) -> Result<Vec<u8>> {
+/// Nobody may execute what an old kernel had at its place.
+const TRAP: u8 = 0xcc;
+
+/// The text of the old image as CRIU changes it.
+fn as_criu_does(old: &Image, new: Option<&Image>, text: &[u8]) -> Result<Vec<u8>> {
     let mappings = AddressSpace::read()?.mappings();
     let vdso = mappings.iter().find(|(name, _)| name == mapping_name::VDSO);
     let refused = |reason: String| Error::Unlinkable {
@@ -184,5 +200,10 @@ fn as_criu_does(old: &Image, new: Option<&Image>) -> Result<Vec<u8>> {
     let found = vdso.zip(new);
     let (vdso, new) = found.ok_or_else(|| refused("the new kernel has no vDSO".to_owned()))?;
     let patched = criu::patch(old, new, vdso.1).map_err(refused)?;
-    Ok(patched.bytes)
+    let mut text = text.to_vec();
+    for entry in patched.entries {
+        let place = entry.index()..entry.index() + criu::JUMP;
+        text[place.clone()].copy_from_slice(&patched.bytes[place]);
+    }
+    Ok(text)
 }

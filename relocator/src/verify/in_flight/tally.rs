@@ -1,6 +1,6 @@
 //! Counting what came out, by boundary.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use elf_tools::Svma;
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,8 @@ struct Found {
 pub(super) struct Tally {
     found: Vec<(Namespaces, Variant, BTreeMap<u64, Found>)>,
     failures: Vec<Failure>,
+    /// Places out of line, with the boundaries whose instructions are there.
+    moved: BTreeMap<u64, u64>,
 }
 
 impl Tally {
@@ -40,6 +42,18 @@ impl Tally {
         });
         found.experiments += 1;
         found.worst = found.worst.max(ending);
+    }
+
+    /// States which boundary a place out of line stands for.
+    pub(super) fn is_moved(&mut self, place: Svma, boundary: Svma) {
+        self.moved.insert(place.0, boundary.0);
+    }
+
+    /// How many places out of line a thread was stopped at.
+    pub(super) fn out_of_line(&self) -> u64 {
+        let places = self.found.iter().flat_map(|(_, _, found)| found.keys());
+        let moved = places.filter(|place| self.moved.contains_key(place));
+        moved.collect::<BTreeSet<_>>().len() as u64
     }
 
     /// Keeps a failure in words, unless there are enough like it.
@@ -76,6 +90,7 @@ impl Tally {
     /// Adds what was counted elsewhere, under other circumstances.
     pub(super) fn merge(&mut self, other: Self) {
         self.found.extend(other.found);
+        self.moved.extend(other.moved);
         for failure in other.failures {
             self.explain(failure);
         }
@@ -98,7 +113,8 @@ impl Tally {
     pub(super) fn worst(&self) -> BTreeMap<u64, Ending> {
         let mut worst = BTreeMap::new();
         for (_, _, found) in &self.found {
-            for (&boundary, found) in found {
+            for (place, found) in found {
+                let boundary = *self.moved.get(place).unwrap_or(place);
                 let entry = worst.entry(boundary).or_insert(found.worst);
                 *entry = found.worst.max(*entry);
             }
