@@ -5,11 +5,16 @@
 
 use elf_tools::reentry::{Recovery, ReentryTable, Register};
 use kernel_fixtures::distribution::{Cache, VERSIONS};
+use kernel_fixtures::fixture;
 use libtest_mimic::{Arguments, Trial};
 use relocator::link::Old;
+use relocator::plan::Policy;
+use relocator::source::{Source, Spec};
+use relocator::tables;
 use relocator::verify::OldImage;
 use relocator::verify::in_flight::{
-    Ending, FunctionSweep, InFlight, Namespaces, Options, Treatment, Variant, sweep_with,
+    Earlier, Ending, Failure, FunctionSweep, InFlight, Namespaces, Options, Treatment, Variant,
+    sweep_with,
 };
 use relocator_tests::running::{EMULATION, RUNNING, TIME_NAMESPACE, in_words};
 use relocator_tests::stock::{self, Kernel, Shared};
@@ -212,6 +217,103 @@ fn is_noticed(kernel: &Kernel, change: fn(&mut ReentryTable)) -> Result<(), Stri
     })
 }
 
+/// The sweep of an image that was linked to another kernel before.
+fn run_linked(old: &Kernel, to: &Kernel, policy: Policy) -> Result<InFlight, String> {
+    let earlier = Earlier {
+        image: to.image.clone(),
+        symtab: to.symtab()?,
+        policy,
+    };
+    let options = Options {
+        earlier: Some(earlier),
+        namespaces: vec![RESTORE],
+        ..options(Treatment::Relocate)
+    };
+    run(old, &options, |_| {})
+}
+
+/// Threads come out of instructions that an earlier link has moved. The only ones that are refused are those of which an
+/// argument is part of an address.
+fn comes_out_of_detours(old: &Kernel, to: &Kernel) -> Result<(), String> {
+    let found = run_linked(old, to, Policy::Auto)?;
+    let gettime = function(&found, "__vdso_clock_gettime")?;
+    ensure(gettime.out_of_line >= 3, || {
+        format!("only {} places out of line", gettime.out_of_line)
+    })?;
+    for function in &found.functions {
+        let worst = function.worst;
+        let refused = |failure: &Failure| failure.what.contains("linked earlier");
+        let right = worst.failures() == worst.stuck && function.failures.iter().all(refused);
+        let few = worst.stuck * 10 < function.reached;
+        ensure(right && few, || {
+            format!("{}: {worst:?}, {:#?}", function.name, function.failures)
+        })?;
+    }
+    Ok(())
+}
+
+/// Threads come out of what an earlier link has put in place of functions.
+fn comes_out_of_replacements(old: &Kernel, to: &Kernel) -> Result<(), String> {
+    for policy in [Policy::Syscall, Policy::Proxy] {
+        let found = run_linked(old, to, policy)?;
+        for function in &found.functions {
+            let right = function.worst.failures() == 0 && function.experiments > 0;
+            ensure(right, || {
+                format!("{policy:?}, {}: {:#?}", function.name, function.failures)
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Threads come out of the fixtures, of every style that images can be made in.
+fn comes_out_of_fixture(name: &str) -> Result<(), String> {
+    let words = |error: relocator::Error| in_words(&error);
+    let source = Source::open(&Spec::Fixture(name.to_owned())).map_err(words)?;
+    let (old, _) = source.old(&tables::Options::default()).map_err(words)?;
+    let image = OldImage::from(&old).with_home(source.symtab.as_ref());
+    let options = Options {
+        namespaces: vec![RESTORE],
+        ..options(Treatment::Relocate)
+    };
+    let running = RUNNING.as_ref().map_err(Clone::clone)?;
+    let found = sweep_with(image, running, &options, |_| {}).map_err(words)?;
+    let experiments: u64 = found.functions.iter().map(|f| f.experiments).sum();
+    ensure(experiments > 1000, || {
+        format!("only {experiments} experiments")
+    })?;
+    for function in &found.functions {
+        ensure(function.worst.failures() == 0, || {
+            format!(
+                "{}: {:?}, {:#?}",
+                function.name, function.worst, function.failures
+            )
+        })?;
+    }
+    Ok(())
+}
+
+/// Two kernels, and a check of one that was linked to the other.
+type PairCheck = fn(&Kernel, &Kernel) -> Result<(), String>;
+
+fn linked_trials(
+    old: &(Shared, Result<(), String>),
+    to: &(Shared, Result<(), String>),
+) -> Vec<Trial> {
+    let possible = old.1.clone().and(to.1.clone());
+    let checks: [(&str, PairCheck); 2] = [
+        ("detours", comes_out_of_detours),
+        ("replacements", comes_out_of_replacements),
+    ];
+    let trial = |(name, check): (&str, PairCheck)| {
+        let (old, to) = (old.0.clone(), to.0.clone());
+        trial(format!("linked_earlier::{name}"), &possible, move || {
+            check(&*old()?, &*to()?)
+        })
+    };
+    checks.into_iter().map(trial).collect()
+}
+
 /// A check of a kernel that knows what to check.
 type Check = Box<dyn FnOnce(&Kernel) -> Result<(), String> + Send>;
 
@@ -262,11 +364,21 @@ fn main() {
     let arguments = Arguments::from_args();
     let cache = Cache::locate();
     let here = EMULATION.clone().and_then(|()| TIME_NAMESPACE.clone());
+    let kernel = |version: &str| {
+        let (kernel, path) = stock::fetched(&cache, version, arguments.list);
+        (kernel, path.map(drop).and_then(|()| here.clone()))
+    };
     let mut all = Vec::new();
     for version in VERSIONS {
-        let (kernel, path) = stock::fetched(&cache, version, arguments.list);
-        let possible = path.map(drop).and_then(|()| here.clone());
+        let (kernel, possible) = kernel(version);
         all.extend(trials(version, &kernel, &possible));
+    }
+    // Between these three instructions of `clock_gettime` have to move out of line.
+    all.extend(linked_trials(&kernel("5.10"), &kernel("6.12")));
+    // Without symbols there is no kernel to emulate.
+    for fixture in fixture::all().iter().filter(|f| f.symtab.is_some()) {
+        let name = format!("fixture::{}", fixture.name);
+        all.push(trial(name, &here, || comes_out_of_fixture(fixture.name)));
     }
     libtest_mimic::run(&arguments, all).exit();
 }

@@ -38,7 +38,7 @@ pub(super) enum Ground<'a> {
     Linked {
         kernel: &'a Earlier,
         /// The kernel's vDSO, with alternatives applied.
-        vdso: Old,
+        vdso: Box<Old>,
     },
 }
 
@@ -56,7 +56,7 @@ impl<'a> Ground<'a> {
             None => Self::Home(old.home.ok_or_else(|| unknown("old"))?),
             Some(kernel) => Self::Linked {
                 kernel,
-                vdso: linked::read((&kernel.image).into())?,
+                vdso: Box::new(linked::read((&kernel.image).into())?),
             },
         })
     }
