@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{OldComparison, OldKernel, Options, Row};
 use crate::error::in_words;
-use crate::verify::in_flight::{self, Counts, InFlight, Namespaces, Variant, sweep};
+use crate::verify::in_flight::{self, Counts, InFlight, Namespaces, Variant, VariantCounts, sweep};
 use crate::verify::{self, OldImage, Running};
 use crate::{Error, Result};
 
@@ -27,19 +27,9 @@ pub struct Flight {
     /// Boundaries by the worst that has happened there.
     pub worst: Counts,
     /// The same by what the thread was doing: stopped there, or in the handler of a signal that interrupted it there.
-    pub variants: Vec<VariantFlight>,
+    pub variants: Vec<VariantCounts>,
     /// The same by function.
     pub functions: Vec<FunctionFlight>,
-}
-
-/// What has become of threads that were doing one thing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct VariantFlight {
-    /// What they were doing.
-    pub variant: Variant,
-    /// Boundaries by the worst that has happened there; once for each combination of time namespaces.
-    pub worst: Counts,
 }
 
 /// A sweep of one function in short.
@@ -81,12 +71,16 @@ impl From<InFlight> for Flight {
         });
         let functions: Vec<FunctionFlight> = functions.collect();
         let sum = |count: fn(&FunctionFlight) -> u64| functions.iter().map(count).sum();
-        let parts = || found.functions.iter().flat_map(|function| &function.parts);
+        let all = || {
+            found
+                .functions
+                .iter()
+                .flat_map(|function| &function.variants)
+        };
         let variants = Variant::ALL.into_iter().filter_map(|variant| {
-            let of_variant = parts().filter(|part| part.variant == variant);
-            let counts: Vec<Counts> = of_variant.map(|part| part.worst).collect();
-            let worst = total(counts.iter());
-            (worst.total() > 0).then_some(VariantFlight { variant, worst })
+            let of_variant = all().filter(|found| found.variant == variant);
+            let worst = total(of_variant.map(|found| &found.worst));
+            (worst.total() > 0).then_some(VariantCounts { variant, worst })
         });
         Self {
             namespaces: found.namespaces.clone(),

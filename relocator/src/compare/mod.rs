@@ -35,7 +35,7 @@ use way::Code;
 pub use crate::verify::calls::timing::TimedCall;
 pub use crate::verify::in_flight::{Counts, Ending, Namespaces, Variant};
 pub use cost::Cost;
-pub use flight::{Flight, FunctionFlight, VariantFlight};
+pub use flight::{Flight, FunctionFlight};
 pub use in_process::{InProcess, side_by_side};
 pub use report::{Compared, Report};
 pub use row::{Check, Comparison, OldComparison, Row, Timing};

@@ -4,13 +4,14 @@ use roxmltree::{Document, ParsingOptions};
 use serde_json::Value;
 
 use super::page;
-use crate::compare::flight::{Flight, FunctionFlight, VariantFlight};
+use crate::compare::flight::{Flight, FunctionFlight};
 use crate::compare::{
     Comparison, Cost, Counts, Namespaces, OldComparison, Options, Report, Row, TimedCall, Timing,
     Variant, Way,
 };
 use crate::report::Kernel;
 use crate::verify::calls::Tally;
+use crate::verify::in_flight::VariantCounts;
 
 /// What nobody may be able to put into the page.
 const HOSTILE: &str = "</style></svg><script>alert('x')</script> & \"quoted\" \u{7}";
@@ -29,7 +30,7 @@ fn flight(way: Way) -> Flight {
         reached: worst.total(),
         experiments: 98_765,
         worst,
-        variants: vec![VariantFlight {
+        variants: vec![VariantCounts {
             variant: Variant::Direct,
             worst,
         }],

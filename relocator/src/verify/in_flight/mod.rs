@@ -76,7 +76,8 @@ use tally::Tally;
 
 pub use ground::Earlier;
 pub use outcome::{
-    Counts, Ending, Failure, FunctionSweep, InFlight, Namespaces, Part, Skipped, Unreached, Variant,
+    Counts, Ending, Failure, FunctionSweep, InFlight, Namespaces, Part, Skipped, Unreached,
+    Variant, VariantCounts,
 };
 pub use treatment::Treatment;
 
@@ -346,6 +347,7 @@ impl<'a> Sweep<'a> {
             out_of_line: tally.out_of_line(),
             experiments: tally.experiments(),
             worst: tally::counts(worst.values().copied()),
+            variants: tally.variants(),
             parts: tally.parts(),
             unreached: function.map(unreached).unwrap_or_default(),
             failures: tally.failures().to_vec(),

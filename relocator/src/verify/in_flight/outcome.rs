@@ -232,12 +232,23 @@ pub struct FunctionSweep {
     pub experiments: u64,
     /// Boundaries by the worst that has happened there.
     pub worst: Counts,
+    /// The same by what the thread was doing, over all combinations of namespaces.
+    pub variants: Vec<VariantCounts>,
     /// The same for each combination of namespaces and each variant.
     pub parts: Vec<Part>,
     /// Boundaries where no thread was ever stopped.
     pub unreached: Vec<Unreached>,
     /// The first few failures.
     pub failures: Vec<Failure>,
+}
+
+/// What has become of threads that were doing one thing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VariantCounts {
+    /// What they were doing.
+    pub variant: Variant,
+    /// Boundaries by the worst that has happened there.
+    pub worst: Counts,
 }
 
 /// What a sweep of one function has found under some circumstances.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use elf_tools::Svma;
 use serde::{Deserialize, Serialize};
 
-use super::outcome::{Counts, Ending, Failure, Namespaces, Part, Variant};
+use super::outcome::{Counts, Ending, Failure, Namespaces, Part, Variant, VariantCounts};
 
 /// Failures that are kept in words, of each ending.
 const MOST_FAILURES: usize = 4;
@@ -111,8 +111,21 @@ impl Tally {
 
     /// The worst at each boundary, under all circumstances.
     pub(super) fn worst(&self) -> BTreeMap<u64, Ending> {
+        self.worst_of(|_| true)
+    }
+
+    /// What was found by what the thread was doing.
+    pub(super) fn variants(&self) -> Vec<VariantCounts> {
+        let all = Variant::ALL.into_iter().map(|variant| VariantCounts {
+            variant,
+            worst: counts(self.worst_of(|other| other == variant).into_values()),
+        });
+        all.filter(|found| found.worst.total() > 0).collect()
+    }
+
+    fn worst_of(&self, wanted: impl Fn(Variant) -> bool) -> BTreeMap<u64, Ending> {
         let mut worst = BTreeMap::new();
-        for (_, _, found) in &self.found {
+        for (_, _, found) in self.found.iter().filter(|part| wanted(part.1)) {
             for (place, found) in found {
                 let boundary = *self.moved.get(place).unwrap_or(place);
                 let entry = worst.entry(boundary).or_insert(found.worst);
