@@ -23,7 +23,8 @@ pub(super) struct Stopped<'a> {
 /// added to the stack pointer is none of them.
 fn depends_on_layout(register: Register, source: &Source) -> bool {
     let is_added = source.constant != 0 && source.location != Location::Nowhere;
-    register != Register::RSP && (source.image != 0 || is_added)
+    let is_scaled = source.scale.unsigned_abs() != 1;
+    register != Register::RSP && (source.image != 0 || is_added || is_scaled)
 }
 
 impl Stopped<'_> {

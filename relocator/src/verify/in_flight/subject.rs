@@ -111,6 +111,8 @@ impl Subject<'_, '_> {
             for scenario in scenarios {
                 progress.at(format!("{}: {scenario}; {}", self.name, self.namespaces));
                 if let Some(mut ready) = self.prepare(scenario, &pages)? {
+                    // How long the way is has to be known before threads are stopped on it: inner ones are in turns.
+                    self.trace(&mut ready, false)?;
                     self.trace(&mut ready, true)?;
                     self.disturb(&mut ready)?;
                 }
