@@ -76,14 +76,7 @@ pub struct Derivation {
 /// where the table does not say how far the vvar is from the image, and where an alternative that was not applied
 /// refers to the vvar.
 pub fn derive(image: &Image, code: &Code, symtab: &Symtab) -> Result<Derivation> {
-    if (image.machine(), image.class()) != (Machine::X86_64, Class::Elf64) {
-        let reason = format!(
-            "{} in {:?}; the code of 64-bit x86-64 images is understood",
-            image.machine(),
-            image.class()
-        );
-        return Err(Error::unsupported("image", reason));
-    }
+    check_architecture(image)?;
     let vvar = Vvar::of(symtab)?;
     check_alternatives(image, &vvar)?;
     let architecture = x86_64::X86_64::new(image, code);
@@ -108,6 +101,19 @@ pub fn derive(image: &Image, code: &Code, symtab: &Symtab) -> Result<Derivation>
         relocations: table.finish(),
         unreached: unreached(code, &vvar),
     })
+}
+
+/// Fails for an image whose code is not understood.
+fn check_architecture(image: &Image) -> Result<()> {
+    if (image.machine(), image.class()) == (Machine::X86_64, Class::Elf64) {
+        return Ok(());
+    }
+    let reason = format!(
+        "{} in {:?}; the code of 64-bit x86-64 images is understood",
+        image.machine(),
+        image.class()
+    );
+    Err(Error::unsupported("image", reason))
 }
 
 /// References to the vvar in instructions that no function reaches.

@@ -9,21 +9,16 @@
 
 use rustc_hash::FxHashMap;
 
+use super::memory::{Bytes, Place, is_kernels, place};
 use super::reach::Reach;
 use super::source::Stopped;
 use crate::derive::fixpoint::Analysis;
-use crate::derive::machine::{Access, Store};
+use crate::derive::machine::Store;
 use crate::derive::pool::Pool;
-use crate::derive::value::{SetId, Unknown, Value};
+use crate::derive::value::{SetId, Unknown};
 use crate::reentry::{Clear, Register};
 
 use super::source;
-
-/// An object that an argument points to: the processor's number of the register, and the offset.
-pub(super) type Place = (u8, i64);
-
-/// A place and a number of bytes.
-pub(super) type Bytes = (Place, u32);
 
 /// What a function leaves in memory.
 #[derive(Debug, Default)]
@@ -82,29 +77,6 @@ fn reads_what_was_there(analysis: &Analysis, reach: &Reach) -> bool {
     })
 }
 
-/// Whether an access may be to what the kernel keeps current, rather than to what an argument points to.
-pub(super) fn is_kernels(pool: &Pool, access: &Access) -> bool {
-    pool.values(access.address)
-        .iter()
-        .any(|value| !is_from_arguments(pool, value))
-}
-
-/// Whether a value is made of nothing but what registers held at the entry. What is on the stack is never asked for.
-fn is_from_arguments(pool: &Pool, value: &Value) -> bool {
-    let known = |unknown: Unknown| {
-        matches!(
-            unknown,
-            Unknown::Initial(_) | Unknown::Stack | Unknown::AlignedStack(_)
-        )
-    };
-    value.base == 0
-        && !value.terms.is_empty()
-        && value
-            .terms
-            .iter()
-            .all(|term| known(pool.unknown_of(term.unknown)))
-}
-
 /// Finds the mark: a byte of an object to which 1 is stored, and 0.
 fn mark(pool: &Pool, stores: &[Store], analysis: &Analysis) -> Option<Mark> {
     let constant = |set: SetId| match pool.values(set) {
@@ -147,22 +119,6 @@ fn mark(pool: &Pool, stores: &[Store], analysis: &Analysis) -> Option<Mark> {
         cleared: addresses(cleared),
         clear: all,
     })
-}
-
-/// The object and the offset that an address means, if it is one only.
-fn place(pool: &Pool, address: SetId) -> Option<Place> {
-    let [value] = pool.values(address) else {
-        return None;
-    };
-    let [term] = value.terms[..] else {
-        return None;
-    };
-    match pool.unknown_of(term.unknown) {
-        Unknown::Initial(number) if value.base == 0 && term.coefficient == 1 => {
-            Some((number, value.constant))
-        }
-        _ => None,
-    }
 }
 
 /// Whether all of a set was loaded by instructions that read what the kernel keeps current.

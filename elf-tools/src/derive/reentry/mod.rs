@@ -9,11 +9,13 @@
 //! | `prototype` | which arguments a function takes |
 //! | `source` | states to places where initial values are |
 //! | `cfi` | the comparison with call frame information |
+//! | `memory` | what addresses mean |
 //! | `effects` | what an activation leaves in memory |
 //! | `reach` | what may still be executed from an instruction on, and what may have been before |
 
 mod cfi;
 mod effects;
+mod memory;
 mod prototype;
 mod reach;
 mod source;
@@ -27,7 +29,7 @@ use crate::derive::value::UnknownId;
 use crate::derive::x86_64;
 use crate::image::Image;
 use crate::reentry::{Call, Context, Location, Recipe, Recovery, ReentryTable, Register, Source};
-use crate::{Class, Error, Machine, Result, Svma};
+use crate::{Result, Svma};
 
 use cfi::{Active, Rules};
 use effects::Effects;
@@ -43,14 +45,7 @@ const SYSCALL: [u8; 2] = [0x0f, 0x05];
 /// Alternatives must be as they are in the process: they decide where boundaries are. Errors where the image is not a
 /// 64-bit x86-64 one, and where its call frame information is malformed.
 pub fn derive(image: &Image, code: &Code) -> Result<ReentryTable> {
-    if (image.machine(), image.class()) != (Machine::X86_64, Class::Elf64) {
-        let reason = format!(
-            "{} in {:?}; the code of 64-bit x86-64 images is understood",
-            image.machine(),
-            image.class()
-        );
-        return Err(Error::unsupported("image", reason));
-    }
+    super::check_architecture(image)?;
     let architecture = x86_64::X86_64::new(image, code);
     let leaders = fixpoint::leaders(code);
     let rules = Rules::read(image)?;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use rustc_hash::FxHashMap;
 
-use super::effects::{Bytes, is_kernels};
+use super::memory::{Bytes, is_kernels};
 use crate::derive::fixpoint::Analysis;
 
 /// What instructions store, by index.

@@ -13,7 +13,8 @@ use relocator::source::{Source, Spec};
 use relocator::tables::Options;
 use relocator::verify::Running;
 
-use crate::{Outcome, output, verify};
+use crate::running::running;
+use crate::{Outcome, output};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -41,7 +42,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     let new_source = Source::open(&Spec::Own)?;
-    let running: Running = verify::running(&new_source)?;
+    let running: Running = running(&new_source)?;
     let by_default = arguments.olds.is_empty();
     let specs = match by_default {
         true => everything(),

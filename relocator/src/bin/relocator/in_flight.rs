@@ -13,7 +13,7 @@ use relocator::verify::in_flight::{
 };
 use serde::Serialize;
 
-use crate::verify::running;
+use crate::running::running;
 use crate::{Outcome, output};
 
 #[derive(clap::Args)]

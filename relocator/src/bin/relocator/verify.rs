@@ -15,6 +15,7 @@ use relocator::verify::{
 };
 use serde::Serialize;
 
+use crate::running::running;
 use crate::{Outcome, in_flight, output, tables};
 
 #[derive(clap::Args)]
@@ -84,13 +85,6 @@ struct Report {
     clock: String,
     time_namespace: bool,
     functions: Vec<FunctionOutcome>,
-}
-
-/// The running kernel from its source.
-pub(crate) fn running(source: &Source) -> Result<Running> {
-    let image = source.require_image()?.clone();
-    let symtab = source.symtab.clone();
-    Ok(Running { image, symtab })
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
