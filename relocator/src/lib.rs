@@ -9,6 +9,7 @@
 //! | [`placement`] | says where everything is, or will be, in the process |
 //! | [`link`] | resolves needs, chooses and encodes values, moves what does not fit, overwrites entries: bytes in, bytes and a report out |
 //! | [`plan`] | decides how each function goes on: keep, relocate, proxy, system call |
+//! | [`criu`] | what CRIU writes to vDSOs |
 //! | [`proxy`] | the instructions that replace a function's entry |
 //! | [`threads`] | carries threads across that were stopped inside the old image: registers and memory in, registers and writes out |
 //! | [`tracing`] | threads of other processes, stopped and driven by `ptrace` |
@@ -22,7 +23,7 @@
 //! The linking core does no I/O. What it needs from an image is read by `elf-tools`.
 
 pub mod compare;
-mod criu;
+pub mod criu;
 mod error;
 pub mod hexadecimal;
 mod input;
