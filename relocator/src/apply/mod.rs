@@ -1,0 +1,3 @@
+//! Linking a process, and undoing it.
+
+pub mod record;

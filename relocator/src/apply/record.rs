@@ -1,0 +1,70 @@
+//! The link record: what a process carries that was linked, next to its text and in the same mapping.
+//!
+//! It is read by whoever links the process again, on this kernel or on the next one, or undoes it.
+
+use std::ops::Range;
+
+use elf_tools::{Avma, Svma};
+
+use crate::link::Moved;
+use crate::plan::Strategy;
+
+/// What was done to an old image in a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Build-id of the old image.
+    pub old: Vec<u8>,
+    /// Build-id of the vDSO of the kernel that it was linked to.
+    pub new: Vec<u8>,
+    /// Where the first byte of the image is. A record that is found elsewhere is a copy.
+    pub image: Avma,
+    /// The mapping that the text was in before.
+    pub text: Range<Avma>,
+    /// Bytes of the text's mapping that were others before, by address, and what they were.
+    pub before: Vec<Before>,
+    /// The new kernel's mappings.
+    pub kernel: Vec<Placed>,
+    /// Pages of zeros that made room.
+    pub zeros: Vec<Range<Avma>>,
+    /// How functions begin: what an entry is overwritten with while a link is incomplete is replaced by this.
+    pub entries: Vec<Entry>,
+    /// Instructions that are elsewhere now.
+    pub moved: Vec<Moved>,
+    /// The jumps behind them.
+    pub jumps_back: Vec<Moved>,
+}
+
+/// Bytes as they were.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Before {
+    /// Where.
+    pub at: Avma,
+    /// What they were.
+    pub bytes: Vec<u8>,
+}
+
+/// A mapping of the kernel's that may have been moved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placed {
+    /// As in `/proc/PID/maps`.
+    pub name: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// Where it was.
+    pub from: Avma,
+    /// Where it is.
+    pub to: Avma,
+}
+
+/// A function of a linked image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Where it begins.
+    pub at: Svma,
+    /// What became of it.
+    pub strategy: Strategy,
+    /// Number of bytes at its entry that are no longer its own: 0 if it is kept or relocated.
+    pub replaced: u32,
+    /// The first eight bytes of the linked function.
+    pub bytes: [u8; 8],
+}
