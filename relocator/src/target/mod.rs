@@ -3,6 +3,8 @@
 //! Planning reads a [`Target`] and decides on [`Step`]s; carrying them out is the target's business. So the same plan
 //! serves a live process, checkpoint files, and tests.
 
+pub mod live;
+
 use std::fmt;
 use std::ops::Range;
 

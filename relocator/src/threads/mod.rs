@@ -35,7 +35,7 @@ pub struct Registers {
 impl Registers {
     /// Whether the kernel will have the thread repeat a system call that was interrupted: `ERESTARTSYS` to
     /// `ERESTARTNOHAND`, and `ERESTART_RESTARTBLOCK`, none of which a program ever sees. `linux/errno.h`
-    fn repeats_system_call(&self) -> bool {
+    pub(crate) fn repeats_system_call(&self) -> bool {
         let result = self.general[Register::RAX.index()] as i64;
         self.system_call >= 0 && matches!(result, -514..=-512 | -516)
     }
