@@ -1,3 +1,4 @@
 //! Linking a process, and undoing it.
 
+pub mod recognise;
 pub mod record;
