@@ -72,6 +72,13 @@ impl Tracee {
         })
     }
 
+    /// Lets it go on untraced and alive, whatever dropping it would have done. It must be stopped.
+    pub fn release(mut self) -> Result<()> {
+        request::plain(libc::PTRACE_DETACH, self.pid, 0).map_err(self.failed("letting go of"))?;
+        self.farewell = Farewell::None;
+        Ok(())
+    }
+
     /// Its number.
     pub fn pid(&self) -> Pid {
         self.pid
