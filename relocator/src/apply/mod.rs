@@ -1,4 +1,5 @@
 //! Linking a process, and undoing it.
 
+pub mod place;
 pub mod recognise;
 pub mod record;

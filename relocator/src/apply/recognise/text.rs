@@ -136,7 +136,7 @@ fn look(
     memory: &dyn Memory,
 ) -> Result<Result<OldText, String>> {
     let mut header = [0; HEADER];
-    if at.0 % PAGE != 0 {
+    if !at.0.is_multiple_of(PAGE) {
         return Ok(Err("that is not the start of a page".to_owned()));
     }
     if !memory.read(at, &mut header) {
