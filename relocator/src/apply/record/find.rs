@@ -51,4 +51,13 @@ impl Record {
         }
         Ok(found)
     }
+
+    /// Whether the bytes of a mapping at `base` have a record of an image that is not in this mapping: they are a copy, made
+    /// to be put elsewhere.
+    pub fn is_copied(text: &[u8], base: Avma) -> bool {
+        let here = base..base.offset(text.len() as i64);
+        let notes = (0..text.len()).step_by(ALIGNMENT).map(|at| &text[at..]);
+        let mut records = notes.filter_map(|note| stored::decode(note).ok());
+        records.any(|(record, _)| !here.contains(&record.image))
+    }
 }

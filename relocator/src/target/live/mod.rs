@@ -75,6 +75,13 @@ impl Live {
         self.since.elapsed()
     }
 
+    /// Lets all threads go on; for how long the process was stopped, at least partly.
+    pub fn release(self) -> Duration {
+        let since = self.since;
+        drop(self);
+        since.elapsed()
+    }
+
     /// The threads that stand still.
     pub fn tracees(&mut self) -> &mut Vec<Tracee> {
         self.seized.threads()
