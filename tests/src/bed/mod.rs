@@ -12,8 +12,12 @@
 //! | `space` | where there is room in its address space |
 //! | `auxv` | its auxiliary vector |
 //! | `restore` | the steps |
+//! | `control` | the page by which a tester and the `hammer` talk |
+//! | `hammer` | the program that calls every function all the time, as a tester sees it |
 
 mod auxv;
+pub mod control;
+pub mod hammer;
 mod old;
 mod remote;
 mod restore;
