@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use elf_tools::image::{Image, alternatives};
 use elf_tools::reentry::ReentryTable;
+use elf_tools::relocation::Relocation;
 use elf_tools::{Avma, Svma};
 
 use super::kernel::RunningKernel;
@@ -248,16 +249,29 @@ fn named<'a>(bytes: &[u8], sources: &'a [Source]) -> Result<Option<Named<'a>>> {
         }
         let table = alternatives::read(image).map_err(failed)?;
         let places = table.iter().map(|one| &one.original);
+        let mut free: Vec<_> = places
+            .map(|place| place.start as usize..place.end as usize)
+            .collect();
+        free.extend(slots(image).map_err(failed)?);
         return Ok(Some(Named {
             plain: image.bytes(),
             used: alternatives::apply(image, &table, features::has),
-            free: places
-                .map(|place| place.start as usize..place.end as usize)
-                .collect(),
+            free,
             source,
         }));
     }
     Ok(None)
+}
+
+/// Places of an image that its own kernel fills in: what the relocations are for that it carries.
+fn slots(image: &Image) -> elf_tools::Result<Vec<Range<usize>>> {
+    let old = Old::read(image.clone())?;
+    let entries = old.relocations.iter().flat_map(|table| &table.entries);
+    let place = |entry: &Relocation| {
+        let start = entry.place.index();
+        start..start + entry.kind.width() as usize
+    };
+    Ok(entries.map(place).collect())
 }
 
 /// An image that the user has named.
@@ -266,7 +280,7 @@ struct Named<'a> {
     plain: &'a [u8],
     /// With the alternatives of this processor.
     used: Vec<u8>,
-    /// Where alternatives may make a difference.
+    /// Where the old kernel may have made a difference: alternatives, and slots.
     free: Vec<Range<usize>>,
     source: &'a Source,
 }
