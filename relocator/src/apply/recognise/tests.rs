@@ -265,6 +265,17 @@ fn what_cannot_be_executed_is_a_copy_unless_it_was_told() {
 }
 
 #[test]
+fn what_others_can_change_is_none() {
+    let shared = Protection {
+        shared: true,
+        ..CODE
+    };
+    let mut process = Pretend::restored(&image("bare"));
+    process.put(OLD + 64 * PAGE, shared, "/dev/shm/x", Some(image("got")));
+    assert_eq!(process.recognise(Some(OLD)).unwrap().old.len(), 1);
+}
+
+#[test]
 fn libraries_are_none() {
     let mut library = image("bare");
     let names = memory_of(&library, b"__vdso_");
