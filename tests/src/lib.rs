@@ -1,5 +1,6 @@
 //! What tests that cross crates share.
 
+pub mod bed;
 pub mod command;
 pub mod damage;
 pub mod kernel;

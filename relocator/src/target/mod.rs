@@ -3,13 +3,17 @@
 //! Planning reads a [`Target`] and decides on [`Step`]s; carrying them out is the target's business. So the same plan
 //! serves a live process, checkpoint files, and tests.
 
+pub mod live;
+
 use std::fmt;
 use std::ops::Range;
 
 use elf_tools::Avma;
 
 use crate::Result;
-use crate::threads::{Memory, Registers, Write};
+use crate::threads::{Memory, Write};
+
+pub use crate::threads::Thread;
 
 /// A process whose threads stand still, or an image of one.
 pub trait Target: Memory {
@@ -24,15 +28,6 @@ pub trait Target: Memory {
 
     /// Carries out steps in their order: all of them, or none.
     fn carry_out(&mut self, steps: &[Step]) -> Result<()>;
-}
-
-/// A thread of a target.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Thread {
-    /// Its number.
-    pub id: i32,
-    /// What it goes on with.
-    pub registers: Registers,
 }
 
 /// A part of the address space that is mapped.

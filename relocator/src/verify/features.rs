@@ -12,7 +12,7 @@ const EXTENDED_MAXIMUM: u32 = 0x8000_0000;
 /// Whether the kernel would set `feature` on this processor.
 ///
 /// Features that no known vDSO asks for are reported as absent, which leaves the code as it was linked.
-pub(super) fn has(feature: Feature) -> bool {
+pub fn has(feature: Feature) -> bool {
     match feature {
         feature::RDTSCP => {
             leaf(EXTENDED_MAXIMUM, 0x8000_0001).is_some_and(|words| words[3] & (1 << 27) != 0)

@@ -28,7 +28,7 @@ pub(crate) mod child;
 mod concurrency;
 mod emulation;
 pub(crate) mod entry;
-mod features;
+pub mod features;
 mod how;
 pub mod in_flight;
 pub(crate) mod linked;

@@ -1,6 +1,23 @@
 //! The link record: what a process carries that was linked, next to its text and in the same mapping.
 //!
 //! It is read by whoever links the process again, on this kernel or on the next one, or undoes it.
+//!
+//! | module | does |
+//! |---|---|
+//! | `stored` | the record as an ELF note, there and back: `docs/abi.md`, section 7 |
+//! | `number` | the numbers in it |
+//! | `check` | what every record is held to, before it is written and after it was read |
+//! | `find` | a record in the bytes of a mapping |
+//! | `text` | the text that a record is about: what differs, what it was, and what threads find there |
+
+mod check;
+mod find;
+mod number;
+mod stored;
+mod text;
+
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 
@@ -8,6 +25,8 @@ use elf_tools::{Avma, Svma};
 
 use crate::link::Moved;
 use crate::plan::Strategy;
+
+pub use find::Found;
 
 /// What was done to an old image in a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,7 +39,8 @@ pub struct Record {
     pub image: Avma,
     /// The mapping that the text was in before.
     pub text: Range<Avma>,
-    /// Bytes of the text's mapping that were others before, by address, and what they were.
+    /// Bytes of the text's mapping that were others before, and what they were: by address, and none twice. They include
+    /// those in whose place this record is.
     pub before: Vec<Before>,
     /// The new kernel's mappings.
     pub kernel: Vec<Placed>,

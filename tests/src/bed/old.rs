@@ -1,0 +1,79 @@
+//! The old vDSO, as it was in a process on its own kernel.
+
+use elf_tools::Avma;
+use elf_tools::image::{Image, alternatives};
+use elf_tools::symtab::{Symtab, mapping_name};
+use kernel_fixtures::emulated::Unit;
+use relocator::link::{New, Old, link};
+use relocator::placement::{PAGE, Placement};
+use relocator::plan::Policy;
+use relocator::source::{Source, Spec};
+use relocator::verify::features;
+
+use super::words;
+
+/// Bytes of vvar below the vDSO on stock kernels until 6.12, for images whose kernel's symbols are not known.
+const USUAL_VVAR: u64 = 4 * PAGE;
+
+/// An old vDSO with alternatives applied.
+#[derive(Debug, Clone)]
+pub struct OldVdso {
+    /// The image.
+    pub image: Image,
+    /// Bytes that its kernel's data took below it.
+    pub vvar_size: u64,
+    /// Its kernel's symbols, where there are slots to be filled in.
+    home: Option<Symtab>,
+}
+
+impl OldVdso {
+    /// The vDSO of a source as its kernel would run it on this processor.
+    pub fn open(spec: &Spec) -> Result<Self, String> {
+        let source = Source::open(spec).map_err(|error| words(&error))?;
+        let image = source.require_image().map_err(|error| words(&error))?;
+        Self::new(image, source.symtab.as_ref())
+    }
+
+    /// An image, and the symbols of its kernel as far as they are known.
+    pub fn new(image: &Image, symtab: Option<&Symtab>) -> Result<Self, String> {
+        let table = alternatives::read(image).map_err(|error| words(&error))?;
+        let bytes = alternatives::apply(image, &table, features::has);
+        let vvar_size = symtab.map_or(Ok(USUAL_VVAR), |symtab| vvar_below(symtab, bytes.len()))?;
+        let has_tables = image.tables_note().is_some();
+        Ok(Self {
+            image: Image::parse(&bytes).map_err(|error| words(&error))?,
+            vvar_size,
+            home: symtab.filter(|_| has_tables).cloned(),
+        })
+    }
+
+    /// What was in memory at `base`: slots hold what the old kernel has put there.
+    pub(super) fn bytes_at(&self, base: Avma) -> Result<Vec<u8>, String> {
+        let Some(symtab) = &self.home else {
+            return Ok(self.image.bytes().to_vec());
+        };
+        let unit = unit(symtab, self.image.bytes().len())?;
+        let placement = Placement {
+            image: base,
+            mappings: unit.mappings_at(base.offset(-self.vvar_size.cast_signed())),
+        };
+        let own = New {
+            symtab: Some(symtab),
+            image: None,
+        };
+        let old = Old::read(self.image.clone()).map_err(|error| words(&error))?;
+        let filled = link(&old, &own, &placement, Policy::Relocate);
+        filled
+            .map(|linked| linked.bytes)
+            .map_err(|error| words(&error))
+    }
+}
+
+fn unit(symtab: &Symtab, size: usize) -> Result<Unit, String> {
+    Unit::of(symtab, size).map_err(|error| words(&error))
+}
+
+fn vvar_below(symtab: &Symtab, size: usize) -> Result<u64, String> {
+    let offset = unit(symtab, size)?.offset(mapping_name::VDSO);
+    offset.ok_or_else(|| "the symbol table does not place the vDSO".to_owned())
+}

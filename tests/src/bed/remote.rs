@@ -1,0 +1,120 @@
+//! System calls that another process makes.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
+use elf_tools::Avma;
+use nix::errno::Errno;
+use relocator::tracing::{Stop, Tracee, UserRegisters};
+
+use super::words;
+
+/// How long a system call may take.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The instruction.
+const SYSCALL: [u8; 2] = [0x0f, 0x05];
+
+/// Highest number that the kernel returns for an error.
+const ERRORS: u64 = 4095;
+
+/// A process that stands still, and makes system calls from an instruction that it has.
+pub(super) struct Remote<'a> {
+    tracee: &'a mut Tracee,
+    memory: File,
+    registers: UserRegisters,
+    instruction: Avma,
+}
+
+impl<'a> Remote<'a> {
+    /// Uses the first such instruction in the code at `start`.
+    pub(super) fn new(tracee: &'a mut Tracee, start: Avma, size: u64) -> Result<Self, String> {
+        let path = format!("/proc/{}/mem", tracee.pid());
+        let memory = OpenOptions::new().read(true).write(true).open(&path);
+        let memory = memory.map_err(|error| format!("{path}: {error}"))?;
+        let registers = tracee.registers().map_err(|error| words(&error))?;
+        let mut remote = Self {
+            tracee,
+            memory,
+            registers,
+            instruction: start,
+        };
+        let code = remote.read(start, size as usize)?;
+        let at = code.windows(SYSCALL.len()).position(|two| two == SYSCALL);
+        let at = at.ok_or("its vDSO makes no system calls")?;
+        remote.instruction = start.offset(at as i64);
+        Ok(remote)
+    }
+
+    /// Its number.
+    pub(super) fn pid(&self) -> i32 {
+        self.tracee.pid().as_raw()
+    }
+
+    /// The registers that it will go on with.
+    pub(super) fn registers(&self) -> &UserRegisters {
+        &self.registers
+    }
+
+    /// Says that the code that system calls are made from has moved.
+    pub(super) fn moved(&mut self, distance: i64) {
+        self.instruction = self.instruction.offset(distance);
+    }
+
+    /// Makes one.
+    pub(super) fn call(
+        &mut self,
+        what: &str,
+        number: i64,
+        arguments: [u64; 6],
+    ) -> Result<u64, String> {
+        let mut registers = self.registers;
+        registers.set_pc(self.instruction);
+        let raw = &mut registers.0;
+        raw.rax = number.cast_unsigned();
+        [raw.rdi, raw.rsi, raw.rdx, raw.r10, raw.r8, raw.r9] = arguments;
+        let result = self
+            .step(&registers)
+            .map_err(|error| format!("{what}: {error}"))?;
+        match result.wrapping_neg() {
+            error @ 1..=ERRORS => Err(format!("{what}: {}", Errno::from_raw(error as i32).desc())),
+            _ => Ok(result),
+        }
+    }
+
+    fn step(&mut self, registers: &UserRegisters) -> Result<u64, String> {
+        let tracee = &mut *self.tracee;
+        let stepped = tracee
+            .set_registers(registers)
+            .and_then(|()| tracee.step(0))
+            .and_then(|()| tracee.wait(PATIENCE));
+        match stepped.map_err(|error| words(&error))? {
+            Some(Stop::TRAP) => {}
+            Some(stop) => return Err(format!("there was {stop}")),
+            None => return Err(format!("it takes more than {PATIENCE:?}")),
+        }
+        let after = tracee.registers().map_err(|error| words(&error))?;
+        Ok(after.0.rax)
+    }
+
+    /// Puts the registers back.
+    pub(super) fn finish(self) -> Result<(), String> {
+        let put = self.tracee.set_registers(&self.registers);
+        put.map_err(|error| words(&error))
+    }
+
+    /// Reads memory.
+    pub(super) fn read(&self, at: Avma, size: usize) -> Result<Vec<u8>, String> {
+        let mut bytes = vec![0; size];
+        let read = self.memory.read_exact_at(&mut bytes, at.0);
+        read.map_err(|error| format!("memory at {at}: {error}"))?;
+        Ok(bytes)
+    }
+
+    /// Writes memory, which it need not be allowed to write itself.
+    pub(super) fn write(&self, at: Avma, bytes: &[u8]) -> Result<(), String> {
+        let written = self.memory.write_all_at(bytes, at.0);
+        written.map_err(|error| format!("writing at {at}: {error}"))
+    }
+}
