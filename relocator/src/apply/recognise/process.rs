@@ -7,12 +7,15 @@ use nix::unistd::Pid;
 
 use super::{Found, Own, recognise, zeros};
 use crate::Result;
+use crate::target::Mapping;
 use crate::target::live::{maps, told_vdso};
 use crate::tracing::ProcessMemory;
 
 /// What was found in a process that may have changed since.
 #[derive(Debug, Clone)]
 pub struct Seen {
+    /// Its mappings, lowest first.
+    pub mappings: Vec<Mapping>,
     /// Its vDSOs.
     pub found: Found,
     /// The pages of zeros directly below each old one.
@@ -28,5 +31,9 @@ pub fn process(pid: i32, own: &Own) -> Result<Seen> {
     let below = |start| zeros(&mappings, &memory, start);
     let old = found.old.iter();
     let zeros = old.map(|text| below(text.mapping.start)).collect();
-    Ok(Seen { found, zeros })
+    Ok(Seen {
+        mappings,
+        found,
+        zeros,
+    })
 }
