@@ -7,6 +7,7 @@
 //! Of each mapping a few headers are read; only what looks like a vDSO by those is read as a whole.
 
 mod kernel;
+mod process;
 mod text;
 mod zeros;
 
@@ -23,6 +24,7 @@ use crate::target::Mapping;
 use crate::threads::Memory;
 use crate::{Error, Result};
 
+pub use process::{Seen, process};
 pub use text::MAX_TEXT;
 pub use zeros::{MAX_ZEROS, zeros};
 

@@ -8,9 +8,12 @@ use super::Limits;
 use crate::placement::PAGE;
 use crate::target::Mapping;
 
-/// What is left free below a stack and behind the heap, which grow: what the kernel leaves below a stack at least when it
-/// starts a program (`mmap_base` in its `arch/x86/mm/mmap.c`). It has the 256 pages of the kernel's `stack_guard_gap` in it.
+/// The most that is left free below a stack and behind the heap, which grow: what the kernel leaves below a stack at least
+/// when it starts a program (`mmap_base` in its `arch/x86/mm/mmap.c`).
 pub(super) const GROWTH: u64 = 128 << 20;
+
+/// The least that is left: the kernel's `stack_guard_gap`, without which a stack cannot grow at all.
+pub(super) const GUARD: u64 = 256 * PAGE;
 
 /// The end of what programs are given unless they ask for more, less the last page: a system call there would return to an
 /// address that is none.
@@ -30,7 +33,7 @@ impl Gaps {
     ) -> Self {
         let mut taken = Vec::with_capacity(mappings.len() + texts.len() + 1);
         for mapping in mappings {
-            let range = occupied(mapping);
+            let range = occupied(mapping, mappings);
             match zeros {
                 Some(zeros) => {
                     taken.push(range.start..range.end.min(zeros.start));
@@ -79,14 +82,23 @@ impl Gaps {
     }
 }
 
-/// What a mapping takes, with what it may grow into.
+/// What a mapping takes, with what it may grow into: half of the space up to the next one, within limits.
 ///
 /// Other stacks that grow, which programs can map (`MAP_GROWSDOWN`), are not told by their names.
-fn occupied(mapping: &Mapping) -> Range<u64> {
-    let range = mapping.range.start.0..mapping.range.end.0;
+fn occupied(mapping: &Mapping, mappings: &[Mapping]) -> Range<u64> {
+    let Range { start, end } = mapping.range.start.0..mapping.range.end.0;
+    let room = |free: u64| (free / 2 / PAGE * PAGE).clamp(GUARD, GROWTH).min(free);
     match mapping.name.as_str() {
-        name if name.starts_with("[stack") => range.start.saturating_sub(GROWTH)..range.end,
-        "[heap]" => range.start..range.end.saturating_add(GROWTH),
-        _ => range,
+        name if name.starts_with("[stack") => {
+            let ends = mappings.iter().map(|other| other.range.end.0);
+            let below = ends.filter(|end| *end <= start).max();
+            start - room(start - below.unwrap_or(0))..end
+        }
+        "[heap]" => {
+            let starts = mappings.iter().map(|other| other.range.start.0);
+            let above = starts.filter(|start| *start >= end).min();
+            start..end + room(above.unwrap_or(u64::MAX) - end)
+        }
+        _ => start..end,
     }
 }

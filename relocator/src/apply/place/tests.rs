@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::gaps::GROWTH;
+use super::gaps::{GROWTH, GUARD};
 use super::*;
 use crate::target::Protection;
 
@@ -111,6 +111,22 @@ fn growing_stacks_and_the_heap_keep_their_room() {
     let stack = mapping(range(TEXT - 16 * PAGE, 16), "[stack]");
     let below = TEXT - 16 * PAGE - GROWTH - 8 * PAGE;
     assert_eq!(near_text(&unit, 0, &[stack, behind.clone()]), at(below));
+    // A stack has no use for what is below something else. Of what it can grow into it keeps half, and its guard.
+    for (free, is_room) in [
+        (4 << 20, true),
+        (GUARD + 8 * PAGE, true),
+        (GUARD + 7 * PAGE, false),
+    ] {
+        let stack = mapping(range(TEXT + 2 * PAGE + free, 16), "[stack]");
+        let above = stack.range.end.0;
+        assert_eq!(
+            near_text(&unit, 0, std::slice::from_ref(&stack)),
+            at(TEXT - 8 * PAGE)
+        );
+        let below = mapping(Avma(LIMITS.lowest + 64 * PAGE)..Avma(TEXT), "");
+        let expected = if is_room { TEXT + 2 * PAGE } else { above };
+        assert_eq!(near_text(&unit, 0, &[below, stack]), at(expected));
+    }
     let heap = mapping(range(TEXT + 2 * PAGE, 16), "[heap]");
     let before = mapping(Avma(LIMITS.lowest + 64 * PAGE)..Avma(TEXT), "");
     let place = TEXT + 18 * PAGE + GROWTH;

@@ -1,138 +1,18 @@
 //! Processes that are made up, with fixtures as vDSOs; and this very one.
 
+mod pretend;
+
 use kernel_fixtures::fixture;
 use kernel_fixtures::memory::Region;
 use nix::unistd::Pid;
 use proptest::prelude::*;
 
+use pretend::*;
+
 use super::*;
 use crate::source::Spec;
 use crate::target::Protection;
 use crate::tracing::ProcessMemory;
-
-/// Where the kernel's unit is.
-const UNIT: u64 = 0x3_0000;
-
-/// Where the old vDSO is.
-const OLD: u64 = 0x7fff_f7f0_0000;
-
-const NONE: Protection = Protection {
-    read: false,
-    write: false,
-    execute: false,
-    shared: false,
-};
-const READ: Protection = Protection { read: true, ..NONE };
-const CODE: Protection = Protection {
-    execute: true,
-    ..READ
-};
-
-/// A process: what is mapped, and what it holds, unless it cannot be read.
-#[derive(Clone, Default)]
-struct Pretend(Vec<(Mapping, Option<Vec<u8>>)>);
-
-impl Memory for Pretend {
-    fn read(&self, at: Avma, bytes: &mut [u8]) -> bool {
-        let found = self.0.iter().find(|part| part.0.range.contains(&at));
-        let content = found.and_then(|(mapping, content)| {
-            let start = (at.0 - mapping.range.start.0) as usize;
-            content.as_ref()?.get(start..start + bytes.len())
-        });
-        content.is_some_and(|content| {
-            bytes.copy_from_slice(content);
-            true
-        })
-    }
-}
-
-impl Pretend {
-    /// With the kernel's unit and a copy of `old` that the program was told of.
-    fn restored(old: &[u8]) -> Self {
-        let mut process = Self::default();
-        process.unit(UNIT);
-        process.put(OLD - 2 * PAGE, READ, "", Some(vec![0; 2 * PAGE as usize]));
-        process.put(OLD, CODE, "", Some(old.to_vec()));
-        process
-    }
-
-    fn unit(&mut self, at: u64) {
-        self.hole(at, 4, "[vvar]");
-        self.hole(at + 4 * PAGE, 2, "[vvar_vclock]");
-        self.put(at + 6 * PAGE, CODE, "[vdso]", Some(new()));
-    }
-
-    fn hole(&mut self, at: u64, pages: u64, name: &str) {
-        self.map(at..at + pages * PAGE, READ, name, None);
-    }
-
-    fn put(&mut self, at: u64, protection: Protection, name: &str, content: Option<Vec<u8>>) {
-        let size = content
-            .as_ref()
-            .map_or(PAGE, |content| content.len() as u64);
-        self.map(at..at + size, protection, name, content);
-    }
-
-    fn map(
-        &mut self,
-        at: Range<u64>,
-        protection: Protection,
-        name: &str,
-        content: Option<Vec<u8>>,
-    ) {
-        let mapping = Mapping {
-            range: Avma(at.start)..Avma(at.end),
-            protection,
-            name: name.to_owned(),
-        };
-        self.0.push((mapping, content));
-        self.0.sort_by_key(|part| part.0.range.start);
-    }
-
-    fn part(&mut self, at: u64) -> &mut (Mapping, Option<Vec<u8>>) {
-        let mut parts = self.0.iter_mut();
-        parts.find(|part| part.0.range.start == Avma(at)).unwrap()
-    }
-
-    fn mappings(&self) -> Vec<Mapping> {
-        self.0.iter().map(|part| part.0.clone()).collect()
-    }
-
-    fn recognise(&self, told: Option<u64>) -> Result<Found> {
-        recognise(&self.mappings(), told.map(Avma), self, &own())
-    }
-
-    fn zeros(&self, below: u64) -> Option<Range<u64>> {
-        let found = zeros(&self.mappings(), self, Avma(below))?;
-        Some(found.start.0..found.end.0)
-    }
-}
-
-fn pages(bytes: &[u8]) -> Vec<u8> {
-    let mut bytes = bytes.to_vec();
-    bytes.resize(bytes.len().next_multiple_of(PAGE as usize), 0);
-    bytes
-}
-
-fn image(name: &str) -> Vec<u8> {
-    pages(fixture::find(name).unwrap().image)
-}
-
-/// The running kernel's vDSO.
-fn new() -> Vec<u8> {
-    image("reordered")
-}
-
-fn own() -> Own {
-    Own {
-        image: Image::parse(&new()).unwrap(),
-        mappings: vec![
-            ("[vvar]".to_owned(), 4 * PAGE),
-            ("[vvar_vclock]".to_owned(), 2 * PAGE),
-            ("[vdso]".to_owned(), new().len() as u64),
-        ],
-    }
-}
 
 fn starts(found: &Found) -> Vec<u64> {
     let unit = found.kernel.as_ref().unwrap();
@@ -382,6 +262,17 @@ fn what_cannot_be_executed_is_a_copy_unless_it_was_told() {
     let found = process.recognise(Some(copy)).unwrap();
     assert_eq!(found.old.len(), 2);
     assert!(found.old[1].is_told);
+}
+
+#[test]
+fn what_others_can_change_is_none() {
+    let shared = Protection {
+        shared: true,
+        ..CODE
+    };
+    let mut process = Pretend::restored(&image("bare"));
+    process.put(OLD + 64 * PAGE, shared, "/dev/shm/x", Some(image("got")));
+    assert_eq!(process.recognise(Some(OLD)).unwrap().old.len(), 1);
 }
 
 #[test]

@@ -114,9 +114,11 @@ fn starts(mapping: &Mapping, hints: &Hints) -> Vec<Avma> {
     if !protection.read {
         return Vec::new();
     }
-    let pages = match protection.execute && !protection.shared {
-        true => (mapping.size() / PAGE).min(FIRST_PAGES),
-        false => 0,
+    let pages = match (protection.execute, protection.shared) {
+        // There are many files, and nothing is linked in one.
+        (true, false) if mapping.name.starts_with('/') => 1,
+        (true, false) => (mapping.size() / PAGE).min(FIRST_PAGES),
+        _ => 0,
     };
     let first = mapping.range.start;
     let first = (0..pages).map(|page| first.offset((page * PAGE) as i64));

@@ -9,6 +9,7 @@ mod in_flight;
 mod inspect;
 mod link;
 mod output;
+mod recognised;
 mod running;
 mod step_out;
 mod symtab;
