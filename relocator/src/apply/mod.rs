@@ -152,11 +152,6 @@ fn attempt(
 ) -> Result<()> {
     let mut live = Live::stop(pid.as_raw(), PATIENCE)?;
     let standing = live.stopped_for();
-    if !live.is_dumpable()? {
-        let reason = "is not dumpable: it does not want to be looked into".to_owned();
-        let pid = pid.as_raw();
-        return Err(Error::Process { pid, reason });
-    }
     let Some(mappings) = survey.holds(&live, &job.places())? else {
         return Err(Error::Busy {
             pid: pid.as_raw(),

@@ -183,13 +183,12 @@ fn seize(thread: Pid) -> Result<Option<Tracee>> {
     }
 }
 
-/// Threads of a process that have not ended.
+/// Threads of a process, with such as have ended.
 fn threads_of(pid: Pid) -> Result<Vec<Pid>> {
     let path = format!("/proc/{pid}/task");
     let entries = fs::read_dir(&path).map_err(Error::path(&path))?;
     let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    let threads = numbers.map(Pid::from_raw);
-    Ok(threads.filter(|&thread| !has_ended(thread)).collect())
+    Ok(numbers.map(Pid::from_raw).collect())
 }
 
 /// Whether a thread has ended, or is about to and executes nothing any more. The first thread of a process is listed until

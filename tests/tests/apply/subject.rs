@@ -1,10 +1,11 @@
 //! A program in the test bed, and the tool that works on it.
 
-use std::fs::File;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::libc;
 use relocator::apply::report::Outcome;
 use relocator::apply::{self, Options, RunningKernel};
 use relocator::source::{Source, Spec};
@@ -12,7 +13,7 @@ use relocator::tables::{self, Cache};
 use relocator_tests::bed::control::{self, Control, Counts};
 use relocator_tests::bed::{Bed, OldVdso, Restored};
 use relocator_tests::running::in_words;
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 
 /// How long a program is waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -60,12 +61,12 @@ impl Linker {
 pub(crate) struct Hammer {
     pub(crate) restored: Restored,
     pub(crate) control: Control,
-    _page: File,
+    _page: NamedTempFile,
 }
 
 impl Hammer {
     pub(crate) fn start(bed: &Bed, threads: usize, idle: usize) -> Result<Self, String> {
-        let page = tempfile::NamedTempFile::new().map_err(|error| in_words(&error))?;
+        let page = NamedTempFile::new().map_err(|error| in_words(&error))?;
         let set = page.as_file().set_len(control::SIZE as u64);
         set.map_err(|error| in_words(&error))?;
         let control = Control::map(page.as_file()).map_err(|error| in_words(&error))?;
@@ -76,11 +77,12 @@ impl Hammer {
             .args(["--idle", &idle.to_string(), "--control"])
             .arg(page.path())
             .stdin(Stdio::null());
+        give_way(&mut command);
         let restored = bed.launch(command)?;
         let hammer = Self {
             restored,
             control,
-            _page: page.into_file(),
+            _page: page,
         };
         let all = threads.max(1) as u64;
         hammer.wait_until("it begins", |counts| {
@@ -141,6 +143,20 @@ impl Hammer {
             thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+/// Has a program let others go first: the tool is to get on while dozens of threads do nothing but call.
+#[allow(unsafe_code, reason = "what is done between fork and exec is unsafe")]
+fn give_way(command: &mut Command) {
+    let lowest = || match nix::errno::Errno::result(
+        // SAFETY: it takes numbers alone.
+        unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) },
+    ) {
+        Ok(_) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    };
+    // SAFETY: nothing is done in the child but a system call.
+    unsafe { command.pre_exec(lowest) };
 }
 
 /// A bed for the vDSO that a source has.

@@ -6,6 +6,7 @@ use elf_tools::Avma;
 use nix::libc;
 use nix::unistd::Pid;
 
+use super::space::Space;
 use super::worker::Worker;
 use super::{maps, steps, trampoline};
 use crate::placement::PAGE;
@@ -24,6 +25,7 @@ pub(super) struct Execution<'a> {
     pid: Pid,
     memory: ProcessMemory,
     code: Avma,
+    space: Space,
     done: Vec<Undo>,
 }
 
@@ -44,7 +46,12 @@ enum Undo {
 }
 
 impl<'a> Execution<'a> {
-    pub(super) fn new(worker: &'a mut Worker, others: &'a [Tracee]) -> Result<Self> {
+    /// In a process with these mappings.
+    pub(super) fn new(
+        worker: &'a mut Worker,
+        others: &'a [Tracee],
+        mappings: Vec<Mapping>,
+    ) -> Result<Self> {
         let pid = worker.tracee()?.pid();
         Ok(Self {
             code: worker.place(),
@@ -52,6 +59,7 @@ impl<'a> Execution<'a> {
             others,
             pid,
             memory: ProcessMemory::of(pid),
+            space: Space::new(mappings),
             done: Vec::new(),
         })
     }
@@ -151,6 +159,7 @@ impl<'a> Execution<'a> {
             Step::Unmap(place) => {
                 let covered = self.covered(place)?;
                 self.unmap(place)?;
+                self.space.unmap(place);
                 self.done.extend(covered);
                 Ok(())
             }
@@ -189,6 +198,7 @@ impl<'a> Execution<'a> {
             let _ = self.unmap(&prepared);
         }
         let covered = covered?;
+        self.space.code(&place);
         // What was there is put over what is there now, and only where nothing was it is unmapped: the trampoline that the
         // worker executes is never away.
         let free = uncovered(place, &covered);
@@ -202,6 +212,7 @@ impl<'a> Execution<'a> {
         let place = to..Avma(to.0 + size);
         let covered = self.covered(&place)?;
         self.remap(from, to)?;
+        self.space.rename(from, to);
         self.done.extend(covered);
         self.done.push(Undo::Move {
             from: place,
@@ -219,6 +230,7 @@ impl<'a> Execution<'a> {
             self.unmap(&(at..Avma(at.0 + size)))?;
             return Err(self.failed(format!("{} is in use", place.start)));
         }
+        self.space.zeros(place);
         self.done.push(Undo::Unmap(place.clone()));
         Ok(())
     }
@@ -226,21 +238,21 @@ impl<'a> Execution<'a> {
     /// What is in a place that is about to be covered: nothing, zeros, or code.
     fn covered(&self, place: &Range<Avma>) -> Result<Vec<Undo>> {
         let mut covered = Vec::new();
-        for mapping in maps::mappings(self.pid)? {
+        for mapping in self.space.mappings() {
             let start = mapping.range.start.max(place.start);
             let end = mapping.range.end.min(place.end);
             if start >= end {
                 continue;
             }
             let size = (end.0 - start.0) as usize;
-            let bytes = match is_ours_to_cover(&mapping) {
+            let bytes = match is_ours_to_cover(mapping) {
                 true => steps::read(self.memory, start, size)?,
                 false => {
                     let what = format!("{start} holds {} {}", mapping.protection, mapping.name);
                     return Err(self.failed(what));
                 }
             };
-            covered.push(match steps::is_code(&mapping) {
+            covered.push(match steps::is_code(mapping) {
                 true => Undo::Code { at: start, bytes },
                 false if bytes.iter().all(|&byte| byte == 0) => Undo::Zero(start..end),
                 false => return Err(self.failed(format!("{start} holds data"))),

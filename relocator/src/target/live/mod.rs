@@ -3,6 +3,7 @@
 //! | module | does |
 //! |---|---|
 //! | `maps` | what the kernel says about its memory |
+//! | `space` | the same, as it becomes while steps are carried out |
 //! | `trampoline` | code in the process that makes system calls, and leads a thread back if we die |
 //! | `worker` | a thread that executes it |
 //! | `steps` | carries out [`Step`]s, those that need no system call by itself |
@@ -13,6 +14,7 @@
 
 mod execution;
 pub(crate) mod maps;
+mod space;
 mod steps;
 mod trampoline;
 mod worker;
@@ -23,7 +25,6 @@ mod tests;
 use std::time::{Duration, Instant};
 
 use elf_tools::Avma;
-use nix::libc;
 use nix::unistd::Pid;
 use procfs::process::Process;
 
@@ -85,15 +86,6 @@ impl Live {
     /// The threads that stand still.
     pub fn tracees(&mut self) -> &mut Vec<Tracee> {
         self.seized.threads()
-    }
-
-    /// Whether anybody may look into the process: `PR_GET_DUMPABLE`, which only it can ask for.
-    pub fn is_dumpable(&mut self) -> Result<bool> {
-        let dumpable = |worker: &mut worker::Worker, _: &[Tracee]| {
-            let said = worker.call(libc::SYS_prctl, &[libc::PR_GET_DUMPABLE as u64])?;
-            Ok(said == Ok(1))
-        };
-        steps::with_worker(self, &[], dumpable)
     }
 }
 

@@ -7,6 +7,7 @@
 use std::io::IoSlice;
 
 use elf_tools::Avma;
+use nix::libc;
 use nix::sys::uio::{RemoteIoVec, process_vm_writev};
 use nix::unistd::Pid;
 
@@ -30,9 +31,7 @@ pub(super) fn carry_out(live: &mut Live, steps: &[Step]) -> Result<()> {
     let mut done = Vec::new();
     let result = plain_steps(live, plain, &mut done).and_then(|()| match rest.is_empty() {
         true => Ok(()),
-        false => with_worker(live, rest, |worker, others| {
-            Execution::new(worker, others)?.carry_out(rest)
-        }),
+        false => with_worker(live, rest),
     });
     if result.is_err() {
         // What fails here fails because the process has ended.
@@ -143,24 +142,33 @@ pub(super) fn fill(pid: Pid, write: &Write) -> Result<()> {
     }
 }
 
-/// Has a thread make system calls for `work`, and puts it back afterwards.
-///
-/// Its registers are changed by none of `steps`.
-pub(super) fn with_worker<T>(
-    live: &mut Live,
-    steps: &[Step],
-    work: impl FnOnce(&mut Worker, &[Tracee]) -> Result<T>,
-) -> Result<T> {
-    let code = spot(live, steps)?;
+/// Carries out steps that need system calls, and puts the thread that makes them back afterwards.
+fn with_worker(live: &mut Live, steps: &[Step]) -> Result<()> {
+    let mappings = maps::mappings(live.pid)?;
+    let code = spot(live, steps, &mappings)?;
     let index = eligible(live, steps)?;
     let tracee = live.tracees().swap_remove(index);
     let mut worker = Worker::take(tracee, code)?;
-    let result = work(&mut worker, live.seized.standing());
+    let result = is_dumpable(&mut worker)
+        .and_then(|()| Execution::new(&mut worker, live.seized.standing(), mappings))
+        .and_then(|execution| execution.carry_out(steps));
     let tracee = worker.release()?;
     let erased = tracee.poke(code, &[0; trampoline::SIZE]);
     live.tracees().push(tracee);
-    let result = result?;
-    erased.map(|()| result)
+    result?;
+    erased
+}
+
+/// Refuses a process that nobody may look into. Only it can be asked (`PR_GET_DUMPABLE`).
+fn is_dumpable(worker: &mut Worker) -> Result<()> {
+    let pid = worker.tracee()?.pid();
+    match worker.call(libc::SYS_prctl, &[libc::PR_GET_DUMPABLE as u64])? {
+        Ok(1) => Ok(()),
+        _ => Err(refused(
+            pid,
+            "is not dumpable: it does not want to be looked into",
+        )),
+    }
 }
 
 /// A thread that can be the worker, best one first: one that is in no system call.
@@ -191,9 +199,8 @@ fn eligible(live: &mut Live, steps: &[Step]) -> Result<usize> {
 
 /// A place for the trampoline: bytes of zeros at the end of private code, which nobody executes. If the code will be
 /// replaced, the replacement has to have zeros there as well.
-fn spot(live: &Live, steps: &[Step]) -> Result<Avma> {
+fn spot(live: &Live, steps: &[Step], mappings: &[Mapping]) -> Result<Avma> {
     let memory = ProcessMemory::of(live.pid);
-    let mappings = maps::mappings(live.pid)?;
     let mut candidates: Vec<&Mapping> = mappings
         .iter()
         .filter(|mapping| is_code(mapping) && !mapping.name.starts_with('['))

@@ -1,0 +1,107 @@
+//! What is mapped, as it becomes while steps are carried out: asking the kernel each time takes longer than the steps.
+
+use std::ops::Range;
+
+use elf_tools::Avma;
+
+use crate::target::{Mapping, Protection};
+
+/// The mappings of a process, in no order.
+#[derive(Debug)]
+pub(super) struct Space(Vec<Mapping>);
+
+impl Space {
+    pub(super) fn new(mappings: Vec<Mapping>) -> Self {
+        Self(mappings)
+    }
+
+    pub(super) fn mappings(&self) -> &[Mapping] {
+        &self.0
+    }
+
+    /// Private code without a name is put into a place.
+    pub(super) fn code(&mut self, place: &Range<Avma>) {
+        self.add(place, true);
+    }
+
+    /// Zeros that can only be read are put into a place.
+    pub(super) fn zeros(&mut self, place: &Range<Avma>) {
+        self.add(place, false);
+    }
+
+    /// A mapping is moved, over what is there.
+    pub(super) fn rename(&mut self, from: &Range<Avma>, to: Avma) {
+        self.unmap(&(to..to.offset((from.end.0 - from.start.0) as i64)));
+        for mapping in &mut self.0 {
+            if mapping.range == *from {
+                let size = mapping.size();
+                mapping.range = to..to.offset(size as i64);
+            }
+        }
+    }
+
+    /// Nothing is in a place any more.
+    pub(super) fn unmap(&mut self, place: &Range<Avma>) {
+        let parts = self.0.drain(..).flat_map(|mapping| {
+            let below = mapping.range.start..mapping.range.end.min(place.start);
+            let above = mapping.range.start.max(place.end)..mapping.range.end;
+            let parts = [below, above].into_iter();
+            let parts = parts.filter(|part| part.start < part.end);
+            let of = |range| Mapping {
+                range,
+                ..mapping.clone()
+            };
+            parts.map(of).collect::<Vec<_>>()
+        });
+        self.0 = parts.collect();
+    }
+
+    fn add(&mut self, place: &Range<Avma>, execute: bool) {
+        self.unmap(place);
+        self.0.push(Mapping {
+            range: place.clone(),
+            protection: Protection {
+                read: true,
+                execute,
+                ..Protection::default()
+            },
+            name: String::new(),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(start: u64, end: u64) -> Range<Avma> {
+        Avma(start)..Avma(end)
+    }
+
+    #[test]
+    fn what_is_covered_is_gone() {
+        let mapping = Mapping {
+            range: range(1, 9),
+            protection: Protection::default(),
+            name: "a".to_owned(),
+        };
+        let mut space = Space::new(vec![mapping]);
+        space.code(&range(3, 5));
+        space.zeros(&range(8, 12));
+        space.rename(&range(3, 5), Avma(10));
+        space.unmap(&range(1, 2));
+        let mut all: Vec<_> = space.mappings().iter().collect();
+        all.sort_by_key(|mapping| mapping.range.start);
+        let all: Vec<_> = all
+            .iter()
+            .map(|mapping| (mapping.range.clone(), mapping.protection.execute))
+            .collect();
+        let expected = [
+            (range(2, 3), false),
+            (range(5, 8), false),
+            (range(8, 10), false),
+            (range(10, 12), true),
+        ];
+        assert_eq!(all, expected);
+    }
+}
