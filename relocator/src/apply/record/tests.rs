@@ -128,7 +128,7 @@ fn a_record_that_is_cut_off_is_refused() {
 fn a_record_is_found_wherever_it_is_and_only_if_it_is_about_this_text() {
     let record = typical();
     let note = record.encode().unwrap();
-    for offset in [0, 16, 0x1d30, SIZE - note.len() & !15] {
+    for offset in [0, 16, 0x1d30, (SIZE - note.len()) & !15] {
         let found = Record::find(&text_with(&note, offset), TEXT)
             .unwrap()
             .unwrap();
