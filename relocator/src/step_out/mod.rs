@@ -2,7 +2,7 @@
 //!
 //! | module | does |
 //! |---|---|
-//! | `subject` | the process: whether it can be worked on, and where its vDSOs are |
+//! | `subject` | the process: where its threads can be, and how it is left |
 //! | `leave` | one thread leaves |
 //! | `undisturbed` | no termination of this process at a moment when it would hurt the other one |
 //!
@@ -32,9 +32,8 @@ use std::time::{Duration, Instant};
 use elf_tools::{Avma, Svma};
 
 use crate::Result;
-use crate::tracing::{Seized, Tracee, is_gone};
+use crate::tracing::{Seized, Subject, Tracee, is_gone};
 use leave::{Inside, Leaving, Left, Surroundings};
-use subject::{Subject, ended};
 
 /// How a process is treated.
 #[derive(Debug, Clone, Copy)]
@@ -195,7 +194,7 @@ impl<'a> Attempt<'a> {
         }
         self.threads = seized.threads().len() + seized.in_kernel().len();
         if self.threads == 0 {
-            return Err(ended(self.subject.pid()));
+            return Err(self.subject.ended());
         }
         Ok(seized)
     }

@@ -150,6 +150,18 @@ pub(super) fn changed(pid: Pid) -> Result<Option<c_int>> {
     }
 }
 
+/// `KCMP_VM` of `linux/kcmp.h`.
+const MEMORY: c_int = 1;
+
+/// Whether two processes have one memory.
+pub(super) fn shares_memory(one: Pid, other: Pid) -> Result<bool> {
+    // SAFETY: the kernel compares, and takes nothing but numbers.
+    match unsafe { libc::syscall(libc::SYS_kcmp, one.as_raw(), other.as_raw(), MEMORY, 0, 0) } {
+        -1 => Err(Error::last_os_error()),
+        order => Ok(order == 0),
+    }
+}
+
 fn check(result: libc::c_long) -> Result<()> {
     match result {
         -1 => Err(Error::last_os_error()),

@@ -1,5 +1,7 @@
-//! Threads of real processes leave the vDSO, while signals arrive. The processes are this program, executed anew.
+//! Threads of real processes leave the vDSO, while signals arrive; and which processes could be linked. The processes are this program, executed anew.
 
+mod linkable;
+mod odd;
 mod process;
 mod refusals;
 mod signals;
@@ -26,7 +28,12 @@ fn main() -> ExitCode {
         victim::live(&arguments.next().expect("what to be"));
         return ExitCode::SUCCESS;
     }
-    let trials = [signals::trials(), stopping::trials(), refusals::trials()];
+    let trials = [
+        signals::trials(),
+        stopping::trials(),
+        refusals::trials(),
+        linkable::trials(),
+    ];
     let trials = trials.into_iter().flatten().collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }

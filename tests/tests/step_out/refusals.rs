@@ -55,16 +55,16 @@ fn none() {
 }
 
 /// A child that ends when this is dropped.
-struct Other(Child);
+pub(crate) struct Other(Child);
 
 impl Other {
-    fn start(program: impl AsRef<std::ffi::OsStr>) -> std::io::Result<Self> {
+    pub(crate) fn start(program: impl AsRef<std::ffi::OsStr>) -> std::io::Result<Self> {
         let mut command = Command::new(program);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         command.spawn().map(Self)
     }
 
-    fn pid(&self) -> i32 {
+    pub(crate) fn pid(&self) -> i32 {
         self.0.id() as i32
     }
 }
@@ -104,7 +104,7 @@ fn thread() {
 }
 
 /// An executable of 32 bits that does nothing for ever: headers, and a jump to itself.
-fn program_of_32_bits() -> Vec<u8> {
+pub(crate) fn program_of_32_bits() -> Vec<u8> {
     const BASE: u32 = 0x0804_8000;
     const CODE: [u8; 2] = [0xeb, 0xfe];
     let (header, segment) = (52u32, 32u32);

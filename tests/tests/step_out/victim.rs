@@ -48,6 +48,7 @@ thread_local! {
 pub(crate) fn live(what: &str) {
     match what {
         FROZEN => freeze(),
+        what if crate::odd::KINDS.contains(&what) => crate::odd::live(what),
         _ => hammer(what),
     }
 }
@@ -131,7 +132,7 @@ fn hammer(what: &str) {
     say_what_was_seen();
 }
 
-fn wait_for_end() {
+pub(crate) fn wait_for_end() {
     std::io::stdout().flush().unwrap();
     let mut rest = Vec::new();
     std::io::stdin().read_to_end(&mut rest).unwrap();

@@ -8,7 +8,7 @@ use super::{Record, stored};
 use crate::{Error, Result};
 
 /// Where a note may begin: at a multiple of this.
-const ALIGNMENT: usize = 16;
+pub(super) const ALIGNMENT: usize = 16;
 
 /// A record, and where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::ops::Range;
 use elf_tools::{Avma, Svma};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use proptest::strategy::Strategy as Strategy_;
+use proptest::strategy::Strategy as Generator;
 
 use super::{Before, Entry, Moved, Placed, Record, Strategy, stored};
 
@@ -24,7 +24,7 @@ fn run(offset: u64, bytes: &[u8]) -> Before {
 fn typical() -> Record {
     let run_of = |index: u64| {
         let size = [1, 2, 4, 4, 5, 7, 8, 16][index as usize % 8];
-        let bytes: Vec<u8> = (0..size).map(|byte| byte * 37 + index as u8).collect();
+        let bytes: Vec<u8> = (0..size).map(|byte: u8| byte * 7 + index as u8).collect();
         run(0x600 + index * 0x31, &bytes)
     };
     let mut before: Vec<Before> = (0..25).map(run_of).collect();
@@ -129,7 +129,7 @@ fn a_record_that_is_cut_off_is_refused() {
 fn a_record_is_found_wherever_it_is_and_only_if_it_is_about_this_text() {
     let record = typical();
     let note = record.encode().unwrap();
-    for offset in [0, 16, 0x1d30, SIZE - note.len() & !15] {
+    for offset in [0, 16, 0x1d30, (SIZE - note.len()) & !15] {
         let found = Record::find(&text_with(&note, offset), TEXT)
             .unwrap()
             .unwrap();
@@ -153,24 +153,26 @@ fn the_record_that_holds_others_counts() {
     let original = vec![0x90; SIZE];
     let mut text = original.clone();
     let mut generations = vec![text.clone()];
-    // Each takes the place of the one before, at all distances that keep it at a multiple of 16 within the new one or not.
+    // Each takes the place of the one before, which is in it with and without a multiple of 16 for an offset.
     for generation in 0..20_u8 {
         let mut next = text.clone();
         next[0x100 + usize::from(generation)] = generation;
-        next[0x1000..0x2000].fill(0xff);
         let record = Record {
-            before: Record::difference(&text, &next, TEXT),
             old: vec![generation; 1 + usize::from(generation)],
             text: TEXT..Avma(TEXT.0 + SIZE as u64),
             ..typical()
         };
-        let note = record.encode().unwrap();
-        next[0x1000..][..note.len()].copy_from_slice(&note);
-        let found = Record::find(&next, TEXT).unwrap().unwrap();
-        assert_eq!(found.record, record);
+        let stored = record.store(&text, &mut next, TEXT, 0x1000).unwrap();
+        let found = Record::find(&next, TEXT).unwrap();
+        assert_eq!(found.as_ref(), Some(&stored));
         text = next;
         generations.push(text.clone());
     }
+    // There is no room for one that holds all of them.
+    let mut next = text[..0x1200].to_vec();
+    let error = typical().store(&text[..0x1200], &mut next, TEXT, 0x1000);
+    assert!(error.unwrap_err().to_string().contains("no room"));
+    assert!(next == text[..0x1200]);
     // Back again, one by one.
     while let Some(expected) = generations.pop() {
         assert!(text == expected, "generation {}", generations.len());
@@ -179,6 +181,27 @@ fn the_record_that_holds_others_counts() {
         }
     }
     assert!(text == original);
+}
+
+#[test]
+fn what_a_record_takes_the_place_of_comes_back() {
+    // Behind the image there is padding, and where the mapping grows there was nothing.
+    for (offset, grown) in [(0x1d30, 0), (0x1f00, 0x1000), (0x2000, 0x1000)] {
+        let before: Vec<u8> = (0..0x2000)
+            .map(|at| if at < 0x1d30 { at as u8 } else { 0 })
+            .collect();
+        let mut after = before.clone();
+        after[0x700] ^= 1;
+        after.resize(0x2000 + grown, 0);
+        let stored = typical().store(&before, &mut after, TEXT, offset).unwrap();
+        assert_eq!(Record::find(&after, TEXT).unwrap().as_ref(), Some(&stored));
+        assert!(stored.record.before.len() <= 2);
+        stored.record.undo(&mut after, TEXT).unwrap();
+        assert!(after[..0x2000] == before, "at {offset:#x}");
+    }
+    // Nobody would find it there.
+    let mut after = vec![0; SIZE];
+    assert!(typical().store(&[0; SIZE], &mut after, TEXT, 8).is_err());
 }
 
 #[test]
@@ -238,7 +261,10 @@ fn hostile_records_are_refused() {
     assert_refused(&with(&[1, 0, 1, 0, 0, 0, 0, 0]), "not behind others");
     assert_refused(&with(&[0, 17]), "16 are the most");
     assert_refused(&with(&[0, 1, 1, 0xff, 0, 0, 0]), "a name");
-    assert_refused(&with(&[0, 1, 1, b'x', 0, 0, 0]), "not behind its start");
+    assert_refused(
+        &with(&[0, 1, 1, b'x', 0, 0, 0, 0, 0, 0, 0]),
+        "not behind its start",
+    );
     assert_refused(&with(&[0, 0, 1, 0, 0, 0, 0, 0]), "not behind its start");
     assert_refused(&with(&[0, 0, 0, 0x81, 8]), "1024 are the most");
     assert_refused(
@@ -355,12 +381,12 @@ fn threads_are_told_what_is_at_entries_now() {
     assert!(record.complete(&mut text[..0x700], TEXT).is_err());
 }
 
-fn span() -> impl Strategy_<Range<Avma>> {
+fn span() -> impl Generator<Value = Range<Avma>> {
     let start = 0..1_u64 << 47;
     (start, 1..1_u64 << 40).prop_map(|(start, size)| Avma(start)..Avma(start + size))
 }
 
-fn moved() -> impl Strategy_<Vec<Moved>> {
+fn moved() -> impl Generator<Value = Vec<Moved>> {
     let place = || (0..1_u64 << 20).prop_map(Svma);
     vec(
         (place(), place()).prop_map(|(from, to)| Moved { from, to }),
@@ -388,7 +414,7 @@ prop_compose! {
 }
 
 /// Runs of bytes, some of one value, with gaps between them that may be empty.
-fn runs() -> impl Strategy_<Vec<(u64, Vec<u8>)>> {
+fn runs() -> impl Generator<Value = Vec<(u64, Vec<u8>)>> {
     let bytes = prop_oneof![
         vec(any::<u8>(), 1..30),
         (any::<u8>(), 1..400_usize).prop_map(|(value, size)| vec![value; size]),

@@ -1,8 +1,10 @@
 //! The text that a record is about: what differs, what it was, and what threads find there.
 
+use std::ops::Range;
+
 use elf_tools::{Avma, Svma};
 
-use super::{Before, Entry, Record};
+use super::{Before, Entry, Found, Record, find};
 use crate::link::LinkedImage;
 use crate::plan::FunctionPlan;
 use crate::{Error, Result};
@@ -18,7 +20,7 @@ impl Record {
     /// whole, what is there only afterwards has not been anything.
     pub fn difference(before: &[u8], after: &[u8], base: Avma) -> Vec<Before> {
         let differs = |index: &usize| after.get(*index) != Some(&before[*index]);
-        let mut runs: Vec<std::ops::Range<usize>> = Vec::new();
+        let mut runs: Vec<Range<usize>> = Vec::new();
         for index in (0..before.len()).filter(differs) {
             match runs.last_mut() {
                 Some(run) if index - run.end <= HEADER => run.end = index + 1,
@@ -37,6 +39,46 @@ impl Record {
             }
         }
         all
+    }
+
+    /// Fills in `before`, and writes the record at an offset into the bytes `after` of a mapping at `base` that had the bytes
+    /// `before` until now.
+    ///
+    /// What the record takes the place of is part of it, whether or not it differs, so that all of it comes back.
+    pub fn store(
+        mut self,
+        before: &[u8],
+        after: &mut [u8],
+        base: Avma,
+        offset: usize,
+    ) -> Result<Found> {
+        let refused = |image, reason: &str| Error::Unlinkable {
+            what: format!("the image at {image}"),
+            reason: format!("its record cannot be stored at an offset of {offset:#x}: {reason}"),
+        };
+        if !offset.is_multiple_of(find::ALIGNMENT) {
+            return Err(refused(self.image, "it would not be found there"));
+        }
+        let mut room = 0;
+        loop {
+            let mut other = after.to_vec();
+            let taken = other.iter_mut().zip(before).skip(offset).take(room);
+            taken.for_each(|(byte, before)| *byte = !before);
+            self.before = Self::difference(before, &other, base);
+            let note = self.encode()?;
+            let span = offset..offset + room.max(note.len());
+            let Some(place) = after.get_mut(span) else {
+                return Err(refused(self.image, "there is no room for it"));
+            };
+            if note.len() <= room {
+                place[..note.len()].copy_from_slice(&note);
+                let start = base.offset(offset as i64);
+                let at = start..start.offset(note.len() as i64);
+                return Ok(Found { record: self, at });
+            }
+            // What it takes the place of makes it larger.
+            room = note.len();
+        }
     }
 
     /// Puts back what the bytes of a mapping at `base` were. Nothing is changed if not all of them are there.
@@ -109,24 +151,12 @@ impl Record {
         })
     }
 
-    fn entry(
-        &self,
-        text: usize,
-        base: Avma,
-        entry: &Entry,
-        size: usize,
-    ) -> Result<std::ops::Range<usize>> {
+    fn entry(&self, text: usize, base: Avma, entry: &Entry, size: usize) -> Result<Range<usize>> {
         self.span(text, base, entry.at.at(self.image), size)
     }
 
     /// Where bytes are among the `text` ones at `base`.
-    fn span(
-        &self,
-        text: usize,
-        base: Avma,
-        at: Avma,
-        size: usize,
-    ) -> Result<std::ops::Range<usize>> {
+    fn span(&self, text: usize, base: Avma, at: Avma, size: usize) -> Result<Range<usize>> {
         let start = at.0.checked_sub(base.0).map(|offset| Svma(offset).index());
         let span = start.and_then(|start| Some(start..start.checked_add(size)?));
         span.filter(|span| span.end <= text).ok_or_else(|| {

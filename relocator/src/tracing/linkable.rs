@@ -1,0 +1,175 @@
+//! What is demanded of a process that is changed, beyond that its threads can be [stopped](Subject::open).
+//!
+//! All of this is looked at before anything is stopped. What can only be seen of threads that stand still, or be asked by
+//! the process itself, is for the caller to look at then: [`Subject::check_thread`], [`Subject::undumpable`].
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::MetadataExt;
+
+use nix::libc;
+use nix::unistd::Pid;
+use procfs::process::{Process, StatFlags, Task};
+
+use super::{Subject, UserRegisters, request};
+use crate::{Error, Result};
+
+/// The code segment of 64-bit programs: `__USER_CS` of `asm/segment.h`.
+const CODE_SEGMENT: u64 = 0x33;
+
+/// `e_ident` and what follows, to `e_machine`.
+const IDENTITY: usize = 20;
+/// `ELFCLASS64` and `EM_X86_64`.
+const CLASS_64: u8 = 2;
+const X86_64: [u8; 2] = [62, 0];
+
+impl Subject {
+    /// Refuses a process that cannot be linked: `Error::Process`, with the reason and what can be done. It is untouched.
+    pub fn check_linkable(&self) -> Result<()> {
+        self.check_life()?;
+        self.check_dumpable()?;
+        self.check_threads()?;
+        self.check_program()?;
+        self.check_memory()
+    }
+
+    /// Refuses a thread that executes code of 32 bits at the moment. It stands still.
+    pub fn check_thread(&self, thread: Pid, registers: &UserRegisters) -> Result<()> {
+        match registers.0.cs {
+            CODE_SEGMENT => Ok(()),
+            other => Err(self.refused(format!(
+                "is not only of 64 bits: its thread {thread} is in code segment {other:#x}"
+            ))),
+        }
+    }
+
+    /// The refusal of a process that answers `prctl(PR_GET_DUMPABLE)` with another number than 1. Nobody else can ask.
+    pub fn undumpable(&self) -> Error {
+        self.refused("is not dumpable: it keeps others out of its memory (PR_SET_DUMPABLE)")
+    }
+
+    /// Its memory is seen by way of its first thread, which can end before the others.
+    fn check_life(&self) -> Result<()> {
+        let stat = self.process().stat();
+        let stat = stat.map_err(|error| self.failed(error))?;
+        let flags = StatFlags::from_bits_truncate(stat.flags);
+        let is_ending = flags.contains(StatFlags::PF_EXITING);
+        let reason = match (is_ending, stat.num_threads > 1, stat.vsize) {
+            (true, true, _) => "goes on without its first thread, and cannot be worked on so",
+            (true, false, _) => "is ending",
+            (false, _, 0) => "has no memory: it is starting or ending",
+            (false, ..) => return Ok(()),
+        };
+        Err(self.refused(reason))
+    }
+
+    /// The files of a process in `/proc` are root's while it is not dumpable. That shows nothing about one of root's.
+    fn check_dumpable(&self) -> Result<()> {
+        let status = self.process().status();
+        let status = status.map_err(|error| self.failed(error))?;
+        let path = format!("/proc/{}/stat", self.pid());
+        let owner = fs::metadata(&path).map_err(Error::path(path))?.uid();
+        match owner == status.euid {
+            true => Ok(()),
+            false => Err(self.undumpable()),
+        }
+    }
+
+    fn check_threads(&self) -> Result<()> {
+        let tasks = self.process().tasks();
+        let tasks = tasks.map_err(|error| self.failed(error))?;
+        // Those that have ended meanwhile are of no interest.
+        tasks
+            .filter_map(Result::ok)
+            .try_for_each(|task| self.check_task(&task))
+    }
+
+    fn check_task(&self, task: &Task) -> Result<()> {
+        let Ok(status) = task.status() else {
+            return Ok(());
+        };
+        let thread = task.tid;
+        if status.tracerpid != 0 {
+            let tracer = status.tracerpid;
+            return Err(self.refused(format!(
+                "is traced already: its thread {thread} is, by {tracer}. It can be worked on when that has let it go"
+            )));
+        }
+        match status.seccomp {
+            None | Some(0) => Ok(()),
+            Some(_) => Err(self.refused(format!(
+                "cannot be asked to move its mappings: system calls of its thread {thread} are filtered (seccomp)"
+            ))),
+        }
+    }
+
+    fn check_program(&self) -> Result<()> {
+        let path = format!("/proc/{}/exe", self.pid());
+        let mut identity = [0; IDENTITY];
+        let read = File::open(&path).and_then(|mut file| file.read_exact(&mut identity));
+        match read {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                return Err(self.not_permitted());
+            }
+            Err(error) => return Err(self.explain(Error::path(path)(error))),
+        }
+        match identity[4] == CLASS_64 && identity[18..] == X86_64 {
+            true => Ok(()),
+            false => Err(self.refused("is no 64-bit one: its program is for another machine")),
+        }
+    }
+
+    fn not_permitted(&self) -> Error {
+        self.refused("may not be traced: that takes its own user, or CAP_SYS_PTRACE")
+    }
+
+    /// What is changed in one of two processes with one memory is changed in the other, which nobody would stop.
+    fn check_memory(&self) -> Result<()> {
+        self.can_be_compared()?;
+        let all = procfs::process::all_processes();
+        let all = all.map_err(|error| self.failed(error))?;
+        for other in all.filter_map(Result::ok) {
+            let number = Pid::from_raw(other.pid);
+            if number == self.pid() {
+                continue;
+            }
+            let reason = match request::shares_memory(self.pid(), number) {
+                Ok(false) => continue,
+                Ok(true) => "shares its memory with",
+                Err(error) if is(&error, libc::ESRCH) => continue,
+                Err(_) if !self.is_as_large_as(&other) => continue,
+                Err(_) => "may share its memory, which the system does not tell, with",
+            };
+            return Err(self.refused(format!(
+                "{reason} process {number}, as after `vfork`. It can be worked on when that has ended or executed another program"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Whether it may be compared with others: it is with itself.
+    fn can_be_compared(&self) -> Result<()> {
+        match request::shares_memory(self.pid(), self.pid()) {
+            Err(error) if is(&error, libc::EPERM) => Err(self.not_permitted()),
+            Err(error) if is(&error, libc::ESRCH) => Err(self.ended()),
+            // A kernel without this system call.
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether another process has as much memory, and as much of it present: if not, it is not the same memory. This can
+    /// be seen of all processes.
+    fn is_as_large_as(&self, other: &Process) -> bool {
+        let size = |process: &Process| {
+            let stat = process.stat().ok()?;
+            Some((stat.vsize, stat.rss)).filter(|size| size.0 != 0)
+        };
+        let own = size(self.process());
+        own.is_some() && own == size(other)
+    }
+}
+
+fn is(error: &std::io::Error, number: i32) -> bool {
+    error.raw_os_error() == Some(number)
+}
