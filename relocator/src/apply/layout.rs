@@ -12,6 +12,7 @@ use elf_tools::{Avma, Svma};
 use super::place::Room;
 use super::record::{Entry, Placed, Record};
 use super::text::Text;
+use crate::criu;
 use crate::link::LinkedImage;
 use crate::placement::PAGE;
 use crate::plan::{FunctionPlan, Strategy};
@@ -280,11 +281,15 @@ impl Draft {
         let mut after = bytes.to_vec();
         // Where the record will be, everything counts as others.
         let skipped = (base.at.0 - at.0) as usize;
-        for index in place {
-            if let Some(byte) = index
-                .checked_sub(skipped)
-                .and_then(|index| base.bytes.get(index))
-            {
+        let image = (text.found.image.0 - at.0) as usize;
+        // CRIU may overwrite entries the next time, whether or not they differ from what they are now.
+        let entries = linked.functions.iter().flat_map(|function| {
+            let start = image + function.entry.index();
+            start..start + criu::JUMP
+        });
+        for index in place.chain(entries) {
+            let known = index.checked_sub(skipped);
+            if let Some(byte) = known.and_then(|index| base.bytes.get(index)) {
                 after[index] = !byte;
             }
         }

@@ -60,7 +60,9 @@ fn current<'a>(text: &'a Text, unit: &KernelUnit, kernel: &RunningKernel) -> Opt
         let placed = record.kernel.iter().find(is_it);
         placed.is_some_and(|placed| placed.to == start || placed.from == start)
     };
-    let is_current = record.new == kernel.build_id() && unit.mappings.iter().all(is_known);
+    let is_current = record.new == kernel.build_id()
+        && unit.mappings.iter().all(is_known)
+        && !text.was_restored();
     is_current.then_some(record)
 }
 

@@ -45,6 +45,7 @@ use crate::source::Source;
 use crate::tables;
 use crate::target::Target;
 use crate::target::live::Live;
+use crate::tracing::Subject;
 use crate::{Error, Result};
 use job::Job;
 pub use kernel::RunningKernel;
@@ -118,24 +119,26 @@ fn attempts(
     options: &Options,
     plan: &dyn Fn(&Survey, Pid) -> Result<Planned>,
 ) -> Result<Outcome> {
-    let pid = Pid::from_raw(pid);
+    let subject = Subject::open(pid)?;
+    subject.check_linkable()?;
+    let pid = subject.pid();
     let deadline = Instant::now() + options.deadline.unwrap_or(DEADLINE);
     let mut pause = PAUSE.0;
     let mut attempts = 0;
     loop {
         attempts += 1;
-        let survey = Survey::of(pid, kernel, known)?;
+        let survey = Survey::of(pid, kernel, known).map_err(|error| subject.explain(error))?;
         let (job, mut outcome) = plan(&survey, pid)?;
         let Some(job) = job else {
             return Ok(outcome);
         };
-        match attempt(pid, kernel, &survey, &job, &mut outcome) {
+        match attempt(&subject, kernel, &survey, &job, &mut outcome) {
             Ok(()) => {
                 outcome.attempts = attempts;
                 return Ok(outcome);
             }
             Err(Error::Busy { .. }) if Instant::now() < deadline => {}
-            Err(error) => return Err(error),
+            Err(error) => return Err(subject.explain(error)),
         }
         thread::sleep(pause);
         pause = (pause * 2).min(PAUSE.1);
@@ -144,14 +147,18 @@ fn attempts(
 
 /// Does it, if the process is still what it was and no thread is in the way.
 fn attempt(
-    pid: Pid,
+    subject: &Subject,
     kernel: &RunningKernel,
     survey: &Survey,
     job: &Job,
     outcome: &mut Outcome,
 ) -> Result<()> {
+    let pid = subject.pid();
     let mut live = Live::stop(pid.as_raw(), PATIENCE)?;
     let standing = live.stopped_for();
+    for tracee in live.tracees() {
+        subject.check_thread(tracee.pid(), &tracee.registers()?)?;
+    }
     let Some(mappings) = survey.holds(&live, &job.places())? else {
         return Err(Error::Busy {
             pid: pid.as_raw(),

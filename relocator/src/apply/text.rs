@@ -139,13 +139,30 @@ impl Text {
     pub(super) fn before(&self) -> Result<Option<LinkedImage>> {
         match &self.record {
             Some(found) => {
-                let linked = found
-                    .record
-                    .linked(&self.found.bytes, self.found.mapping.start)?;
+                let start = self.found.mapping.start;
+                let mut linked = found.record.linked(&self.found.bytes, start)?;
+                for function in &mut linked.functions {
+                    if let Some(jump) = self.jump(function.entry) {
+                        function.patch = Some(jump.to_vec());
+                    }
+                }
                 Ok(Some(linked))
             }
             None => Ok((!self.jumps.is_empty()).then(|| self.unlinked())),
         }
+    }
+
+    /// CRIU's jump at the entry of a function, if there is one now.
+    fn jump(&self, entry: Svma) -> Option<[u8; criu::JUMP]> {
+        let offset = (self.found.image.0 - self.found.mapping.start.0) as usize;
+        let code = self.found.bytes.get(offset + entry.index()..)?;
+        criu::target(code).map(criu::jump)
+    }
+
+    /// Whether CRIU has put its jumps over a text that was linked: the process was restored since.
+    pub(super) fn was_restored(&self) -> bool {
+        let mut functions = self.old.code.functions().iter();
+        self.record.is_some() && functions.any(|one| self.jump(one.entry).is_some())
     }
 
     /// The old image with the jumps that it had.
