@@ -7,7 +7,7 @@ use std::thread;
 use nix::libc;
 use nix::unistd::Pid;
 use relocator::source::Spec;
-use relocator::tracing::{Stop, Tracee};
+use relocator::tracing::{Seized, Stop, Tracee};
 use relocator_tests::bed::Bed;
 use relocator_tests::bed::control::{COVERED, Function};
 use relocator_tests::bed::hammer::Hammer;
@@ -17,6 +17,9 @@ use crate::look::looks_restored;
 use crate::{SECOND, any, bed, io};
 
 const HAMMER: &str = env!("CARGO_BIN_EXE_hammer");
+
+/// How often a process is stopped.
+const STOPS: usize = 200;
 
 pub(crate) fn hammer(bed: &Bed, threads: usize, idle: usize) -> Result<Hammer, String> {
     Hammer::start(bed, Path::new(HAMMER), threads, idle)
@@ -134,6 +137,26 @@ pub(crate) fn a_call_that_is_cut_short_is_noticed() -> Result<(), String> {
     }
     let first = hammer.control.counts().first.unwrap_or_default();
     ensure(first.contains("a thread that sleeps"), || first.clone())
+}
+
+/// All threads are stopped again and again, and the hammer finds nothing that is wrong: what a tracer does to every
+/// process is not taken for a failure.
+pub(crate) fn stops_are_not_noticed() -> Result<(), String> {
+    let words = |error: relocator::Error| error.to_string();
+    let bed = any()?;
+    let mut hammer = hammer(&bed, 16, 24)?;
+    hammer.control.set_right(COVERED);
+    let pid = Pid::from_raw(hammer.restored.pid());
+    for _ in 0..STOPS {
+        let mut seized = Seized::stop(pid, SECOND).map_err(words)?;
+        let threads = seized.threads().len();
+        ensure(threads == 1 + 16 + 24, || format!("{threads} threads"))?;
+        drop(seized);
+        hammer.check_alive()?;
+        thread::sleep(SECOND / 1000);
+    }
+    let counts = hammer.finish()?;
+    ensure(counts.interrupted > 0, || format!("{counts:?}"))
 }
 
 /// A tracer that keeps a signal for itself is noticed.

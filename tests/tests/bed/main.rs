@@ -56,7 +56,7 @@ fn trials_of(name: &str, spec: &Spec, possible: &Result<(), String>) -> [Trial; 
 
 fn plain_trials(here: &Result<(), String>) -> Vec<Trial> {
     let python = here.clone().and_then(|()| python::interpreter().map(drop));
-    let checks: [(&str, &Result<(), String>, PlainCheck); 9] = [
+    let checks: [(&str, &Result<(), String>, PlainCheck); 10] = [
         ("one_thread_is_enough", here, hammered::one_thread_is_enough),
         (
             "a_call_that_is_cut_short_is_noticed",
@@ -67,6 +67,11 @@ fn plain_trials(here: &Result<(), String>) -> Vec<Trial> {
             "a_lost_signal_is_noticed",
             here,
             hammered::a_lost_signal_is_noticed,
+        ),
+        (
+            "stops_are_not_noticed",
+            here,
+            hammered::stops_are_not_noticed,
         ),
         ("places_can_be_chosen", here, places::places_can_be_chosen),
         (
