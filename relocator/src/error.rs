@@ -64,6 +64,14 @@ pub enum Error {
         /// Why: `is …`, `has …`.
         reason: String,
     },
+    /// A process that nothing can be done with at this moment, but perhaps at the next one.
+    #[error("process {pid} {reason}")]
+    Busy {
+        /// Its number.
+        pid: i32,
+        /// What is in the way.
+        reason: String,
+    },
     /// The child process that runs a linked image failed.
     #[error("the verifying process {what}")]
     Child {

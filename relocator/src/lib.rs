@@ -12,6 +12,8 @@
 //! | [`criu`] | what CRIU writes to vDSOs |
 //! | [`proxy`] | the instructions that replace a function's entry |
 //! | [`threads`] | carries threads across that were stopped inside the old image: registers and memory in, registers and writes out |
+//! | [`target`] | what stands between a plan and the world: a process |
+//! | [`apply`] | links a process with all its threads, and undoes it |
 //! | [`tracing`] | threads of other processes, stopped and driven by `ptrace` |
 //! | [`step_out`] | has the threads of a live process leave its vDSO, so that a checkpoint holds none inside |
 //! | [`verify`] | runs the result in a child process and compares it with the system calls |
@@ -22,6 +24,7 @@
 //!
 //! The linking core does no I/O. What it needs from an image is read by `elf-tools`.
 
+pub mod apply;
 pub mod compare;
 pub mod criu;
 mod error;
@@ -36,6 +39,7 @@ pub mod report;
 pub mod source;
 pub mod step_out;
 pub mod tables;
+pub mod target;
 pub mod threads;
 pub mod tracing;
 pub mod verify;

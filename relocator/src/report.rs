@@ -29,6 +29,9 @@ pub const COMPARE: &str = "relocator.compare/2";
 /// Schema of `relocator step-out --json`.
 pub const STEP_OUT: &str = "relocator.step-out/1";
 
+/// Schema of `relocator apply --json` and `relocator rollback --json`.
+pub const APPLY: &str = "relocator.apply/1";
+
 /// A kernel, old or new.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Kernel {

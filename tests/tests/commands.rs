@@ -2,10 +2,13 @@
 
 use std::fs;
 use std::io::Read;
+use std::ops::Range;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
+use elf_tools::Avma;
 use kernel_fixtures::fixture;
+use relocator_tests::bed::{Bed, OldVdso};
 use relocator_tests::command::{relocator, run};
 use relocator_tests::readelf::readelf;
 use relocator_tests::running::EMULATION;
@@ -304,7 +307,14 @@ fn compare_writes_a_page() {
 fn inspect_shows_image_tables_and_mappings() {
     let members: Vec<&str> = KERNEL
         .into_iter()
-        .chain(["schema", "image", "symtab", "no_symtab", "mappings"])
+        .chain([
+            "schema",
+            "image",
+            "symtab",
+            "no_symtab",
+            "mappings",
+            "recognised",
+        ])
         .collect();
     let report = json("relocator.inspect/1", &["inspect", "fixture:operands"]);
     assert_members(&report.clone().into(), &members);
@@ -350,6 +360,7 @@ fn inspect_shows_image_tables_and_mappings() {
     assert_members(&report["symtab"], &["symbols", "mappings"]);
     assert_eq!(report["no_symtab"], Value::Null);
     assert_eq!(report["mappings"], serde_json::json!([]));
+    assert_eq!(report["recognised"], Value::Null);
 
     let bare = json("relocator.inspect/1", &["inspect", "fixture:bare"]);
     assert_eq!(bare["symtab"], Value::Null);
@@ -365,6 +376,71 @@ fn inspect_shows_image_tables_and_mappings() {
     for name in ["[vvar]", "[vdso]"] {
         assert!(mappings.iter().any(|mapping| mapping["name"] == name));
     }
+}
+
+#[test]
+fn inspect_recognises_what_a_restored_process_has() {
+    let old = OldVdso::open(&"fixture:got".parse().unwrap()).unwrap();
+    for patched in [false, true] {
+        let bed = Bed {
+            patched,
+            ..Bed::new(old.clone())
+        };
+        let mut command = Command::new("sleep");
+        command.arg("60");
+        let restored = bed.launch(command).unwrap();
+        let source = format!("pid:{}", restored.pid());
+        let report = json("relocator.inspect/1", &["inspect", &source]);
+        let recognised = &report["recognised"];
+        assert_members(recognised, &["kernel", "old", "remarks"]);
+        let kernel = &recognised["kernel"];
+        assert_members(kernel, &["mappings", "missing", "whole", "mark"]);
+        assert_eq!(kernel["whole"], true);
+        assert_eq!(kernel["missing"], serde_json::json!([]));
+        let mappings = kernel["mappings"].as_array().unwrap();
+        assert_eq!(mappings.len(), restored.parked.len());
+        for (found, parked) in mappings.iter().zip(&restored.parked) {
+            assert_members(found, &["name", "address", "size"]);
+            assert_eq!(found["name"], parked.name);
+            assert_eq!(found["address"], parked.start.0);
+            assert_eq!(found["size"], parked.size);
+        }
+        let size = |range: &Range<Avma>| range.end.0 - range.start.0;
+        match patched {
+            true => {
+                assert_members(&kernel["mark"], &["old_vdso", "old_vvar", "new_vvar"]);
+                assert_eq!(kernel["mark"]["old_vdso"], restored.text.start.0);
+            }
+            false => assert_eq!(kernel["mark"], Value::Null),
+        }
+        let [old] = &recognised["old"].as_array().unwrap()[..] else {
+            panic!("{recognised}");
+        };
+        let members = ["address", "size", "build_id", "told", "mapping", "zeros"];
+        assert_members(old, &members);
+        assert_eq!(old["address"], restored.text.start.0);
+        assert_eq!(old["size"], fixture::find("got").unwrap().image.len());
+        assert_eq!(old["told"], restored.auxv.is_ok());
+        for (name, range) in [("mapping", &restored.text), ("zeros", &restored.zeros)] {
+            assert_members(&old[name], &["address", "size"]);
+            assert_eq!(old[name]["address"], range.start.0, "{name}");
+            assert_eq!(old[name]["size"], size(range), "{name}");
+        }
+        if restored.auxv.is_ok() {
+            assert_eq!(recognised["remarks"], serde_json::json!([]));
+        }
+        let text = run(["inspect", &source]).success();
+        for (word, at) in [
+            ("kernel's", restored.parked[0].start),
+            ("old vDSO", restored.text.start),
+            ("zeros", restored.zeros.start),
+        ] {
+            let line = text.lines().find(|line| line.starts_with(word)).unwrap();
+            assert!(line.contains(&at.to_string()), "{line}");
+        }
+    }
+    let ended = run(["inspect", "pid:4194305"]);
+    assert_eq!(ended.status, Some(2), "{}", ended.stderr);
 }
 
 #[test]

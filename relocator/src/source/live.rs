@@ -10,6 +10,7 @@ use elf_tools::layout::btf::Btf;
 use elf_tools::symtab::{self, Provenance, Symtab, mapping_name, vocabulary};
 use procfs::process::{MMapPath, Process};
 
+use crate::criu::Mark;
 use crate::error::in_words;
 use crate::source::{Source, Spec};
 use crate::{Error, Result};
@@ -43,7 +44,7 @@ fn own_image() -> Result<Source> {
     let myself = Process::myself().map_err(|e| Error::io("self")(io_error(e)))?;
     let mut source = Source::named(Spec::Own.to_string());
     source.live = mappings(&myself, &source.name)?;
-    source.image = read_image(&myself, &source)?;
+    source.image = read_image(&myself, &source, None)?;
     Ok(source)
 }
 
@@ -65,8 +66,8 @@ pub(super) fn process(pid: i32) -> Result<Source> {
     let mut source = Source::named(Spec::Pid(pid).to_string());
     let process = Process::new(pid).map_err(|e| Error::io(&source.name)(io_error(e)))?;
     source.live = mappings(&process, &source.name)?;
-    source.image = read_image(&process, &source)?;
     let mut own = own_image()?;
+    source.image = read_image(&process, &source, own.image.as_ref())?;
     if source.build_id() == own.build_id() {
         add_symtab(&mut own);
         source.symtab = own.symtab;
@@ -114,8 +115,9 @@ fn mappings(process: &Process, name: &str) -> Result<Vec<LiveMapping>> {
     Ok(live.collect())
 }
 
-/// The process's vDSO; `None` if it has none (`vdso=0`, or unmapped).
-fn read_image(process: &Process, source: &Source) -> Result<Option<Image>> {
+/// The process's vDSO; `None` if it has none (`vdso=0`, or unmapped). If CRIU has left its mark over the header, that of
+/// `own` is what was there: a mark is made in the running kernel's vDSO.
+fn read_image(process: &Process, source: &Source, own: Option<&Image>) -> Result<Option<Image>> {
     let Some(vdso) = source
         .live
         .iter()
@@ -136,6 +138,9 @@ fn read_image(process: &Process, source: &Source) -> Result<Option<Image>> {
     memory
         .read_exact_at(&mut bytes, vdso.start.0)
         .map_err(Error::io(&what))?;
+    if let (Some(_), Some(own)) = (Mark::read(&bytes), own) {
+        bytes[..Mark::SIZE].copy_from_slice(&own.bytes()[..Mark::SIZE]);
+    }
     let image = Image::parse(&bytes).map_err(Error::input(format!("vDSO of {}", source.name)))?;
     Ok(Some(image))
 }

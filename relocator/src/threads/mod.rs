@@ -7,6 +7,7 @@
 //! Nothing here knows what a process is: registers and memory come in, registers and writes go out. So the same code
 //! serves a live process, checkpoint files, and tests.
 
+pub mod carry;
 pub mod frames;
 pub mod random;
 mod stopped;
@@ -16,6 +17,7 @@ use elf_tools::reentry::{Context, ReentryTable, Register};
 use elf_tools::{Avma, Svma};
 
 use crate::link::{LinkedImage, Old};
+use crate::plan::{FunctionPlan, Strategy};
 use stopped::Stopped;
 
 /// Length of the `syscall` instruction. A thread that is to repeat a system call is brought back by it.
@@ -35,10 +37,19 @@ pub struct Registers {
 impl Registers {
     /// Whether the kernel will have the thread repeat a system call that was interrupted: `ERESTARTSYS` to
     /// `ERESTARTNOHAND`, and `ERESTART_RESTARTBLOCK`, none of which a program ever sees. `linux/errno.h`
-    fn repeats_system_call(&self) -> bool {
+    pub(crate) fn repeats_system_call(&self) -> bool {
         let result = self.general[Register::RAX.index()] as i64;
         self.system_call >= 0 && matches!(result, -514..=-512 | -516)
     }
+}
+
+/// A thread of a process that stands still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Thread {
+    /// Its number.
+    pub id: i32,
+    /// What it goes on with.
+    pub registers: Registers,
 }
 
 /// Memory of the process.
@@ -122,7 +133,7 @@ impl Crossing<'_> {
             image: self.image,
             registers,
             memory,
-            was_linked: self.before.is_some(),
+            was_linked: self.was_linked(),
         };
         let verdict = match self.replaced(place, registers) {
             Some((entry, bytes)) => stopped.in_replacement(entry, place, bytes),
@@ -132,6 +143,13 @@ impl Crossing<'_> {
             },
         };
         verdict.unwrap_or_else(|reason| Verdict::Stuck { place, reason })
+    }
+
+    /// Whether constants of the code are others than at home.
+    fn was_linked(&self) -> bool {
+        let is_relocated = |function: &FunctionPlan| function.strategy == Strategy::Relocate;
+        let before = self.before;
+        before.is_some_and(|linked| linked.functions.iter().any(is_relocated))
     }
 
     /// The function whose entry was overwritten earlier, if a thread is in what it was overwritten with, and the bytes from

@@ -92,6 +92,38 @@ pub(super) fn set_signal_mask(pid: Pid, mask: u64) -> Result<()> {
     check(unsafe { libc::ptrace(request, pid.as_raw(), size, &raw mut mask) })
 }
 
+/// Eight bytes of memory.
+pub(super) fn peek(pid: Pid, at: u64) -> Result<u64> {
+    let mut word = 0u64;
+    let at = ptr::without_provenance_mut::<c_void>(at as usize);
+    let request = libc::PTRACE_PEEKDATA;
+    let number = libc::SYS_ptrace;
+    // SAFETY: the kernel itself, unlike libc's function, writes the word to where the data points.
+    check(unsafe { libc::syscall(number, request, pid.as_raw(), at, &raw mut word) })?;
+    Ok(word)
+}
+
+/// Writes eight bytes of memory.
+pub(super) fn poke(pid: Pid, at: u64, word: u64) -> Result<()> {
+    let at = ptr::without_provenance_mut::<c_void>(at as usize);
+    let data = ptr::without_provenance_mut::<c_void>(word as usize);
+    // SAFETY: the kernel takes the data as a number.
+    check(unsafe { libc::ptrace(libc::PTRACE_POKEDATA, pid.as_raw(), at, data) })
+}
+
+/// Where a thread has its `struct rseq`; `None` where the kernel does not say.
+pub(super) fn rseq(pid: Pid) -> Option<u64> {
+    const GET_RSEQ_CONFIGURATION: c_uint = 0x420f;
+    // `struct ptrace_rseq_configuration`: address, size, signature, flags, padding.
+    let mut configuration = [0u64; 3];
+    let size = size_of_val(&configuration);
+    let size = ptr::without_provenance_mut::<c_void>(size);
+    let data = configuration.as_mut_ptr();
+    // SAFETY: the kernel writes as many bytes as it was told.
+    check(unsafe { libc::ptrace(GET_RSEQ_CONFIGURATION, pid.as_raw(), size, data) }).ok()?;
+    Some(configuration[0])
+}
+
 /// `si_code` of the signal that a thread was stopped by.
 pub(super) fn signal_code(pid: Pid) -> Result<c_int> {
     let mut info = MaybeUninit::<libc::siginfo_t>::uninit();

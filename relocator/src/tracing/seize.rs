@@ -125,6 +125,11 @@ impl Seized {
         &mut self.still
     }
 
+    /// The threads that stand still, to be looked at.
+    pub fn standing(&self) -> &[Tracee] {
+        &self.still
+    }
+
     /// The threads that are in the kernel, and will stop before they execute anything.
     pub fn in_kernel(&self) -> &[Tracee] {
         &self.in_kernel

@@ -6,6 +6,9 @@ use std::fmt;
 use nix::libc;
 use nix::sys::signal::Signal;
 
+/// What `PTRACE_O_TRACESYSGOOD` has instead of a signal.
+const SYSTEM_CALL: c_int = libc::SIGTRAP | 0x80;
+
 /// Why a thread does not run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
@@ -16,6 +19,8 @@ pub enum Stop {
     Event(c_int),
     /// The whole process stands still for a stop signal (a group stop), or was interrupted.
     Group,
+    /// A system call begins or ends, which was asked for ([`super::Tracee::run_to_system_call`]).
+    SystemCall,
     /// It has exited with that status.
     Exited(c_int),
     /// A signal has ended it.
@@ -34,6 +39,7 @@ impl Stop {
             Some(Self::Killed(libc::WTERMSIG(status)))
         } else if libc::WIFSTOPPED(status) {
             Some(match status >> 16 {
+                0 if libc::WSTOPSIG(status) == SYSTEM_CALL => Self::SystemCall,
                 0 => Self::Signal(libc::WSTOPSIG(status)),
                 libc::PTRACE_EVENT_STOP => Self::Group,
                 event => Self::Event(event),
@@ -71,6 +77,7 @@ impl fmt::Display for Stop {
         match *self {
             Self::Signal(signal) => f.write_str(&name(signal)),
             Self::Event(event) => write!(f, "event {event}"),
+            Self::SystemCall => f.write_str("a system call"),
             Self::Group => f.write_str("a stop of its process"),
             Self::Exited(status) => write!(f, "exit with status {status}"),
             Self::Killed(signal) => write!(f, "death by {}", name(signal)),

@@ -4,12 +4,14 @@ use std::ffi::c_int;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use elf_tools::Avma;
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::request;
 use super::{ProcessMemory, Stop, UserRegisters};
+use crate::threads::Memory;
 use crate::{Error, Result};
 
 /// Room for the largest extended state that processors have today (AMX: 11 KiB), and then some.
@@ -109,6 +111,12 @@ impl Tracee {
         self.go(libc::PTRACE_SINGLESTEP, signal, "stepping")
     }
 
+    /// Lets it run, with a signal or 0, until a system call begins or ends: a [`Stop::SystemCall`] if `PTRACE_O_TRACESYSGOOD`
+    /// is set.
+    pub fn run_to_system_call(&mut self, signal: c_int) -> Result<()> {
+        self.go(libc::PTRACE_SYSCALL, signal, "resuming")
+    }
+
     /// Leaves a process that a stop signal has stopped as it is, and waits for what comes next.
     pub fn listen(&mut self) -> Result<()> {
         self.go(libc::PTRACE_LISTEN, 0, "listening to")
@@ -184,6 +192,39 @@ impl Tracee {
     /// Puts the signals that it has blocked. It must be stopped.
     pub fn set_signal_mask(&self, mask: u64) -> Result<()> {
         request::set_signal_mask(self.pid, mask).map_err(self.failed("putting the signal mask of"))
+    }
+
+    /// Writes memory of its process, whether that may be written or not. It must be stopped. Each eight bytes at a multiple
+    /// of eight change at once, in the order of their addresses.
+    pub fn poke(&self, at: Avma, bytes: &[u8]) -> Result<()> {
+        let failed = || self.failed("writing to memory of");
+        let mut place = at.0 & !7;
+        while place < at.0.saturating_add(bytes.len() as u64) {
+            let mut word = request::peek(self.pid, place)
+                .map_err(failed())?
+                .to_ne_bytes();
+            for (byte, address) in word.iter_mut().zip(place..) {
+                let index = address.checked_sub(at.0).map(|index| index as usize);
+                if let Some(&new) = index.and_then(|index| bytes.get(index)) {
+                    *byte = new;
+                }
+            }
+            request::poke(self.pid, place, u64::from_ne_bytes(word)).map_err(failed())?;
+            place += 8;
+        }
+        Ok(())
+    }
+
+    /// Whether it may be in a restartable sequence (`rseq`), in which its registers must not be changed. It must be stopped.
+    pub fn is_in_sequence(&self) -> bool {
+        /// Where `struct rseq` has the sequence that is executed.
+        const SEQUENCE: u64 = 8;
+        let Some(area) = request::rseq(self.pid) else {
+            return false;
+        };
+        let mut sequence = [0; 8];
+        let at = Avma(area.wrapping_add(SEQUENCE));
+        area != 0 && self.memory().read(at, &mut sequence) && sequence != [0; 8]
     }
 
     /// `si_code` of the signal that it was stopped by.

@@ -10,6 +10,7 @@ use relocator::source::{Source, Spec};
 use relocator::tables::{self, Options, ReentrySummary};
 use serde::Serialize;
 
+use crate::recognised::{self, Recognised};
 use crate::{Outcome, output};
 
 #[derive(clap::Args)]
@@ -30,6 +31,7 @@ struct Report {
     symtab: Option<SymtabReport>,
     no_symtab: Option<String>,
     mappings: Vec<Mapping>,
+    recognised: Option<Recognised>,
 }
 
 #[derive(Serialize)]
@@ -62,12 +64,16 @@ struct SymtabReport {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     let source = Source::open(&arguments.source)?;
-    let report = report(&source)?;
+    let recognised = match arguments.source {
+        Spec::Pid(pid) => Some(recognised::look(pid)?),
+        _ => None,
+    };
+    let report = report(&source, recognised)?;
     output::print(arguments.json, &report, text(&report))?;
     Ok(Outcome::Done)
 }
 
-fn report(source: &Source) -> Result<Report> {
+fn report(source: &Source, recognised: Option<Recognised>) -> Result<Report> {
     let image = source
         .image
         .as_ref()
@@ -84,6 +90,7 @@ fn report(source: &Source) -> Result<Report> {
         symtab,
         no_symtab: source.no_symtab.clone(),
         mappings: source.live.iter().map(Mapping::from).collect(),
+        recognised,
     })
 }
 
@@ -166,6 +173,9 @@ fn text(report: &Report) -> String {
             "mapped     {:#x} {:#x} {}",
             mapping.address, mapping.size, mapping.name
         );
+    }
+    if let Some(recognised) = &report.recognised {
+        recognised.text(&mut text);
     }
     if let Some(image) = &report.image {
         image_text(image, &mut text);

@@ -2,12 +2,14 @@
 //!
 //! Exit status: 0 done; 1 refused, or verification failed; 2 bad usage or bad input.
 
+mod apply;
 mod compare;
 mod derive;
 mod in_flight;
 mod inspect;
 mod link;
 mod output;
+mod recognised;
 mod running;
 mod step_out;
 mod symtab;
@@ -46,6 +48,10 @@ enum Command {
     Compare(compare::Arguments),
     /// Have the threads of a process leave its vDSO, so that a checkpoint of it holds none inside.
     StepOut(step_out::Arguments),
+    /// Link a process that carries an old vDSO to the running kernel, with all its threads.
+    Apply(apply::Arguments),
+    /// Undo what `apply` has done to a process.
+    Rollback(apply::RollbackArguments),
 }
 
 /// How a command that did its work ended.
@@ -66,6 +72,8 @@ fn main() -> ExitCode {
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
         Command::StepOut(arguments) => step_out::run(&arguments),
+        Command::Apply(arguments) => apply::run(&arguments),
+        Command::Rollback(arguments) => apply::roll_back(&arguments),
     };
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,

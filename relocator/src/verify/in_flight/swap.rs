@@ -14,8 +14,8 @@ use crate::criu;
 use crate::link::{LinkedImage, New, Old, link};
 use crate::placement::{PAGE, Placement};
 use crate::plan::Policy;
-use crate::threads::frames::{self, Interrupted};
-use crate::threads::{Crossing, Memory, Registers, Verdict, Write, random};
+use crate::threads::carry::{Stuck, Surroundings, carry};
+use crate::threads::{Crossing, Registers, Thread, Write, random};
 use crate::tracing::UserRegisters;
 use crate::verify::address_space::AddressSpace;
 use crate::{Error, Result};
@@ -139,24 +139,25 @@ impl<'a> Swap<'a> {
             after: linked,
             image: self.image,
         };
-        let registers = thread.registers();
-        if let Some(moved) = fix_up.carry(&crossing, &registers, stage)? {
-            fix_up.registers = Some(thread.with(&moved));
-        }
-        for context in self.interrupted(&registers, stage) {
-            let moved = fix_up.carry(&crossing, &context.registers, stage)?;
-            fix_up
-                .writes
-                .extend(moved.map(|moved| context.write(&moved)));
-        }
-        Ok(fix_up)
-    }
-
-    /// Contexts in signal frames on the thread's stacks.
-    fn interrupted(&self, registers: &Registers, stage: &Stage) -> Vec<Interrupted> {
         let text = self.image..self.image.offset(self.size as i64);
-        let stacks = [stage.stack(), stage.alternate_stack()];
-        frames::of_thread(registers, &stacks, &text, stage)
+        let surroundings = Surroundings {
+            text: &text,
+            writable: &[stage.stack(), stage.alternate_stack()],
+            memory: stage,
+        };
+        let only = Thread {
+            id: 0,
+            registers: thread.registers(),
+        };
+        let decide = |registers: &Registers| crossing.thread(registers, stage);
+        let carried = carry(&[only], surroundings, &decide);
+        if let Some(Stuck { place, reason, .. }) = carried.stuck.first() {
+            return Err(format!("stuck at {place}: {reason}"));
+        }
+        let moved = carried.threads.first();
+        fix_up.registers = moved.map(|moved| thread.with(&moved.registers));
+        fix_up.writes.extend(carried.writes);
+        Ok(fix_up)
     }
 }
 
@@ -165,25 +166,6 @@ impl<'a> Swap<'a> {
 pub(super) struct FixUp {
     pub(super) registers: Option<UserRegisters>,
     pub(super) writes: Vec<Write>,
-}
-
-impl FixUp {
-    /// Adds what has to be written for one context, and returns the registers that it goes on with if they are others.
-    fn carry(
-        &mut self,
-        crossing: &Crossing<'_>,
-        registers: &Registers,
-        memory: &dyn Memory,
-    ) -> Result<Option<Registers>, String> {
-        match crossing.thread(registers, memory) {
-            Verdict::Outside | Verdict::Untouched => Ok(None),
-            Verdict::FixUp(fix_up) => {
-                self.writes.extend(fix_up.writes);
-                Ok(Some(fix_up.registers))
-            }
-            Verdict::Stuck { place, reason } => Err(format!("stuck at {place}: {reason}")),
-        }
-    }
 }
 
 /// Nobody may execute what an old kernel had at its place.

@@ -1,0 +1,177 @@
+//! Linking a process, with all its threads, and undoing it.
+//!
+//! | module | does |
+//! |---|---|
+//! | `recognise` | what in a process is a vDSO |
+//! | `text` | an old text, and what it was before anybody changed it |
+//! | `kernel` | the kernel that runs now |
+//! | `survey` | all of that, read while the process runs |
+//! | `place` | where the kernel's mappings go |
+//! | `layout` | the text as it will be |
+//! | `record` | what the process keeps of it |
+//! | `link`, `undo` | what is to be done, as far as it can be said before threads stand still |
+//! | `job` | the rest: threads, and all steps in their order |
+//! | `report` | what was done, for commands |
+//!
+//! A process is surveyed and everything is computed while it runs. Then all its threads stand still; if it is no longer what it was, or
+//! if a thread cannot be carried across where it is, the process goes on and it is tried again. Nothing has been written then.
+//! The order of the steps is such that the process could go on after each of them without this tool:
+//!
+//! 1. Threads in old texts go back to entries of functions, which is right before and afterwards.
+//! 2. The linked text, with its record, is put in place at once. Its entries make system calls.
+//! 3. Threads in the new vDSO go to these entries.
+//! 4. The kernel's mappings are moved. Nobody uses them.
+//! 5. Each entry becomes that of the linked function.
+
+pub(crate) mod job;
+mod kernel;
+mod layout;
+mod link;
+pub mod place;
+pub mod recognise;
+pub mod record;
+pub mod report;
+mod survey;
+mod text;
+mod undo;
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::unistd::Pid;
+
+use crate::plan::Policy;
+use crate::source::Source;
+use crate::tables;
+use crate::target::Target;
+use crate::target::live::Live;
+use crate::{Error, Result};
+use job::Job;
+pub use kernel::RunningKernel;
+use report::{Outcome, Times};
+use survey::Survey;
+use text::Known;
+
+/// How a process is treated.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Which strategies may be used.
+    pub policy: Policy,
+    /// Where old tables may be.
+    pub tables: tables::Options,
+    /// How long it is tried to find all threads where they can be carried across; [`DEADLINE`] if not given.
+    pub deadline: Option<Duration>,
+}
+
+/// How long it is tried.
+pub const DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long a thread is given to stand still.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The shortest and the longest pause between attempts, in which threads get on and handlers can return.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
+
+/// Links a process to the kernel that runs.
+///
+/// `old` are images that may be found in it, with the symbols of their kernels. A process that is linked already is left alone.
+/// Errors: [`Error::Process`] if it is none that can be worked on, [`Error::Busy`] if threads could not be carried across within
+/// the deadline; the process is as it was then.
+pub fn apply(
+    pid: i32,
+    kernel: &RunningKernel,
+    old: &[Source],
+    options: &Options,
+) -> Result<Outcome> {
+    let known = Known {
+        sources: old,
+        tables: &options.tables,
+    };
+    attempts(pid, kernel, known, options, &|survey, pid| {
+        link::job(survey, pid, kernel, options.policy)
+    })
+}
+
+/// Makes a process what it was before it was linked.
+pub fn rollback(
+    pid: i32,
+    kernel: &RunningKernel,
+    old: &[Source],
+    options: &Options,
+) -> Result<Outcome> {
+    let known = Known {
+        sources: old,
+        tables: &options.tables,
+    };
+    attempts(pid, kernel, known, options, &|survey, pid| {
+        undo::job(survey, pid, kernel.build_id())
+    })
+}
+
+/// What is to be done, and what to say about it.
+type Planned = (Option<Job>, Outcome);
+
+fn attempts(
+    pid: i32,
+    kernel: &RunningKernel,
+    known: Known<'_>,
+    options: &Options,
+    plan: &dyn Fn(&Survey, Pid) -> Result<Planned>,
+) -> Result<Outcome> {
+    let pid = Pid::from_raw(pid);
+    let deadline = Instant::now() + options.deadline.unwrap_or(DEADLINE);
+    let mut pause = PAUSE.0;
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let survey = Survey::of(pid, kernel, known)?;
+        let (job, mut outcome) = plan(&survey, pid)?;
+        let Some(job) = job else {
+            return Ok(outcome);
+        };
+        match attempt(pid, kernel, &survey, &job, &mut outcome) {
+            Ok(()) => {
+                outcome.attempts = attempts;
+                return Ok(outcome);
+            }
+            Err(Error::Busy { .. }) if Instant::now() < deadline => {}
+            Err(error) => return Err(error),
+        }
+        thread::sleep(pause);
+        pause = (pause * 2).min(PAUSE.1);
+    }
+}
+
+/// Does it, if the process is still what it was and no thread is in the way.
+fn attempt(
+    pid: Pid,
+    kernel: &RunningKernel,
+    survey: &Survey,
+    job: &Job,
+    outcome: &mut Outcome,
+) -> Result<()> {
+    let mut live = Live::stop(pid.as_raw(), PATIENCE)?;
+    let standing = live.stopped_for();
+    if !live.is_dumpable()? {
+        let reason = "is not dumpable: it does not want to be looked into".to_owned();
+        let pid = pid.as_raw();
+        return Err(Error::Process { pid, reason });
+    }
+    let Some(mappings) = survey.holds(&live, &job.places())? else {
+        return Err(Error::Busy {
+            pid: pid.as_raw(),
+            reason: "changes its mappings all the time".to_owned(),
+        });
+    };
+    let (steps, crossed) = job.steps(survey, kernel, &live, &mappings)?;
+    live.carry_out(&steps)?;
+    let written = live.stopped_for();
+    let released = live.release();
+    outcome.crossed = crossed;
+    outcome.times = Times {
+        standing,
+        written,
+        released,
+    };
+    Ok(())
+}

@@ -1,0 +1,508 @@
+//! Records that are written, found, read, damaged, and undone.
+
+use std::ops::Range;
+
+use elf_tools::{Avma, Svma};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::strategy::Strategy as Strategy_;
+
+use super::{Before, Entry, Moved, Placed, Record, Strategy, stored};
+
+/// Where the text of all these records is.
+const TEXT: Avma = Avma(0x7f12_3456_7000);
+const SIZE: usize = 0x3000;
+
+fn run(offset: u64, bytes: &[u8]) -> Before {
+    Before {
+        at: Avma(TEXT.0 + offset),
+        bytes: bytes.to_vec(),
+    }
+}
+
+/// A record as a link of Linux 6.1's vDSO to 6.18 leaves it: 25 runs of changed bytes, detours and itself behind the image.
+fn typical() -> Record {
+    let run_of = |index: u64| {
+        let size = [1, 2, 4, 4, 5, 7, 8, 16][index as usize % 8];
+        let bytes: Vec<u8> = (0..size).map(|byte| byte * 37 + index as u8).collect();
+        run(0x600 + index * 0x31, &bytes)
+    };
+    let mut before: Vec<Before> = (0..25).map(run_of).collect();
+    before.push(run(0x1d30, &[0; 0x2d0]));
+    let placed = |name: &str, size, from, to: u64| Placed {
+        name: name.to_owned(),
+        size,
+        from: Avma(from),
+        to: Avma(TEXT.0 - to),
+    };
+    let moved = |from, to| Moved {
+        from: Svma(from),
+        to: Svma(to),
+    };
+    let entry = |at| Entry {
+        at: Svma(at),
+        strategy: Strategy::Relocate,
+        replaced: 0,
+        bytes: [0x55, 0x48, 0x89, 0xe5, 0x41, 0x57, 0x41, 0x56],
+        stage: Some([0xb8, 0xe4, 0, 0, 0, 0x0f, 0x05, 0xc3]),
+    };
+    Record {
+        old: vec![0x3b; 20],
+        new: vec![0xc1; 20],
+        image: TEXT,
+        text: TEXT..Avma(TEXT.0 + 0x2000),
+        before,
+        kernel: vec![
+            placed("[vvar]", 0x4000, 0x3_0000, 0x8000),
+            placed("[vvar_vclock]", 0x2000, 0x3_4000, 0x4000),
+            placed("[vdso]", 0x2000, 0x3_6000, 0x2000),
+        ],
+        zeros: vec![Avma(TEXT.0 - 0x4000)..TEXT],
+        entries: (0..6).map(|index| entry(0x620 + index * 0xd0)).collect(),
+        moved: (0..7)
+            .map(|index| moved(0x700 + index * 9, 0x1d00 + index * 8))
+            .collect(),
+        jumps_back: (0..3)
+            .map(|index| moved(0x704 + index * 9, 0x1d0b + index * 16))
+            .collect(),
+    }
+}
+
+/// Text with a note in it.
+fn text_with(note: &[u8], offset: usize) -> Vec<u8> {
+    let mut text = vec![0x90; SIZE];
+    text[offset..offset + note.len()].copy_from_slice(note);
+    text
+}
+
+#[test]
+fn a_typical_record_is_small_and_comes_back() {
+    let record = typical();
+    let note = record.encode().unwrap();
+    println!("{} bytes", note.len());
+    assert!(note.len() < 700, "{} bytes", note.len());
+    let (read, size) = Record::decode(&[note.as_slice(), b"what follows"].concat()).unwrap();
+    assert_eq!((read, size), (record, note.len()));
+}
+
+#[test]
+fn no_damaged_byte_is_overlooked() {
+    let note = typical().encode().unwrap();
+    let mut errors = 0;
+    for index in 0..note.len() {
+        for bit in 0..8 {
+            let mut damaged = note.clone();
+            damaged[index] ^= 1 << bit;
+            assert!(
+                Record::decode(&damaged).is_err(),
+                "bit {bit} of byte {index}"
+            );
+            match Record::find(&text_with(&damaged, 0x1d30), TEXT) {
+                Ok(found) => assert_eq!(found, None, "bit {bit} of byte {index}"),
+                Err(error) => {
+                    let place = format!("link record at {}", Avma(TEXT.0 + 0x1d30));
+                    assert_eq!(error.to_string(), place);
+                    errors += 1;
+                }
+            }
+        }
+    }
+    // All but those of the header, without which it is none: sixteen bytes.
+    assert_eq!(errors, (note.len() - 16) * 8);
+}
+
+#[test]
+fn a_record_that_is_cut_off_is_refused() {
+    let note = typical().encode().unwrap();
+    for size in 0..note.len() {
+        assert!(Record::decode(&note[..size]).is_err(), "{size} bytes");
+    }
+    // At the end of a mapping, where nothing follows.
+    let mut text = text_with(&note, 0x1d30);
+    text.truncate(0x1d30 + note.len() - 1);
+    let error = Record::find(&text, TEXT).unwrap_err();
+    let source = std::error::Error::source(&error).unwrap().to_string();
+    assert!(source.contains("are there"), "{source}");
+}
+
+#[test]
+fn a_record_is_found_wherever_it_is_and_only_if_it_is_about_this_text() {
+    let record = typical();
+    let note = record.encode().unwrap();
+    for offset in [0, 16, 0x1d30, SIZE - note.len() & !15] {
+        let found = Record::find(&text_with(&note, offset), TEXT)
+            .unwrap()
+            .unwrap();
+        assert_eq!(found.record, record);
+        assert_eq!(found.at.start, Avma(TEXT.0 + offset as u64));
+        assert_eq!(found.at.end.0 - found.at.start.0, note.len() as u64);
+    }
+    assert_eq!(Record::find(&text_with(&note, 8), TEXT).unwrap(), None);
+    assert_eq!(Record::find(&[], TEXT).unwrap(), None);
+    // Copies elsewhere, which a fork does not make but a program may.
+    for elsewhere in [TEXT.offset(0x1000), TEXT.offset(-(SIZE as i64))] {
+        assert_eq!(
+            Record::find(&text_with(&note, 16), elsewhere).unwrap(),
+            None
+        );
+    }
+}
+
+#[test]
+fn the_record_that_holds_others_counts() {
+    let original = vec![0x90; SIZE];
+    let mut text = original.clone();
+    let mut generations = vec![text.clone()];
+    // Each takes the place of the one before, at all distances that keep it at a multiple of 16 within the new one or not.
+    for generation in 0..20_u8 {
+        let mut next = text.clone();
+        next[0x100 + usize::from(generation)] = generation;
+        next[0x1000..0x2000].fill(0xff);
+        let record = Record {
+            before: Record::difference(&text, &next, TEXT),
+            old: vec![generation; 1 + usize::from(generation)],
+            text: TEXT..Avma(TEXT.0 + SIZE as u64),
+            ..typical()
+        };
+        let note = record.encode().unwrap();
+        next[0x1000..][..note.len()].copy_from_slice(&note);
+        let found = Record::find(&next, TEXT).unwrap().unwrap();
+        assert_eq!(found.record, record);
+        text = next;
+        generations.push(text.clone());
+    }
+    // Back again, one by one.
+    while let Some(expected) = generations.pop() {
+        assert!(text == expected, "generation {}", generations.len());
+        if let Some(found) = Record::find(&text, TEXT).unwrap() {
+            found.record.undo(&mut text, TEXT).unwrap();
+        }
+    }
+    assert!(text == original);
+}
+
+#[test]
+fn two_records_of_one_text_are_refused() {
+    let note = typical().encode().unwrap();
+    let mut text = text_with(&note, 0x1000);
+    text[0x2000..][..note.len()].copy_from_slice(&note);
+    let error = Record::find(&text, TEXT).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains(&Avma(TEXT.0 + 0x2000).to_string())
+    );
+    let source = std::error::Error::source(&error).unwrap().to_string();
+    assert!(
+        source.contains(&Avma(TEXT.0 + 0x1000).to_string()),
+        "{source}"
+    );
+}
+
+/// A note with that descriptor behind what is fixed, and the check that it has to have.
+fn note_of(body: &[u8]) -> Vec<u8> {
+    let mut note = typical().encode().unwrap();
+    note.truncate(stored::HEADER + 12);
+    note.extend(body);
+    note.resize(note.len().next_multiple_of(4), 0);
+    let size = (note.len() - stored::HEADER) as u32;
+    note[4..8].copy_from_slice(&size.to_le_bytes());
+    let check = stored::check_of(&note);
+    note[stored::CHECK].copy_from_slice(&check.to_le_bytes());
+    note
+}
+
+#[track_caller]
+fn assert_refused(body: &[u8], reason: &str) {
+    let error = Record::decode(&note_of(body)).unwrap_err();
+    let source = std::error::Error::source(&error).unwrap().to_string();
+    assert!(source.contains(reason), "{source}");
+    assert!(source.contains("link record at offset 0x"), "{source}");
+}
+
+#[test]
+fn hostile_records_are_refused() {
+    // Image and text, no build-ids; what follows is counts.
+    let start = [0x80, 0x20, 0, 0x80, 0x20, 0, 0];
+    let with = |rest: &[u8]| [start.as_slice(), rest].concat();
+    // So far it is good.
+    let (good, _) = Record::decode(&note_of(&with(&[0; 6]))).unwrap();
+    assert_eq!((good.image, good.text.end), (Avma(0x1000), Avma(0x2000)));
+    assert_refused(&with(&[0xff, 0xff, 0xff, 0xff, 0xf]), "4096 are the most");
+    assert_refused(&with(&[0x80, 0x20, 0, 2]), "to follow");
+    // A run of one value that is larger than the text, or ends where addresses do.
+    let large = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1];
+    let run = |gap: &[u8]| with(&[&[1], gap, &large, &[7]].concat());
+    assert_refused(&run(&[0]), "not in the text");
+    assert_refused(&run(&large), "not in the text");
+    assert_refused(&with(&[1, 0, 1, 0, 0, 0, 0, 0]), "not behind others");
+    assert_refused(&with(&[0, 17]), "16 are the most");
+    assert_refused(&with(&[0, 1, 1, 0xff, 0, 0, 0]), "a name");
+    assert_refused(&with(&[0, 1, 1, b'x', 0, 0, 0]), "not behind its start");
+    assert_refused(&with(&[0, 0, 1, 0, 0, 0, 0, 0]), "not behind its start");
+    assert_refused(&with(&[0, 0, 0, 0x81, 8]), "1024 are the most");
+    assert_refused(
+        &with(&[0, 0, 0, 0, 1, 0, 0xff, 0xff, 0x7f, 0]),
+        "an instruction at",
+    );
+    assert_refused(&with(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), "mean nothing");
+    assert_refused(&with(&[0, 0, 0, 0, 0, 0, 1]), "mean nothing");
+    // An image that is not in its text, a text that is none or too large.
+    assert_refused(&[0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0], "no address space");
+    assert_refused(&[0x10, 8, 8, 0, 0, 0, 0, 0, 0, 0, 0], "not in its text");
+    assert_refused(
+        &[0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        "not behind its start",
+    );
+    assert_refused(&[0x10, 0, 0x81, 0x80, 0x40], "bytes of text");
+    assert_refused(&[0x10, 0, 1, 65], "64 are the most");
+    assert_refused(&[], "to follow");
+}
+
+#[test]
+fn other_versions_are_refused_by_name() {
+    for (at, word) in [(20, "version 0x2"), (24, "flags 0x2")] {
+        let mut note = typical().encode().unwrap();
+        note[at] = 2;
+        let error = Record::decode(&note).unwrap_err();
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert!(source.contains(word), "{source}");
+    }
+}
+
+#[test]
+fn what_could_not_be_read_is_not_written() {
+    let refused = |change: fn(&mut Record)| {
+        let mut record = typical();
+        change(&mut record);
+        let error = record.encode().unwrap_err().to_string();
+        assert!(error.contains("cannot be stored"), "{error}");
+    };
+    refused(|record| record.old = vec![0; 65]);
+    refused(|record| record.before.swap(0, 1));
+    refused(|record| record.before[0].bytes.clear());
+    refused(|record| record.before[3].at.0 += 0x10_0000);
+    refused(|record| record.kernel[0].name = "x".repeat(65));
+    refused(|record| record.image.0 -= 0x1000);
+    refused(|record| record.moved[0].to.0 = u64::MAX);
+    refused(|record| record.zeros[0].end = record.zeros[0].start);
+    refused(|record| record.before = vec![run(0, &vec![1; 0x20_0000])]);
+}
+
+#[test]
+fn undoing_is_done_wholly_or_not_at_all() {
+    let record = typical();
+    let mut text = vec![0x90; 0x1e00];
+    // The last run reaches further.
+    assert!(record.undo(&mut text, TEXT).is_err());
+    assert!(text.iter().all(|byte| *byte == 0x90));
+    assert!(
+        record
+            .undo(&mut vec![0; SIZE], TEXT.offset(0x1000))
+            .is_err()
+    );
+    let mut text = vec![0x90; SIZE];
+    record.undo(&mut text, TEXT).unwrap();
+    for run in &record.before {
+        let offset = (run.at.0 - TEXT.0) as usize;
+        assert_eq!(text[offset..][..run.bytes.len()], run.bytes);
+    }
+}
+
+#[test]
+fn threads_are_told_what_is_at_entries_now() {
+    let mut record = typical();
+    record.entries[1].strategy = Strategy::Proxy;
+    record.entries[1].replaced = 12;
+    let mut text = vec![0xcc; SIZE];
+    record.complete(&mut text, TEXT).unwrap();
+    assert!(record.is_complete(&text, TEXT).unwrap());
+    let linked = record.linked(&text, TEXT).unwrap();
+    assert_eq!(linked.bytes, text);
+    assert_eq!(
+        (&linked.moved, &linked.jumps_back),
+        (&record.moved, &record.jumps_back)
+    );
+    let patches: Vec<_> = linked
+        .functions
+        .iter()
+        .map(|each| each.patch.clone())
+        .collect();
+    let entry = record.entries[1].at.index();
+    assert_eq!(patches[1].as_deref(), Some(&text[entry..entry + 12]));
+    assert!(
+        patches
+            .iter()
+            .enumerate()
+            .all(|(index, patch)| index == 1 || patch.is_none())
+    );
+
+    // Incomplete: system calls are there.
+    let call = [0xb8, 228, 0, 0, 0, 0x0f, 0x05, 0xc3];
+    let entry = record.entries[2].at.index();
+    text[entry..entry + 8].copy_from_slice(&call);
+    assert!(!record.is_complete(&text, TEXT).unwrap());
+    let linked = record.linked(&text, TEXT).unwrap();
+    assert_eq!(linked.functions[2].patch.as_deref(), Some(call.as_slice()));
+    assert_eq!(linked.functions[1].patch.as_ref().map(Vec::len), Some(12));
+    record.complete(&mut text, TEXT).unwrap();
+    assert!(record.is_complete(&text, TEXT).unwrap());
+    // Where the image begins behind the start of the mapping, and where entries are not in it.
+    let below = [vec![0; 0x1000], text.clone()].concat();
+    let linked = record.linked(&below, TEXT.offset(-0x1000)).unwrap();
+    assert_eq!(linked.bytes, text);
+    assert!(record.linked(&text[..0x700], TEXT).is_err());
+    assert!(record.complete(&mut text[..0x700], TEXT).is_err());
+}
+
+fn span() -> impl Strategy_<Range<Avma>> {
+    let start = 0..1_u64 << 47;
+    (start, 1..1_u64 << 40).prop_map(|(start, size)| Avma(start)..Avma(start + size))
+}
+
+fn moved() -> impl Strategy_<Vec<Moved>> {
+    let place = || (0..1_u64 << 20).prop_map(Svma);
+    vec(
+        (place(), place()).prop_map(|(from, to)| Moved { from, to }),
+        0..20,
+    )
+}
+
+prop_compose! {
+    fn placed()(
+        name in "\\PC{0,12}", size in 1..1_u64 << 40, from in 0..1_u64 << 48, to in 0..1_u64 << 63,
+    ) -> Placed {
+        Placed { name, size, from: Avma(from), to: Avma(to) }
+    }
+}
+
+prop_compose! {
+    fn entry()(
+        at in 0..1_u64 << 20, strategy in 0..4_usize, replaced in 0..=1_u32 << 20, bytes: [u8; 8],
+        stage: Option<[u8; 8]>,
+    ) -> Entry {
+        use Strategy::{Keep, Proxy, Relocate, Syscall};
+        let strategy = [Keep, Relocate, Proxy, Syscall][strategy];
+        Entry { at: Svma(at), strategy, replaced, bytes, stage }
+    }
+}
+
+/// Runs of bytes, some of one value, with gaps between them that may be empty.
+fn runs() -> impl Strategy_<Vec<(u64, Vec<u8>)>> {
+    let bytes = prop_oneof![
+        vec(any::<u8>(), 1..30),
+        (any::<u8>(), 1..400_usize).prop_map(|(value, size)| vec![value; size]),
+    ];
+    vec((0..200_u64, bytes), 0..30)
+}
+
+prop_compose! {
+    fn record()(
+        start in 0..1_u64 << 47,
+        runs in runs(),
+        (old, new) in (vec(any::<u8>(), 0..=64), vec(any::<u8>(), 0..=64)),
+        kernel in vec(placed(), 0..5),
+        zeros in vec(span(), 0..3),
+        entries in vec(entry(), 0..10),
+        (moved, jumps_back) in (moved(), moved()),
+        (image, rest) in (0..0x1000_u64, 1..0x1000_u64),
+    ) -> Record {
+        let mut end = start;
+        let before = runs.into_iter().map(|(gap, bytes)| {
+            let at = Avma(end + gap);
+            end = at.0 + bytes.len() as u64;
+            Before { at, bytes }
+        });
+        let before = before.collect();
+        let end = end.max(start + image) + rest;
+        Record {
+            old, new, image: Avma(start + image), text: Avma(start)..Avma(end),
+            before, kernel, zeros, entries, moved, jumps_back,
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn records_come_back(record in record()) {
+        let note = record.encode().unwrap();
+        prop_assert_eq!(note.len() % 4, 0);
+        let (read, size) = Record::decode(&note).unwrap();
+        prop_assert_eq!(size, note.len());
+        prop_assert_eq!(read, record);
+    }
+
+    #[test]
+    fn records_are_found_in_anything(record in record(), surroundings in vec(any::<u8>(), 0x8000), place in 0..0x400_usize) {
+        let note = record.encode().unwrap();
+        let mut text = surroundings;
+        prop_assert_eq!(Record::find(&text, record.image).unwrap(), None);
+        let place = place * 16;
+        text[place..place + note.len()].copy_from_slice(&note);
+        let found = Record::find(&text, record.image).unwrap().unwrap();
+        prop_assert_eq!(found.at.start.0, record.image.0 + place as u64);
+        prop_assert_eq!(found.record, record);
+    }
+
+    #[test]
+    fn damage_is_noticed(record in record(), at: prop::sample::Index, value in 1..=255_u8) {
+        let mut note = record.encode().unwrap();
+        let at = at.index(note.len());
+        note[at] ^= value;
+        prop_assert!(Record::decode(&note).is_err());
+    }
+
+    #[test]
+    fn anything_with_a_good_check_is_refused_or_read_as_it_is(body in vec(any::<u8>(), 0..60)) {
+        if let Ok((record, _)) = Record::decode(&note_of(&body)) {
+            let again = Record::decode(&record.encode().unwrap()).unwrap();
+            prop_assert_eq!(again.0, record);
+        }
+    }
+
+    #[test]
+    fn differences_are_undone(
+        before in vec(prop_oneof![Just(0), Just(0x90), any::<u8>()], 0..600),
+        changes in vec((any::<prop::sample::Index>(), vec(any::<u8>(), 1..40)), 0..12),
+        grown in 0..100_usize,
+    ) {
+        let mut after = before.clone();
+        after.resize(before.len() + grown, 0x11);
+        for (place, bytes) in changes {
+            let place = place.index(after.len().max(1));
+            for (byte, value) in after.iter_mut().skip(place).zip(bytes) {
+                *byte = value;
+            }
+        }
+        let text = TEXT..Avma(TEXT.0 + before.len().max(1) as u64);
+        let runs = Record::difference(&before, &after, TEXT);
+        let record = Record { before: runs, text, ..typical() };
+        let (record, _) = Record::decode(&record.encode().unwrap()).unwrap();
+        record.undo(&mut after, TEXT).unwrap();
+        prop_assert_eq!(&after[..before.len()], &before);
+        for run in &record.before {
+            prop_assert!(run.at.0 + run.bytes.len() as u64 <= TEXT.0 + before.len() as u64);
+        }
+    }
+}
+
+#[test]
+fn a_difference_costs_little() {
+    let before = [&[1, 2, 3, 4, 5, 6, 7, 8][..], &[0; 100]].concat();
+    let mut after = before.clone();
+    assert_eq!(Record::difference(&before, &after, TEXT), []);
+    // Two that are near each other are one; a long one of one value is by itself.
+    after[1] = 0xff;
+    after[4] = 0xff;
+    after[7..60].fill(0xff);
+    let expected = [run(1, &[2, 3, 4, 5, 6, 7, 8]), run(8, &[0; 52])];
+    assert_eq!(Record::difference(&before, &after, TEXT), expected);
+    after = before.clone();
+    after[1] = 0xff;
+    after[5] = 0xff;
+    let expected = [run(1, &[2]), run(5, &[6])];
+    assert_eq!(Record::difference(&before, &after, TEXT), expected);
+    // What is there only before.
+    let expected = [run(100, &[0; 8])];
+    assert_eq!(Record::difference(&before, &before[..100], TEXT), expected);
+}

@@ -1,0 +1,158 @@
+//! The text that a record is about: what differs, what it was, and what threads find there.
+
+use elf_tools::{Avma, Svma};
+
+use super::{Before, Entry, Record};
+use crate::link::LinkedImage;
+use crate::plan::FunctionPlan;
+use crate::{Error, Result};
+
+/// What the header of a run takes where the next one is near. Bytes that do not differ are kept if they cost no more.
+const HEADER: usize = 2;
+
+/// Bytes of one value are a run of their own if there are so many: two more headers, and the value.
+const UNIFORM: usize = 2 * HEADER + 2;
+
+impl Record {
+    /// What the bytes of a mapping at `base` were, where they are others afterwards. What is there only before is kept as a
+    /// whole, what is there only afterwards has not been anything.
+    pub fn difference(before: &[u8], after: &[u8], base: Avma) -> Vec<Before> {
+        let differs = |index: &usize| after.get(*index) != Some(&before[*index]);
+        let mut runs: Vec<std::ops::Range<usize>> = Vec::new();
+        for index in (0..before.len()).filter(differs) {
+            match runs.last_mut() {
+                Some(run) if index - run.end <= HEADER => run.end = index + 1,
+                _ => runs.push(index..index + 1),
+            }
+        }
+        let mut all = Vec::new();
+        for run in runs {
+            let mut at = base.offset(run.start as i64);
+            for bytes in parts(&before[run]) {
+                all.push(Before {
+                    at,
+                    bytes: bytes.to_vec(),
+                });
+                at = at.offset(bytes.len() as i64);
+            }
+        }
+        all
+    }
+
+    /// Puts back what the bytes of a mapping at `base` were. Nothing is changed if not all of them are there.
+    pub fn undo(&self, text: &mut [u8], base: Avma) -> Result<()> {
+        let place = |run: &Before| self.span(text.len(), base, run.at, run.bytes.len());
+        let places = self.before.iter().map(place);
+        let places = places.collect::<Result<Vec<_>>>()?;
+        for (run, place) in self.before.iter().zip(places) {
+            text[place].copy_from_slice(&run.bytes);
+        }
+        Ok(())
+    }
+
+    /// Whether each function in the bytes of a mapping at `base` begins as it is to in the end. While a link is
+    /// incomplete, entries are overwritten with something else.
+    pub fn is_complete(&self, text: &[u8], base: Avma) -> Result<bool> {
+        for entry in &self.entries {
+            let place = self.entry(text.len(), base, entry, entry.bytes.len())?;
+            if text[place] != entry.bytes {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Has each function in the bytes of a mapping at `base` begin as it is to in the end.
+    pub fn complete(&self, text: &mut [u8], base: Avma) -> Result<()> {
+        let place = |entry| self.entry(text.len(), base, entry, entry.bytes.len());
+        let places = self.entries.iter().map(place);
+        let places = places.collect::<Result<Vec<_>>>()?;
+        for (entry, place) in self.entries.iter().zip(places) {
+            text[place].copy_from_slice(&entry.bytes);
+        }
+        Ok(())
+    }
+
+    /// The linked image in the bytes of a mapping at `base`, as far as threads that are in it have to know it
+    /// ([`crate::threads::Crossing::before`]). Names and numbers of relocations are not recorded.
+    ///
+    /// This is what is there now: of functions that do not [begin as they are to](Self::is_complete), what their entries
+    /// are overwritten with meanwhile.
+    pub fn linked(&self, text: &[u8], base: Avma) -> Result<LinkedImage> {
+        let image = self.span(text.len(), base, self.image, 0)?;
+        let functions = self.entries.iter();
+        let functions = functions.map(|entry| self.function(text, base, entry));
+        Ok(LinkedImage {
+            bytes: text[image.start..].to_vec(),
+            functions: functions.collect::<Result<_>>()?,
+            moved: self.moved.clone(),
+            jumps_back: self.jumps_back.clone(),
+        })
+    }
+
+    fn function(&self, text: &[u8], base: Avma, entry: &Entry) -> Result<FunctionPlan> {
+        let beginning = self.entry(text.len(), base, entry, entry.bytes.len())?;
+        let replaced = match text[beginning] == entry.bytes {
+            true => entry.replaced as usize,
+            false => entry.bytes.len().max(entry.replaced as usize),
+        };
+        let patch = self.entry(text.len(), base, entry, replaced)?;
+        Ok(FunctionPlan {
+            names: Vec::new(),
+            entry: entry.at,
+            size: 0,
+            strategy: entry.strategy,
+            reason: "it was linked earlier".to_owned(),
+            relocations: 0,
+            detours: 0,
+            patch: (replaced > 0).then(|| text[patch].to_vec()),
+        })
+    }
+
+    fn entry(
+        &self,
+        text: usize,
+        base: Avma,
+        entry: &Entry,
+        size: usize,
+    ) -> Result<std::ops::Range<usize>> {
+        self.span(text, base, entry.at.at(self.image), size)
+    }
+
+    /// Where bytes are among the `text` ones at `base`.
+    fn span(
+        &self,
+        text: usize,
+        base: Avma,
+        at: Avma,
+        size: usize,
+    ) -> Result<std::ops::Range<usize>> {
+        let start = at.0.checked_sub(base.0).map(|offset| Svma(offset).index());
+        let span = start.and_then(|start| Some(start..start.checked_add(size)?));
+        span.filter(|span| span.end <= text).ok_or_else(|| {
+            let what = format!("the image at {}", self.image);
+            let reason = format!(
+                "its record is about {size} bytes at {at}, outside of the {text} bytes at {base}"
+            );
+            Error::Unlinkable { what, reason }
+        })
+    }
+}
+
+/// Cuts bytes where many of one value are next to each other, which take little room by themselves.
+fn parts(bytes: &[u8]) -> Vec<&[u8]> {
+    let mut parts = Vec::new();
+    let mut rest = 0;
+    let mut start = 0;
+    for value in bytes.chunk_by(|one, next| one == next) {
+        if value.len() >= UNIFORM {
+            parts.push(&bytes[rest..start]);
+            parts.push(value);
+            rest = start + value.len();
+        }
+        start += value.len();
+    }
+    parts.push(&bytes[rest..]);
+    parts.retain(|part| !part.is_empty());
+    parts
+}

@@ -1,0 +1,111 @@
+//! What there is in a process, read while it runs, so that it stands still no longer than it has to.
+
+use std::ops::Range;
+
+use elf_tools::Avma;
+use nix::unistd::Pid;
+
+use super::kernel::RunningKernel;
+use super::recognise::{Found, KernelUnit, OldText, recognise};
+use super::record::Record;
+use super::text::{Known, Text};
+use crate::target::live::{maps, told_vdso};
+use crate::target::{Mapping, Target};
+use crate::tracing::ProcessMemory;
+use crate::{Error, Result};
+
+/// What there is in a process.
+#[derive(Debug)]
+pub(super) struct Survey {
+    pub(super) mappings: Vec<Mapping>,
+    pub(super) told: Option<Avma>,
+    pub(super) found: Found,
+    /// Old texts that are in use.
+    pub(super) texts: Vec<Text>,
+    /// Copies of old texts that were never put in place, since whoever made them was killed.
+    pub(super) leftovers: Vec<Range<Avma>>,
+    /// Mappings that are random states.
+    pub(super) droppable: Vec<Range<Avma>>,
+}
+
+impl Survey {
+    pub(super) fn of(pid: Pid, kernel: &RunningKernel, known: Known<'_>) -> Result<Self> {
+        let memory = ProcessMemory::of(pid);
+        let mappings = maps::mappings(pid)?;
+        let told = told_vdso(pid);
+        let mut found = recognise(&mappings, told, &memory, &kernel.own)?;
+        let mut texts = Vec::new();
+        let mut leftovers = Vec::new();
+        for old in std::mem::take(&mut found.old) {
+            match is_leftover(&old)? {
+                true => leftovers.push(old.mapping.clone()),
+                false => texts.push(Text::read(old, known, &mappings, &memory)?),
+            }
+        }
+        Ok(Self {
+            mappings,
+            told,
+            found,
+            texts,
+            leftovers,
+            droppable: maps::droppable(pid)?,
+        })
+    }
+
+    /// What the running kernel has mapped.
+    pub(super) fn unit(&self, pid: Pid) -> Result<&KernelUnit> {
+        let refused = |reason: String| Error::Process {
+            pid: pid.as_raw(),
+            reason,
+        };
+        let unit = self.found.kernel.as_ref();
+        let unit = unit.ok_or_else(|| {
+            refused("has no vDSO of the running kernel: there is nothing to link to".to_owned())
+        })?;
+        match unit.missing.as_slice() {
+            [] => Ok(unit),
+            missing => Err(refused(format!(
+                "has no {}: there is nothing to link to",
+                missing.join(", ")
+            ))),
+        }
+    }
+
+    /// Whether a process that stands still is what it was, as far as it matters: text, the kernel's mappings, zeros, and `places`
+    /// that are to be used. Its mappings now, if it is.
+    pub(super) fn holds(
+        &self,
+        target: &impl Target,
+        places: &[Range<Avma>],
+    ) -> Result<Option<Vec<Mapping>>> {
+        let now = target.mappings()?;
+        let kernel = self.found.kernel.iter().flat_map(|unit| &unit.mappings);
+        let mut all: Vec<Range<Avma>> = kernel.map(|mapping| mapping.range.clone()).collect();
+        all.extend(self.texts.iter().map(|text| text.found.mapping.clone()));
+        all.extend(self.texts.iter().filter_map(|text| text.zeros.clone()));
+        all.extend_from_slice(places);
+        let matters = |mapping: &&Mapping| {
+            let meets = |range: &Range<Avma>| {
+                range.start < mapping.range.end && mapping.range.start < range.end
+            };
+            all.iter().any(meets)
+        };
+        let same = now
+            .iter()
+            .filter(matters)
+            .eq(self.mappings.iter().filter(matters));
+        let is_same = |text: &Text| {
+            let mut bytes = vec![0; text.found.bytes.len()];
+            target.read(text.found.mapping.start, &mut bytes) && bytes == text.found.bytes
+        };
+        let holds = same && target.told_vdso() == self.told && self.texts.iter().all(is_same);
+        Ok(holds.then_some(now))
+    }
+}
+
+/// Whether a text is a copy that was made for another place, and not put there.
+fn is_leftover(old: &OldText) -> Result<bool> {
+    let start = old.mapping.start;
+    let is_linked = Record::find(&old.bytes, start)?.is_some();
+    Ok(!is_linked && !old.is_told && Record::is_copied(&old.bytes, start))
+}

@@ -1,0 +1,388 @@
+//! Steps that need system calls in the process: mappings are made, moved and removed.
+
+use std::ops::Range;
+
+use elf_tools::Avma;
+use nix::libc;
+use nix::unistd::Pid;
+
+use super::worker::Worker;
+use super::{maps, steps, trampoline};
+use crate::placement::PAGE;
+use crate::target::{Mapping, Step, Thread};
+use crate::threads::Write;
+use crate::tracing::{ProcessMemory, Tracee};
+use crate::{Error, Result};
+
+/// Nowhere, or no file.
+const NONE: u64 = u64::MAX;
+
+/// Steps that are being carried out.
+pub(super) struct Execution<'a> {
+    worker: &'a mut Worker,
+    others: &'a [Tracee],
+    pid: Pid,
+    memory: ProcessMemory,
+    code: Avma,
+    done: Vec<Undo>,
+}
+
+/// New code in the process that is not in its place yet.
+struct Prepared {
+    at: Avma,
+    bytes: Vec<u8>,
+}
+
+/// What undoes a step.
+enum Undo {
+    Registers(Thread),
+    Write(Write),
+    Unmap(Range<Avma>),
+    Zero(Range<Avma>),
+    Code { at: Avma, bytes: Vec<u8> },
+    Move { from: Range<Avma>, to: Avma },
+}
+
+impl<'a> Execution<'a> {
+    pub(super) fn new(worker: &'a mut Worker, others: &'a [Tracee]) -> Result<Self> {
+        let pid = worker.tracee()?.pid();
+        Ok(Self {
+            code: worker.place(),
+            worker,
+            others,
+            pid,
+            memory: ProcessMemory::of(pid),
+            done: Vec::new(),
+        })
+    }
+
+    /// Carries out all steps, or none.
+    pub(super) fn carry_out(mut self, all: &[Step]) -> Result<()> {
+        let result = self.try_all(all);
+        if result.is_err() {
+            // What fails here fails because the process has ended.
+            while let Some(undo) = self.done.pop() {
+                let _ = self.undo(undo);
+            }
+        }
+        result
+    }
+
+    fn try_all(&mut self, all: &[Step]) -> Result<()> {
+        let mut prepared = Vec::new();
+        for step in all {
+            if let Step::Replace { at, bytes } = step {
+                let bytes = self.with_trampoline(*at, bytes);
+                match self.prepare(&bytes) {
+                    Ok(place) => prepared.push(Prepared { at: place, bytes }),
+                    Err(error) => {
+                        self.discard(&prepared);
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        prepared.reverse();
+        for step in all {
+            let result = self.step(step, &mut prepared);
+            if result.is_err() {
+                self.discard(&prepared);
+                return result;
+            }
+        }
+        self.check(all)
+    }
+
+    /// Unmaps code that will not be used.
+    fn discard(&mut self, prepared: &[Prepared]) {
+        for code in prepared {
+            let _ = self.unmap(&range(code.at, code.bytes.len()));
+        }
+    }
+
+    /// Pages that are to be in the place of others while the worker executes the trampoline in them.
+    fn with_trampoline(&self, at: Avma, bytes: &[u8]) -> Vec<u8> {
+        let mut bytes = bytes.to_vec();
+        let offset = self.code.0.checked_sub(at.0).map(|offset| offset as usize);
+        let place = offset.and_then(|offset| bytes.get_mut(offset..offset + trampoline::SIZE));
+        if let Some(place) = place {
+            place.copy_from_slice(&self.worker.code());
+        }
+        bytes
+    }
+
+    /// Maps code anywhere: it is written first, and only then executable.
+    fn prepare(&mut self, bytes: &[u8]) -> Result<Avma> {
+        let size = bytes.len() as u64;
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let place = self.map(0, size, protection, 0)?;
+        let filled = self.fill_code(place, bytes);
+        if filled.is_err() {
+            let _ = self.unmap(&range(place, bytes.len()));
+        }
+        filled.map(|()| place)
+    }
+
+    fn fill_code(&mut self, place: Avma, bytes: &[u8]) -> Result<()> {
+        let write = Write {
+            at: place,
+            bytes: bytes.to_vec(),
+        };
+        steps::fill(self.pid, &write)?;
+        let protection = (libc::PROT_READ | libc::PROT_EXEC) as u64;
+        let arguments = [place.0, bytes.len() as u64, protection];
+        self.call("mprotect", libc::SYS_mprotect, &arguments)?;
+        match steps::read(self.memory, place, bytes.len())? == bytes {
+            true => Ok(()),
+            false => Err(self.failed(format!("code that was written to {place} is not there"))),
+        }
+    }
+
+    fn step(&mut self, step: &Step, prepared: &mut Vec<Prepared>) -> Result<()> {
+        match step {
+            Step::Registers(threads) => self.registers(threads),
+            Step::Write(write) => self.write(write),
+            Step::Replace { at, .. } => match prepared.pop() {
+                Some(code) => self.replace(*at, code),
+                None => Err(self.failed(format!("nothing was prepared for {at}"))),
+            },
+            Step::Move { from, to } => self.move_mapping(from, *to),
+            Step::Zero(place) => self.zero(place),
+            Step::Unmap(place) => {
+                let covered = self.covered(place)?;
+                self.unmap(place)?;
+                self.done.extend(covered);
+                Ok(())
+            }
+        }
+    }
+
+    fn registers(&mut self, threads: &[Thread]) -> Result<()> {
+        for thread in threads {
+            let tracee = steps::find(self.others, thread.id);
+            let tracee = tracee.ok_or_else(|| self.failed(format!("no thread {}", thread.id)))?;
+            let before = steps::set_registers(tracee, thread)?;
+            self.done.push(Undo::Registers(Thread {
+                id: thread.id,
+                registers: before.registers(),
+            }));
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, write: &Write) -> Result<()> {
+        let bytes = steps::read(self.memory, write.at, write.bytes.len())?;
+        let before = Write {
+            at: write.at,
+            bytes,
+        };
+        self.done.push(Undo::Write(before));
+        steps::write(self.worker.tracee()?, write)
+    }
+
+    fn replace(&mut self, at: Avma, code: Prepared) -> Result<()> {
+        let place = range(at, code.bytes.len());
+        let prepared = range(code.at, code.bytes.len());
+        let covered = self.covered(&place);
+        let covered = covered.and_then(|covered| self.remap(&prepared, at).map(|()| covered));
+        if covered.is_err() {
+            let _ = self.unmap(&prepared);
+        }
+        let covered = covered?;
+        // What was there is put over what is there now, and only where nothing was it is unmapped: the trampoline that the
+        // worker executes is never away.
+        let free = uncovered(place, &covered);
+        self.done.extend(free.into_iter().map(Undo::Unmap));
+        self.done.extend(covered);
+        Ok(())
+    }
+
+    fn move_mapping(&mut self, from: &Range<Avma>, to: Avma) -> Result<()> {
+        let size = from.end.0 - from.start.0;
+        let place = to..Avma(to.0 + size);
+        let covered = self.covered(&place)?;
+        self.remap(from, to)?;
+        self.done.extend(covered);
+        self.done.push(Undo::Move {
+            from: place,
+            to: from.start,
+        });
+        Ok(())
+    }
+
+    fn zero(&mut self, place: &Range<Avma>) -> Result<()> {
+        let size = place.end.0 - place.start.0;
+        let fixed = libc::MAP_FIXED_NOREPLACE;
+        let at = self.map(place.start.0, size, libc::PROT_READ, fixed)?;
+        if at != place.start {
+            // A kernel that does not know the flag.
+            self.unmap(&(at..Avma(at.0 + size)))?;
+            return Err(self.failed(format!("{} is in use", place.start)));
+        }
+        self.done.push(Undo::Unmap(place.clone()));
+        Ok(())
+    }
+
+    /// What is in a place that is about to be covered: nothing, zeros, or code.
+    fn covered(&self, place: &Range<Avma>) -> Result<Vec<Undo>> {
+        let mut covered = Vec::new();
+        for mapping in maps::mappings(self.pid)? {
+            let start = mapping.range.start.max(place.start);
+            let end = mapping.range.end.min(place.end);
+            if start >= end {
+                continue;
+            }
+            let size = (end.0 - start.0) as usize;
+            let bytes = match is_ours_to_cover(&mapping) {
+                true => steps::read(self.memory, start, size)?,
+                false => {
+                    let what = format!("{start} holds {} {}", mapping.protection, mapping.name);
+                    return Err(self.failed(what));
+                }
+            };
+            covered.push(match steps::is_code(&mapping) {
+                true => Undo::Code { at: start, bytes },
+                false if bytes.iter().all(|&byte| byte == 0) => Undo::Zero(start..end),
+                false => return Err(self.failed(format!("{start} holds data"))),
+            });
+        }
+        Ok(covered)
+    }
+
+    fn undo(&mut self, undo: Undo) -> Result<()> {
+        match undo {
+            Undo::Registers(thread) => match steps::find(self.others, thread.id) {
+                Some(tracee) => steps::set_registers(tracee, &thread).map(drop),
+                None => Ok(()),
+            },
+            Undo::Write(write) => steps::write(self.worker.tracee()?, &write),
+            Undo::Unmap(place) => self.unmap(&place),
+            Undo::Zero(place) => {
+                let size = place.end.0 - place.start.0;
+                self.map(place.start.0, size, libc::PROT_READ, libc::MAP_FIXED)
+                    .map(drop)
+            }
+            Undo::Code { at, bytes } => {
+                let code = self.prepare(&bytes)?;
+                self.remap(&range(code, bytes.len()), at)
+            }
+            Undo::Move { from, to } => self.remap(&from, to),
+        }
+    }
+
+    /// Reads back what should be there now.
+    fn check(&mut self, all: &[Step]) -> Result<()> {
+        let mappings = maps::mappings(self.pid)?;
+        for (index, step) in all.iter().enumerate() {
+            match step {
+                Step::Replace { at, bytes } => {
+                    let mut expected = self.with_trampoline(*at, bytes);
+                    overwrite(*at, &mut expected, &all[index + 1..]);
+                    let found = steps::read(self.memory, *at, expected.len())?;
+                    let is_code = mappings
+                        .iter()
+                        .any(|mapping| mapping.range.contains(at) && steps::is_code(mapping));
+                    if found != expected || !is_code {
+                        return Err(
+                            self.failed(format!("the text at {at} is not what it should be"))
+                        );
+                    }
+                }
+                Step::Move { from, to } => {
+                    let size = from.end.0 - from.start.0;
+                    let is_there = |mapping: &Mapping| mapping.range == (*to..Avma(to.0 + size));
+                    if !mappings.iter().any(is_there) {
+                        return Err(self.failed(format!("nothing was moved to {to}")));
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn map(&mut self, at: u64, size: u64, protection: i32, flags: i32) -> Result<Avma> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | flags;
+        let arguments = [at, size, protection as u64, flags as u64, NONE, 0];
+        self.call("mmap", libc::SYS_mmap, &arguments).map(Avma)
+    }
+
+    fn unmap(&mut self, place: &Range<Avma>) -> Result<()> {
+        let arguments = [place.start.0, place.end.0 - place.start.0];
+        self.call("munmap", libc::SYS_munmap, &arguments).map(drop)
+    }
+
+    fn remap(&mut self, from: &Range<Avma>, to: Avma) -> Result<()> {
+        let size = from.end.0 - from.start.0;
+        let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64;
+        let arguments = [from.start.0, size, size, flags, to.0];
+        self.call("mremap", libc::SYS_mremap, &arguments).map(drop)
+    }
+
+    fn call(&mut self, name: &str, number: i64, arguments: &[u64]) -> Result<u64> {
+        let said = self.worker.call(number, arguments)?;
+        let place = arguments.first().copied().unwrap_or_default();
+        said.map_err(|errno| {
+            let what = format!("{name} of {place:#x} in process {}", self.pid);
+            Error::io(what)(errno.into())
+        })
+    }
+
+    fn failed(&self, reason: String) -> Error {
+        Error::Process {
+            pid: self.pid.as_raw(),
+            reason,
+        }
+    }
+}
+
+/// Whether a mapping is of a kind that steps may cover: zeros that cannot be written, or private code.
+fn is_ours_to_cover(mapping: &Mapping) -> bool {
+    let protection = mapping.protection;
+    let is_constant = protection.read && !protection.write && !protection.shared;
+    is_constant && mapping.name.is_empty()
+}
+
+/// The parts of a place where nothing is.
+fn uncovered(place: Range<Avma>, covered: &[Undo]) -> Vec<Range<Avma>> {
+    let mut free = vec![place];
+    for undo in covered {
+        let covered = match undo {
+            Undo::Zero(range) => range.clone(),
+            Undo::Code { at, bytes } => range(*at, bytes.len()),
+            _ => continue,
+        };
+        free = free
+            .iter()
+            .flat_map(|free| without(free, &covered))
+            .collect();
+    }
+    free
+}
+
+/// What is left of a range without another one.
+fn without(range: &Range<Avma>, other: &Range<Avma>) -> Vec<Range<Avma>> {
+    let below = range.start..range.end.min(other.start);
+    let above = range.start.max(other.end)..range.end;
+    let parts = [below, above].into_iter();
+    parts.filter(|part| part.start < part.end).collect()
+}
+
+/// What later steps make of bytes.
+fn overwrite(at: Avma, bytes: &mut [u8], later: &[Step]) {
+    for step in later {
+        if let Step::Write(write) = step {
+            for (address, &byte) in (write.at.0..).zip(&write.bytes) {
+                let place = address.checked_sub(at.0).map(|place| place as usize);
+                if let Some(known) = place.and_then(|place| bytes.get_mut(place)) {
+                    *known = byte;
+                }
+            }
+        }
+    }
+}
+
+/// Whole pages that hold as many bytes.
+fn range(at: Avma, size: usize) -> Range<Avma> {
+    at..Avma(at.0 + (size as u64).next_multiple_of(PAGE))
+}

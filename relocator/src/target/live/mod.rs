@@ -1,0 +1,151 @@
+//! A live process whose threads stand still.
+//!
+//! | module | does |
+//! |---|---|
+//! | `maps` | what the kernel says about its memory |
+//! | `trampoline` | code in the process that makes system calls, and leads a thread back if we die |
+//! | `worker` | a thread that executes it |
+//! | `steps` | carries out [`Step`]s, those that need no system call by itself |
+//! | `execution` | those that need system calls, and undoes them |
+//!
+//! Nobody can prevent this tool from being killed, so the process must be able to go on at any moment without it. Of each
+//! step the planner has seen to that; of what a step is made of, `steps` and `worker` do.
+
+mod execution;
+pub(crate) mod maps;
+mod steps;
+mod trampoline;
+mod worker;
+
+#[cfg(test)]
+mod tests;
+
+use std::time::{Duration, Instant};
+
+use elf_tools::Avma;
+use nix::libc;
+use nix::unistd::Pid;
+use procfs::process::Process;
+
+use super::{Mapping, Step, Target, Thread};
+use crate::threads::Memory;
+use crate::tracing::{ProcessMemory, Seized, Tracee, is_gone};
+use crate::{Error, Result};
+
+/// Where programs are told that their vDSO is.
+const AT_SYSINFO_EHDR: u64 = 33;
+
+/// A process whose threads stand still. Dropping this lets them go on.
+#[derive(Debug)]
+pub struct Live {
+    pid: Pid,
+    seized: Seized,
+    since: Instant,
+}
+
+impl Live {
+    /// Has all threads of a process stand still, each within `patience`.
+    ///
+    /// Errors: [`Error::Process`] if a thread does not, or is in a system call that cannot be interrupted; no thread is
+    /// left standing then.
+    pub fn stop(pid: i32, patience: Duration) -> Result<Self> {
+        let since = Instant::now();
+        let pid = Pid::from_raw(pid);
+        let mut seized = Seized::stop(pid, patience)?;
+        if let Some(thread) = seized.in_kernel().first() {
+            let thread = thread.pid();
+            let reason = format!(
+                "its thread {thread} is in a system call that cannot be interrupted, as that of `vfork` is"
+            );
+            return Err(refused(pid, reason));
+        }
+        if seized.threads().is_empty() {
+            return Err(refused(pid, "has ended meanwhile"));
+        }
+        Ok(Self { pid, seized, since })
+    }
+
+    /// Its number.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// For how long it has been stopped, at least partly.
+    pub fn stopped_for(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    /// Lets all threads go on; for how long the process was stopped, at least partly.
+    pub fn release(self) -> Duration {
+        let since = self.since;
+        drop(self);
+        since.elapsed()
+    }
+
+    /// The threads that stand still.
+    pub fn tracees(&mut self) -> &mut Vec<Tracee> {
+        self.seized.threads()
+    }
+
+    /// Whether anybody may look into the process: `PR_GET_DUMPABLE`, which only it can ask for.
+    pub fn is_dumpable(&mut self) -> Result<bool> {
+        let dumpable = |worker: &mut worker::Worker, _: &[Tracee]| {
+            let said = worker.call(libc::SYS_prctl, &[libc::PR_GET_DUMPABLE as u64])?;
+            Ok(said == Ok(1))
+        };
+        steps::with_worker(self, &[], dumpable)
+    }
+}
+
+/// Where a process's program was told that its vDSO is.
+pub(crate) fn told_vdso(pid: Pid) -> Option<Avma> {
+    let process = Process::new(pid.as_raw()).ok()?;
+    let vector = process.auxv().ok()?;
+    vector.get(&AT_SYSINFO_EHDR).copied().map(Avma)
+}
+
+fn refused(pid: Pid, reason: impl Into<String>) -> Error {
+    Error::Process {
+        pid: pid.as_raw(),
+        reason: reason.into(),
+    }
+}
+
+impl Memory for Live {
+    fn read(&self, at: Avma, bytes: &mut [u8]) -> bool {
+        ProcessMemory::of(self.pid).read(at, bytes)
+    }
+}
+
+impl Target for Live {
+    fn mappings(&self) -> Result<Vec<Mapping>> {
+        maps::mappings(self.pid)
+    }
+
+    fn told_vdso(&self) -> Option<Avma> {
+        told_vdso(self.pid)
+    }
+
+    fn threads(&self) -> Result<Vec<Thread>> {
+        let mut threads = Vec::new();
+        for tracee in self.seized.standing() {
+            match tracee.registers() {
+                Ok(registers) => threads.push(Thread {
+                    id: tracee.pid().as_raw(),
+                    registers: registers.registers(),
+                }),
+                // It was killed.
+                Err(error) if is_gone(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        match threads.is_empty() {
+            true => Err(refused(self.pid, "has ended meanwhile")),
+            false => Ok(threads),
+        }
+    }
+
+    fn carry_out(&mut self, steps: &[Step]) -> Result<()> {
+        steps::carry_out(self, steps)
+    }
+}

@@ -1,0 +1,258 @@
+//! Carries out steps in a live process, and undoes them where one fails.
+//!
+//! Steps that only change registers and data come first, as they need no system call. Then a thread becomes the worker, all
+//! new mappings are prepared, and the rest is done. What was done is kept with what was there before, and put back in the
+//! opposite order if anything fails.
+
+use std::io::IoSlice;
+
+use elf_tools::Avma;
+use nix::sys::uio::{RemoteIoVec, process_vm_writev};
+use nix::unistd::Pid;
+
+use super::execution::Execution;
+use super::worker::Worker;
+use super::{Live, maps, refused, trampoline};
+use crate::placement::PAGE;
+use crate::target::{Mapping, Step, Thread};
+use crate::threads::{Memory, Write};
+use crate::tracing::{ProcessMemory, Tracee, UserRegisters, is_gone};
+use crate::{Error, Result};
+
+/// Where trampolines may begin.
+const ALIGNMENT: u64 = 16;
+
+/// Carries out all steps, or none.
+pub(super) fn carry_out(live: &mut Live, steps: &[Step]) -> Result<()> {
+    let is_plain = |step: &&Step| matches!(step, Step::Registers(_) | Step::Write(_));
+    let plain = steps.iter().take_while(is_plain).count();
+    let (plain, rest) = steps.split_at(plain);
+    let mut done = Vec::new();
+    let result = plain_steps(live, plain, &mut done).and_then(|()| match rest.is_empty() {
+        true => Ok(()),
+        false => with_worker(live, rest, |worker, others| {
+            Execution::new(worker, others)?.carry_out(rest)
+        }),
+    });
+    if result.is_err() {
+        // What fails here fails because the process has ended.
+        for undo in done.into_iter().rev() {
+            let _ = undo_plain(live, undo);
+        }
+    }
+    result
+}
+
+/// What there was before a step that needs no system call.
+enum Plain {
+    Registers(Pid, UserRegisters),
+    Bytes(Write),
+}
+
+fn plain_steps(live: &mut Live, steps: &[Step], done: &mut Vec<Plain>) -> Result<()> {
+    let memory = ProcessMemory::of(live.pid);
+    for step in steps {
+        match step {
+            Step::Registers(threads) => {
+                for thread in threads {
+                    let Some(tracee) = find(live.seized.standing(), thread.id) else {
+                        return Err(refused(live.pid, format!("has no thread {}", thread.id)));
+                    };
+                    match set_registers(tracee, thread) {
+                        Ok(before) => done.push(Plain::Registers(tracee.pid(), before)),
+                        // It was killed, as whole processes are.
+                        Err(error) if is_gone(&error) => return Err(error),
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+            Step::Write(write) => {
+                let before = Write {
+                    at: write.at,
+                    bytes: read(memory, write.at, write.bytes.len())?,
+                };
+                done.push(Plain::Bytes(before));
+                self::write(first(live)?, write)?;
+            }
+            _ => unreachable!("steps that need a system call come behind"),
+        }
+    }
+    Ok(())
+}
+
+fn undo_plain(live: &mut Live, undo: Plain) -> Result<()> {
+    match undo {
+        Plain::Registers(thread, registers) => {
+            match find(live.seized.standing(), thread.as_raw()) {
+                Some(tracee) => tracee.set_registers(&registers),
+                None => Ok(()),
+            }
+        }
+        Plain::Bytes(before) => write(first(live)?, &before),
+    }
+}
+
+fn first(live: &Live) -> Result<&Tracee> {
+    let first = live.seized.standing().first();
+    first.ok_or_else(|| refused(live.pid, "has ended meanwhile"))
+}
+
+pub(super) fn find(threads: &[Tracee], id: i32) -> Option<&Tracee> {
+    threads.iter().find(|tracee| tracee.pid().as_raw() == id)
+}
+
+/// Puts the registers of a thread; what they were.
+pub(super) fn set_registers(tracee: &Tracee, thread: &Thread) -> Result<UserRegisters> {
+    let before = tracee.registers()?;
+    tracee.set_registers(&before.with(&thread.registers))?;
+    Ok(before)
+}
+
+/// Reads memory, all of it.
+pub(super) fn read(memory: ProcessMemory, at: Avma, size: usize) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; size];
+    match memory.read(at, &mut bytes) {
+        true => Ok(bytes),
+        false => {
+            let what = format!("{size:#x} bytes of memory at {at}");
+            Err(Error::io(what)(nix::errno::Errno::EFAULT.into()))
+        }
+    }
+}
+
+/// Writes data, or code, which only a tracer may.
+pub(super) fn write(tracee: &Tracee, write: &Write) -> Result<()> {
+    // Eight bytes are to change at once, which a copy does not promise.
+    if write.bytes.len() > 8 && fill(tracee.pid(), write).is_ok() {
+        return Ok(());
+    }
+    tracee.poke(write.at, &write.bytes)
+}
+
+/// Writes memory that may be written.
+pub(super) fn fill(pid: Pid, write: &Write) -> Result<()> {
+    let remote = [RemoteIoVec {
+        base: write.at.0 as usize,
+        len: write.bytes.len(),
+    }];
+    let what = || format!("writing {:#x} bytes at {}", write.bytes.len(), write.at);
+    match process_vm_writev(pid, &[IoSlice::new(&write.bytes)], &remote) {
+        Ok(size) if size == write.bytes.len() => Ok(()),
+        Ok(_) => Err(Error::io(what())(nix::errno::Errno::EFAULT.into())),
+        Err(errno) => Err(Error::io(what())(errno.into())),
+    }
+}
+
+/// Has a thread make system calls for `work`, and puts it back afterwards.
+///
+/// Its registers are changed by none of `steps`.
+pub(super) fn with_worker<T>(
+    live: &mut Live,
+    steps: &[Step],
+    work: impl FnOnce(&mut Worker, &[Tracee]) -> Result<T>,
+) -> Result<T> {
+    let code = spot(live, steps)?;
+    let index = eligible(live, steps)?;
+    let tracee = live.tracees().swap_remove(index);
+    let mut worker = Worker::take(tracee, code)?;
+    let result = work(&mut worker, live.seized.standing());
+    let tracee = worker.release()?;
+    let erased = tracee.poke(code, &[0; trampoline::SIZE]);
+    live.tracees().push(tracee);
+    let result = result?;
+    erased.map(|()| result)
+}
+
+/// A thread that can be the worker, best one first: one that is in no system call.
+fn eligible(live: &mut Live, steps: &[Step]) -> Result<usize> {
+    let is_changed = |tracee: &Tracee| {
+        let id = tracee.pid().as_raw();
+        let threads = steps.iter().filter_map(|step| match step {
+            Step::Registers(threads) => Some(threads),
+            _ => None,
+        });
+        threads.flatten().any(|thread| thread.id == id)
+    };
+    let mut found = None;
+    for (index, tracee) in live.seized.standing().iter().enumerate() {
+        if is_changed(tracee) || tracee.is_in_sequence() {
+            continue;
+        }
+        match tracee.registers()?.registers().system_call {
+            -1 => return Ok(index),
+            _ => found = found.or(Some(index)),
+        }
+    }
+    found.ok_or_else(|| Error::Busy {
+        pid: live.pid.as_raw(),
+        reason: "no thread of it can make system calls for us now".to_owned(),
+    })
+}
+
+/// A place for the trampoline: bytes of zeros at the end of private code, which nobody executes. If the code will be
+/// replaced, the replacement has to have zeros there as well.
+fn spot(live: &Live, steps: &[Step]) -> Result<Avma> {
+    let memory = ProcessMemory::of(live.pid);
+    let mappings = maps::mappings(live.pid)?;
+    let mut candidates: Vec<&Mapping> = mappings
+        .iter()
+        .filter(|mapping| is_code(mapping) && !mapping.name.starts_with('['))
+        .collect();
+    // The old vDSO's pages are private already, while those of a file would be copied for this.
+    candidates.sort_by_key(|mapping| !mapping.name.is_empty());
+    for mapping in candidates {
+        let page = Avma(mapping.range.end.0 - PAGE);
+        let Ok(mut bytes) = read(memory, page, PAGE as usize) else {
+            continue;
+        };
+        for step in steps {
+            overlay(step, page, &mut bytes);
+        }
+        let zeros = bytes.iter().rev().take_while(|&&byte| byte == 0).count() as u64;
+        let start = (mapping.range.end.0 - trampoline::SIZE as u64) & !(ALIGNMENT - 1);
+        if start >= mapping.range.end.0 - zeros {
+            return Ok(Avma(start));
+        }
+    }
+    Err(refused(
+        live.pid,
+        "has no room for code of ours: no executable mapping of it ends with zeros",
+    ))
+}
+
+/// Marks the bytes of a page that will not be zeros.
+fn overlay(step: &Step, page: Avma, bytes: &mut [u8]) {
+    let (at, new) = match step {
+        Step::Replace { at, bytes } => (*at, bytes.as_slice()),
+        Step::Write(write) => (write.at, write.bytes.as_slice()),
+        // Nobody may be where something is moved away, or to.
+        Step::Move { from, to } => {
+            let size = from.end.0 - from.start.0;
+            let meets = |start: u64| start < page.0 + PAGE && page.0 < start + size;
+            if meets(from.start.0) || meets(to.0) {
+                bytes.fill(1);
+            }
+            return;
+        }
+        Step::Unmap(range) | Step::Zero(range) => {
+            if range.contains(&page) {
+                bytes.fill(1);
+            }
+            return;
+        }
+        Step::Registers(_) => return,
+    };
+    for (address, &byte) in (at.0..).zip(new) {
+        if let Some(place) = address.checked_sub(page.0)
+            && let Some(known) = bytes.get_mut(place as usize)
+        {
+            *known |= byte;
+        }
+    }
+}
+
+/// Whether a mapping holds code of its process alone.
+pub(super) fn is_code(mapping: &Mapping) -> bool {
+    let protection = mapping.protection;
+    protection.read && protection.execute && !protection.write && !protection.shared
+}

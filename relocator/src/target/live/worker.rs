@@ -1,0 +1,164 @@
+//! A thread of the process that makes system calls for us.
+//!
+//! It is hijacked, so it has to be put back whatever happens: by us, if we live, and by the [`trampoline`] otherwise. That
+//! decides the order. Its registers lead into the trampoline before its signals are blocked, and signals are unblocked
+//! before the registers are put back, so that at any moment what it goes on with is right. It is never stepped: the kernel
+//! does not take the trap flag from a thread whose tracer has died.
+
+use std::ffi::c_int;
+use std::time::Duration;
+
+use elf_tools::Avma;
+use elf_tools::reentry::Register;
+use nix::errno::Errno;
+use nix::libc;
+
+use super::trampoline::{self, Interrupted};
+use crate::tracing::{Stop, Tracee, UserRegisters};
+use crate::{Error, Result};
+
+/// How long a system call of ours is given.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A system call that does nothing.
+const NOTHING: i64 = libc::SYS_getpid;
+
+/// All signals that can be blocked.
+const ALL: u64 = u64::MAX;
+
+/// A thread that has been taken. Dropping this puts it back and lets it go.
+pub(super) struct Worker {
+    /// `None` when it was given back.
+    tracee: Option<Tracee>,
+    whole: UserRegisters,
+    thread: Interrupted,
+    code: Avma,
+}
+
+impl Worker {
+    /// Takes a thread that stands still. `code` is where the trampoline will be, which is written here.
+    pub(super) fn take(tracee: Tracee, code: Avma) -> Result<Self> {
+        let whole = tracee.registers()?;
+        let thread = Interrupted {
+            registers: whole.registers(),
+            mask: tracee.signal_mask()?,
+        };
+        tracee.set_options(libc::PTRACE_O_TRACESYSGOOD)?;
+        tracee.poke(code, &trampoline::code(&thread))?;
+        let mut worker = Self {
+            tracee: Some(tracee),
+            whole,
+            thread,
+            code,
+        };
+        worker.aim(NOTHING, &[])?;
+        worker.tracee()?.set_signal_mask(ALL)?;
+        Ok(worker)
+    }
+
+    /// Where the trampoline is.
+    pub(super) fn place(&self) -> Avma {
+        self.code
+    }
+
+    /// The trampoline.
+    pub(super) fn code(&self) -> [u8; trampoline::SIZE] {
+        trampoline::code(&self.thread)
+    }
+
+    /// The thread.
+    pub(super) fn tracee(&mut self) -> Result<&mut Tracee> {
+        let ended = || Error::Process {
+            pid: 0,
+            reason: "the thread was given back".to_owned(),
+        };
+        self.tracee.as_mut().ok_or_else(ended)
+    }
+
+    /// Makes a system call. The outer error is that it could not be made, the inner one what it said.
+    pub(super) fn call(
+        &mut self,
+        number: i64,
+        arguments: &[u64],
+    ) -> Result<std::result::Result<u64, Errno>> {
+        self.aim(number, arguments)?;
+        self.run_to_border()?;
+        self.run_to_border()?;
+        let registers = self.tracee()?.registers()?.registers();
+        let result = registers.general[Register::RAX.index()];
+        Ok(match result.cast_signed() {
+            code @ -4095..=-1 => Err(Errno::from_raw(-code as c_int)),
+            _ => Ok(result),
+        })
+    }
+
+    /// Puts the thread back, and returns it.
+    pub(super) fn release(mut self) -> Result<Tracee> {
+        self.put_back()?;
+        let tracee = self.tracee.take();
+        tracee.ok_or_else(|| Error::Process {
+            pid: 0,
+            reason: "the thread was given back twice".to_owned(),
+        })
+    }
+
+    fn aim(&mut self, number: i64, arguments: &[u64]) -> Result<()> {
+        let registers = trampoline::calling(&self.thread, self.code, number, arguments);
+        let whole = self.whole.with(&registers);
+        self.tracee()?.set_registers(&whole)
+    }
+
+    /// Runs to the beginning or the end of a system call. Signals are blocked but for those that cannot be.
+    fn run_to_border(&mut self) -> Result<()> {
+        let tracee = self.tracee()?;
+        let mut signal = 0;
+        loop {
+            tracee.run_to_system_call(signal)?;
+            signal = match tracee.wait(PATIENCE)? {
+                Some(Stop::SystemCall) => return Ok(()),
+                // The process is stopped. This thread takes part in that when it is let go.
+                Some(Stop::Group) => 0,
+                Some(Stop::Signal(libc::SIGSTOP)) => libc::SIGSTOP,
+                other => return Err(unexpected(tracee, other)),
+            };
+        }
+    }
+
+    /// The kernel only sees to it that an interrupted system call is repeated when a thread comes from a stop as for a
+    /// signal. So it is stopped once more before it executes anything, and gets its registers there.
+    fn put_back(&mut self) -> Result<()> {
+        let (mask, whole) = (self.thread.mask, self.whole);
+        let tracee = self.tracee()?;
+        tracee.interrupt()?;
+        let mut signal = 0;
+        loop {
+            tracee.resume(signal)?;
+            signal = match tracee.wait(PATIENCE)? {
+                Some(Stop::Group) => break,
+                Some(Stop::Signal(libc::SIGSTOP)) => libc::SIGSTOP,
+                other => return Err(unexpected(tracee, other)),
+            };
+        }
+        tracee.set_signal_mask(mask)?;
+        tracee.set_registers(&whole)
+    }
+}
+
+fn unexpected(tracee: &Tracee, stop: Option<Stop>) -> Error {
+    let what = match stop {
+        Some(stop) if stop.is_end() => "has ended meanwhile".to_owned(),
+        Some(stop) => format!("was to make a system call, and was stopped by {stop}"),
+        None => format!("does not end a system call within {PATIENCE:?}"),
+    };
+    let pid = tracee.pid().as_raw();
+    Error::Process { pid, reason: what }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if self.tracee.is_some() {
+            // What fails here fails because the thread has ended.
+            let _ = self.put_back();
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Threads call every function while signals arrive, and the process is linked and unlinked under them, many times.
+
+use std::thread;
+use std::time::Duration;
+
+use kernel_fixtures::distribution::{Cache, VERSIONS};
+use kernel_fixtures::fixture;
+use libtest_mimic::Trial;
+use relocator::apply::report::State;
+use relocator::source::Spec;
+use relocator_tests::bed::control::{COVERED, EVERYTHING};
+use relocator_tests::running::in_words;
+use relocator_tests::trials::{ensure, trial};
+
+use crate::subject::{Hammer, Linker, bed};
+
+/// Threads that call.
+const THREADS: usize = 64;
+
+/// Threads that sleep in system calls.
+const IDLE: usize = 12;
+
+/// How often a process is linked, unless [`CYCLES`] says otherwise.
+const USUAL: usize = 100;
+
+/// The environment variable that says how often.
+const CYCLES: &str = "RELOCATOR_CYCLES";
+
+fn cycles() -> usize {
+    let said = std::env::var(CYCLES).ok();
+    said.and_then(|text| text.parse().ok()).unwrap_or(USUAL)
+}
+
+pub(crate) fn trials(listing: bool) -> Vec<Trial> {
+    let cache = Cache::locate();
+    let kernels = VERSIONS.iter().map(|version| {
+        let fetched = match listing {
+            true => Ok(()),
+            false => cache.fetch(version).map(drop),
+        };
+        let spec = Spec::Kernel((*version).to_owned());
+        let possible = fetched.map_err(|error| in_words(&error));
+        trial(format!("cycles::{version}"), &possible, move || {
+            hammered(&spec)
+        })
+    });
+    let fixtures = fixture::all().iter().map(|fixture| {
+        let spec = Spec::Fixture(fixture.name.to_owned());
+        trial(format!("cycles::{}", fixture.name), &Ok(()), move || {
+            hammered(&spec)
+        })
+    });
+    kernels.chain(fixtures).collect()
+}
+
+fn hammered(spec: &Spec) -> Result<(), String> {
+    let linker = Linker::new(spec)?;
+    let hammer = Hammer::start(&bed(spec)?, THREADS, IDLE)?;
+    let mut inside = 0;
+    for cycle in 0..cycles() {
+        let at = |error: String| format!("cycle {cycle}: {error}");
+        let linked = linker.apply(hammer.pid()).map_err(at)?;
+        ensure(linked.state == State::Linked, || {
+            format!("cycle {cycle}: {:?}", linked.state)
+        })?;
+        inside += linked.crossed.moved + linked.crossed.frames;
+        hammer.control.set_right(EVERYTHING);
+        // Each time another moment.
+        thread::sleep(Duration::from_micros(500 + 37 * (cycle as u64 % 50)));
+        hammer.control.set_right(COVERED);
+        hammer.check().map_err(at)?;
+        let undone = linker.roll_back(hammer.pid()).map_err(at)?;
+        ensure(undone.state == State::RolledBack, || {
+            format!("cycle {cycle}: {:?}", undone.state)
+        })?;
+        inside += undone.crossed.moved + undone.crossed.frames;
+        hammer.check().map_err(at)?;
+    }
+    let counts = hammer.finish()?;
+    ensure(inside > 0, || "no thread was ever inside".to_owned())?;
+    ensure(counts.judged.iter().any(|&calls| calls > 0), || {
+        format!("nothing was judged: {counts:?}")
+    })?;
+    eprintln!("{spec}: {inside} contexts were inside; {counts:?}");
+    Ok(())
+}

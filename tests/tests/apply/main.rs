@@ -1,0 +1,16 @@
+//! Processes are linked and unlinked again under load. They are started as a restore by CRIU leaves them: with an old vDSO that
+//! libc calls, on zeros, and the new kernel's mappings far away.
+
+mod cycles;
+mod subject;
+
+use std::process::ExitCode;
+
+use libtest_mimic::Arguments;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let trials = [cycles::trials(arguments.list)];
+    let trials = trials.into_iter().flatten().collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
