@@ -274,3 +274,63 @@ impl Write for Describe {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn control() -> Control {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(SIZE as u64).unwrap();
+        Control::map(&file).unwrap()
+    }
+
+    #[test]
+    fn only_answers_that_had_to_be_right_all_the_time_are_judged() {
+        let control = control();
+        let time = Function::Time;
+        assert!(!control.judge(time, control.right(), 1));
+        control.set_right(time.bit());
+        let began = control.right();
+        assert!(control.judge(time, began, 2));
+        assert!(!control.judge(Function::Getcpu, began, 1));
+        // What spans a time in which it was not right is not judged, although it is again.
+        control.set_right(0);
+        control.set_right(time.bit());
+        assert!(!control.judge(time, began, 4));
+        assert!(control.judge(time, control.right(), 8));
+        let counts = control.counts();
+        assert_eq!(counts.called[time as usize], 15);
+        assert_eq!(counts.judged[time as usize], 10);
+        assert_eq!(counts.judged[Function::Getcpu as usize], 0);
+    }
+
+    #[test]
+    fn the_first_failure_is_described() {
+        let control = control();
+        control.fail(format_args!("clock {}", 7));
+        control.fail(format_args!("clock {}", 8));
+        let counts = control.counts();
+        assert_eq!(
+            (counts.failures, counts.first.as_deref()),
+            (2, Some("clock 7"))
+        );
+    }
+
+    #[test]
+    fn long_words_are_cut() {
+        let control = control();
+        control.fail(format_args!("{}{}", "x".repeat(ROOM - 1), "y"));
+        assert_eq!(control.counts().first, Some("x".repeat(ROOM - 1)));
+    }
+
+    #[test]
+    fn covered_functions_are_those_that_criu_knows() {
+        let covered = Function::ALL
+            .iter()
+            .filter(|function| function.bit() & COVERED != 0);
+        let mut names: Vec<_> = covered.map(|function| function.symbol()).collect();
+        names.sort_unstable();
+        assert_eq!(names, relocator::criu::SYMBOLS);
+    }
+}

@@ -14,13 +14,16 @@
 //! | `restore` | the steps |
 //! | `control` | the page by which a tester and the `hammer` talk |
 //! | `hammer` | the program that calls every function all the time, as a tester sees it |
+//! | `server`, `python` | real programs that use libc's own calls |
 
 mod auxv;
 pub mod control;
 pub mod hammer;
 mod old;
+pub mod python;
 mod remote;
 mod restore;
+pub mod server;
 mod space;
 
 use std::ops::Range;

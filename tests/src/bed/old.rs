@@ -77,3 +77,34 @@ fn vvar_below(symtab: &Symtab, size: usize) -> Result<u64, String> {
     let offset = unit(symtab, size)?.offset(mapping_name::VDSO);
     offset.ok_or_else(|| "the symbol table does not place the vDSO".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use elf_tools::Svma;
+
+    use super::*;
+
+    /// The code is as it was, and slots that were empty lead to where the old kernel's data is.
+    #[test]
+    fn slots_hold_what_the_old_kernel_has_put_there() {
+        let old = OldVdso::open(&Spec::Fixture("got".to_owned())).unwrap();
+        let base = Avma(0x7f12_3456_7000);
+        let (before, after) = (old.image.bytes(), old.bytes_at(base).unwrap());
+        let slots = before.chunks(8).zip(after.chunks(8)).enumerate();
+        let filled = slots.filter(|(_, (before, after))| before != after);
+        let vvar = base.offset(-old.vvar_size.cast_signed())..base;
+        let mut distances = 0;
+        for (index, (_, slot)) in filled {
+            let place = Svma(index as u64 * 8);
+            assert!(!old.image.is_text(place), "{place}");
+            let value = i64::from_le_bytes(slot.try_into().unwrap());
+            // The others are sizes and offsets.
+            if value < 0 {
+                assert!(vvar.contains(&place.at(base).offset(value)), "{place}");
+                distances += 1;
+            }
+        }
+        assert!(distances > 0);
+        assert_eq!(before.len(), after.len());
+    }
+}

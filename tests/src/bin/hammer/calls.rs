@@ -364,3 +364,97 @@ fn day_burst(functions: &Functions, calls: u64) -> Result<(), Wrong> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
+
+    use relocator_tests::bed::control::{self, Control, EVERYTHING};
+
+    use super::*;
+
+    /// The first failure that a caller finds with another `clock_gettime`.
+    fn first(replace: crate::vdso::ClockFunction, call: impl Fn(&mut Caller)) -> Option<String> {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(control::SIZE as u64).unwrap();
+        let control = Control::map(&file).unwrap();
+        control.set_right(EVERYTHING);
+        let mut functions = Functions::find().unwrap();
+        functions.gettime = Clock(replace);
+        let judge = Judge {
+            control,
+            thread: 3,
+            place: "",
+        };
+        call(&mut Caller::new(functions, judge));
+        control.counts().first
+    }
+
+    /// One nanosecond later with each call, but for one in the middle of a burst.
+    extern "C" fn backwards(id: i32, time: *mut Time) -> i32 {
+        static CALLS: AtomicI64 = AtomicI64::new(0);
+        let call = CALLS.fetch_add(1, SeqCst);
+        let fraction = if call == 50 { call - 2 } else { call };
+        let found = Time {
+            seconds: id.into(),
+            fraction,
+        };
+        // SAFETY: callers give a place for one.
+        #[allow(unsafe_code, reason = "as vDSOs do")]
+        unsafe {
+            *time = found;
+        }
+        0
+    }
+
+    extern "C" fn zero(_: i32, time: *mut Time) -> i32 {
+        // SAFETY: callers give a place for one.
+        #[allow(unsafe_code, reason = "as vDSOs do")]
+        unsafe {
+            *time = Time::default();
+        }
+        0
+    }
+
+    extern "C" fn refuse(_: i32, _: *mut Time) -> i32 {
+        -libc::EINVAL
+    }
+
+    #[test]
+    fn a_clock_that_goes_backwards_is_noticed() {
+        let found = first(backwards, |caller| caller.burst(libc::CLOCK_MONOTONIC));
+        let expected = "__vdso_clock_gettime, case 1, thread 3: backwards: 0 (1, 48), and the system call's are 0 (1, 49)";
+        let found = found.unwrap();
+        assert!(found.starts_with(expected), "{found}");
+    }
+
+    #[test]
+    fn wrong_clocks_are_noticed() {
+        for id in 0..CLOCKS as i32 {
+            let right = system::clock_gettime(id).0 == 0;
+            let found = first(zero, |caller| caller.clock(caller.functions.gettime, id));
+            let words = if right {
+                "not between"
+            } else {
+                "another result"
+            };
+            assert!(found.unwrap().contains(words));
+            let found = first(refuse, |caller| caller.clock(caller.functions.gettime, id));
+            assert_eq!(found.is_some(), right, "clock {id}");
+        }
+    }
+
+    #[test]
+    fn a_right_clock_is_not() {
+        extern "C" fn right(id: i32, time: *mut Time) -> i32 {
+            let (code, found) = system::clock_gettime(id);
+            // SAFETY: callers give a place for one.
+            #[allow(unsafe_code, reason = "as vDSOs do")]
+            unsafe {
+                *time = found;
+            }
+            code as i32
+        }
+        assert_eq!(first(right, Caller::round), None);
+    }
+}

@@ -136,7 +136,7 @@ impl Bed {
 }
 
 /// Monotonic time by the system call.
-fn now() -> Duration {
+pub(crate) fn now() -> Duration {
     let (_, time) = system::clock_gettime(libc::CLOCK_MONOTONIC);
     Duration::new(time.seconds as u64, time.fraction as u32)
 }

@@ -34,8 +34,10 @@ const BEAT: Duration = Duration::from_micros(500);
 /// How many threads are sent a signal at a time.
 const SHARE: usize = 4;
 
-/// How many beats a thread sleeps that waits to be woken.
-const NIGHT: usize = 40;
+/// How many beats a thread sleeps that waits to be woken. Many threads sleep longer, so as not to take all of the processor.
+fn night(threads: usize) -> usize {
+    (2 * threads).max(40)
+}
 
 /// How long signals may be on their way at the end.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -77,12 +79,12 @@ fn open_control(arguments: &Arguments) -> Result<Control, String> {
 struct Sleepers {
     alarms: Vec<idle::Alarm>,
     beats: usize,
+    latest: Duration,
 }
 
 impl Sleepers {
     /// They are never joined: some only wake when they are woken.
     fn begin(count: usize, control: Control) -> Result<Self, String> {
-        // So that a thousand of them do not take all of the processor.
         let length = Duration::from_millis(50 + count as u64);
         let mut alarms = Vec::new();
         for number in 0..count {
@@ -90,14 +92,24 @@ impl Sleepers {
             begin(move || idle::sleep(&bed, length, control))?;
             alarms.push(alarm);
         }
-        Ok(Self { alarms, beats: 0 })
+        Ok(Self {
+            alarms,
+            beats: 0,
+            latest: idle::now(),
+        })
     }
 
     /// Wakes some, so that each is woken now and then.
     fn beat(&mut self) {
-        let share = self.beats % NIGHT;
+        let now = idle::now();
+        if now.saturating_sub(self.latest) < BEAT {
+            return;
+        }
+        self.latest = now;
+        let night = night(self.alarms.len());
+        let share = self.beats % night;
         self.beats += 1;
-        let due = self.alarms.iter_mut().skip(share).step_by(NIGHT);
+        let due = self.alarms.iter_mut().skip(share).step_by(night);
         due.for_each(idle::Alarm::ring);
     }
 }

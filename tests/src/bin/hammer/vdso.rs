@@ -59,7 +59,7 @@ impl State {
     };
 }
 
-type ClockFunction = unsafe extern "C" fn(i32, *mut Time) -> i32;
+pub(crate) type ClockFunction = unsafe extern "C" fn(i32, *mut Time) -> i32;
 type DayFunction = unsafe extern "C" fn(*mut Time, *mut Zone) -> i32;
 type TimeFunction = unsafe extern "C" fn(*mut i64) -> i64;
 type CpuFunction = unsafe extern "C" fn(*mut u32, *mut u32, *mut c_void) -> i64;
@@ -78,7 +78,7 @@ pub(crate) struct Functions {
 
 /// `clock_gettime` or `clock_getres`, the vDSO's or libc's.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Clock(ClockFunction);
+pub(crate) struct Clock(pub(crate) ClockFunction);
 
 impl Clock {
     /// As libc calls it.
