@@ -52,6 +52,8 @@ pub struct Bed {
     pub text: Option<Avma>,
     /// Where the new kernel's mappings begin.
     pub park: Avma,
+    /// Whether the program lets others go first: a tool is to get on while dozens of threads do nothing but call.
+    pub gives_way: bool,
     /// Free bytes below the old vvar, before a mapping of somebody else; none there if not given.
     pub room_below: Option<u64>,
     /// Free bytes behind the old text, before a mapping of somebody else; none there if not given.
@@ -79,6 +81,7 @@ impl Bed {
         Self {
             old,
             patched: true,
+            gives_way: false,
             text: None,
             park: PARK,
             room_below: None,
@@ -92,6 +95,9 @@ impl Bed {
     /// turn is not restored: a script has to be given to its interpreter.
     pub fn launch(&self, mut command: Command) -> Result<Restored, String> {
         ask_to_be_traced(&mut command);
+        if self.gives_way {
+            give_way(&mut command);
+        }
         let spawned = command.spawn();
         let child = spawned.map_err(|error| format!("{:?}: {error}", command.get_program()))?;
         let pid = Pid::from_raw(child.id().cast_signed());
@@ -139,6 +145,21 @@ fn ask_to_be_traced(command: &mut Command) {
     };
     // SAFETY: it neither allocates nor takes a lock.
     unsafe { command.pre_exec(ask) };
+}
+
+/// Has the child run when nobody else wants to.
+#[allow(unsafe_code, reason = "code that runs between fork and execution")]
+fn give_way(command: &mut Command) {
+    const LAST: i32 = 19;
+    let last = || {
+        // SAFETY: a plain system call with numbers.
+        match unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, LAST) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: it neither allocates nor takes a lock.
+    unsafe { command.pre_exec(last) };
 }
 
 fn await_execution(tracee: &mut Tracee) -> Result<(), String> {

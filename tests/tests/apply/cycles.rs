@@ -12,7 +12,7 @@ use relocator_tests::bed::control::{COVERED, EVERYTHING};
 use relocator_tests::running::in_words;
 use relocator_tests::trials::{ensure, trial};
 
-use crate::subject::{Hammer, Linker, bed};
+use crate::subject::{Linker, check, hammer};
 
 /// Threads that call.
 const THREADS: usize = 64;
@@ -55,11 +55,12 @@ pub(crate) fn trials(listing: bool) -> Vec<Trial> {
 
 fn hammered(spec: &Spec) -> Result<(), String> {
     let linker = Linker::new(spec)?;
-    let hammer = Hammer::start(&bed(spec)?, THREADS, IDLE)?;
+    let mut hammer = hammer(spec, THREADS, IDLE)?;
+    let pid = hammer.restored.pid();
     let mut inside = 0;
     for cycle in 0..cycles() {
         let at = |error: String| format!("cycle {cycle}: {error}");
-        let linked = linker.apply(hammer.pid()).map_err(at)?;
+        let linked = linker.apply(pid).map_err(at)?;
         ensure(linked.state == State::Linked, || {
             format!("cycle {cycle}: {:?}", linked.state)
         })?;
@@ -68,13 +69,13 @@ fn hammered(spec: &Spec) -> Result<(), String> {
         // Each time another moment.
         thread::sleep(Duration::from_micros(500 + 37 * (cycle as u64 % 50)));
         hammer.control.set_right(COVERED);
-        hammer.check().map_err(at)?;
-        let undone = linker.roll_back(hammer.pid()).map_err(at)?;
+        check(&mut hammer).map_err(at)?;
+        let undone = linker.roll_back(pid).map_err(at)?;
         ensure(undone.state == State::RolledBack, || {
             format!("cycle {cycle}: {:?}", undone.state)
         })?;
         inside += undone.crossed.moved + undone.crossed.frames;
-        hammer.check().map_err(at)?;
+        check(&mut hammer).map_err(at)?;
     }
     let counts = hammer.finish()?;
     ensure(inside > 0, || "no thread was ever inside".to_owned())?;

@@ -1,21 +1,21 @@
 //! A program in the test bed, and the tool that works on it.
 
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::Duration;
 
-use nix::libc;
 use relocator::apply::report::Outcome;
 use relocator::apply::{self, Options, RunningKernel};
 use relocator::source::{Source, Spec};
 use relocator::tables::{self, Cache};
-use relocator_tests::bed::control::{self, Control, Counts};
-use relocator_tests::bed::{Bed, OldVdso, Restored};
+use relocator_tests::bed::control::COVERED;
+use relocator_tests::bed::hammer::Hammer;
+use relocator_tests::bed::{Bed, OldVdso};
 use relocator_tests::running::in_words;
-use tempfile::{NamedTempFile, TempDir};
+use tempfile::TempDir;
 
-/// How long a program is waited for.
+const HAMMER: &str = env!("CARGO_BIN_EXE_hammer");
+
+/// How long it is tried to find all threads where they can be carried across.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What links processes that carry one old vDSO.
@@ -57,109 +57,21 @@ impl Linker {
     }
 }
 
-/// A hammer in the bed.
-pub(crate) struct Hammer {
-    pub(crate) restored: Restored,
-    pub(crate) control: Control,
-    _page: NamedTempFile,
+/// A hammer on a bed for the vDSO that a source has. What CRIU's jumps cover has to be right from the beginning.
+pub(crate) fn hammer(spec: &Spec, threads: usize, idle: usize) -> Result<Hammer, String> {
+    let mut bed = Bed::new(OldVdso::open(spec)?);
+    bed.gives_way = true;
+    let hammer = Hammer::start(&bed, Path::new(HAMMER), threads, idle)?;
+    hammer.control.set_right(COVERED);
+    Ok(hammer)
 }
 
-impl Hammer {
-    pub(crate) fn start(bed: &Bed, threads: usize, idle: usize) -> Result<Self, String> {
-        let page = NamedTempFile::new().map_err(|error| in_words(&error))?;
-        let set = page.as_file().set_len(control::SIZE as u64);
-        set.map_err(|error| in_words(&error))?;
-        let control = Control::map(page.as_file()).map_err(|error| in_words(&error))?;
-        control.set_right(control::COVERED);
-        let mut command = Command::new(env!("CARGO_BIN_EXE_hammer"));
-        command
-            .args(["--threads", &threads.to_string()])
-            .args(["--idle", &idle.to_string(), "--control"])
-            .arg(page.path())
-            .stdin(Stdio::null());
-        give_way(&mut command);
-        let restored = bed.launch(command)?;
-        let hammer = Self {
-            restored,
-            control,
-            _page: page,
-        };
-        let all = threads.max(1) as u64;
-        hammer.wait_until("it begins", |counts| {
-            counts.ready >= all && counts.called[0] > 0
-        })?;
-        Ok(hammer)
+/// Says what is wrong, if anything is.
+pub(crate) fn check(hammer: &mut Hammer) -> Result<(), String> {
+    hammer.check_alive()?;
+    let counts = hammer.control.counts();
+    match counts.first {
+        Some(first) => Err(format!("{} failures, first: {first}", counts.failures)),
+        None => Ok(()),
     }
-
-    pub(crate) fn pid(&self) -> i32 {
-        self.restored.pid()
-    }
-
-    /// Waits, as long as nothing is wrong.
-    pub(crate) fn wait_until(
-        &self,
-        what: &str,
-        condition: impl Fn(&Counts) -> bool,
-    ) -> Result<(), String> {
-        let started = Instant::now();
-        loop {
-            let counts = self.control.counts();
-            if condition(&counts) {
-                return Ok(());
-            }
-            self.check()?;
-            if started.elapsed() > PATIENCE {
-                return Err(format!("it never happens that {what}: {counts:?}"));
-            }
-            thread::sleep(Duration::from_millis(1));
-        }
-    }
-
-    /// Says what is wrong, if anything is.
-    pub(crate) fn check(&self) -> Result<(), String> {
-        let counts = self.control.counts();
-        match counts.first {
-            Some(first) => Err(format!("{} failures, first: {first}", counts.failures)),
-            None => Ok(()),
-        }
-    }
-
-    /// Ends it, which must end well.
-    pub(crate) fn finish(mut self) -> Result<Counts, String> {
-        self.control.stop();
-        let started = Instant::now();
-        loop {
-            let ended = self.restored.child.try_wait();
-            if let Some(status) = ended.map_err(|error| in_words(&error))? {
-                self.check()?;
-                return match status.success() {
-                    true => Ok(self.control.counts()),
-                    false => Err(format!("the hammer ended with {status}")),
-                };
-            }
-            if started.elapsed() > PATIENCE {
-                return Err("the hammer hangs".to_owned());
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-    }
-}
-
-/// Has a program let others go first: the tool is to get on while dozens of threads do nothing but call.
-#[allow(unsafe_code, reason = "what is done between fork and exec is unsafe")]
-fn give_way(command: &mut Command) {
-    let lowest = || match nix::errno::Errno::result(
-        // SAFETY: it takes numbers alone.
-        unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) },
-    ) {
-        Ok(_) => Ok(()),
-        Err(errno) => Err(errno.into()),
-    };
-    // SAFETY: nothing is done in the child but a system call.
-    unsafe { command.pre_exec(lowest) };
-}
-
-/// A bed for the vDSO that a source has.
-pub(crate) fn bed(spec: &Spec) -> Result<Bed, String> {
-    Ok(Bed::new(OldVdso::open(spec)?))
 }
