@@ -1,7 +1,11 @@
 //! Processes are linked and unlinked again under load. They are started as a restore by CRIU leaves them: with an old vDSO that
 //! libc calls, on zeros, and the new kernel's mappings far away.
 
+mod chains;
 mod cycles;
+mod places;
+mod programs;
+mod snapshot;
 mod subject;
 
 use std::process::ExitCode;
@@ -10,7 +14,12 @@ use libtest_mimic::Arguments;
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let trials = [cycles::trials(arguments.list)];
+    let trials = [
+        cycles::trials(arguments.list),
+        chains::trials(arguments.list),
+        places::trials(arguments.list),
+        programs::trials(arguments.list),
+    ];
     let trials = trials.into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
