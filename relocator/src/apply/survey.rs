@@ -18,7 +18,6 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub(super) struct Survey {
     pub(super) mappings: Vec<Mapping>,
-    pub(super) told: Option<Avma>,
     pub(super) found: Found,
     /// Old texts that are in use.
     pub(super) texts: Vec<Text>,
@@ -47,7 +46,6 @@ impl Survey {
         }
         Ok(Self {
             mappings,
-            told,
             found,
             texts,
             leftovers,
@@ -101,7 +99,7 @@ impl Survey {
             let mut bytes = vec![0; text.found.bytes.len()];
             target.read(text.found.mapping.start, &mut bytes) && bytes == text.found.bytes
         };
-        let holds = same && target.told_vdso() == self.told && self.texts.iter().all(is_same);
+        let holds = same && self.texts.iter().all(is_same);
         Ok(holds.then_some(now))
     }
 }

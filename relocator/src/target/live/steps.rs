@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 
 use super::execution::Execution;
 use super::worker::Worker;
-use super::{Live, maps, refused, trampoline};
+use super::{Live, refused, trampoline};
 use crate::placement::PAGE;
 use crate::target::{Mapping, Step, Thread};
 use crate::threads::{Memory, Write};
@@ -23,15 +23,15 @@ use crate::{Error, Result};
 /// Where trampolines may begin.
 const ALIGNMENT: u64 = 16;
 
-/// Carries out all steps, or none.
-pub(super) fn carry_out(live: &mut Live, steps: &[Step]) -> Result<()> {
+/// Carries out all steps, or none, in a process with these mappings.
+pub(super) fn carry_out(live: &mut Live, steps: &[Step], mappings: Vec<Mapping>) -> Result<()> {
     let is_plain = |step: &&Step| matches!(step, Step::Registers(_) | Step::Write(_));
     let plain = steps.iter().take_while(is_plain).count();
     let (plain, rest) = steps.split_at(plain);
     let mut done = Vec::new();
     let result = plain_steps(live, plain, &mut done).and_then(|()| match rest.is_empty() {
         true => Ok(()),
-        false => with_worker(live, rest),
+        false => with_worker(live, rest, mappings),
     });
     if result.is_err() {
         // What fails here fails because the process has ended.
@@ -143,8 +143,7 @@ pub(super) fn fill(pid: Pid, write: &Write) -> Result<()> {
 }
 
 /// Carries out steps that need system calls, and puts the thread that makes them back afterwards.
-fn with_worker(live: &mut Live, steps: &[Step]) -> Result<()> {
-    let mappings = maps::mappings(live.pid)?;
+fn with_worker(live: &mut Live, steps: &[Step], mappings: Vec<Mapping>) -> Result<()> {
     let code = spot(live, steps, &mappings)?;
     let index = eligible(live, steps)?;
     let tracee = live.tracees().swap_remove(index);
