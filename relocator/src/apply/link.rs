@@ -19,6 +19,7 @@ use crate::link::link;
 use crate::placement::{PAGE, Placement};
 use crate::plan::Policy;
 use crate::target::Step;
+use crate::threads::frames::joined;
 use crate::threads::{Write, random};
 use crate::{Error, Result};
 
@@ -146,7 +147,11 @@ fn anew(
         stale: random::stale(&survey.droppable),
         ..Job::default()
     };
-    let given_up = given_up(zeros, &placed);
+    let mut zeros = given_up(zeros, &placed);
+    // What an earlier link has taken does not come back with a restore, but with a rollback.
+    let records = survey.texts.iter().filter_map(|text| text.record.as_ref());
+    zeros.extend(records.flat_map(|found| found.record.zeros.iter().cloned()));
+    let zeros = joined(&zeros);
     for (text, room) in survey.texts.iter().zip(rooms) {
         let placement = Placement {
             image: text.found.image,
@@ -159,7 +164,7 @@ fn anew(
         let what = layout::Kernel {
             build_id: kernel.build_id().to_vec(),
             placed: placed.clone(),
-            zeros: given_up.clone(),
+            zeros: zeros.clone(),
             moves: !job.kernel.is_empty(),
             base: text.base(kernel, unit),
         };

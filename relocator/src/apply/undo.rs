@@ -6,13 +6,15 @@ use elf_tools::Avma;
 use nix::unistd::Pid;
 
 use super::link::moves;
+use super::recognise::KernelUnit;
 use super::record::{Placed, Record};
 use super::report::{LinkedText, Outcome, State};
 use super::survey::Survey;
 use super::text::Text;
 use super::{Job, Planned, layout};
-use crate::target::Step;
+use crate::target::{Step, without};
 use crate::threads::Write;
+use crate::threads::frames::joined;
 use crate::{Error, Result};
 
 /// What has to be done, or nothing if the process is not linked.
@@ -54,6 +56,7 @@ pub(super) fn job(survey: &Survey, pid: Pid, build_id: &[u8]) -> Result<Planned>
         false => free(survey, &job.kernel, pid)?,
     }
     // Zeros come back when what has taken their place is gone.
+    let zeros = vacant(&zeros, survey, unit);
     job.late.extend(zeros.into_iter().map(Step::Zero));
     outcome.state = State::RolledBack;
     outcome.kernel = back;
@@ -112,6 +115,24 @@ fn undo_text(text: &Text, record: &Record, job: &mut Job) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What of some ranges nobody else has taken: nothing is there now but the kernel's mappings, and pages that links have added.
+fn vacant(ranges: &[Range<Avma>], survey: &Survey, unit: &KernelUnit) -> Vec<Range<Avma>> {
+    let ours = unit.mappings.iter().map(|mapping| &mapping.range);
+    let ours: Vec<_> = ours
+        .chain(survey.texts.iter().map(|text| &text.found.mapping))
+        .collect();
+    let mut vacant = joined(ranges);
+    for mapping in &survey.mappings {
+        if !ours.contains(&&mapping.range) {
+            let parts = vacant.iter();
+            vacant = parts
+                .flat_map(|part| without(part, &mapping.range))
+                .collect();
+        }
+    }
+    vacant
 }
 
 /// The places where the kernel's mappings were must be free still.

@@ -161,7 +161,7 @@ impl Stacks {
 }
 
 /// Ranges that touch or overlap are made one.
-fn joined(ranges: &[Range<Avma>]) -> Vec<Range<Avma>> {
+pub(crate) fn joined(ranges: &[Range<Avma>]) -> Vec<Range<Avma>> {
     let mut sorted: Vec<_> = ranges
         .iter()
         .filter(|range| !range.is_empty())
