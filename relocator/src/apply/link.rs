@@ -1,5 +1,6 @@
 //! What has to be done for a process to be linked.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use elf_tools::Avma;
@@ -15,13 +16,16 @@ use super::survey::Survey;
 use super::text::Text;
 use super::{Job, Planned};
 use crate::criu::Mark;
-use crate::link::link;
+use crate::link::{Old, link};
 use crate::placement::{PAGE, Placement};
 use crate::plan::Policy;
 use crate::target::Step;
 use crate::threads::frames::joined;
 use crate::threads::{Write, random};
 use crate::{Error, Result};
+
+/// The function that keeps states.
+const GETRANDOM: &str = "__vdso_getrandom";
 
 /// Most pages next to a text that are kept free for its record.
 const ROOM: usize = 2;
@@ -160,7 +164,8 @@ fn anew(
                 .map(|placed| (placed.name.clone(), placed.to))
                 .collect(),
         };
-        let linked = link(&text.old, &kernel.target(), &placement, policy)?;
+        let old = trusted(text, survey);
+        let linked = link(&old, &kernel.target(), &placement, policy)?;
         let what = layout::Kernel {
             build_id: kernel.build_id().to_vec(),
             placed: placed.clone(),
@@ -183,6 +188,17 @@ fn anew(
     outcome.kernel = placed;
     debug_assert!(pid.as_raw() > 0);
     Ok(job)
+}
+
+/// The old image, of which `getrandom` makes the system call if its states cannot be made stale: they are not known, perhaps since a
+/// restore has not kept what tells them from other memory. Two processes restored from one image must not share a key.
+fn trusted<'a>(text: &'a Text, survey: &Survey) -> Cow<'a, Old> {
+    let mut old = Cow::Borrowed(&text.old);
+    if survey.droppable.is_empty() {
+        let reason = "no memory of the process is marked as that of random states, so none could be made stale";
+        old.to_mut().withhold(GETRANDOM, reason);
+    }
+    old
 }
 
 /// Removes copies that were never put in place.
