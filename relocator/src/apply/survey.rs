@@ -9,7 +9,7 @@ use super::kernel::RunningKernel;
 use super::recognise::{Found, KernelUnit, OldText, recognise};
 use super::record::Record;
 use super::text::{Known, Text};
-use crate::target::live::{maps, told_vdso};
+use crate::target::live::{maps, told_vdso, trampoline};
 use crate::target::{Mapping, Target};
 use crate::tracing::ProcessMemory;
 use crate::{Error, Result};
@@ -20,7 +20,7 @@ pub(super) struct Survey {
     pub(super) mappings: Vec<Mapping>,
     pub(super) told: Option<Avma>,
     pub(super) found: Found,
-    /// Old texts that are in use.
+    /// Old texts that are in use, without what tools have left in them that were killed.
     pub(super) texts: Vec<Text>,
     /// Copies of old texts that were never put in place, since whoever made them was killed.
     pub(super) leftovers: Vec<Range<Avma>>,
@@ -36,7 +36,8 @@ impl Survey {
         let mut found = recognise(&mappings, told, &memory, &kernel.own)?;
         let mut texts = Vec::new();
         let mut leftovers = Vec::new();
-        for old in std::mem::take(&mut found.old) {
+        for mut old in std::mem::take(&mut found.old) {
+            trampoline::erase(&mut old.bytes);
             match is_leftover(&old)? {
                 true => leftovers.push(old.mapping.clone()),
                 false => texts.push(Text::read(old, known, &mappings, &memory)?),
@@ -96,7 +97,9 @@ impl Survey {
             .eq(self.mappings.iter().filter(matters));
         let is_same = |text: &Text| {
             let mut bytes = vec![0; text.found.bytes.len()];
-            target.read(text.found.mapping.start, &mut bytes) && bytes == text.found.bytes
+            let was_read = target.read(text.found.mapping.start, &mut bytes);
+            trampoline::erase(&mut bytes);
+            was_read && bytes == text.found.bytes
         };
         let holds = same && target.told_vdso() == self.told && self.texts.iter().all(is_same);
         Ok(holds.then_some(now))

@@ -20,9 +20,6 @@ use crate::threads::{Memory, Write};
 use crate::tracing::{ProcessMemory, Tracee, UserRegisters, is_gone};
 use crate::{Error, Result};
 
-/// Where trampolines may begin.
-const ALIGNMENT: u64 = 16;
-
 /// Carries out all steps, or none.
 pub(super) fn carry_out(live: &mut Live, steps: &[Step]) -> Result<()> {
     let is_plain = |step: &&Step| matches!(step, Step::Registers(_) | Step::Write(_));
@@ -153,10 +150,19 @@ fn with_worker(live: &mut Live, steps: &[Step]) -> Result<()> {
         .and_then(|()| Execution::new(&mut worker, live.seized.standing(), mappings))
         .and_then(|execution| execution.carry_out(steps));
     let tracee = worker.release()?;
-    let erased = tracee.poke(code, &[0; trampoline::SIZE]);
+    let erased = erase(&tracee, code);
     live.tracees().push(tracee);
     result?;
     erased
+}
+
+/// Takes the trampoline away, its first word last: until then it can be told for what it is.
+fn erase(tracee: &Tracee, code: Avma) -> Result<()> {
+    let words = (0..trampoline::SIZE).step_by(trampoline::WORD).rev();
+    let place = |offset: usize| code.offset(offset as i64);
+    words
+        .map(|offset| tracee.poke(place(offset), &[0; trampoline::WORD]))
+        .collect()
 }
 
 /// Refuses a process that nobody may look into. Only it can be asked (`PR_GET_DUMPABLE`).
@@ -212,11 +218,16 @@ fn spot(live: &Live, steps: &[Step], mappings: &[Mapping]) -> Result<Avma> {
         let Ok(mut bytes) = read(memory, page, PAGE as usize) else {
             continue;
         };
+        // Where one was left in code without a name, which is an old text, it is known that nobody executes it any more.
+        if mapping.name.is_empty() {
+            trampoline::erase(&mut bytes);
+        }
         for step in steps {
             overlay(step, page, &mut bytes);
         }
         let zeros = bytes.iter().rev().take_while(|&&byte| byte == 0).count() as u64;
-        let start = (mapping.range.end.0 - trampoline::SIZE as u64) & !(ALIGNMENT - 1);
+        let start =
+            (mapping.range.end.0 - trampoline::SIZE as u64) & !(trampoline::ALIGNMENT as u64 - 1);
         if start >= mapping.range.end.0 - zeros {
             return Ok(Avma(start));
         }

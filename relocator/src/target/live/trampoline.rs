@@ -42,6 +42,12 @@ const CODE: usize = 104;
 /// Bytes of code and numbers.
 pub(super) const SIZE: usize = CODE + 8 * (RESTORED.len() + 2);
 
+/// Bytes that are written at once.
+pub(super) const WORD: usize = 8;
+
+/// Where it may begin: at a multiple of this.
+pub(super) const ALIGNMENT: usize = 16;
+
 /// Where numbers are, behind the code: the program counter, the mask, and the registers.
 const PC: usize = CODE;
 const MASK: usize = CODE + 8;
@@ -83,6 +89,35 @@ pub(super) fn code(thread: &Interrupted) -> [u8; SIZE] {
         code.put(REGISTERS + 8 * index, registers.general[register.index()]);
     }
     code.bytes
+}
+
+/// Takes away what tools have left that were killed, wherever it may begin: the code without the numbers is the same for all
+/// threads. It may be there in part, as its first word is written first and taken away last. What is left in a process may
+/// still be executed, or be where a handler returns to.
+pub(crate) fn erase(bytes: &mut [u8]) {
+    let nobody = Interrupted {
+        registers: Registers {
+            general: [0; Register::COUNT],
+            pc: Avma(0),
+            system_call: -1,
+        },
+        mask: 0,
+    };
+    let of_all = code(&nobody);
+    let last = bytes.len().saturating_sub(SIZE);
+    for start in (0..=last).step_by(ALIGNMENT) {
+        let place = bytes.get_mut(start..start + SIZE);
+        if let Some(place) = place.filter(|place| is_left(place, &of_all)) {
+            place.fill(0);
+        }
+    }
+}
+
+/// Whether bytes are the first words of the code, or all of it, and zeros as far as there are more words of code.
+fn is_left(place: &[u8], code: &[u8; SIZE]) -> bool {
+    let same = place[..CODE].iter().zip(code).take_while(|(a, b)| a == b);
+    let words = same.count() / WORD;
+    words > 0 && place[words * WORD..].iter().all(|&byte| byte == 0) || words == CODE / WORD
 }
 
 /// What a thread goes on with if nobody tells the kernel to repeat the system call that it was interrupted in: it executes
@@ -226,6 +261,28 @@ mod tests {
         let (found, pc) = loads(&code(&thread));
         assert_eq!(found, named(&thread.registers));
         assert_eq!(pc, thread.registers.pc.0);
+    }
+
+    #[test]
+    fn what_was_left_is_taken_away() {
+        let whole = code(&thread(35, -512));
+        let start = 2 * ALIGNMENT;
+        for words in 1..=SIZE / WORD {
+            let mut left = vec![0; 2 * SIZE];
+            left[start..][..words * WORD].copy_from_slice(&whole[..words * WORD]);
+            erase(&mut left);
+            assert_eq!(left, vec![0; 2 * SIZE], "{words}");
+        }
+        let mut other = vec![0x90; 2 * SIZE];
+        other[start..][..CODE - WORD].copy_from_slice(&whole[..CODE - WORD]);
+        let mut same = other.clone();
+        erase(&mut same);
+        assert_eq!(same, other);
+        for size in [0, SIZE - 1] {
+            let mut part = whole[..size].to_vec();
+            erase(&mut part);
+            assert_eq!(part, whole[..size]);
+        }
     }
 
     #[test]
