@@ -94,7 +94,7 @@ fn finish(
     }
     let placed = links.first().map_or(&[][..], |record| &record.kernel);
     job.kernel = moves(unit, placed)?;
-    job.late.extend(discard(survey));
+    job.late.extend(survey.discard());
     if job.kernel.is_empty() && job.late.is_empty() {
         outcome.state = State::AlreadyLinked;
         return Ok((None, outcome));
@@ -172,17 +172,12 @@ fn anew(
         });
         job.late.extend(layout.entries.into_iter().map(Step::Write));
     }
-    job.late.extend(discard(survey));
+    job.late.extend(survey.discard());
     outcome.no_symbols = kernel.no_symtab().map(str::to_owned);
     outcome.state = State::Linked;
     outcome.kernel = placed;
     debug_assert!(pid.as_raw() > 0);
     Ok(job)
-}
-
-/// Removes copies that were never put in place.
-fn discard(survey: &Survey) -> impl Iterator<Item = Step> {
-    survey.leftovers.iter().cloned().map(Step::Unmap)
 }
 
 /// The pages next to a text that are kept for its record: behind it, or else the one before it.

@@ -10,7 +10,7 @@ use super::recognise::{Found, KernelUnit, OldText, recognise};
 use super::record::Record;
 use super::text::{Known, Text};
 use crate::target::live::{maps, told_vdso, trampoline};
-use crate::target::{Mapping, Target};
+use crate::target::{Mapping, Step, Target};
 use crate::tracing::ProcessMemory;
 use crate::{Error, Result};
 
@@ -18,7 +18,6 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub(super) struct Survey {
     pub(super) mappings: Vec<Mapping>,
-    pub(super) told: Option<Avma>,
     pub(super) found: Found,
     /// Old texts that are in use, without what tools have left in them that were killed.
     pub(super) texts: Vec<Text>,
@@ -37,15 +36,15 @@ impl Survey {
         let mut texts = Vec::new();
         let mut leftovers = Vec::new();
         for mut old in std::mem::take(&mut found.old) {
+            let is_leftover = is_leftover(&old)?;
             trampoline::erase(&mut old.bytes);
-            match is_leftover(&old)? {
+            match is_leftover {
                 true => leftovers.push(old.mapping.clone()),
                 false => texts.push(Text::read(old, known, &mappings, &memory)?),
             }
         }
         Ok(Self {
             mappings,
-            told,
             found,
             texts,
             leftovers,
@@ -70,6 +69,11 @@ impl Survey {
                 missing.join(", ")
             ))),
         }
+    }
+
+    /// Unmaps what was left behind.
+    pub(super) fn discard(&self) -> impl Iterator<Item = Step> {
+        self.leftovers.iter().cloned().map(Step::Unmap)
     }
 
     /// Whether a process that stands still is what it was, as far as it matters: text, the kernel's mappings, zeros, and `places`
@@ -101,7 +105,7 @@ impl Survey {
             trampoline::erase(&mut bytes);
             was_read && bytes == text.found.bytes
         };
-        let holds = same && target.told_vdso() == self.told && self.texts.iter().all(is_same);
+        let holds = same && self.texts.iter().all(is_same);
         Ok(holds.then_some(now))
     }
 }
@@ -110,5 +114,7 @@ impl Survey {
 fn is_leftover(old: &OldText) -> Result<bool> {
     let start = old.mapping.start;
     let is_linked = Record::find(&old.bytes, start)?.is_some();
-    Ok(!is_linked && !old.is_told && Record::is_copied(&old.bytes, start))
+    let is_copy =
+        Record::is_copied(&old.bytes, start) || trampoline::is_displaced(&old.bytes, start);
+    Ok(!is_linked && !old.is_told && is_copy)
 }

@@ -53,6 +53,7 @@ pub(super) fn job(survey: &Survey, pid: Pid, build_id: &[u8]) -> Result<Planned>
         true => job.early.clear(),
         false => free(survey, &job.kernel, pid)?,
     }
+    job.late.extend(survey.discard());
     // Zeros come back when what has taken their place is gone.
     job.late.extend(zeros.into_iter().map(Step::Zero));
     outcome.state = State::RolledBack;

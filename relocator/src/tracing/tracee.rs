@@ -1,6 +1,8 @@
 //! One thread that is traced.
 
 use std::ffi::c_int;
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,6 +18,9 @@ use crate::{Error, Result};
 
 /// Room for the largest extended state that processors have today (AMX: 11 KiB), and then some.
 const LARGEST_STATE: usize = 32 << 10;
+
+/// Bytes that are written at once.
+const WORD: usize = 8;
 
 /// How often it is looked, with a mere yield in between, before waiting means sleeping. A thread that was resumed for one
 /// instruction is back within microseconds.
@@ -194,25 +199,45 @@ impl Tracee {
         request::set_signal_mask(self.pid, mask).map_err(self.failed("putting the signal mask of"))
     }
 
-    /// Writes memory of its process, whether that may be written or not. It must be stopped. Each eight bytes at a multiple
-    /// of eight change at once, in the order of their addresses.
+    /// Writes memory of its process, whether that may be written or not. It must be stopped. Up to eight bytes at a multiple
+    /// of eight change at once.
     pub fn poke(&self, at: Avma, bytes: &[u8]) -> Result<()> {
+        if bytes.len() > WORD && self.write(at, bytes).is_ok() {
+            return Ok(());
+        }
         let failed = || self.failed("writing to memory of");
-        let mut place = at.0 & !7;
+        let mut place = at.0 & !(WORD as u64 - 1);
         while place < at.0.saturating_add(bytes.len() as u64) {
-            let mut word = request::peek(self.pid, place)
-                .map_err(failed())?
-                .to_ne_bytes();
-            for (byte, address) in word.iter_mut().zip(place..) {
-                let index = address.checked_sub(at.0).map(|index| index as usize);
-                if let Some(&new) = index.and_then(|index| bytes.get(index)) {
-                    *byte = new;
-                }
-            }
+            let known = place.checked_sub(at.0).map(|start| start as usize);
+            let whole = known.and_then(|start| bytes.get(start..start + WORD)?.try_into().ok());
+            let word = match whole {
+                Some(word) => word,
+                None => self.mixed(place, at, bytes).map_err(failed())?,
+            };
             request::poke(self.pid, place, u64::from_ne_bytes(word)).map_err(failed())?;
-            place += 8;
+            place += WORD as u64;
         }
         Ok(())
+    }
+
+    /// The word at `place`, with what of it is among `bytes`, which belong at `at`.
+    fn mixed(&self, place: u64, at: Avma, bytes: &[u8]) -> std::io::Result<[u8; WORD]> {
+        let mut word = request::peek(self.pid, place)?.to_ne_bytes();
+        for (byte, address) in word.iter_mut().zip(place..) {
+            let index = address.checked_sub(at.0).map(|index| index as usize);
+            if let Some(&new) = index.and_then(|index| bytes.get(index)) {
+                *byte = new;
+            }
+        }
+        Ok(word)
+    }
+
+    /// Writes memory by the file that stands for it, all at a time. Some kernels refuse that where memory may not be written.
+    fn write(&self, at: Avma, bytes: &[u8]) -> std::io::Result<()> {
+        let memory = OpenOptions::new()
+            .write(true)
+            .open(format!("/proc/{}/mem", self.pid))?;
+        memory.write_all_at(bytes, at.0)
     }
 
     /// Whether it may be in a restartable sequence (`rseq`), in which its registers must not be changed. It must be stopped.

@@ -1,6 +1,7 @@
 //! What the kernel says about the memory of a process.
 
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::ops::Range;
 
 use elf_tools::Avma;
@@ -13,9 +14,8 @@ use crate::{Error, Result};
 ///
 /// Names are taken as they are, for anybody can give a file the name of a kernel's mapping, and that must be seen.
 pub(crate) fn mappings(pid: Pid) -> Result<Vec<Mapping>> {
-    let path = format!("/proc/{pid}/maps");
     // Names of files are bytes.
-    let bytes = fs::read(&path).map_err(Error::path(&path))?;
+    let bytes = contents(&format!("/proc/{pid}/maps"))?;
     let text = String::from_utf8_lossy(&bytes);
     let malformed = |line: &str| Error::Process {
         pid: pid.as_raw(),
@@ -24,6 +24,15 @@ pub(crate) fn mappings(pid: Pid) -> Result<Vec<Mapping>> {
     text.lines()
         .map(|line| mapping(line).ok_or_else(|| malformed(line)))
         .collect()
+}
+
+/// What is in a file that does not say how large it is. Few large reads take a fraction of the time of many small ones.
+fn contents(path: &str) -> Result<Vec<u8>> {
+    const ROOM: usize = 64 << 10;
+    let mut bytes = Vec::with_capacity(ROOM);
+    let mut file = File::open(path).map_err(Error::path(path))?;
+    file.read_to_end(&mut bytes).map_err(Error::path(path))?;
+    Ok(bytes)
 }
 
 /// One line: range, protection, offset, device, inode, and perhaps a name.
@@ -50,8 +59,7 @@ fn mapping(line: &str) -> Option<Mapping> {
 
 /// Mappings that the kernel may turn into zeros at any time (`MAP_DROPPABLE`), as those of random states are.
 pub(crate) fn droppable(pid: Pid) -> Result<Vec<Range<Avma>>> {
-    let path = format!("/proc/{pid}/smaps");
-    let bytes = fs::read(&path).map_err(Error::path(&path))?;
+    let bytes = contents(&format!("/proc/{pid}/smaps"))?;
     let text = String::from_utf8_lossy(&bytes);
     let mut found = Vec::new();
     let mut current = None;

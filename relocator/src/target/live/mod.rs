@@ -22,6 +22,7 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
+use std::cell::OnceCell;
 use std::time::{Duration, Instant};
 
 use elf_tools::Avma;
@@ -42,6 +43,8 @@ pub struct Live {
     pid: Pid,
     seized: Seized,
     since: Instant,
+    /// Its mappings, which nobody but us can change while it stands still, once they were asked for.
+    mappings: OnceCell<Vec<Mapping>>,
 }
 
 impl Live {
@@ -63,7 +66,12 @@ impl Live {
         if seized.threads().is_empty() {
             return Err(refused(pid, "has ended meanwhile"));
         }
-        Ok(Self { pid, seized, since })
+        Ok(Self {
+            pid,
+            seized,
+            since,
+            mappings: OnceCell::new(),
+        })
     }
 
     /// Its number.
@@ -111,7 +119,11 @@ impl Memory for Live {
 
 impl Target for Live {
     fn mappings(&self) -> Result<Vec<Mapping>> {
-        maps::mappings(self.pid)
+        if let Some(known) = self.mappings.get() {
+            return Ok(known.clone());
+        }
+        let read = maps::mappings(self.pid)?;
+        Ok(self.mappings.get_or_init(|| read).clone())
     }
 
     fn told_vdso(&self) -> Option<Avma> {
@@ -138,6 +150,8 @@ impl Target for Live {
     }
 
     fn carry_out(&mut self, steps: &[Step]) -> Result<()> {
-        steps::carry_out(self, steps)
+        let mappings = self.mappings()?;
+        self.mappings.take();
+        steps::carry_out(self, steps, mappings)
     }
 }

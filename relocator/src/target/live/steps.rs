@@ -13,22 +13,22 @@ use nix::unistd::Pid;
 
 use super::execution::Execution;
 use super::worker::Worker;
-use super::{Live, maps, refused, trampoline};
+use super::{Live, refused, trampoline};
 use crate::placement::PAGE;
 use crate::target::{Mapping, Step, Thread};
 use crate::threads::{Memory, Write};
 use crate::tracing::{ProcessMemory, Tracee, UserRegisters, is_gone};
 use crate::{Error, Result};
 
-/// Carries out all steps, or none.
-pub(super) fn carry_out(live: &mut Live, steps: &[Step]) -> Result<()> {
+/// Carries out all steps, or none, in a process with these mappings.
+pub(super) fn carry_out(live: &mut Live, steps: &[Step], mappings: Vec<Mapping>) -> Result<()> {
     let is_plain = |step: &&Step| matches!(step, Step::Registers(_) | Step::Write(_));
     let plain = steps.iter().take_while(is_plain).count();
     let (plain, rest) = steps.split_at(plain);
     let mut done = Vec::new();
     let result = plain_steps(live, plain, &mut done).and_then(|()| match rest.is_empty() {
         true => Ok(()),
-        false => with_worker(live, rest),
+        false => with_worker(live, rest, mappings),
     });
     if result.is_err() {
         // What fails here fails because the process has ended.
@@ -140,8 +140,7 @@ pub(super) fn fill(pid: Pid, write: &Write) -> Result<()> {
 }
 
 /// Carries out steps that need system calls, and puts the thread that makes them back afterwards.
-fn with_worker(live: &mut Live, steps: &[Step]) -> Result<()> {
-    let mappings = maps::mappings(live.pid)?;
+fn with_worker(live: &mut Live, steps: &[Step], mappings: Vec<Mapping>) -> Result<()> {
     let code = spot(live, steps, &mappings)?;
     let index = eligible(live, steps)?;
     let tracee = live.tracees().swap_remove(index);
@@ -150,19 +149,10 @@ fn with_worker(live: &mut Live, steps: &[Step]) -> Result<()> {
         .and_then(|()| Execution::new(&mut worker, live.seized.standing(), mappings))
         .and_then(|execution| execution.carry_out(steps));
     let tracee = worker.release()?;
-    let erased = erase(&tracee, code);
+    let erased = tracee.poke(code, &[0; trampoline::SIZE]);
     live.tracees().push(tracee);
     result?;
     erased
-}
-
-/// Takes the trampoline away, its first word last: until then it can be told for what it is.
-fn erase(tracee: &Tracee, code: Avma) -> Result<()> {
-    let words = (0..trampoline::SIZE).step_by(trampoline::WORD).rev();
-    let place = |offset: usize| code.offset(offset as i64);
-    words
-        .map(|offset| tracee.poke(place(offset), &[0; trampoline::WORD]))
-        .collect()
 }
 
 /// Refuses a process that nobody may look into. Only it can be asked (`PR_GET_DUMPABLE`).

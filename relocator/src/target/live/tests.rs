@@ -2,6 +2,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use elf_tools::Avma;
+use nix::libc;
 
 use super::*;
 use crate::placement::PAGE;
