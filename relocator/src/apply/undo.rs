@@ -11,7 +11,7 @@ use super::report::{LinkedText, Outcome, State};
 use super::survey::Survey;
 use super::text::Text;
 use super::{Job, Planned, layout};
-use crate::target::Step;
+use crate::target::{Mapping, Protection, Step};
 use crate::threads::Write;
 use crate::{Error, Result};
 
@@ -53,9 +53,16 @@ pub(super) fn job(survey: &Survey, pid: Pid, build_id: &[u8]) -> Result<Planned>
         true => job.early.clear(),
         false => free(survey, &job.kernel, pid)?,
     }
+    // Old code that no jump covers reads zeros, so they are there before it is: only where a record has taken their place they
+    // come back when that is gone.
+    zeros.retain(|range| !has_zeros(survey, range));
+    let (behind, before): (Vec<_>, Vec<_>) = zeros.into_iter().partition(|range| {
+        let mut texts = survey.texts.iter();
+        texts.any(|text| text.found.mapping.contains(&range.start))
+    });
+    job.late.splice(0..0, before.into_iter().map(Step::Zero));
+    job.late.extend(behind.into_iter().map(Step::Zero));
     job.late.extend(survey.discard());
-    // Zeros come back when what has taken their place is gone.
-    job.late.extend(zeros.into_iter().map(Step::Zero));
     outcome.state = State::RolledBack;
     outcome.kernel = back;
     Ok((Some(job), outcome))
@@ -113,6 +120,21 @@ fn undo_text(text: &Text, record: &Record, job: &mut Job) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether zeros are back already, from where a tool was killed.
+fn has_zeros(survey: &Survey, range: &Range<Avma>) -> bool {
+    let is_there = |mapping: &Mapping| {
+        let Protection {
+            read,
+            write,
+            execute,
+            shared,
+        } = mapping.protection;
+        let is_of_zeros = mapping.name.is_empty() && read && !write && !execute && !shared;
+        is_of_zeros && mapping.range.start <= range.start && range.end <= mapping.range.end
+    };
+    survey.mappings.iter().any(is_there)
 }
 
 /// The places where the kernel's mappings were must be free still.

@@ -165,6 +165,9 @@ impl Victim {
         let mut ends = 0;
         let mut kills = 0;
         let mut number = 0;
+            .ok()
+            .and_then(|x| x.parse().ok())
+            .unwrap_or(0);
         while ends < ENDS {
             if work == Work::RollBack {
                 self.link(linker)?;
@@ -198,7 +201,9 @@ impl Victim {
     /// The process goes on by itself.
     fn goes_on(&mut self) -> Result<(), String> {
         nothing_is_writable_and_executable(self.pid())?;
-        self.usual.await_all()?;
+        let all = self.usual.await_all();
+        check(&mut self.hammer)?;
+        all?;
         self.called()?;
         check(&mut self.hammer)
     }
