@@ -99,7 +99,7 @@ fn finish(
     }
     let placed = links.first().map_or(&[][..], |record| &record.kernel);
     job.kernel = moves(unit, placed)?;
-    job.late.extend(discard(survey));
+    job.late.extend(survey.discard());
     if job.kernel.is_empty() && job.late.is_empty() {
         outcome.state = State::AlreadyLinked;
         return Ok((None, outcome));
@@ -182,7 +182,7 @@ fn anew(
         });
         job.late.extend(layout.entries.into_iter().map(Step::Write));
     }
-    job.late.extend(discard(survey));
+    job.late.extend(survey.discard());
     outcome.no_symbols = kernel.no_symtab().map(str::to_owned);
     outcome.state = State::Linked;
     outcome.kernel = placed;
@@ -199,11 +199,6 @@ fn trusted<'a>(text: &'a Text, survey: &Survey) -> Cow<'a, Old> {
         old.to_mut().withhold(GETRANDOM, reason);
     }
     old
-}
-
-/// Removes copies that were never put in place.
-fn discard(survey: &Survey) -> impl Iterator<Item = Step> {
-    survey.leftovers.iter().cloned().map(Step::Unmap)
 }
 
 /// The pages next to a text that are kept for its record: behind it, or else the one before it.

@@ -55,9 +55,21 @@ pub(super) fn job(survey: &Survey, pid: Pid, build_id: &[u8]) -> Result<Planned>
         true => job.early.clear(),
         false => free(survey, &job.kernel, pid)?,
     }
-    // Zeros come back when what has taken their place is gone.
+    // Old code that no jump covers reads zeros, so they are there before it is: only where a record has taken their place they
+    // come back when that is gone.
     let zeros = vacant(&zeros, survey, unit);
-    job.late.extend(zeros.into_iter().map(Step::Zero));
+    let texts = survey.texts.iter().map(|text| &text.found.mapping);
+    let before = texts.fold(zeros.clone(), |parts, text| {
+        let parts = parts.iter();
+        parts.flat_map(|part| without(part, text)).collect()
+    });
+    let behind = before.iter().fold(zeros, |parts, range| {
+        let parts = parts.iter();
+        parts.flat_map(|part| without(part, range)).collect()
+    });
+    job.late.splice(0..0, before.into_iter().map(Step::Zero));
+    job.late.extend(behind.into_iter().map(Step::Zero));
+    job.late.extend(survey.discard());
     outcome.state = State::RolledBack;
     outcome.kernel = back;
     Ok((Some(job), outcome))

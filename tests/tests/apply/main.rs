@@ -2,7 +2,11 @@
 //! libc calls, on zeros, and the new kernel's mappings far away.
 
 mod cycles;
+mod killed;
+mod look;
+mod protection;
 mod subject;
+mod tool;
 
 use std::process::ExitCode;
 
@@ -10,7 +14,11 @@ use libtest_mimic::Arguments;
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let trials = [cycles::trials(arguments.list)];
+    let trials = [
+        cycles::trials(arguments.list),
+        killed::trials(arguments.list),
+        protection::trials(arguments.list),
+    ];
     let trials = trials.into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
