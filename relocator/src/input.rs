@@ -16,6 +16,17 @@ pub struct Old {
     pub relocations: Option<Relocations>,
     /// Which function uses what of the table; present if the table is.
     pub uses: Option<Uses>,
+    /// Functions that neither the old nor the new kernel's code may do, only the system call.
+    pub withheld: Vec<Withheld>,
+}
+
+/// A function that has to make the system call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Withheld {
+    /// One of its names.
+    pub name: String,
+    /// Why.
+    pub reason: String,
 }
 
 impl Old {
@@ -27,7 +38,16 @@ impl Old {
             code,
             relocations,
             uses,
+            withheld: Vec::new(),
         }
+    }
+
+    /// Has a function make the system call, whatever the policy is. It does not matter if the image has no such function.
+    pub fn withhold(&mut self, name: impl Into<String>, reason: impl Into<String>) {
+        self.withheld.push(Withheld {
+            name: name.into(),
+            reason: reason.into(),
+        });
     }
 
     /// Reads everything from an image. Its relocation table is the one it carries, if it carries one.

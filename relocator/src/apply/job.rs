@@ -153,6 +153,11 @@ fn decide(
             place: fix_up.from,
             reason: "its instruction is somewhere else afterwards".to_owned(),
         },
+        // Nothing there is executed but what a tool has left that was killed, from which a thread finds its way by itself.
+        Verdict::Outside => Verdict::Stuck {
+            place: Svma(registers.pc.0.wrapping_sub(crossing.image.0)),
+            reason: "it comes from a system call of another tool's".to_owned(),
+        },
         verdict => verdict,
     }
 }

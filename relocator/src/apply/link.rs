@@ -1,5 +1,6 @@
 //! What has to be done for a process to be linked.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use elf_tools::Avma;
@@ -15,12 +16,16 @@ use super::survey::Survey;
 use super::text::Text;
 use super::{Job, Planned};
 use crate::criu::Mark;
-use crate::link::link;
+use crate::link::{Old, link};
 use crate::placement::{PAGE, Placement};
 use crate::plan::Policy;
 use crate::target::Step;
+use crate::threads::frames::joined;
 use crate::threads::{Write, random};
 use crate::{Error, Result};
+
+/// The function that keeps states.
+const GETRANDOM: &str = "__vdso_getrandom";
 
 /// Most pages next to a text that are kept free for its record.
 const ROOM: usize = 2;
@@ -94,7 +99,7 @@ fn finish(
     }
     let placed = links.first().map_or(&[][..], |record| &record.kernel);
     job.kernel = moves(unit, placed)?;
-    job.late.extend(discard(survey));
+    job.late.extend(survey.discard());
     if job.kernel.is_empty() && job.late.is_empty() {
         outcome.state = State::AlreadyLinked;
         return Ok((None, outcome));
@@ -146,7 +151,11 @@ fn anew(
         stale: random::stale(&survey.droppable),
         ..Job::default()
     };
-    let given_up = given_up(zeros, &placed);
+    let mut zeros = given_up(zeros, &placed);
+    // What an earlier link has taken does not come back with a restore, but with a rollback.
+    let records = survey.texts.iter().filter_map(|text| text.record.as_ref());
+    zeros.extend(records.flat_map(|found| found.record.zeros.iter().cloned()));
+    let zeros = joined(&zeros);
     for (text, room) in survey.texts.iter().zip(rooms) {
         let placement = Placement {
             image: text.found.image,
@@ -155,11 +164,12 @@ fn anew(
                 .map(|placed| (placed.name.clone(), placed.to))
                 .collect(),
         };
-        let linked = link(&text.old, &kernel.target(), &placement, policy)?;
+        let old = trusted(text, survey);
+        let linked = link(&old, &kernel.target(), &placement, policy)?;
         let what = layout::Kernel {
             build_id: kernel.build_id().to_vec(),
             placed: placed.clone(),
-            zeros: given_up.clone(),
+            zeros: zeros.clone(),
             moves: !job.kernel.is_empty(),
             base: text.base(kernel, unit),
         };
@@ -172,7 +182,7 @@ fn anew(
         });
         job.late.extend(layout.entries.into_iter().map(Step::Write));
     }
-    job.late.extend(discard(survey));
+    job.late.extend(survey.discard());
     outcome.no_symbols = kernel.no_symtab().map(str::to_owned);
     outcome.state = State::Linked;
     outcome.kernel = placed;
@@ -180,9 +190,15 @@ fn anew(
     Ok(job)
 }
 
-/// Removes copies that were never put in place.
-fn discard(survey: &Survey) -> impl Iterator<Item = Step> {
-    survey.leftovers.iter().cloned().map(Step::Unmap)
+/// The old image, of which `getrandom` makes the system call if its states cannot be made stale: they are not known, perhaps since a
+/// restore has not kept what tells them from other memory. Two processes restored from one image must not share a key.
+fn trusted<'a>(text: &'a Text, survey: &Survey) -> Cow<'a, Old> {
+    let mut old = Cow::Borrowed(&text.old);
+    if survey.droppable.is_empty() {
+        let reason = "no memory of the process is marked as that of random states, so none could be made stale";
+        old.to_mut().withhold(GETRANDOM, reason);
+    }
+    old
 }
 
 /// The pages next to a text that are kept for its record: behind it, or else the one before it.

@@ -9,8 +9,8 @@ use super::kernel::RunningKernel;
 use super::recognise::{Found, KernelUnit, OldText, recognise};
 use super::record::Record;
 use super::text::{Known, Text};
-use crate::target::live::{maps, told_vdso};
-use crate::target::{Mapping, Target};
+use crate::target::live::{maps, told_vdso, trampoline};
+use crate::target::{Mapping, Step, Target};
 use crate::tracing::ProcessMemory;
 use crate::{Error, Result};
 
@@ -19,7 +19,7 @@ use crate::{Error, Result};
 pub(super) struct Survey {
     pub(super) mappings: Vec<Mapping>,
     pub(super) found: Found,
-    /// Old texts that are in use.
+    /// Old texts that are in use, without what tools have left in them that were killed.
     pub(super) texts: Vec<Text>,
     /// Copies of old texts that were never put in place, since whoever made them was killed.
     pub(super) leftovers: Vec<Range<Avma>>,
@@ -35,11 +35,13 @@ impl Survey {
         let mut found = recognise(&mappings, told, &memory, &kernel.own)?;
         let mut texts = Vec::new();
         let mut leftovers = Vec::new();
-        for old in std::mem::take(&mut found.old) {
+        for mut old in std::mem::take(&mut found.old) {
             if is_file(&old, &mappings) {
                 continue;
             }
-            match is_leftover(&old)? {
+            let is_leftover = is_leftover(&old)?;
+            trampoline::erase(&mut old.bytes);
+            match is_leftover {
                 true => leftovers.push(old.mapping.clone()),
                 false => texts.push(Text::read(old, known, &mappings, &memory)?),
             }
@@ -72,6 +74,11 @@ impl Survey {
         }
     }
 
+    /// Unmaps what was left behind.
+    pub(super) fn discard(&self) -> impl Iterator<Item = Step> {
+        self.leftovers.iter().cloned().map(Step::Unmap)
+    }
+
     /// Whether a process that stands still is what it was, as far as it matters: text, the kernel's mappings, zeros, and `places`
     /// that are to be used. Its mappings now, if it is.
     pub(super) fn holds(
@@ -97,7 +104,9 @@ impl Survey {
             .eq(self.mappings.iter().filter(matters));
         let is_same = |text: &Text| {
             let mut bytes = vec![0; text.found.bytes.len()];
-            target.read(text.found.mapping.start, &mut bytes) && bytes == text.found.bytes
+            let was_read = target.read(text.found.mapping.start, &mut bytes);
+            trampoline::erase(&mut bytes);
+            was_read && bytes == text.found.bytes
         };
         let holds = same && self.texts.iter().all(is_same);
         Ok(holds.then_some(now))
@@ -115,5 +124,7 @@ fn is_file(old: &OldText, mappings: &[Mapping]) -> bool {
 fn is_leftover(old: &OldText) -> Result<bool> {
     let start = old.mapping.start;
     let is_linked = Record::find(&old.bytes, start)?.is_some();
-    Ok(!is_linked && !old.is_told && Record::is_copied(&old.bytes, start))
+    let is_copy =
+        Record::is_copied(&old.bytes, start) || trampoline::is_displaced(&old.bytes, start);
+    Ok(!is_linked && !old.is_told && is_copy)
 }

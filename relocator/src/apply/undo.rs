@@ -6,13 +6,15 @@ use elf_tools::Avma;
 use nix::unistd::Pid;
 
 use super::link::moves;
+use super::recognise::KernelUnit;
 use super::record::{Placed, Record};
 use super::report::{LinkedText, Outcome, State};
 use super::survey::Survey;
 use super::text::Text;
 use super::{Job, Planned, layout};
-use crate::target::Step;
+use crate::target::{Step, without};
 use crate::threads::Write;
+use crate::threads::frames::joined;
 use crate::{Error, Result};
 
 /// What has to be done, or nothing if the process is not linked.
@@ -53,8 +55,21 @@ pub(super) fn job(survey: &Survey, pid: Pid, build_id: &[u8]) -> Result<Planned>
         true => job.early.clear(),
         false => free(survey, &job.kernel, pid)?,
     }
-    // Zeros come back when what has taken their place is gone.
-    job.late.extend(zeros.into_iter().map(Step::Zero));
+    // Old code that no jump covers reads zeros, so they are there before it is: only where a record has taken their place they
+    // come back when that is gone.
+    let zeros = vacant(&zeros, survey, unit);
+    let texts = survey.texts.iter().map(|text| &text.found.mapping);
+    let before = texts.fold(zeros.clone(), |parts, text| {
+        let parts = parts.iter();
+        parts.flat_map(|part| without(part, text)).collect()
+    });
+    let behind = before.iter().fold(zeros, |parts, range| {
+        let parts = parts.iter();
+        parts.flat_map(|part| without(part, range)).collect()
+    });
+    job.late.splice(0..0, before.into_iter().map(Step::Zero));
+    job.late.extend(behind.into_iter().map(Step::Zero));
+    job.late.extend(survey.discard());
     outcome.state = State::RolledBack;
     outcome.kernel = back;
     Ok((Some(job), outcome))
@@ -112,6 +127,24 @@ fn undo_text(text: &Text, record: &Record, job: &mut Job) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What of some ranges nobody else has taken: nothing is there now but the kernel's mappings, and pages that links have added.
+fn vacant(ranges: &[Range<Avma>], survey: &Survey, unit: &KernelUnit) -> Vec<Range<Avma>> {
+    let ours = unit.mappings.iter().map(|mapping| &mapping.range);
+    let ours: Vec<_> = ours
+        .chain(survey.texts.iter().map(|text| &text.found.mapping))
+        .collect();
+    let mut vacant = joined(ranges);
+    for mapping in &survey.mappings {
+        if !ours.contains(&&mapping.range) {
+            let parts = vacant.iter();
+            vacant = parts
+                .flat_map(|part| without(part, &mapping.range))
+                .collect();
+        }
+    }
+    vacant
 }
 
 /// The places where the kernel's mappings were must be free still.

@@ -20,7 +20,7 @@ use crate::plan::own::{self, Failures, Own};
 use crate::plan::{self, FunctionPlan, Policy};
 use crate::{Error, Result};
 
-pub use crate::input::{New, Old};
+pub use crate::input::{New, Old, Withheld};
 use constant::Constant;
 use defaults::Defaults;
 pub use detour::Moved;

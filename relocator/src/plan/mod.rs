@@ -177,6 +177,11 @@ impl Planner<'_> {
         if let Some(tied) = plan.names.iter().find(|name| is_tied(name)) {
             return self.tied(plan.clone(), tied);
         }
+        let withheld = self.old.withheld.iter();
+        let mut withheld = withheld.filter(|withheld| plan.names.contains(&withheld.name));
+        if let Some(withheld) = withheld.next() {
+            return self.withheld(plan, &withheld.reason);
+        }
         if !self.policy.keeps_code() {
             return self.replace(plan, "asked for".to_owned());
         }
@@ -208,6 +213,19 @@ impl Planner<'_> {
                 ..plan
             }),
         }
+    }
+
+    /// A function that has to make the system call.
+    fn withheld(&self, plan: FunctionPlan, reason: &str) -> Result<FunctionPlan> {
+        let call = plan.names.iter().find_map(|name| proxy::system_call(name));
+        let call = call.ok_or_else(|| Error::Refused {
+            function: plan.name().to_owned(),
+            entry: plan.entry,
+            reason: format!("{reason}, and no system call does the same"),
+        })?;
+        self.patched(plan, Strategy::Syscall, reason.to_owned(), |_, code, _| {
+            proxy::system_call_patch(code, call)
+        })
     }
 
     /// Gives the function another implementation.

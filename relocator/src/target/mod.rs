@@ -101,3 +101,11 @@ pub enum Step {
     /// Pages are unmapped.
     Unmap(Range<Avma>),
 }
+
+/// What is left of a range without another one.
+pub(crate) fn without(range: &Range<Avma>, other: &Range<Avma>) -> Vec<Range<Avma>> {
+    let below = range.start..range.end.min(other.start);
+    let above = range.start.max(other.end)..range.end;
+    let parts = [below, above].into_iter();
+    parts.filter(|part| part.start < part.end).collect()
+}

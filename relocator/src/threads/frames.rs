@@ -176,7 +176,7 @@ fn is_joined(ranges: &[Range<Avma>]) -> bool {
 }
 
 /// Ranges lowest first, of which those that touch or overlap are made one.
-pub(super) fn joined(ranges: &[Range<Avma>]) -> Vec<Range<Avma>> {
+pub(crate) fn joined(ranges: &[Range<Avma>]) -> Vec<Range<Avma>> {
     let mut sorted: Vec<_> = ranges
         .iter()
         .filter(|range| !range.is_empty())

@@ -3,10 +3,14 @@
 
 mod chains;
 mod cycles;
+mod killed;
+mod look;
 mod places;
 mod programs;
+mod protection;
 mod snapshot;
 mod subject;
+mod tool;
 
 use std::process::ExitCode;
 
@@ -17,8 +21,10 @@ fn main() -> ExitCode {
     let trials = [
         cycles::trials(arguments.list),
         chains::trials(arguments.list),
+        killed::trials(arguments.list),
         places::trials(arguments.list),
         programs::trials(arguments.list),
+        protection::trials(arguments.list),
     ];
     let trials = trials.into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit_code()

@@ -7,6 +7,7 @@ use anyhow::Result;
 use elf_tools::Avma;
 use elf_tools::image::Image;
 use relocator::apply::recognise::{self, KernelUnit, OldText, Own};
+use relocator::apply::record::{Found, Record};
 use relocator::hexadecimal;
 use relocator::report::Mapping;
 use relocator::source::{Source, Spec};
@@ -42,6 +43,18 @@ struct Old {
     told: bool,
     mapping: Pages,
     zeros: Option<Pages>,
+    link: Option<Link>,
+}
+
+/// What a link record says.
+#[derive(Serialize)]
+struct Link {
+    address: u64,
+    size: u64,
+    new_build_id: String,
+    complete: bool,
+    functions: usize,
+    moved: usize,
 }
 
 #[derive(Serialize)]
@@ -66,7 +79,9 @@ pub(crate) fn look(pid: i32) -> Result<Recognised> {
     let old = seen.found.old.iter().zip(seen.zeros);
     Ok(Recognised {
         kernel: seen.found.kernel.as_ref().map(unit),
-        old: old.map(|(text, zeros)| self::old(text, zeros)).collect(),
+        old: old
+            .map(|(text, zeros)| self::old(text, zeros))
+            .collect::<Result<_>>()?,
         remarks: seen.found.lies,
     })
 }
@@ -93,18 +108,35 @@ fn unit(unit: &KernelUnit) -> Unit {
     }
 }
 
-fn old(text: &OldText, zeros: Option<Range<Avma>>) -> Old {
+fn old(text: &OldText, zeros: Option<Range<Avma>>) -> Result<Old> {
     let start = text.image.distance_from(text.mapping.start) as usize;
     let image = Image::parse(&text.bytes[start..]).ok();
     let build_id = image.as_ref().and_then(Image::build_id);
-    Old {
+    Ok(Old {
         address: text.image.0,
         size: text.size,
         build_id: build_id.map(hexadecimal::digits),
         told: text.is_told,
         mapping: text.mapping.clone().into(),
         zeros: zeros.map(Pages::from),
-    }
+        link: link(text)?,
+    })
+}
+
+fn link(text: &OldText) -> Result<Option<Link>> {
+    let start = text.mapping.start;
+    let Some(Found { record, at }) = Record::find(&text.bytes, start)? else {
+        return Ok(None);
+    };
+    let Pages { address, size } = at.into();
+    Ok(Some(Link {
+        address,
+        size,
+        new_build_id: hexadecimal::digits(&record.new),
+        complete: record.is_complete(&text.bytes, start)?,
+        functions: record.entries.len(),
+        moved: record.moved.len(),
+    }))
 }
 
 impl Recognised {
@@ -123,6 +155,14 @@ impl Recognised {
             let _ = writeln!(text, "old vDSO   {address:#x} {size:#x} {build_id}{told}");
             if let Some(Pages { address, size }) = &old.zeros {
                 let _ = writeln!(text, "zeros      {address:#x} {size:#x}");
+            }
+            if let Some(link) = &old.link {
+                let state = if link.complete { "" } else { ", not complete" };
+                let (address, size, new) = (link.address, link.size, &link.new_build_id);
+                let _ = writeln!(
+                    text,
+                    "linked     to {new}{state}, record {address:#x} {size:#x}"
+                );
             }
         }
         for remark in &self.remarks {

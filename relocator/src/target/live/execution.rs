@@ -10,7 +10,7 @@ use super::space::Space;
 use super::worker::Worker;
 use super::{steps, trampoline};
 use crate::placement::PAGE;
-use crate::target::{Mapping, Step, Thread};
+use crate::target::{Mapping, Step, Thread, without};
 use crate::threads::Write;
 use crate::tracing::{ProcessMemory, Tracee};
 use crate::{Error, Result};
@@ -358,14 +358,6 @@ fn uncovered(place: Range<Avma>, covered: &[Undo]) -> Vec<Range<Avma>> {
             .collect();
     }
     free
-}
-
-/// What is left of a range without another one.
-fn without(range: &Range<Avma>, other: &Range<Avma>) -> Vec<Range<Avma>> {
-    let below = range.start..range.end.min(other.start);
-    let above = range.start.max(other.end)..range.end;
-    let parts = [below, above].into_iter();
-    parts.filter(|part| part.start < part.end).collect()
 }
 
 /// What later steps make of bytes.

@@ -16,7 +16,7 @@ mod execution;
 pub(crate) mod maps;
 mod space;
 mod steps;
-mod trampoline;
+pub(crate) mod trampoline;
 mod worker;
 
 #[cfg(test)]

@@ -20,9 +20,6 @@ use crate::threads::{Memory, Write};
 use crate::tracing::{ProcessMemory, Tracee, UserRegisters, is_gone};
 use crate::{Error, Result};
 
-/// Where trampolines may begin.
-const ALIGNMENT: u64 = 16;
-
 /// Carries out all steps, or none, in a process with these mappings.
 pub(super) fn carry_out(live: &mut Live, steps: &[Step], mappings: Vec<Mapping>) -> Result<()> {
     let is_plain = |step: &&Step| matches!(step, Step::Registers(_) | Step::Write(_));
@@ -211,11 +208,16 @@ fn spot(live: &Live, steps: &[Step], mappings: &[Mapping]) -> Result<Avma> {
         let Ok(mut bytes) = read(memory, page, PAGE as usize) else {
             continue;
         };
+        // Where one was left in code without a name, which is an old text, it is known that nobody executes it any more.
+        if mapping.name.is_empty() {
+            trampoline::erase(&mut bytes);
+        }
         for step in steps {
             overlay(step, page, &mut bytes);
         }
         let zeros = bytes.iter().rev().take_while(|&&byte| byte == 0).count() as u64;
-        let start = (mapping.range.end.0 - trampoline::SIZE as u64) & !(ALIGNMENT - 1);
+        let start =
+            (mapping.range.end.0 - trampoline::SIZE as u64) & !(trampoline::ALIGNMENT as u64 - 1);
         if start >= mapping.range.end.0 - zeros {
             return Ok(Avma(start));
         }

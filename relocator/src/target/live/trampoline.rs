@@ -40,12 +40,22 @@ const SYSCALL: [u8; 2] = [0x0f, 0x05];
 const CODE: usize = 104;
 
 /// Bytes of code and numbers.
-pub(super) const SIZE: usize = CODE + 8 * (RESTORED.len() + 2);
+pub(super) const SIZE: usize = CODE + 8 * (RESTORED.len() + 3);
+
+/// Bytes that are written at once.
+const WORD: usize = 8;
+
+/// Where it may begin: at a multiple of this.
+pub(super) const ALIGNMENT: usize = 16;
 
 /// Where numbers are, behind the code: the program counter, the mask, and the registers.
 const PC: usize = CODE;
 const MASK: usize = CODE + 8;
 const REGISTERS: usize = CODE + 16;
+
+/// Where the address is that the trampoline is meant for, behind all other numbers. In a copy of a text that is not put in place
+/// yet it is another than where it is.
+const PLACE: usize = SIZE - 8;
 
 /// A thread as it was when it was taken.
 #[derive(Debug, Clone, Copy)]
@@ -56,8 +66,18 @@ pub(super) struct Interrupted {
     pub(super) mask: u64,
 }
 
-/// The code, for one thread. It is independent of where it is.
-pub(super) fn code(thread: &Interrupted) -> [u8; SIZE] {
+/// No thread, for what is the same for all.
+const NOBODY: Interrupted = Interrupted {
+    registers: Registers {
+        general: [0; Register::COUNT],
+        pc: Avma(0),
+        system_call: -1,
+    },
+    mask: 0,
+};
+
+/// The code, for one thread, that is meant for `place`. It does its work wherever it is.
+pub(super) fn code(thread: &Interrupted, place: Avma) -> [u8; SIZE] {
     let registers = settled(&thread.registers);
     let mut code = Code::default();
     code.add(&SYSCALL);
@@ -79,10 +99,41 @@ pub(super) fn code(thread: &Interrupted) -> [u8; SIZE] {
     code.add_with_operand(&[0xff, 0x25], PC);
     code.put(PC, registers.pc.0);
     code.put(MASK, thread.mask);
+    code.put(PLACE, place.0);
     for (index, register) in RESTORED.iter().enumerate() {
         code.put(REGISTERS + 8 * index, registers.general[register.index()]);
     }
     code.bytes
+}
+
+/// Takes away what tools have left that were killed, wherever it may begin: the code without the numbers is the same for all
+/// threads. Only its first words may be there, where each is written on its own. What is left in a process may still be
+/// executed, or be where a handler returns to.
+pub(crate) fn erase(bytes: &mut [u8]) {
+    let of_all = code(&NOBODY, Avma(0));
+    let last = bytes.len().saturating_sub(SIZE);
+    for start in (0..=last).step_by(ALIGNMENT) {
+        let place = bytes.get_mut(start..start + SIZE);
+        if let Some(place) = place.filter(|place| is_left(place, &of_all)) {
+            place.fill(0);
+        }
+    }
+}
+
+/// Whether pages at `base` have a trampoline that is meant for another place: they are a copy that was never put in place.
+pub(crate) fn is_displaced(bytes: &[u8], base: Avma) -> bool {
+    let of_all = code(&NOBODY, Avma(0));
+    let mut places = bytes.windows(SIZE).zip(base.0..).step_by(ALIGNMENT);
+    places.any(|(place, address)| {
+        place[..CODE] == of_all[..CODE] && place[PLACE..] != address.to_le_bytes()
+    })
+}
+
+/// Whether bytes are the first words of the code, or all of it, and zeros as far as there are more words of code.
+fn is_left(place: &[u8], code: &[u8; SIZE]) -> bool {
+    let same = place[..CODE].iter().zip(code).take_while(|(a, b)| a == b);
+    let words = same.count() / WORD;
+    words > 0 && place[words * WORD..].iter().all(|&byte| byte == 0) || words == CODE / WORD
 }
 
 /// What a thread goes on with if nobody tells the kernel to repeat the system call that it was interrupted in: it executes
@@ -168,6 +219,8 @@ mod tests {
 
     use super::*;
 
+    const PLACED: Avma = Avma(0x7f55_0000_0f30);
+
     fn thread(system_call: i64, rax: i64) -> Interrupted {
         let mut general = std::array::from_fn(|index| 0x1111 * (index as u64 + 1));
         general[Register::RAX.index()] = rax as u64;
@@ -223,19 +276,51 @@ mod tests {
     #[test]
     fn all_registers_are_put_back() {
         let thread = thread(-1, 77);
-        let (found, pc) = loads(&code(&thread));
+        let (found, pc) = loads(&code(&thread, PLACED));
         assert_eq!(found, named(&thread.registers));
         assert_eq!(pc, thread.registers.pc.0);
+    }
+
+    #[test]
+    fn what_was_left_is_taken_away() {
+        let whole = code(&thread(35, -512), PLACED);
+        let start = 2 * ALIGNMENT;
+        for words in 1..=SIZE / WORD {
+            let mut left = vec![0; 2 * SIZE];
+            left[start..][..words * WORD].copy_from_slice(&whole[..words * WORD]);
+            erase(&mut left);
+            assert_eq!(left, vec![0; 2 * SIZE], "{words}");
+        }
+        let mut other = vec![0x90; 2 * SIZE];
+        other[start..][..CODE - WORD].copy_from_slice(&whole[..CODE - WORD]);
+        let mut same = other.clone();
+        erase(&mut same);
+        assert_eq!(same, other);
+        for size in [0, SIZE - 1] {
+            let mut part = whole[..size].to_vec();
+            erase(&mut part);
+            assert_eq!(part, whole[..size]);
+        }
+    }
+
+    #[test]
+    fn copies_are_told_from_what_is_in_place() {
+        let start = 3 * ALIGNMENT;
+        let mut text = vec![0; 2 * SIZE];
+        assert!(!is_displaced(&text, Avma(0x1000)));
+        text[start..start + SIZE].copy_from_slice(&code(&thread(35, -512), PLACED));
+        assert!(!is_displaced(&text, PLACED.offset(-(start as i64))));
+        assert!(is_displaced(&text, Avma(0x1000)));
     }
 
     #[test]
     fn an_interrupted_system_call_is_made_again() {
         let at_call = 0x7f00_1232;
         for (result, number) in [(-512, 35), (-513, 35), (-514, 35), (-516, 219)] {
-            let (found, pc) = loads(&code(&thread(35, result)));
+            let (found, pc) = loads(&code(&thread(35, result), PLACED));
             assert_eq!((found["RAX"], pc), (number, at_call), "{result}");
         }
-        let (found, pc) = loads(&code(&thread(35, -4)));
+        let (found, pc) = loads(&code(&thread(35, -4), PLACED));
         assert_eq!((found["RAX"], pc), (-4i64 as u64, 0x7f00_1234));
     }
 }

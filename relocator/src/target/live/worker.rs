@@ -44,7 +44,7 @@ impl Worker {
             mask: tracee.signal_mask()?,
         };
         tracee.set_options(libc::PTRACE_O_TRACESYSGOOD)?;
-        tracee.poke(code, &trampoline::code(&thread))?;
+        tracee.poke(code, &trampoline::code(&thread, code))?;
         let mut worker = Self {
             tracee: Some(tracee),
             whole,
@@ -63,7 +63,7 @@ impl Worker {
 
     /// The trampoline.
     pub(super) fn code(&self) -> [u8; trampoline::SIZE] {
-        trampoline::code(&self.thread)
+        trampoline::code(&self.thread, self.code)
     }
 
     /// The thread.

@@ -1,0 +1,313 @@
+//! The tool is killed before and after each of its system calls, from the moment at which it first touches the process. The
+//! process goes on with right answers each time, and the next tool does its work.
+
+use kernel_fixtures::distribution::Cache;
+use libtest_mimic::Trial;
+use nix::unistd::Pid;
+use relocator::apply::report::State;
+use relocator::source::Spec;
+use relocator::threads::Memory;
+use relocator::tracing::ProcessMemory;
+use relocator_tests::bed::control::{COVERED, Counts, EVERYTHING, Function};
+use relocator_tests::bed::hammer::Hammer;
+use relocator_tests::command;
+use relocator_tests::running::in_words;
+use relocator_tests::trials::{ensure, trial};
+use tempfile::TempDir;
+
+use crate::look::{Usual, maps, nothing_is_writable_and_executable};
+use crate::subject::{Linker, check, hammer};
+use crate::tool::{Ended, Tool};
+
+/// The old kernel of processes whose tools are killed.
+const OLD: &str = "6.1";
+
+/// With this variable every n-th moment is taken: 1 for all of them, also where that takes long.
+const STRIDE: &str = "RELOCATOR_KILL_STRIDE";
+
+/// How many moments are passed by where the command is killed, which takes half a second to begin.
+const OF_COMMAND: usize = 23;
+
+/// How many tools have to come to their end in a row for all moments to have been seen: each takes another number of calls.
+const ENDS: usize = 3;
+
+/// How much larger a process may be in the end. A tool that is killed leaves behind what it has not put in place yet.
+const LEFT_BEHIND: u64 = 32 << 20;
+
+/// What the tool is killed at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Work {
+    Apply,
+    RollBack,
+}
+
+/// Who calls in the process.
+#[derive(Debug, Clone, Copy)]
+struct Crew {
+    threads: usize,
+    idle: usize,
+}
+
+const MANY: Crew = Crew {
+    threads: 4,
+    idle: 6,
+};
+
+/// The only thread has to be the one that makes system calls for the tool.
+const ONE: Crew = Crew {
+    threads: 0,
+    idle: 0,
+};
+
+pub(crate) fn trials(listing: bool) -> Vec<Trial> {
+    let fetched = match listing {
+        true => Ok(()),
+        false => Cache::locate().fetch(OLD).map(drop),
+    };
+    let possible = &fetched.map_err(|error| in_words(&error));
+    let mut trials = Vec::new();
+    for (name, crew) in [("threads", MANY), ("one_thread", ONE)] {
+        for (verb, work) in [("apply", Work::Apply), ("rollback", Work::RollBack)] {
+            let name = format!("killed::{verb}_of_{name}");
+            trials.push(trial(name, possible, move || library(crew, work)));
+        }
+    }
+    for (verb, work) in [("apply", Work::Apply), ("rollback", Work::RollBack)] {
+        let name = format!("killed::command_{verb}");
+        trials.push(trial(name, possible, move || the_command(work)));
+    }
+    trials
+}
+
+fn spec() -> Spec {
+    Spec::Kernel(OLD.to_owned())
+}
+
+fn stride(usual: usize) -> usize {
+    let said = std::env::var(STRIDE).ok();
+    let said = said.and_then(|text| text.parse().ok());
+    said.filter(|&stride| stride > 0).unwrap_or(usual)
+}
+
+/// Kills forks of this process, at all moments.
+fn library(crew: Crew, work: Work) -> Result<(), String> {
+    let victim = Victim::start(crew)?;
+    let linker = Linker::new(&spec())?;
+    let start = |linker: &Linker, pid| {
+        Tool::fork(|| match work {
+            Work::Apply => linker
+                .apply(pid)
+                .map(|outcome| format!("{:?}", outcome.state)),
+            Work::RollBack => linker
+                .roll_back(pid)
+                .map(|outcome| format!("{:?}", outcome.state)),
+        })
+    };
+    victim.kill_at_all(work, &linker, stride(1), &|pid| start(&linker, pid))
+}
+
+/// Kills the command, at some moments.
+fn the_command(work: Work) -> Result<(), String> {
+    let victim = Victim::start(MANY)?;
+    let linker = Linker::new(&spec())?;
+    let tables = TempDir::new().map_err(|error| error.to_string())?;
+    let start = |pid: i32| {
+        let mut command = command::relocator();
+        command.env(relocator::tables::VARIABLE, tables.path());
+        command.arg(match work {
+            Work::Apply => "apply",
+            Work::RollBack => "rollback",
+        });
+        command.args(["--json", "--deadline", "60", "--pid", &pid.to_string()]);
+        command.args(["--old", &spec().to_string()]);
+        Tool::execute(command)
+    };
+    victim.kill_at_all(work, &linker, stride(OF_COMMAND), &start)
+}
+
+/// A process whose tools are killed.
+struct Victim {
+    hammer: Hammer,
+    usual: Usual,
+    /// The old text as it was.
+    text: Vec<u8>,
+    maps: Vec<String>,
+    size: u64,
+}
+
+impl Victim {
+    fn start(crew: Crew) -> Result<Self, String> {
+        let hammer = hammer(&spec(), crew.threads, crew.idle)?;
+        let pid = hammer.restored.pid();
+        let mut victim = Self {
+            usual: Usual::of(pid)?,
+            text: Vec::new(),
+            maps: Vec::new(),
+            size: size(pid)?,
+            hammer,
+        };
+        victim.text = victim.read_text()?;
+        victim.maps = victim.constant_maps()?;
+        Ok(victim)
+    }
+
+    fn pid(&self) -> i32 {
+        self.hammer.restored.pid()
+    }
+
+    fn kill_at_all(
+        mut self,
+        work: Work,
+        linker: &Linker,
+        stride: usize,
+        start: &dyn Fn(i32) -> Result<Tool, String>,
+    ) -> Result<(), String> {
+        let mut ends = 0;
+        let mut kills = 0;
+        let mut number = 0;
+        while ends < ENDS {
+            if work == Work::RollBack {
+                self.link(linker)?;
+            }
+            let tool = start(self.pid())?;
+            let (what, ended) = kill_at(tool, number)?;
+            let at = |error: String| format!("{work:?}, moment {number}, {what}: {error}");
+            match ended {
+                None => {
+                    (kills, ends) = (kills + 1, 0);
+                    self.goes_on().map_err(at)?;
+                }
+                Some(ended) => {
+                    ends += 1;
+                    ensure(ended.status == 0, || at(format!("{ended:?}")))?;
+                }
+            }
+            self.mend(work, number, linker).map_err(at)?;
+            number += stride;
+        }
+        let growth = size(self.pid())?.saturating_sub(self.size);
+        ensure(growth <= LEFT_BEHIND, || {
+            format!("{growth:#x} bytes are left behind by {kills} tools")
+        })?;
+        let counts = self.hammer.finish()?;
+        ensure(kills > 200 / stride, || format!("only {kills} were killed"))?;
+        eprintln!("{work:?}: {kills} tools were killed, {growth:#x} bytes more; {counts:?}");
+        Ok(())
+    }
+
+    /// The process goes on by itself.
+    fn goes_on(&mut self) -> Result<(), String> {
+        nothing_is_writable_and_executable(self.pid())?;
+        let all = self.usual.await_all();
+        check(&mut self.hammer)?;
+        all?;
+        self.called()?;
+        check(&mut self.hammer)
+    }
+
+    /// The next tool does its work, and all is right.
+    fn mend(&mut self, work: Work, number: usize, linker: &Linker) -> Result<(), String> {
+        let is_odd = number % 2 == 1;
+        if work == Work::Apply || is_odd {
+            self.link(linker)?;
+        }
+        let undone = linker.roll_back(self.pid())?;
+        let expected: &[State] = match work == Work::Apply || is_odd {
+            true => &[State::RolledBack],
+            false => &[State::RolledBack, State::Untouched],
+        };
+        ensure(expected.contains(&undone.state), || {
+            format!("the next rollback: {:?}", undone.state)
+        })?;
+        check(&mut self.hammer)?;
+        if undone.state == State::Untouched {
+            // What was left behind is taken away by the next tool that has something to do.
+            return Ok(());
+        }
+        let text = self.read_text()?;
+        ensure(text == self.text, || "the old text is another".to_owned())?;
+        let maps = self.constant_maps()?;
+        ensure(maps == self.maps, || {
+            format!("mappings are {maps:#?} and were {:#?}", self.maps)
+        })
+    }
+
+    /// Links it, and has everything be right for a while.
+    fn link(&mut self, linker: &Linker) -> Result<(), String> {
+        let linked = linker.apply(self.pid())?;
+        let expected = [State::Linked, State::Completed, State::AlreadyLinked];
+        ensure(expected.contains(&linked.state), || {
+            format!("the next apply: {:?}", linked.state)
+        })?;
+        self.hammer.control.set_right(EVERYTHING);
+        self.judged()?;
+        self.hammer.control.set_right(COVERED);
+        check(&mut self.hammer)
+    }
+
+    /// Each function is called again.
+    fn called(&mut self) -> Result<(), String> {
+        let before = self.hammer.control.counts();
+        self.all_advance("call", |counts| counts.called, &before)
+    }
+
+    /// An answer of each function has had to be right.
+    fn judged(&mut self) -> Result<(), String> {
+        let before = self.hammer.control.counts();
+        self.all_advance("judge", |counts| counts.judged, &before)
+    }
+
+    fn all_advance(
+        &mut self,
+        what: &str,
+        counters: fn(&Counts) -> [u64; Function::ALL.len()],
+        before: &Counts,
+    ) -> Result<(), String> {
+        let old = counters(before);
+        let advanced = |counts: &Counts| {
+            let new = counters(counts);
+            counts.failures > 0 || old.iter().zip(new).all(|(&old, new)| new > old)
+        };
+        self.hammer.wait_until(what, advanced).map(drop)
+    }
+
+    fn read_text(&self) -> Result<Vec<u8>, String> {
+        let text = &self.hammer.restored.text;
+        let mut bytes = vec![0; (text.end.0 - text.start.0) as usize];
+        let read = ProcessMemory::of(Pid::from_raw(self.pid())).read(text.start, &mut bytes);
+        ensure(read, || format!("{} cannot be read", text.start)).map(|()| bytes)
+    }
+
+    /// Mappings that cannot be written.
+    fn constant_maps(&self) -> Result<Vec<String>, String> {
+        let maps = maps(self.pid())?;
+        let is_constant = |line: &&str| !line.contains(" rw-");
+        Ok(maps
+            .lines()
+            .filter(is_constant)
+            .map(str::to_owned)
+            .collect())
+    }
+}
+
+/// Kills a tool at its n-th moment, and says which that was; or how it has ended before.
+fn kill_at(mut tool: Tool, number: usize) -> Result<(String, Option<Ended>), String> {
+    for passed in 0..=number {
+        match tool.next_of_interest()? {
+            Ok(moment) if passed == number => {
+                drop(tool);
+                return Ok((moment.to_string(), None));
+            }
+            Ok(_) => {}
+            Err(ended) => return Ok(("not killed".to_owned(), Some(ended))),
+        }
+    }
+    Err("no moment is reached".to_owned())
+}
+
+/// Bytes of address space.
+fn size(pid: i32) -> Result<u64, String> {
+    let stat = procfs::process::Process::new(pid).and_then(|process| process.stat());
+    stat.map(|stat| stat.vsize)
+        .map_err(|error| error.to_string())
+}
