@@ -8,7 +8,7 @@ use super::kernel::RunningKernel;
 use super::survey::Survey;
 use crate::link::LinkedImage;
 use crate::target::{Mapping, Step, Target, Thread};
-use crate::threads::carry::{Carried, Stuck, Surroundings, carry};
+use crate::threads::carry::{Carried, Contexts, Stuck, carry_found};
 use crate::threads::{Crossing, Memory, Registers, Verdict, Write};
 use crate::{Error, Result};
 
@@ -69,6 +69,10 @@ impl Job {
             .filter(|mapping| mapping.protection.read && mapping.protection.write)
             .map(|mapping| mapping.range.clone())
             .collect();
+        let vdso = survey.found.kernel.as_ref().and_then(|unit| unit.vdso());
+        let texts = survey.texts.iter().map(|text| &text.found.mapping);
+        let texts: Vec<Range<Avma>> = texts.chain(vdso.map(|vdso| &vdso.range)).cloned().collect();
+        let contexts = Contexts::of(&threads, &writable, &texts, target);
         let mut old = Carried::default();
         for (text, (before, after)) in survey.texts.iter().zip(&self.crossings) {
             let crossing = Crossing {
@@ -79,15 +83,10 @@ impl Job {
                 image: text.found.image,
             };
             let range = text.found.mapping.clone();
-            let surroundings = Surroundings {
-                text: &range,
-                writable: &writable,
-                memory: target,
-            };
             let decide = |registers: &Registers| decide(&crossing, &range, registers, target);
-            add(&mut old, carry(&threads, surroundings, &decide));
+            add(&mut old, carry_found(&threads, &contexts, &decide));
         }
-        let new = self.leave_kernel(survey, kernel, target, &threads, &writable);
+        let new = self.leave_kernel(survey, kernel, target, &threads, &contexts);
         let mut stuck = old.stuck.iter().chain(&new.stuck);
         if let Some(first) = stuck.next() {
             return Err(Error::Busy {
@@ -115,16 +114,11 @@ impl Job {
         kernel: &RunningKernel,
         target: &impl Target,
         threads: &[Thread],
-        writable: &[Range<Avma>],
+        contexts: &Contexts,
     ) -> Carried {
         let unit = survey.found.kernel.as_ref();
         let Some(vdso) = unit.and_then(|unit| unit.vdso()) else {
             return Carried::default();
-        };
-        let surroundings = Surroundings {
-            text: &vdso.range,
-            writable,
-            memory: target,
         };
         let decide = |registers: &Registers| {
             let is_inside = vdso.range.contains(&registers.pc);
@@ -133,7 +127,7 @@ impl Job {
                 false => Verdict::Outside,
             }
         };
-        carry(threads, surroundings, &decide)
+        carry_found(threads, contexts, &decide)
     }
 }
 

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::slice;
 
 use elf_tools::{Avma, Svma};
 
-use super::{Memory, Registers, Thread, Verdict, Write, frames};
+use super::frames::{self, Interrupted};
+use super::{Memory, Registers, Thread, Verdict, Write};
 
 /// Where threads are looked for.
 #[derive(Clone, Copy)]
@@ -44,9 +46,34 @@ pub struct Stuck {
     pub reason: String,
 }
 
+/// What signals have interrupted in threads, by thread.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contexts(Vec<Vec<Interrupted>>);
+
+impl Contexts {
+    /// Those that were interrupted inside one of `texts`. Looking for them is what takes longest of all that is done about a
+    /// thread, so it is done once for all texts.
+    ///
+    /// Stacks of several threads may be one mapping, so that a frame is found twice; it counts once.
+    pub fn of(
+        threads: &[Thread],
+        writable: &[Range<Avma>],
+        texts: &[Range<Avma>],
+        memory: &dyn Memory,
+    ) -> Self {
+        // Once, and not for each of a thousand threads, whose stacks are a thousand mappings.
+        let writable = frames::joined(writable);
+        let mut seen = BTreeSet::new();
+        let of_thread = |thread: &Thread| {
+            let mut found = frames::of_texts(&thread.registers, &writable, texts, memory);
+            found.retain(|context| seen.insert(context.at));
+            found
+        };
+        Self(threads.iter().map(of_thread).collect())
+    }
+}
+
 /// Decides about each thread, and about each context on its stacks that was interrupted in the text.
-///
-/// Stacks of several threads may be one mapping, so that a frame is found twice; it counts once.
 pub fn carry(
     threads: &[Thread],
     surroundings: Surroundings<'_>,
@@ -57,19 +84,23 @@ pub fn carry(
         writable,
         memory,
     } = surroundings;
+    let contexts = Contexts::of(threads, writable, slice::from_ref(text), memory);
+    carry_found(threads, &contexts, decide)
+}
+
+/// Decides about each of these threads, and about each of its contexts.
+pub fn carry_found(
+    threads: &[Thread],
+    contexts: &Contexts,
+    decide: &dyn Fn(&Registers) -> Verdict,
+) -> Carried {
     let mut carried = Carried::default();
-    let mut seen = BTreeSet::new();
-    // Once, and not for each of a thousand threads, whose stacks are a thousand mappings.
-    let writable = frames::joined(writable);
-    for thread in threads {
+    for (thread, contexts) in threads.iter().zip(&contexts.0) {
         if let Some(registers) = carried.add(thread.id, None, decide(&thread.registers)) {
             let id = thread.id;
             carried.threads.push(Thread { id, registers });
         }
-        for context in frames::of_thread(&thread.registers, &writable, text, memory) {
-            if !seen.insert(context.at) {
-                continue;
-            }
+        for context in contexts {
             let verdict = decide(&context.registers);
             if let Some(registers) = carried.add(thread.id, Some(context.at), verdict) {
                 carried.writes.push(context.write(&registers));

@@ -16,6 +16,7 @@ mod window;
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::slice;
 
 use elf_tools::Avma;
 use elf_tools::reentry::Register;
@@ -79,6 +80,16 @@ pub fn of_thread(
     text: &Range<Avma>,
     memory: &dyn Memory,
 ) -> Vec<Interrupted> {
+    of_texts(registers, writable, slice::from_ref(text), memory)
+}
+
+/// The contexts of a thread that were interrupted inside one of several texts.
+pub fn of_texts(
+    registers: &Registers,
+    writable: &[Range<Avma>],
+    texts: &[Range<Avma>],
+    memory: &dyn Memory,
+) -> Vec<Interrupted> {
     let pointer = Avma(registers.general[Register::RSP.index()]);
     let mut stacks = Stacks::new(writable, pointer);
     let mut found = Vec::new();
@@ -90,7 +101,7 @@ pub fn of_thread(
                 break;
             }
             end = frame.alternate_end(at).map_or(end, |top| top.min(end));
-            found.extend(frame.inside(at, text));
+            found.extend(texts.iter().find_map(|text| frame.inside(at, text)));
             stacks.leads_to(frame.stack_pointer());
         }
     }

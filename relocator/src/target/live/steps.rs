@@ -179,12 +179,14 @@ fn eligible(live: &mut Live, steps: &[Step]) -> Result<usize> {
     };
     let mut found = None;
     for (index, tracee) in live.seized.standing().iter().enumerate() {
-        if is_changed(tracee) || tracee.is_in_sequence() {
+        let is_free = tracee.registers()?.registers().system_call == -1;
+        // Of a thousand threads that sleep, the first is as good as any.
+        if !is_free && found.is_some() || is_changed(tracee) || tracee.is_in_sequence() {
             continue;
         }
-        match tracee.registers()?.registers().system_call {
-            -1 => return Ok(index),
-            _ => found = found.or(Some(index)),
+        match is_free {
+            true => return Ok(index),
+            false => found = Some(index),
         }
     }
     found.ok_or_else(|| Error::Busy {
