@@ -36,6 +36,9 @@ impl Survey {
         let mut texts = Vec::new();
         let mut leftovers = Vec::new();
         for mut old in std::mem::take(&mut found.old) {
+            if is_file(&old, &mappings) {
+                continue;
+            }
             let is_leftover = is_leftover(&old)?;
             trampoline::erase(&mut old.bytes);
             match is_leftover {
@@ -108,6 +111,13 @@ impl Survey {
         let holds = same && self.texts.iter().all(is_same);
         Ok(holds.then_some(now))
     }
+}
+
+/// Whether a text is in a file, and not what the program takes for its vDSO: somebody looks at it, and nobody calls it.
+fn is_file(old: &OldText, mappings: &[Mapping]) -> bool {
+    let mut mappings = mappings.iter();
+    let mapping = mappings.find(|mapping| mapping.range == old.mapping);
+    !old.is_told && mapping.is_some_and(|mapping| mapping.name.starts_with('/'))
 }
 
 /// Whether a text is a copy that was made for another place, and not put there.

@@ -52,19 +52,21 @@ pub fn carry(
     surroundings: Surroundings<'_>,
     decide: &dyn Fn(&Registers) -> Verdict,
 ) -> Carried {
+    let Surroundings {
+        text,
+        writable,
+        memory,
+    } = surroundings;
     let mut carried = Carried::default();
     let mut seen = BTreeSet::new();
+    // Once, and not for each of a thousand threads, whose stacks are a thousand mappings.
+    let writable = frames::joined(writable);
     for thread in threads {
         if let Some(registers) = carried.add(thread.id, None, decide(&thread.registers)) {
             let id = thread.id;
             carried.threads.push(Thread { id, registers });
         }
-        let Surroundings {
-            text,
-            writable,
-            memory,
-        } = surroundings;
-        for context in frames::of_thread(&thread.registers, writable, text, memory) {
+        for context in frames::of_thread(&thread.registers, &writable, text, memory) {
             if !seen.insert(context.at) {
                 continue;
             }

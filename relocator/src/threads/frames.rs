@@ -13,6 +13,7 @@
 mod ucontext;
 mod window;
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::ops::Range;
 
@@ -70,7 +71,8 @@ pub fn interrupted(
 /// `registers` are those that it was stopped with, and `writable` is the memory of its process that can be written, as
 /// stacks can be. They are searched from the thread's stack pointer and from those of all frames, for a handler can run on
 /// another stack than what it interrupts (`sigaltstack`). Where stacks of several threads are parts of one mapping, a frame
-/// may be found for more than one of them.
+/// may be found for more than one of them. Where there are many threads, `writable` had better be sorted, with
+/// what touches made one, for all of them at once.
 pub fn of_thread(
     registers: &Registers,
     writable: &[Range<Avma>],
@@ -102,19 +104,22 @@ fn whole(range: Range<Avma>) -> Range<Avma> {
 }
 
 /// The stacks of a thread that are still to be searched.
-struct Stacks {
-    /// Memory, without the borders between mappings: they can divide a stack.
-    memory: Vec<Range<Avma>>,
+struct Stacks<'a> {
+    /// Memory, without the borders between mappings: they can divide a stack. Lowest first.
+    memory: Cow<'a, [Range<Avma>]>,
     /// Stack pointers that frames lead to, and which may have been dealt with.
     pointers: VecDeque<Avma>,
     /// What was searched. Nothing is searched twice, so that frames which lead to each other come to an end.
     searched: Vec<Range<Avma>>,
 }
 
-impl Stacks {
-    fn new(writable: &[Range<Avma>], pointer: Avma) -> Self {
+impl<'a> Stacks<'a> {
+    fn new(writable: &'a [Range<Avma>], pointer: Avma) -> Self {
         Self {
-            memory: joined(writable),
+            memory: match is_joined(writable) {
+                true => Cow::Borrowed(writable),
+                false => Cow::Owned(joined(writable)),
+            },
             pointers: VecDeque::from([pointer]),
             searched: Vec::new(),
         }
@@ -143,7 +148,11 @@ impl Stacks {
         if self.is_searched(start) {
             return None;
         }
-        let memory = self.memory.iter().find(|memory| memory.contains(&start))?;
+        let behind = self.memory.partition_point(|memory| memory.end <= start);
+        let memory = self.memory.get(behind)?;
+        if !memory.contains(&start) {
+            return None;
+        }
         let stack = whole(start..memory.end);
         let reach = stack.end.min(Avma(start.0.saturating_add(REACH)));
         let searched = self.searched.iter().map(|searched| searched.start);
@@ -160,7 +169,13 @@ impl Stacks {
     }
 }
 
-/// Ranges that touch or overlap are made one.
+/// Whether ranges are as [`joined`] makes them.
+fn is_joined(ranges: &[Range<Avma>]) -> bool {
+    let are_apart = |pair: &[Range<Avma>]| pair[0].end < pair[1].start;
+    ranges.iter().all(|range| !range.is_empty()) && ranges.windows(2).all(are_apart)
+}
+
+/// Ranges lowest first, of which those that touch or overlap are made one.
 pub(crate) fn joined(ranges: &[Range<Avma>]) -> Vec<Range<Avma>> {
     let mut sorted: Vec<_> = ranges
         .iter()

@@ -3,6 +3,7 @@
 //! Threads are seized (`PTRACE_SEIZE`) and then interrupted: unlike a stop signal, that leaves no trace in the process.
 //! No option is set, so if the tracer dies, they go on by themselves.
 
+use std::collections::HashSet;
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -140,8 +141,9 @@ impl Seized {
     /// All are interrupted before any is waited for, so that they stop at about the same time.
     pub fn catch_up(&mut self) -> Result<bool> {
         let mut new = Vec::new();
+        let known = self.known();
         for thread in threads_of(self.pid)? {
-            if !self.knows(thread) {
+            if !known.contains(&thread) {
                 new.extend(seize(thread)?);
             }
         }
@@ -156,9 +158,9 @@ impl Seized {
         Ok(found)
     }
 
-    fn knows(&self, thread: Pid) -> bool {
-        let mut all = self.still.iter().chain(&self.in_kernel);
-        all.any(|known| known.pid() == thread)
+    fn known(&self) -> HashSet<Pid> {
+        let all = self.still.iter().chain(&self.in_kernel);
+        all.map(Tracee::pid).collect()
     }
 }
 

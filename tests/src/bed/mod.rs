@@ -21,7 +21,7 @@ pub mod control;
 pub mod hammer;
 mod old;
 pub mod python;
-mod remote;
+pub mod remote;
 mod restore;
 pub mod server;
 mod space;

@@ -11,7 +11,7 @@ use relocator::tracing::{Stop, Tracee, UserRegisters};
 use super::words;
 
 /// How long a system call may take.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The instruction.
 const SYSCALL: [u8; 2] = [0x0f, 0x05];
@@ -20,7 +20,7 @@ const SYSCALL: [u8; 2] = [0x0f, 0x05];
 const ERRORS: u64 = 4095;
 
 /// A process that stands still, and makes system calls from an instruction that it has.
-pub(super) struct Remote<'a> {
+pub struct Remote<'a> {
     tracee: &'a mut Tracee,
     memory: File,
     registers: UserRegisters,
@@ -29,7 +29,7 @@ pub(super) struct Remote<'a> {
 
 impl<'a> Remote<'a> {
     /// Uses the first such instruction in the code at `start`.
-    pub(super) fn new(tracee: &'a mut Tracee, start: Avma, size: u64) -> Result<Self, String> {
+    pub fn new(tracee: &'a mut Tracee, start: Avma, size: u64) -> Result<Self, String> {
         let path = format!("/proc/{}/mem", tracee.pid());
         let memory = OpenOptions::new().read(true).write(true).open(&path);
         let memory = memory.map_err(|error| format!("{path}: {error}"))?;
@@ -48,27 +48,22 @@ impl<'a> Remote<'a> {
     }
 
     /// Its number.
-    pub(super) fn pid(&self) -> i32 {
+    pub fn pid(&self) -> i32 {
         self.tracee.pid().as_raw()
     }
 
     /// The registers that it will go on with.
-    pub(super) fn registers(&self) -> &UserRegisters {
+    pub fn registers(&self) -> &UserRegisters {
         &self.registers
     }
 
     /// Says that the code that system calls are made from has moved.
-    pub(super) fn moved(&mut self, distance: i64) {
+    pub fn moved(&mut self, distance: i64) {
         self.instruction = self.instruction.offset(distance);
     }
 
     /// Makes one.
-    pub(super) fn call(
-        &mut self,
-        what: &str,
-        number: i64,
-        arguments: [u64; 6],
-    ) -> Result<u64, String> {
+    pub fn call(&mut self, what: &str, number: i64, arguments: [u64; 6]) -> Result<u64, String> {
         let mut registers = self.registers;
         registers.set_pc(self.instruction);
         let raw = &mut registers.0;
@@ -99,13 +94,13 @@ impl<'a> Remote<'a> {
     }
 
     /// Puts the registers back.
-    pub(super) fn finish(self) -> Result<(), String> {
+    pub fn finish(self) -> Result<(), String> {
         let put = self.tracee.set_registers(&self.registers);
         put.map_err(|error| words(&error))
     }
 
     /// Reads memory.
-    pub(super) fn read(&self, at: Avma, size: usize) -> Result<Vec<u8>, String> {
+    pub fn read(&self, at: Avma, size: usize) -> Result<Vec<u8>, String> {
         let mut bytes = vec![0; size];
         let read = self.memory.read_exact_at(&mut bytes, at.0);
         read.map_err(|error| format!("memory at {at}: {error}"))?;
@@ -113,7 +108,7 @@ impl<'a> Remote<'a> {
     }
 
     /// Writes memory, which it need not be allowed to write itself.
-    pub(super) fn write(&self, at: Avma, bytes: &[u8]) -> Result<(), String> {
+    pub fn write(&self, at: Avma, bytes: &[u8]) -> Result<(), String> {
         let written = self.memory.write_all_at(bytes, at.0);
         written.map_err(|error| format!("writing at {at}: {error}"))
     }

@@ -1,10 +1,14 @@
 //! Processes are linked and unlinked again under load. They are started as a restore by CRIU leaves them: with an old vDSO that
 //! libc calls, on zeros, and the new kernel's mappings far away.
 
+mod chains;
 mod cycles;
 mod killed;
 mod look;
+mod places;
+mod programs;
 mod protection;
+mod snapshot;
 mod subject;
 mod tool;
 
@@ -18,6 +22,9 @@ fn main() -> ExitCode {
         cycles::trials(arguments.list),
         killed::trials(arguments.list),
         protection::trials(arguments.list),
+        chains::trials(arguments.list),
+        places::trials(arguments.list),
+        programs::trials(arguments.list),
     ];
     let trials = trials.into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit_code()

@@ -1,0 +1,290 @@
+//! libc's own calls in real programs stay right while these are linked and unlinked under load.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use kernel_fixtures::distribution::Cache;
+use libtest_mimic::Trial;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use relocator::apply::report::State;
+use relocator::source::Spec;
+use relocator_tests::bed::python::{self, Python};
+use relocator_tests::bed::server::Server;
+use relocator_tests::bed::{Bed, OldVdso, Restored};
+use relocator_tests::running::in_words;
+use relocator_tests::trials::{ensure, trial};
+use tempfile::TempDir;
+
+use crate::subject::Linker;
+
+const SERVER: &str = env!("CARGO_BIN_EXE_server");
+
+/// How often each program is linked and unlinked.
+const TIMES: usize = 20;
+
+/// How long a program is left alone in each state.
+const WHILE: Duration = Duration::from_millis(20);
+
+/// How long it is watched when it is linked for good.
+const LONG: Duration = Duration::from_millis(500);
+
+/// A kernel without `getrandom` in its vDSO, and one with it.
+const KERNELS: [&str; 2] = ["6.1", "6.12"];
+
+/// What is tried with a vDSO.
+type Check = fn(&Spec) -> Result<(), String>;
+
+pub(crate) fn trials(listing: bool) -> Vec<Trial> {
+    let cache = Cache::locate();
+    let python = python::interpreter().map(drop);
+    let compiler = static_program(None).map(drop);
+    let always = Ok(());
+    let checks: [(&str, &Result<(), String>, Check); 6] = [
+        ("python", &python, python_is_right),
+        ("server", &always, server_is_right),
+        ("static", &compiler, static_program_is_right),
+        ("sleep", &always, sleep_is_not_cut_short),
+        ("shell", &always, shell_forks),
+        ("children", &python, children_are_linked_too),
+    ];
+    let mut trials = Vec::new();
+    for version in KERNELS {
+        let fetched = match listing {
+            true => Ok(()),
+            false => cache.fetch(version).map(drop),
+        };
+        let fetched = fetched.map_err(|error| in_words(&error));
+        for (name, possible, check) in &checks {
+            let possible = fetched.clone().and((*possible).clone());
+            let (spec, check) = (Spec::Kernel(version.to_owned()), *check);
+            let name = format!("programs::{version}::{name}");
+            trials.push(trial(name, &possible, move || check(&spec)));
+        }
+    }
+    trials
+}
+
+fn bed(spec: &Spec) -> Result<Bed, String> {
+    let mut bed = Bed::new(OldVdso::open(spec)?);
+    bed.gives_way = true;
+    Ok(bed)
+}
+
+/// Links a process and unlinks it again, a number of times.
+fn cycles(linker: &Linker, pid: i32) -> Result<(), String> {
+    for cycle in 0..TIMES {
+        let at = |error: String| format!("cycle {cycle}: {error}");
+        is(State::Linked, linker.apply(pid).map_err(at)?.state)?;
+        thread::sleep(WHILE);
+        is(State::RolledBack, linker.roll_back(pid).map_err(at)?.state)?;
+        thread::sleep(WHILE);
+    }
+    Ok(())
+}
+
+fn is(expected: State, found: State) -> Result<(), String> {
+    ensure(expected == found, || {
+        format!("{found:?} instead of {expected:?}")
+    })
+}
+
+/// Python's threads hold each of their calls against the system call.
+fn python_is_right(spec: &Spec) -> Result<(), String> {
+    let linker = Linker::new(spec)?;
+    let mut python = Python::start(&bed(spec)?, &python::interpreter()?)?;
+    let pid = python.restored.pid();
+    cycles(&linker, pid)?;
+    is(State::Linked, linker.apply(pid)?.state)?;
+    python.linked()?;
+    thread::sleep(LONG);
+    let count = python.finish()?;
+    ensure(count > 10, || format!("only {count}"))
+}
+
+/// Clients hold what the threads of a server say against their own clocks.
+fn server_is_right(spec: &Spec) -> Result<(), String> {
+    let linker = Linker::new(spec)?;
+    let server = Server::start(&bed(spec)?, Path::new(SERVER), 8)?;
+    let pid = server.restored.pid();
+    cycles(&linker, pid)?;
+    is(State::Linked, linker.apply(pid)?.state)?;
+    let before = server.requests();
+    thread::sleep(LONG);
+    let linked = server.requests() - before;
+    ensure(linked > 10, || format!("only {linked} when it was linked"))?;
+    server.finish().map(drop)
+}
+
+/// Its standard output, line by line.
+struct Lines(BufReader<std::process::ChildStdout>);
+
+impl Lines {
+    fn of(restored: &mut Restored) -> Result<Self, String> {
+        let output = restored.child.stdout.take();
+        Ok(Self(BufReader::new(output.ok_or("no standard output")?)))
+    }
+
+    fn next(&mut self) -> Result<String, String> {
+        let mut line = String::new();
+        let read = self.0.read_line(&mut line);
+        read.map_err(|error| error.to_string())?;
+        Ok(line.trim().to_owned())
+    }
+}
+
+fn say(restored: &mut Restored, line: &str) -> Result<(), String> {
+    let input = restored.child.stdin.as_mut().ok_or("no standard input")?;
+    writeln!(input, "{line}").map_err(|error| error.to_string())
+}
+
+/// The program that asks for the time without any shared library, made in a directory; or why that cannot be.
+fn static_program(directory: Option<&Path>) -> Result<PathBuf, String> {
+    const PROGRAM: &str = include_str!("static.c");
+    let own = TempDir::new().map_err(|error| error.to_string())?;
+    let directory = directory.unwrap_or(own.path());
+    let (source, program) = (directory.join("static.c"), directory.join("static"));
+    fs::write(&source, PROGRAM).map_err(|error| error.to_string())?;
+    let compiled = Command::new("cc")
+        .args(["-static", "-O2", "-o"])
+        .args([&program, &source])
+        .stdin(Stdio::null())
+        .output();
+    let compiled = compiled.map_err(|error| format!("cc: {error}"))?;
+    ensure(compiled.status.success(), || {
+        let said = String::from_utf8_lossy(&compiled.stderr);
+        format!("no static program can be made: {said}")
+    })?;
+    Ok(program)
+}
+
+/// A static program looks for the vDSO itself. It says what was wrong, or how often it has asked.
+fn static_program_is_right(spec: &Spec) -> Result<(), String> {
+    let linker = Linker::new(spec)?;
+    let directory = TempDir::new().map_err(|error| error.to_string())?;
+    let mut command = Command::new(static_program(Some(directory.path()))?);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut restored = bed(spec)?.launch(command)?;
+    let mut lines = Lines::of(&mut restored)?;
+    let ready = lines.next()?;
+    ensure(ready == "ready", || ready)?;
+    cycles(&linker, restored.pid())?;
+    is(State::Linked, linker.apply(restored.pid())?.state)?;
+    say(&mut restored, "linked")?;
+    thread::sleep(LONG);
+    drop(restored.child.stdin.take());
+    counted(&lines.next()?)
+}
+
+/// A process that sleeps in one long system call sleeps as long as it was to.
+fn sleep_is_not_cut_short(spec: &Spec) -> Result<(), String> {
+    let linker = Linker::new(spec)?;
+    let mut command = Command::new("sleep");
+    command.arg("3").stdin(Stdio::null());
+    let begun = Instant::now();
+    let mut restored = bed(spec)?.launch(command)?;
+    let pid = restored.pid();
+    while begun.elapsed() < Duration::from_secs(2) {
+        is(State::Linked, linker.apply(pid)?.state)?;
+        is(State::RolledBack, linker.roll_back(pid)?.state)?;
+    }
+    is(State::Linked, linker.apply(pid)?.state)?;
+    let ended = restored.child.wait().map_err(|error| error.to_string())?;
+    let took = begun.elapsed();
+    ensure(ended.success() && took >= Duration::from_secs(3), || {
+        format!("{ended} after {took:?}")
+    })
+}
+
+/// A shell that begins children all the time: none is lost, and none fails.
+fn shell_forks(spec: &Spec) -> Result<(), String> {
+    const LOOP: &str = "trap 'end=1' TERM; n=0; echo ready; while [ -z \"$end\" ]; do
+        m=$( ( exit $((n % 7)) ); echo $?$n )
+        [ \"$m\" = \"$((n % 7))$n\" ] || { echo \"wrong: $m\"; exit 1; }
+        n=$((n + 1))
+    done; echo \"right $n\"";
+    let linker = Linker::new(spec)?;
+    let mut command = Command::new("sh");
+    command.args(["-c", LOOP]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut restored = bed(spec)?.launch(command)?;
+    let mut lines = Lines::of(&mut restored)?;
+    let ready = lines.next()?;
+    ensure(ready == "ready", || ready)?;
+    cycles(&linker, restored.pid())?;
+    is(State::Linked, linker.apply(restored.pid())?.state)?;
+    let pid = Pid::from_raw(restored.pid());
+    kill(pid, Signal::SIGTERM).map_err(|errno| errno.to_string())?;
+    counted(&lines.next()?)
+}
+
+/// What a program says that was right, and how often it looked.
+fn counted(said: &str) -> Result<(), String> {
+    let count = said.strip_prefix("right ").map(str::parse::<u64>);
+    ensure(matches!(count, Some(Ok(100..))), || said.to_owned())
+}
+
+/// Parent and child, which forks when it is told to; each holds its clocks against the system call when it is told to.
+struct Family {
+    parent: Restored,
+    lines: Lines,
+}
+
+impl Family {
+    fn start(bed: &Bed) -> Result<Self, String> {
+        const PROGRAM: &str = include_str!("fork.py");
+        let mut command = Command::new(python::interpreter()?);
+        command.args(["-c", PROGRAM]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut parent = bed.launch(command)?;
+        let lines = Lines::of(&mut parent)?;
+        Ok(Self { parent, lines })
+    }
+
+    fn ask(&mut self, what: &str) -> Result<String, String> {
+        say(&mut self.parent, what)?;
+        self.lines.next()
+    }
+
+    fn fork(&mut self) -> Result<i32, String> {
+        let said = self.ask("fork")?;
+        said.parse().map_err(|_| format!("{said:?} is no process"))
+    }
+
+    /// Both are right; `all` functions, or those that CRIU's jumps cover.
+    fn check(&mut self, parent: &str, child: &str) -> Result<(), String> {
+        for (who, what) in [("parent", parent), ("child", child)] {
+            let said = self.ask(&format!("{who} {what}"))?;
+            ensure(said == "right", || format!("{who}, {what}: {said}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// A child that a linked process forks is linked, and each of them can be unlinked and linked without the other.
+fn children_are_linked_too(spec: &Spec) -> Result<(), String> {
+    let linker = Linker::new(spec)?;
+    let mut family = Family::start(&bed(spec)?)?;
+    let parent = family.parent.pid();
+    is(State::Linked, linker.apply(parent)?.state)?;
+    let child = family.fork()?;
+    family.check("all", "all")?;
+    is(State::AlreadyLinked, linker.apply(child)?.state)?;
+    is(State::RolledBack, linker.roll_back(child)?.state)?;
+    family.check("all", "covered")?;
+    let said = family.ask("child all")?;
+    ensure(said.contains("clock_getres"), || {
+        format!("a child that is linked no more: {said}")
+    })?;
+    is(State::RolledBack, linker.roll_back(parent)?.state)?;
+    family.check("covered", "covered")?;
+    cycles(&linker, child)?;
+    is(State::Linked, linker.apply(child)?.state)?;
+    family.check("covered", "all")?;
+    is(State::Linked, linker.apply(parent)?.state)?;
+    family.check("all", "all")
+}
