@@ -17,6 +17,9 @@ pub const SYMBOLS: [&str; 4] = [
 /// Bytes that CRIU overwrites at an entry.
 pub const JUMP: usize = 16;
 
+/// Bytes of the first instruction of a jump, which loads `rax` with the target.
+pub const LOAD: usize = 10;
+
 /// `movabs $target, %rax; jmp *%rax`, and four traps.
 pub fn jump(target: Avma) -> [u8; JUMP] {
     let mut code = [0xcc; JUMP];

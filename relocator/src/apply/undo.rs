@@ -57,7 +57,7 @@ pub(super) fn job(survey: &Survey, pid: Pid, build_id: &[u8]) -> Result<Planned>
     }
     // Old code that no jump covers reads zeros, so they are there before it is: only where a record has taken their place they
     // come back when that is gone.
-    let zeros = vacant(&zeros, survey, unit);
+    let zeros = vacant(&zeros, survey, unit, &back);
     let texts = survey.texts.iter().map(|text| &text.found.mapping);
     let before = texts.fold(zeros.clone(), |parts, text| {
         let parts = parts.iter();
@@ -129,22 +129,27 @@ fn undo_text(text: &Text, record: &Record, job: &mut Job) -> Result<()> {
     Ok(())
 }
 
-/// What of some ranges nobody else has taken: nothing is there now but the kernel's mappings, and pages that links have added.
-fn vacant(ranges: &[Range<Avma>], survey: &Survey, unit: &KernelUnit) -> Vec<Range<Avma>> {
+/// What of some ranges nobody else has taken: nothing is there now but the kernel's mappings, which go back, and pages that links
+/// have added.
+fn vacant(
+    ranges: &[Range<Avma>],
+    survey: &Survey,
+    unit: &KernelUnit,
+    back: &[Placed],
+) -> Vec<Range<Avma>> {
     let ours = unit.mappings.iter().map(|mapping| &mapping.range);
     let ours: Vec<_> = ours
         .chain(survey.texts.iter().map(|text| &text.found.mapping))
         .collect();
-    let mut vacant = joined(ranges);
-    for mapping in &survey.mappings {
-        if !ours.contains(&&mapping.range) {
-            let parts = vacant.iter();
-            vacant = parts
-                .flat_map(|part| without(part, &mapping.range))
-                .collect();
-        }
-    }
-    vacant
+    let others = survey.mappings.iter().map(|mapping| mapping.range.clone());
+    let others = others.filter(|range| !ours.contains(&range));
+    let kernel = back
+        .iter()
+        .map(|placed| placed.to..placed.to.offset(placed.size as i64));
+    others.chain(kernel).fold(joined(ranges), |vacant, taken| {
+        let parts = vacant.iter();
+        parts.flat_map(|part| without(part, &taken)).collect()
+    })
 }
 
 /// The places where the kernel's mappings were must be free still.

@@ -16,6 +16,7 @@ use elf_tools::code::Flow;
 use elf_tools::reentry::{Context, ReentryTable, Register};
 use elf_tools::{Avma, Svma};
 
+use crate::criu;
 use crate::link::{LinkedImage, Old};
 use crate::plan::{FunctionPlan, Strategy};
 use stopped::Stopped;
@@ -123,6 +124,18 @@ fn instruction(place: Svma, registers: &Registers) -> Option<Svma> {
     }
 }
 
+/// Whether a thread at an offset of what a function was overwritten with executes that. Others have put it there while they
+/// let threads be as they were, if it is CRIU's jump: then a thread may still be in what was there before.
+fn is_in_patch(patch: &[u8], offset: usize, registers: &Registers) -> bool {
+    match criu::target(patch) {
+        None => true,
+        Some(target) => {
+            let is_loaded = registers.general[Register::RAX.index()] == target.0;
+            offset == 0 || offset == criu::LOAD && is_loaded
+        }
+    }
+}
+
 impl Crossing<'_> {
     /// What has to be done about a thread with these registers.
     pub fn thread(&self, registers: &Registers, memory: &dyn Memory) -> Verdict {
@@ -159,7 +172,8 @@ impl Crossing<'_> {
         self.before?.functions.iter().find_map(|function| {
             let patch = function.patch.as_ref()?;
             let offset = place.0.checked_sub(function.entry.0)? as usize;
-            Some((function.entry, patch.get(offset..)?)).filter(|found| !found.1.is_empty())
+            let rest = patch.get(offset..).filter(|rest| !rest.is_empty())?;
+            is_in_patch(patch, offset, registers).then_some((function.entry, rest))
         })
     }
 
@@ -272,3 +286,6 @@ impl Crossing<'_> {
         false
     }
 }
+
+#[cfg(test)]
+mod tests;
