@@ -17,13 +17,19 @@ use tempfile::TempDir;
 
 use crate::look::{Usual, maps, nothing_is_writable_and_executable};
 use crate::subject::{Linker, check, hammer};
-use crate::tool::{Ended, Tool};
+use crate::tool::{Ended, Moment, Tool};
 
 /// The old kernel of processes whose tools are killed.
 const OLD: &str = "6.1";
 
 /// With this variable every n-th moment is taken: 1 for all of them, also where that takes long.
 const STRIDE: &str = "RELOCATOR_KILL_STRIDE";
+
+/// The first moment, where a failure is to be repeated.
+const FIRST: &str = "RELOCATOR_KILL_FIRST";
+
+/// How many of the last moments are told.
+const TOLD: usize = 8;
 
 /// How many moments are passed by where the command is killed, which takes half a second to begin.
 const OF_COMMAND: usize = 23;
@@ -83,10 +89,12 @@ fn spec() -> Spec {
     Spec::Kernel(OLD.to_owned())
 }
 
+fn number(variable: &str) -> Option<usize> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
 fn stride(usual: usize) -> usize {
-    let said = std::env::var(STRIDE).ok();
-    let said = said.and_then(|text| text.parse().ok());
-    said.filter(|&stride| stride > 0).unwrap_or(usual)
+    number(STRIDE).filter(|&stride| stride > 0).unwrap_or(usual)
 }
 
 /// Kills forks of this process, at all moments.
@@ -164,17 +172,15 @@ impl Victim {
     ) -> Result<(), String> {
         let mut ends = 0;
         let mut kills = 0;
-        let mut number = 0;
-            .ok()
-            .and_then(|x| x.parse().ok())
-            .unwrap_or(0);
+        let mut number = self::number(FIRST).unwrap_or(0);
         while ends < ENDS {
             if work == Work::RollBack {
                 self.link(linker)?;
             }
             let tool = start(self.pid())?;
             let (what, ended) = kill_at(tool, number)?;
-            let at = |error: String| format!("{work:?}, moment {number}, {what}: {error}");
+            let at =
+                |error: String| format!("{work:?}, moment {number}: {error}; the last were {what}");
             match ended {
                 None => {
                     (kills, ends) = (kills + 1, 0);
@@ -185,7 +191,8 @@ impl Victim {
                     ensure(ended.status == 0, || at(format!("{ended:?}")))?;
                 }
             }
-            self.mend(work, number, linker).map_err(at)?;
+            self.mend(work, number, linker)
+                .map_err(|error| at(format!("then {error}")))?;
             number += stride;
         }
         let growth = size(self.pid())?.saturating_sub(self.size);
@@ -193,7 +200,10 @@ impl Victim {
             format!("{growth:#x} bytes are left behind by {kills} tools")
         })?;
         let counts = self.hammer.finish()?;
-        ensure(kills > 200 / stride, || format!("only {kills} were killed"))?;
+        let begun_late = self::number(FIRST).is_some();
+        ensure(begun_late || kills > 200 / stride, || {
+            format!("only {kills} were killed")
+        })?;
         eprintln!("{work:?}: {kills} tools were killed, {growth:#x} bytes more; {counts:?}");
         Ok(())
     }
@@ -243,8 +253,9 @@ impl Victim {
             format!("the next apply: {:?}", linked.state)
         })?;
         self.hammer.control.set_right(EVERYTHING);
-        self.judged()?;
+        let judged = self.judged();
         self.hammer.control.set_right(COVERED);
+        judged.map_err(|error| format!("linked ({:?}): {error}", linked.state))?;
         check(&mut self.hammer)
     }
 
@@ -295,17 +306,23 @@ impl Victim {
 
 /// Kills a tool at its n-th moment, and says which that was; or how it has ended before.
 fn kill_at(mut tool: Tool, number: usize) -> Result<(String, Option<Ended>), String> {
-    for passed in 0..=number {
-        match tool.next_of_interest()? {
-            Ok(moment) if passed == number => {
-                drop(tool);
-                return Ok((moment.to_string(), None));
-            }
-            Ok(_) => {}
-            Err(ended) => return Ok(("not killed".to_owned(), Some(ended))),
+    let mut last = Vec::new();
+    loop {
+        let moment = tool.next_of_interest()?;
+        let is_last = last.len() == number || moment.is_err();
+        let told = |last: &[Moment]| {
+            let told = last.iter().rev().take(TOLD).rev();
+            told.map(Moment::to_string).collect::<Vec<_>>().join(", ")
+        };
+        match moment {
+            Ok(moment) => last.push(moment),
+            Err(ended) => return Ok((told(&last), Some(ended))),
+        }
+        if is_last {
+            drop(tool);
+            return Ok((told(&last), None));
         }
     }
-    Err("no moment is reached".to_owned())
 }
 
 /// Bytes of address space.

@@ -4,7 +4,9 @@
 mod cycles;
 mod killed;
 mod look;
+mod odd;
 mod protection;
+mod refused;
 mod subject;
 mod tool;
 
@@ -13,11 +15,17 @@ use std::process::ExitCode;
 use libtest_mimic::Arguments;
 
 fn main() -> ExitCode {
+    let mut words = std::env::args().skip(1);
+    if words.next().as_deref() == Some(odd::ARGUMENT) {
+        odd::live(&words.next().expect("what to be"));
+        return ExitCode::SUCCESS;
+    }
     let arguments = Arguments::from_args();
     let trials = [
         cycles::trials(arguments.list),
         killed::trials(arguments.list),
         protection::trials(arguments.list),
+        refused::trials(arguments.list),
     ];
     let trials = trials.into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit_code()
