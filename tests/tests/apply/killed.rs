@@ -16,6 +16,8 @@ use relocator_tests::trials::{ensure, trial};
 use tempfile::TempDir;
 
 use crate::look::{Usual, maps, nothing_is_writable_and_executable};
+use crate::odd::SLEEPING;
+use crate::refused::Odd;
 use crate::subject::{Linker, check, hammer};
 use crate::tool::{Ended, Moment, Tool};
 
@@ -79,6 +81,8 @@ pub(crate) fn trials(listing: bool) -> Vec<Trial> {
         }
     }
     for (verb, work) in [("apply", Work::Apply), ("rollback", Work::RollBack)] {
+        let name = format!("killed::{verb}_of_a_sleeper");
+        trials.push(trial(name, possible, move || sleeper(work)));
         let name = format!("killed::command_{verb}");
         trials.push(trial(name, possible, move || the_command(work)));
     }
@@ -101,17 +105,18 @@ fn stride(usual: usize) -> usize {
 fn library(crew: Crew, work: Work) -> Result<(), String> {
     let victim = Victim::start(crew)?;
     let linker = Linker::new(&spec())?;
-    let start = |linker: &Linker, pid| {
-        Tool::fork(|| match work {
-            Work::Apply => linker
-                .apply(pid)
-                .map(|outcome| format!("{:?}", outcome.state)),
-            Work::RollBack => linker
-                .roll_back(pid)
-                .map(|outcome| format!("{:?}", outcome.state)),
-        })
-    };
-    victim.kill_at_all(work, &linker, stride(1), &|pid| start(&linker, pid))
+    victim.kill_at_all(work, &linker, stride(1), &|pid| start(&linker, work, pid))
+}
+
+/// A fork of this process that does the work.
+fn start(linker: &Linker, work: Work, pid: i32) -> Result<Tool, String> {
+    Tool::fork(|| {
+        let outcome = match work {
+            Work::Apply => linker.apply(pid),
+            Work::RollBack => linker.roll_back(pid),
+        };
+        outcome.map(|outcome| format!("{:?}", outcome.state))
+    })
 }
 
 /// Kills the command, at some moments.
@@ -131,6 +136,40 @@ fn the_command(work: Work) -> Result<(), String> {
         Tool::execute(command)
     };
     victim.kill_at_all(work, &linker, stride(OF_COMMAND), &start)
+}
+
+/// Kills forks of this process that work on one whose only thread sleeps. It would end if it did not sleep long enough.
+fn sleeper(work: Work) -> Result<(), String> {
+    let linker = Linker::new(&spec())?;
+    let mut odd = Odd::start(SLEEPING)?;
+    let pid = odd.pid();
+    let usual = Usual::of(pid)?;
+    let step = stride(1);
+    let (mut ends, mut number) = (0, 0);
+    while ends < ENDS {
+        if work == Work::RollBack {
+            linker.apply(pid)?;
+        }
+        let (what, ended) = kill_at(start(&linker, work, pid)?, number)?;
+        let at =
+            |error: String| format!("{work:?}, moment {number}: {error}; the last were {what}");
+        match ended {
+            None => ends = 0,
+            Some(ended) => {
+                ends += 1;
+                ensure(ended.status == 0, || at(format!("{ended:?}")))?;
+            }
+        }
+        usual.await_all().map_err(at)?;
+        linker.apply(pid).map_err(at)?;
+        linker.roll_back(pid).map_err(at)?;
+        let gone = odd.restored.child.try_wait();
+        let gone = gone.map_err(|error| in_words(&error))?;
+        ensure(gone.is_none(), || at(format!("it has ended: {gone:?}")))?;
+        number += step;
+    }
+    ensure(number > 200, || format!("only {number} moments"))?;
+    usual.await_all()
 }
 
 /// A process whose tools are killed.

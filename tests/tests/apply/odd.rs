@@ -7,7 +7,7 @@ use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::libc;
 
@@ -16,6 +16,8 @@ pub(crate) const ARGUMENT: &str = "odd";
 
 /// Nothing about it is odd: it sleeps.
 pub(crate) const PLAIN: &str = "plain";
+/// It sleeps in short system calls, each of which must last as long as it was asked to.
+pub(crate) const SLEEPING: &str = "sleeping";
 /// System calls of one thread that is not the first are filtered.
 pub(crate) const FILTERED: &str = "filtered";
 /// One thread may make four system calls, and no others.
@@ -45,6 +47,7 @@ const LONG: Duration = Duration::from_secs(600);
 pub(crate) fn live(what: &str) {
     match what {
         PLAIN => rest(0),
+        SLEEPING => again_and_again(sleep_well),
         FILTERED => in_thread(filter),
         STRICT => in_thread(be_strict),
         UNDUMPABLE => {
@@ -95,6 +98,36 @@ fn again_and_again(once: impl Fn()) {
     loop {
         once();
     }
+}
+
+/// Ends the process if a call is cut short.
+fn sleep_well() {
+    const NAP: Duration = Duration::from_millis(40);
+    let time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: NAP.as_nanos() as i64,
+    };
+    let time = &raw const time;
+    let check = |what: &str, expected: Option<i32>, call: &dyn Fn() -> libc::c_long| {
+        let started = Instant::now();
+        let result = call();
+        let error = (result == -1).then(nix::errno::Errno::last_raw);
+        let slept = started.elapsed();
+        assert!(
+            error == expected && slept >= NAP,
+            "{what}: {result}, {error:?} after {slept:?}"
+        );
+    };
+    check("nanosleep", None, &|| {
+        let nothing = std::ptr::null_mut::<libc::timespec>();
+        // SAFETY: the time is read.
+        unsafe { libc::syscall(libc::SYS_nanosleep, time, nothing) }
+    });
+    check("futex", Some(libc::ETIMEDOUT), &|| {
+        let word = 0u32;
+        // SAFETY: the word and the time are read.
+        unsafe { libc::syscall(libc::SYS_futex, &raw const word, libc::FUTEX_WAIT, 0, time) }
+    });
 }
 
 fn in_thread(then: fn()) {

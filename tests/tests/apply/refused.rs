@@ -81,13 +81,13 @@ pub(crate) fn trials(listing: bool) -> Vec<Trial> {
 }
 
 /// A process that is one of [`odd`]'s, on a bed, and the number that it has said.
-struct Odd {
-    restored: Restored,
+pub(crate) struct Odd {
+    pub(crate) restored: Restored,
     said: i32,
 }
 
 impl Odd {
-    fn start(what: &str) -> Result<Self, String> {
+    pub(crate) fn start(what: &str) -> Result<Self, String> {
         let own = std::env::current_exe().map_err(|error| in_words(&error))?;
         let mut command = Command::new(own);
         command.args([odd::ARGUMENT, what]);
@@ -106,7 +106,7 @@ impl Odd {
         Ok(Self { restored, said })
     }
 
-    fn pid(&self) -> i32 {
+    pub(crate) fn pid(&self) -> i32 {
         self.restored.pid()
     }
 
