@@ -128,7 +128,8 @@ fn attempts(
     loop {
         attempts += 1;
         let survey = Survey::of(pid, kernel, known).map_err(|error| subject.explain(error))?;
-        let (job, mut outcome) = plan(&survey, pid)?;
+        let planned = plan(&survey, pid).map_err(|error| subject.explain(error));
+        let (job, mut outcome) = planned?;
         let Some(job) = job else {
             return Ok(outcome);
         };

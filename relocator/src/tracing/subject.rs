@@ -2,6 +2,8 @@
 
 use std::io;
 use std::ops::Range;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use elf_tools::image::Image;
 use elf_tools::{Avma, Class, Machine};
@@ -10,7 +12,7 @@ use nix::unistd::Pid;
 use procfs::ProcError;
 use procfs::process::{MMapPath, MemoryMap, Process, StatFlags};
 
-use super::ProcessMemory;
+use super::{ProcessMemory, is_gone};
 use crate::threads::Memory;
 use crate::{Error, Result};
 
@@ -19,6 +21,9 @@ const AT_SYSINFO_EHDR: u64 = 33;
 
 /// The largest mapping that is taken for a vDSO.
 const MAX_VDSO: u64 = 1 << 20;
+
+/// How long a process is given to end of which a thread is gone.
+const FAREWELL: Duration = Duration::from_millis(200);
 
 /// A process that can be worked on.
 #[derive(Debug)]
@@ -86,16 +91,36 @@ impl Subject {
 
     /// An error, or that the process has ended, which explains most.
     pub fn explain(&self, error: Error) -> Error {
-        let state = self.process.stat().map(|stat| stat.state);
-        match (state, &error) {
-            (Err(_) | Ok('Z' | 'X' | 'x'), _) => self.ended(),
-            (Ok(_), Error::Io { source, .. })
-                if source.raw_os_error() == Some(Errno::EPERM as i32) =>
-            {
-                refused(self.pid, "may not be traced")
+        // One that was killed has yet to find out.
+        let patience = match is_gone(&error) {
+            true => FAREWELL,
+            false => Duration::ZERO,
+        };
+        let started = Instant::now();
+        while !self.is_ending() {
+            if started.elapsed() >= patience {
+                return match &error {
+                    Error::Io { source, .. }
+                        if source.raw_os_error() == Some(Errno::EPERM as i32) =>
+                    {
+                        refused(self.pid, "may not be traced")
+                    }
+                    _ => error,
+                };
             }
-            (Ok(_), _) => error,
+            thread::sleep(Duration::from_millis(1));
         }
+        self.ended()
+    }
+
+    /// Whether it has ended, or executes nothing any more.
+    fn is_ending(&self) -> bool {
+        self.process.stat().map_or(true, |stat| {
+            let flags = StatFlags::from_bits_truncate(stat.flags);
+            let is_last = stat.num_threads <= 1;
+            matches!(stat.state, 'Z' | 'X' | 'x')
+                || is_last && flags.contains(StatFlags::PF_EXITING)
+        })
     }
 
     /// Mappings that are vDSOs, the kernel's own first: the one of that name, and what the program takes for it, which a

@@ -16,14 +16,22 @@ use relocator_tests::trials::{ensure, trial};
 use tempfile::TempDir;
 
 use crate::look::{Usual, maps, nothing_is_writable_and_executable};
+use crate::odd::SLEEPING;
+use crate::refused::Odd;
 use crate::subject::{Linker, check, hammer};
-use crate::tool::{Ended, Tool};
+use crate::tool::{Ended, Moment, Tool};
 
 /// The old kernel of processes whose tools are killed.
 const OLD: &str = "6.1";
 
 /// With this variable every n-th moment is taken: 1 for all of them, also where that takes long.
 const STRIDE: &str = "RELOCATOR_KILL_STRIDE";
+
+/// The first moment, where a failure is to be repeated.
+const FIRST: &str = "RELOCATOR_KILL_FIRST";
+
+/// How many of the last moments are told.
+const TOLD: usize = 8;
 
 /// How many moments are passed by where the command is killed, which takes half a second to begin.
 const OF_COMMAND: usize = 23;
@@ -73,6 +81,8 @@ pub(crate) fn trials(listing: bool) -> Vec<Trial> {
         }
     }
     for (verb, work) in [("apply", Work::Apply), ("rollback", Work::RollBack)] {
+        let name = format!("killed::{verb}_of_a_sleeper");
+        trials.push(trial(name, possible, move || sleeper(work)));
         let name = format!("killed::command_{verb}");
         trials.push(trial(name, possible, move || the_command(work)));
     }
@@ -83,27 +93,30 @@ fn spec() -> Spec {
     Spec::Kernel(OLD.to_owned())
 }
 
+fn number(variable: &str) -> Option<usize> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
 fn stride(usual: usize) -> usize {
-    let said = std::env::var(STRIDE).ok();
-    let said = said.and_then(|text| text.parse().ok());
-    said.filter(|&stride| stride > 0).unwrap_or(usual)
+    number(STRIDE).filter(|&stride| stride > 0).unwrap_or(usual)
 }
 
 /// Kills forks of this process, at all moments.
 fn library(crew: Crew, work: Work) -> Result<(), String> {
     let victim = Victim::start(crew)?;
     let linker = Linker::new(&spec())?;
-    let start = |linker: &Linker, pid| {
-        Tool::fork(|| match work {
-            Work::Apply => linker
-                .apply(pid)
-                .map(|outcome| format!("{:?}", outcome.state)),
-            Work::RollBack => linker
-                .roll_back(pid)
-                .map(|outcome| format!("{:?}", outcome.state)),
-        })
-    };
-    victim.kill_at_all(work, &linker, stride(1), &|pid| start(&linker, pid))
+    victim.kill_at_all(work, &linker, stride(1), &|pid| start(&linker, work, pid))
+}
+
+/// A fork of this process that does the work.
+fn start(linker: &Linker, work: Work, pid: i32) -> Result<Tool, String> {
+    Tool::fork(|| {
+        let outcome = match work {
+            Work::Apply => linker.apply(pid),
+            Work::RollBack => linker.roll_back(pid),
+        };
+        outcome.map(|outcome| format!("{:?}", outcome.state))
+    })
 }
 
 /// Kills the command, at some moments.
@@ -123,6 +136,40 @@ fn the_command(work: Work) -> Result<(), String> {
         Tool::execute(command)
     };
     victim.kill_at_all(work, &linker, stride(OF_COMMAND), &start)
+}
+
+/// Kills forks of this process that work on one whose only thread sleeps. It would end if it did not sleep long enough.
+fn sleeper(work: Work) -> Result<(), String> {
+    let linker = Linker::new(&spec())?;
+    let mut odd = Odd::start(SLEEPING)?;
+    let pid = odd.pid();
+    let usual = Usual::of(pid)?;
+    let step = stride(1);
+    let (mut ends, mut number) = (0, 0);
+    while ends < ENDS {
+        if work == Work::RollBack {
+            linker.apply(pid)?;
+        }
+        let (what, ended) = kill_at(start(&linker, work, pid)?, number)?;
+        let at =
+            |error: String| format!("{work:?}, moment {number}: {error}; the last were {what}");
+        match ended {
+            None => ends = 0,
+            Some(ended) => {
+                ends += 1;
+                ensure(ended.status == 0, || at(format!("{ended:?}")))?;
+            }
+        }
+        usual.await_all().map_err(at)?;
+        linker.apply(pid).map_err(at)?;
+        linker.roll_back(pid).map_err(at)?;
+        let gone = odd.restored.child.try_wait();
+        let gone = gone.map_err(|error| in_words(&error))?;
+        ensure(gone.is_none(), || at(format!("it has ended: {gone:?}")))?;
+        number += step;
+    }
+    ensure(number > 200, || format!("only {number} moments"))?;
+    usual.await_all()
 }
 
 /// A process whose tools are killed.
@@ -164,14 +211,15 @@ impl Victim {
     ) -> Result<(), String> {
         let mut ends = 0;
         let mut kills = 0;
-        let mut number = 0;
+        let mut number = self::number(FIRST).unwrap_or(0);
         while ends < ENDS {
             if work == Work::RollBack {
                 self.link(linker)?;
             }
             let tool = start(self.pid())?;
             let (what, ended) = kill_at(tool, number)?;
-            let at = |error: String| format!("{work:?}, moment {number}, {what}: {error}");
+            let at =
+                |error: String| format!("{work:?}, moment {number}: {error}; the last were {what}");
             match ended {
                 None => {
                     (kills, ends) = (kills + 1, 0);
@@ -182,7 +230,8 @@ impl Victim {
                     ensure(ended.status == 0, || at(format!("{ended:?}")))?;
                 }
             }
-            self.mend(work, number, linker).map_err(at)?;
+            self.mend(work, number, linker)
+                .map_err(|error| at(format!("then {error}")))?;
             number += stride;
         }
         let growth = size(self.pid())?.saturating_sub(self.size);
@@ -190,7 +239,10 @@ impl Victim {
             format!("{growth:#x} bytes are left behind by {kills} tools")
         })?;
         let counts = self.hammer.finish()?;
-        ensure(kills > 200 / stride, || format!("only {kills} were killed"))?;
+        let begun_late = self::number(FIRST).is_some();
+        ensure(begun_late || kills > 200 / stride, || {
+            format!("only {kills} were killed")
+        })?;
         eprintln!("{work:?}: {kills} tools were killed, {growth:#x} bytes more; {counts:?}");
         Ok(())
     }
@@ -240,8 +292,9 @@ impl Victim {
             format!("the next apply: {:?}", linked.state)
         })?;
         self.hammer.control.set_right(EVERYTHING);
-        self.judged()?;
+        let judged = self.judged();
         self.hammer.control.set_right(COVERED);
+        judged.map_err(|error| format!("linked ({:?}): {error}", linked.state))?;
         check(&mut self.hammer)
     }
 
@@ -292,17 +345,23 @@ impl Victim {
 
 /// Kills a tool at its n-th moment, and says which that was; or how it has ended before.
 fn kill_at(mut tool: Tool, number: usize) -> Result<(String, Option<Ended>), String> {
-    for passed in 0..=number {
-        match tool.next_of_interest()? {
-            Ok(moment) if passed == number => {
-                drop(tool);
-                return Ok((moment.to_string(), None));
-            }
-            Ok(_) => {}
-            Err(ended) => return Ok(("not killed".to_owned(), Some(ended))),
+    let mut last = Vec::new();
+    loop {
+        let moment = tool.next_of_interest()?;
+        let is_last = last.len() == number || moment.is_err();
+        let told = |last: &[Moment]| {
+            let told = last.iter().rev().take(TOLD).rev();
+            told.map(Moment::to_string).collect::<Vec<_>>().join(", ")
+        };
+        match moment {
+            Ok(moment) => last.push(moment),
+            Err(ended) => return Ok((told(&last), Some(ended))),
+        }
+        if is_last {
+            drop(tool);
+            return Ok((told(&last), None));
         }
     }
-    Err("no moment is reached".to_owned())
 }
 
 /// Bytes of address space.

@@ -5,9 +5,11 @@ mod chains;
 mod cycles;
 mod killed;
 mod look;
+mod odd;
 mod places;
 mod programs;
 mod protection;
+mod refused;
 mod snapshot;
 mod subject;
 mod tool;
@@ -17,6 +19,11 @@ use std::process::ExitCode;
 use libtest_mimic::Arguments;
 
 fn main() -> ExitCode {
+    let mut words = std::env::args().skip(1);
+    if words.next().as_deref() == Some(odd::ARGUMENT) {
+        odd::live(&words.next().expect("what to be"));
+        return ExitCode::SUCCESS;
+    }
     let arguments = Arguments::from_args();
     let trials = [
         cycles::trials(arguments.list),
@@ -25,6 +32,7 @@ fn main() -> ExitCode {
         places::trials(arguments.list),
         programs::trials(arguments.list),
         protection::trials(arguments.list),
+        refused::trials(arguments.list),
     ];
     let trials = trials.into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit_code()

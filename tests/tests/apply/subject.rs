@@ -29,6 +29,11 @@ pub(crate) struct Linker {
 impl Linker {
     /// For the vDSO that a source has.
     pub(crate) fn new(spec: &Spec) -> Result<Self, String> {
+        Self::with_patience(spec, PATIENCE)
+    }
+
+    /// The same, with another deadline.
+    pub(crate) fn with_patience(spec: &Spec, patience: Duration) -> Result<Self, String> {
         let directory = TempDir::new().map_err(|error| in_words(&error))?;
         let source = Source::open(spec).map_err(|error| in_words(&error))?;
         let tables = tables::Options {
@@ -40,7 +45,7 @@ impl Linker {
             old: vec![source],
             options: Options {
                 tables,
-                deadline: Some(PATIENCE),
+                deadline: Some(patience),
                 ..Options::default()
             },
             _tables: directory,

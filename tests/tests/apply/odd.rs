@@ -1,0 +1,227 @@
+//! Processes that cannot be linked, or that never rest. They are this program, executed anew on a bed.
+
+#![allow(unsafe_code, reason = "processes with all their corners")]
+
+use std::ffi::{c_int, c_ulong, c_void};
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::libc;
+
+/// The first argument of a process that is one of these.
+pub(crate) const ARGUMENT: &str = "odd";
+
+/// Nothing about it is odd: it sleeps.
+pub(crate) const PLAIN: &str = "plain";
+/// It sleeps in short system calls, each of which must last as long as it was asked to.
+pub(crate) const SLEEPING: &str = "sleeping";
+/// System calls of one thread that is not the first are filtered.
+pub(crate) const FILTERED: &str = "filtered";
+/// One thread may make four system calls, and no others.
+pub(crate) const STRICT: &str = "strict";
+/// It keeps others out of its memory, and is root's.
+pub(crate) const UNDUMPABLE: &str = "undumpable";
+/// The same, and it is not root's.
+pub(crate) const NOBODYS: &str = "nobodys";
+/// It waits for a child with its memory.
+pub(crate) const VFORKED: &str = "vforked";
+/// It begins and ends threads all the time.
+pub(crate) const SPAWNING: &str = "spawning";
+/// It forks all the time.
+pub(crate) const FORKING: &str = "forking";
+/// It begins programs all the time, as `posix_spawn` does.
+pub(crate) const STARTING: &str = "starting";
+/// It executes itself all the time.
+pub(crate) const EXECUTING: &str = "executing";
+
+/// The user whom nothing belongs to.
+const NOBODY: libc::c_long = 65534;
+
+/// How long one lives that is forgotten.
+const LONG: Duration = Duration::from_secs(600);
+
+/// Lives as it is told to be. Those that rest say so first: a line with a number, of a child if there is one.
+pub(crate) fn live(what: &str) {
+    match what {
+        PLAIN => rest(0),
+        SLEEPING => again_and_again(sleep_well),
+        FILTERED => in_thread(filter),
+        STRICT => in_thread(be_strict),
+        UNDUMPABLE => {
+            control(libc::PR_SET_DUMPABLE, 0, 0);
+            rest(0);
+        }
+        NOBODYS => {
+            // SAFETY: it is the only thread.
+            assert_eq!(unsafe { libc::syscall(libc::SYS_setuid, NOBODY) }, 0);
+            control(libc::PR_SET_DUMPABLE, 0, 0);
+            rest(0);
+        }
+        VFORKED => vfork(),
+        SPAWNING => again_and_again(|| {
+            let threads = [(); 3].map(|()| thread::spawn(|| {}));
+            for thread in threads {
+                let _ = thread.join();
+            }
+        }),
+        FORKING => again_and_again(fork),
+        STARTING => again_and_again(|| drop(Command::new("true").status())),
+        EXECUTING => {
+            let error = Command::new("/proc/self/exe")
+                .args([ARGUMENT, EXECUTING])
+                .exec();
+            panic!("{error}");
+        }
+        other => unreachable!("{other}"),
+    }
+}
+
+fn say(number: i32) {
+    let mut output = std::io::stdout();
+    let said = writeln!(output, "{number}").and_then(|()| output.flush());
+    said.expect("somebody listens");
+}
+
+/// Sleeps in a single system call.
+fn rest(number: i32) {
+    say(number);
+    loop {
+        nix::unistd::pause();
+    }
+}
+
+fn again_and_again(once: impl Fn()) {
+    say(0);
+    loop {
+        once();
+    }
+}
+
+/// Ends the process if a call is cut short.
+fn sleep_well() {
+    const NAP: Duration = Duration::from_millis(40);
+    let time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: NAP.as_nanos() as i64,
+    };
+    let time = &raw const time;
+    let check = |what: &str, expected: Option<i32>, call: &dyn Fn() -> libc::c_long| {
+        let started = Instant::now();
+        let result = call();
+        let error = (result == -1).then(nix::errno::Errno::last_raw);
+        let slept = started.elapsed();
+        assert!(
+            error == expected && slept >= NAP,
+            "{what}: {result}, {error:?} after {slept:?}"
+        );
+    };
+    check("nanosleep", None, &|| {
+        let nothing = std::ptr::null_mut::<libc::timespec>();
+        // SAFETY: the time is read.
+        unsafe { libc::syscall(libc::SYS_nanosleep, time, nothing) }
+    });
+    check("futex", Some(libc::ETIMEDOUT), &|| {
+        let word = 0u32;
+        // SAFETY: the word and the time are read.
+        unsafe { libc::syscall(libc::SYS_futex, &raw const word, libc::FUTEX_WAIT, 0, time) }
+    });
+}
+
+fn in_thread(then: fn()) {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        let number = nix::unistd::gettid().as_raw();
+        sender.send(number).expect("the main thread waits");
+        then();
+    });
+    let number = receiver.recv().expect("the thread has begun");
+    let path = format!("/proc/self/task/{number}/status");
+    let is_filtered = || {
+        let status = std::fs::read_to_string(&path).unwrap_or_default();
+        status.lines().any(|line| {
+            line.strip_prefix("Seccomp:")
+                .is_some_and(|mode| mode.trim() != "0")
+        })
+    };
+    while !is_filtered() {
+        thread::sleep(Duration::from_millis(1));
+    }
+    rest(number);
+}
+
+/// Everything is allowed, but by a filter.
+fn filter() {
+    let mut allow = libc::sock_filter {
+        code: (libc::BPF_RET | libc::BPF_K) as u16,
+        jt: 0,
+        jf: 0,
+        k: libc::SECCOMP_RET_ALLOW,
+    };
+    let program = libc::sock_fprog {
+        len: 1,
+        filter: &raw mut allow,
+    };
+    control(libc::PR_SET_NO_NEW_PRIVS, 1, 0);
+    let mode = c_ulong::from(libc::SECCOMP_MODE_FILTER);
+    control(
+        libc::PR_SET_SECCOMP,
+        mode,
+        (&raw const program).addr() as c_ulong,
+    );
+    thread::sleep(LONG);
+}
+
+/// Reads what nobody writes.
+fn be_strict() {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    control(
+        libc::PR_SET_SECCOMP,
+        c_ulong::from(libc::SECCOMP_MODE_STRICT),
+        0,
+    );
+    let mut byte = 0u8;
+    let descriptor = std::os::fd::AsRawFd::as_raw_fd(&reader);
+    // SAFETY: one byte is written at most.
+    unsafe { libc::read(descriptor, (&raw mut byte).cast(), 1) };
+    drop(writer);
+}
+
+fn control(option: c_int, first: c_ulong, second: c_ulong) {
+    // SAFETY: these options take numbers, and a filter that outlives the call.
+    let result = unsafe { libc::prctl(option, first, second, 0, 0) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// What a child does that has its parent's memory.
+extern "C" fn sleep(_: *mut c_void) -> c_int {
+    say(nix::unistd::getpid().as_raw());
+    // SAFETY: it waits.
+    unsafe { libc::sleep(LONG.as_secs() as u32) };
+    0
+}
+
+/// Waits for a child with this memory, which dies with it.
+fn vfork() {
+    let mut stack = vec![0_u128; 1 << 14];
+    let top = stack.as_mut_ptr_range().end.cast();
+    let how = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: the stack is the child's alone, and stays.
+    let child = unsafe { libc::clone(sleep, top, how, std::ptr::null_mut()) };
+    assert!(child > 0);
+}
+
+fn fork() {
+    // SAFETY: the child ends at once.
+    match unsafe { libc::fork() } {
+        // SAFETY: nothing of this process is to be run in it.
+        0 => unsafe { libc::_exit(0) },
+        child if child > 0 => {
+            // SAFETY: its status is not asked for.
+            unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
+        }
+        _ => {}
+    }
+}
