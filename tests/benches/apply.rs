@@ -3,7 +3,8 @@
 //!
 //! Run with `cargo bench -p relocator-tests --bench apply`. Each is measured by criterion on its own, and then all of them in
 //! turns on the same process, since a machine is not equally fast all the time. The table of the latter is printed at the
-//! end and is the one to quote; `-- none` as arguments leaves out everything else.
+//! end and is the one to quote; `-- none` as arguments leaves out everything else. On a machine that has other work, stopped time
+//! is the time of that work; run it with priority there, as `chrt --rr 10` gives it, and do not look at threads that hammer.
 
 use std::fmt;
 use std::path::Path;

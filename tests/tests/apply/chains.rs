@@ -1,6 +1,8 @@
 //! Processes that were linked before: checkpointed and restored once more, linked to another kernel, or with a record that
 //! somebody has damaged.
 
+use std::ops::Range;
+
 use elf_tools::Avma;
 use elf_tools::image::Image;
 use elf_tools::symtab::mapping_name::{VDSO, VVAR};
@@ -95,16 +97,21 @@ fn generations(has_jumps: fn(usize) -> bool) -> Result<(), String> {
 /// where the old vvar was, and there are jumps at the entries of functions and a mark, or not. A signal has stopped the process
 /// when it goes on, as with `criu restore -s`.
 fn restore_again(hammer: &Hammer, park: Avma, has_jumps: bool) -> Result<(), String> {
-    /// How often it is tried to find no thread in the new vDSO, of which CRIU would make something else.
+    /// How often it is tried to find no thread in the new vDSO, of which CRIU would make something else, or in what it overwrites,
+    /// out of which not every thread can be brought.
     const ATTEMPTS: usize = 1000;
     let pid = hammer.restored.pid();
     for _ in 0..ATTEMPTS {
         let mut live = Live::stop(pid, PATIENCE).map_err(|error| in_words(&error))?;
         let all = mappings(pid)?;
         let vdso = named(&all, VDSO)?;
+        let overwritten = overwritten(hammer)?;
         let is_inside = |tracee: &Tracee| {
             let registers = tracee.registers();
-            registers.is_ok_and(|registers| vdso.contains(&registers.registers().pc))
+            registers.is_ok_and(|registers| {
+                let pc = registers.registers().pc;
+                vdso.contains(&pc) || overwritten.iter().any(|range| range.contains(&pc))
+            })
         };
         if live.tracees().iter().any(is_inside) {
             continue;
@@ -119,7 +126,18 @@ fn restore_again(hammer: &Hammer, park: Avma, has_jumps: bool) -> Result<(), Str
         restored?;
         return stop(pid);
     }
-    Err("threads are in the new vDSO all the time".to_owned())
+    Err("threads are in the way all the time".to_owned())
+}
+
+/// Where CRIU would overwrite code that a thread may have begun to execute.
+fn overwritten(hammer: &Hammer) -> Result<Vec<Range<Avma>>, String> {
+    let text = &hammer.restored.text;
+    let bytes = memory(hammer.restored.pid(), text)?;
+    let image = Image::parse(&bytes).map_err(|error| in_words(&error))?;
+    let exports = criu::SYMBOLS.iter();
+    let entries = exports.filter_map(|name| Some(image.export(name)?.address.at(text.start)));
+    let inside = entries.map(|entry| entry.offset(1)..entry.offset(criu::JUMP as i64));
+    Ok(inside.collect())
 }
 
 fn make_restored(

@@ -397,18 +397,37 @@ pub(crate) fn stop(pid: i32) -> Result<(), String> {
     Err("it does not stop".to_owned())
 }
 
+/// Stops a process and does something to it. A thread that cannot be carried across where it is does not get anywhere else
+/// while it is stopped, so it is tried at another moment then.
+pub(crate) fn while_stopped(
+    pid: i32,
+    mut act: impl FnMut() -> Result<(), String>,
+) -> Result<(), String> {
+    const ATTEMPTS: usize = 20;
+    for _ in 0..ATTEMPTS {
+        stop(pid)?;
+        match act() {
+            Err(error) if error.contains("cannot be carried across") => {
+                send(pid, Signal::SIGCONT)?;
+                thread::sleep(WHILE);
+            }
+            done => return done,
+        }
+    }
+    Err("threads cannot be carried across wherever they are stopped".to_owned())
+}
+
 /// A process that a signal has stopped remains stopped.
 fn stopped_before() -> Result<(), String> {
-    let linker = Linker::new(&spec())?;
+    let linker = Linker::impatient(&spec())?;
     let mut hammer = start(&bed()?, 8)?;
     let pid = hammer.restored.pid();
     for _ in 0..10 {
         for (linked, right) in [(true, EVERYTHING), (false, COVERED)] {
-            stop(pid)?;
-            match linked {
-                true => is(State::Linked, linker.apply(pid)?.state)?,
-                false => is(State::RolledBack, linker.roll_back(pid)?.state)?,
-            }
+            while_stopped(pid, || match linked {
+                true => is(State::Linked, linker.apply(pid)?.state),
+                false => is(State::RolledBack, linker.roll_back(pid)?.state),
+            })?;
             let called = hammer.control.counts().called;
             thread::sleep(WHILE);
             let state = state(pid)?;

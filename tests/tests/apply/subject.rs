@@ -52,6 +52,13 @@ impl Linker {
         })
     }
 
+    /// The same for processes that are stopped, where trying it longer does not help.
+    pub(crate) fn impatient(spec: &Spec) -> Result<Self, String> {
+        let mut linker = Self::new(spec)?;
+        linker.options.deadline = Some(PATIENCE / 60);
+        Ok(linker)
+    }
+
     pub(crate) fn apply(&self, pid: i32) -> Result<Outcome, String> {
         apply::apply(pid, &self.kernel, &self.old, &self.options).map_err(|error| in_words(&error))
     }
