@@ -378,15 +378,21 @@ fn killed_meanwhile() -> Result<(), String> {
         let odd = Odd::start(PLAIN)?;
         let pid = odd.pid();
         let mut tool = Tool::fork(|| linker.apply(pid).map(|outcome| format!("{outcome:?}")))?;
+        let mut early = None;
         for _ in 0..3 * run {
-            if tool.next()?.is_err() {
+            if let Err(ended) = tool.next()? {
+                early = Some(ended);
                 break;
             }
         }
         let killed = kill(Pid::from_raw(pid), Signal::SIGKILL);
         killed.map_err(|error| in_words(&error))?;
-        let said = tool.finish()?;
-        let is_clear = said.status == 0 || said.said.contains("has ended");
+        let said = match early {
+            Some(ended) => ended,
+            None => tool.finish()?,
+        };
+        let is_clear =
+            said.status == 0 || said.said.contains("has ended") || said.said.contains("is ending");
         ensure(said.status != PANICKED && is_clear, || {
             format!("run {run}: {said:?}")
         })?;
