@@ -21,7 +21,7 @@ const THREADS: usize = 64;
 const IDLE: usize = 12;
 
 /// How often a process is linked, unless [`CYCLES`] says otherwise.
-const USUAL: usize = 100;
+const USUAL: usize = 30;
 
 /// The environment variable that says how often.
 const CYCLES: &str = "RELOCATOR_CYCLES";
