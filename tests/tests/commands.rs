@@ -416,8 +416,11 @@ fn inspect_recognises_what_a_restored_process_has() {
         let [old] = &recognised["old"].as_array().unwrap()[..] else {
             panic!("{recognised}");
         };
-        let members = ["address", "size", "build_id", "told", "mapping", "zeros"];
+        let members = [
+            "address", "size", "build_id", "told", "mapping", "zeros", "link",
+        ];
         assert_members(old, &members);
+        assert_eq!(old["link"], Value::Null);
         assert_eq!(old["address"], restored.text.start.0);
         assert_eq!(old["size"], fixture::find("got").unwrap().image.len());
         assert_eq!(old["told"], restored.auxv.is_ok());
