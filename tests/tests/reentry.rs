@@ -492,7 +492,12 @@ fn what_an_earlier_link_has_changed_is_not_computed_with() {
         panic!("{verdict:?}");
     };
     assert_eq!(fix_up.registers.general[Register::RDI.index()], 7);
-    let verdict = subject.cross(Some(&linked), &linked, &registers, &none);
+    // A function that was only replaced has the constants that it had, and one that was relocated may have others.
+    let mut earlier = subject.linked(&[("__vdso_clock_getres", Vec::new())]);
+    let unchanged = subject.cross(Some(&earlier), &linked, &registers, &none);
+    assert_eq!(unchanged, Verdict::FixUp(fix_up));
+    earlier.functions[0].strategy = Strategy::Relocate;
+    let verdict = subject.cross(Some(&earlier), &linked, &registers, &none);
     let Verdict::Stuck { reason, .. } = verdict else {
         panic!("{verdict:?}");
     };
