@@ -91,8 +91,10 @@ impl Subject {
 
     /// An error, or that the process has ended, which explains most.
     pub fn explain(&self, error: Error) -> Error {
-        // One that was killed has yet to find out.
-        let patience = match is_gone(&error) {
+        // One that was killed has yet to find out. Tracing it is refused meanwhile, as if that was not permitted.
+        let is_refused = matches!(&error, Error::Io { source, .. }
+            if source.raw_os_error() == Some(Errno::EPERM as i32));
+        let patience = match is_gone(&error) || is_refused {
             true => FAREWELL,
             false => Duration::ZERO,
         };
