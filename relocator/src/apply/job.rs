@@ -8,7 +8,7 @@ use super::kernel::RunningKernel;
 use super::survey::Survey;
 use crate::link::LinkedImage;
 use crate::target::{Mapping, Step, Target, Thread};
-use crate::threads::carry::{Carried, Contexts, Stuck, carry_found};
+use crate::threads::carry::{Carried, Contexts, Stuck, carry};
 use crate::threads::{Crossing, Memory, Registers, Verdict, Write};
 use crate::{Error, Result};
 
@@ -84,7 +84,7 @@ impl Job {
             };
             let range = text.found.mapping.clone();
             let decide = |registers: &Registers| decide(&crossing, &range, registers, target);
-            add(&mut old, carry_found(&threads, &contexts, &decide));
+            add(&mut old, carry(&threads, &contexts, &decide));
         }
         let new = self.leave_kernel(survey, kernel, target, &threads, &contexts);
         let mut stuck = old.stuck.iter().chain(&new.stuck);
@@ -127,7 +127,7 @@ impl Job {
                 false => Verdict::Outside,
             }
         };
-        carry_found(threads, contexts, &decide)
+        carry(threads, contexts, &decide)
     }
 }
 

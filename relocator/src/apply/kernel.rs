@@ -138,16 +138,8 @@ impl RunningKernel {
 
 /// The image if nothing of it can be executed any more.
 fn gone(image: &Image) -> LinkedImage {
-    let everything = FunctionPlan {
-        names: Vec::new(),
-        entry: Svma(0),
-        size: image.bytes().len() as u64,
-        strategy: Strategy::Proxy,
-        reason: "it is moved".to_owned(),
-        relocations: 0,
-        detours: 0,
-        patch: Some(vec![0; image.bytes().len()]),
-    };
+    let bytes = vec![0; image.bytes().len()];
+    let everything = FunctionPlan::unnamed(Svma(0), Strategy::Proxy, "it is moved", Some(bytes));
     LinkedImage {
         bytes: image.bytes().to_vec(),
         functions: vec![everything],

@@ -84,6 +84,7 @@ impl Layout {
     ) -> Result<Self> {
         let draft = Draft::new(text, linked)?;
         let inside = draft.inside(text);
+        let mut refused = no_room(text);
         for place in [Place::Inside, Place::Behind, Place::Before] {
             let pages = match place {
                 Place::Inside if !inside => continue,
@@ -95,15 +96,20 @@ impl Layout {
             if pages > available(text, room) || place == Place::Before && !has_page {
                 continue;
             }
-            if let Some(layout) = draft.with_record(text, linked, &kernel, place)? {
-                return Ok(layout);
+            match draft.with_record(text, linked, &kernel, place) {
+                Ok(layout) => return Ok(layout),
+                Err(error) => refused = error,
             }
         }
-        Err(Error::Unlinkable {
-            what: format!("the vDSO at {}", text.found.image),
-            reason: "there is no room for its link record: neither in its last page nor next to it"
-                .to_owned(),
-        })
+        Err(refused)
+    }
+}
+
+fn no_room(text: &Text) -> Error {
+    Error::Unlinkable {
+        what: format!("the vDSO at {}", text.found.image),
+        reason: "there is no room for its link record: neither in its last page nor next to it"
+            .to_owned(),
     }
 }
 
@@ -218,14 +224,14 @@ impl Draft {
         beyond.div_ceil(PAGE as usize)
     }
 
-    /// The layout with the record in a place; `None` if it does not fit there.
+    /// The layout with the record in a place.
     fn with_record(
         &self,
         text: &Text,
         linked: &LinkedImage,
         kernel: &Kernel,
         place: Place,
-    ) -> Result<Option<Layout>> {
+    ) -> Result<Layout> {
         // What an earlier link has added stays in the mapping.
         let mut at = text.found.mapping.start.min(text.mapping.start);
         if place == Place::Before {
@@ -244,67 +250,35 @@ impl Draft {
             Place::Behind => start + PAGE as usize,
             Place::Before => PAGE as usize,
         };
-        let end = text
-            .found
-            .mapping
-            .end
-            .0
-            .max(at.0 + bytes.len().max(limit) as u64);
+        let size = bytes.len().max(limit) as u64;
+        let end = text.found.mapping.end.0.max(at.0 + size);
         bytes.resize(((end - at.0) as usize).next_multiple_of(PAGE as usize), 0);
-        let mut used = 0;
-        loop {
-            let record = self.record(text, linked, kernel, at, &bytes, start..start + used);
-            let note = record.encode()?;
-            if start + note.len() > limit {
-                return Ok(None);
-            }
-            if note.len() <= used {
-                bytes[start..start + note.len()].copy_from_slice(&note);
-                let stage = kernel.moves;
-                return Ok(Some(self.finish(text, linked, at, bytes, record, stage)));
-            }
-            used = note.len();
+        // CRIU may overwrite entries the next time, whether or not they differ from what they are now.
+        let entries = linked.functions.iter().map(|function| {
+            let entry = function.entry.at(text.found.image);
+            entry..entry.offset(criu::JUMP as i64)
+        });
+        let kept: Vec<_> = entries.collect();
+        let record = self.record(text, linked, kernel, at);
+        let stored = record.store(&kernel.base.bytes, &mut bytes, at, start, &kept)?;
+        if stored.at.end > at.offset(limit as i64) {
+            return Err(no_room(text));
         }
+        Ok(self.finish(text, linked, at, bytes, stored.record, kernel.moves))
     }
 
-    /// The record, of which a note of that size will be in `place`.
-    fn record(
-        &self,
-        text: &Text,
-        linked: &LinkedImage,
-        kernel: &Kernel,
-        at: Avma,
-        bytes: &[u8],
-        place: Range<usize>,
-    ) -> Record {
-        let base = &kernel.base;
-        let mut after = bytes.to_vec();
-        // Where the record will be, everything counts as others.
-        let skipped = (base.at.0 - at.0) as usize;
-        let image = (text.found.image.0 - at.0) as usize;
-        // CRIU may overwrite entries the next time, whether or not they differ from what they are now.
-        let entries = linked.functions.iter().flat_map(|function| {
-            let start = image + function.entry.index();
-            start..start + criu::JUMP
-        });
-        for index in place.chain(entries) {
-            let known = index.checked_sub(skipped);
-            if let Some(byte) = known.and_then(|index| base.bytes.get(index)) {
-                after[index] = !byte;
-            }
-        }
-        let after = &after[skipped..][..base.bytes.len()];
+    /// The record, but for what was there before.
+    fn record(&self, text: &Text, linked: &LinkedImage, kernel: &Kernel, at: Avma) -> Record {
+        let functions = linked.functions.iter();
         Record {
             old: text.old.image.build_id().unwrap_or_default().to_vec(),
             new: kernel.build_id.clone(),
             image: text.found.image,
-            text: base.range(),
-            before: Record::difference(&base.bytes, after, base.at),
+            text: kernel.base.range(),
+            before: Vec::new(),
             kernel: kernel.placed.clone(),
             zeros: self.zeros(text, kernel, at),
-            entries: linked
-                .functions
-                .iter()
+            entries: functions
                 .map(|function| self.entry(text, function))
                 .collect(),
             moved: linked.moved.clone(),

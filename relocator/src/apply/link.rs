@@ -20,6 +20,7 @@ use crate::link::{Old, link};
 use crate::placement::{PAGE, Placement};
 use crate::plan::Policy;
 use crate::target::Step;
+use crate::target::live::maps;
 use crate::threads::frames::joined;
 use crate::threads::{Write, random};
 use crate::{Error, Result};
@@ -146,9 +147,10 @@ fn anew(
             in_place(unit, &unreachable)?
         }
     };
+    let droppable = maps::droppable(pid)?;
     let mut job = Job {
         kernel: moves(unit, &placed)?,
-        stale: random::stale(&survey.droppable),
+        stale: random::stale(&droppable),
         ..Job::default()
     };
     let mut zeros = given_up(zeros, &placed);
@@ -164,7 +166,7 @@ fn anew(
                 .map(|placed| (placed.name.clone(), placed.to))
                 .collect(),
         };
-        let old = trusted(text, survey);
+        let old = trusted(text, &droppable);
         let linked = link(&old, &kernel.target(), &placement, policy)?;
         let what = layout::Kernel {
             build_id: kernel.build_id().to_vec(),
@@ -186,15 +188,14 @@ fn anew(
     outcome.no_symbols = kernel.no_symtab().map(str::to_owned);
     outcome.state = State::Linked;
     outcome.kernel = placed;
-    debug_assert!(pid.as_raw() > 0);
     Ok(job)
 }
 
 /// The old image, of which `getrandom` makes the system call if its states cannot be made stale: they are not known, perhaps since a
 /// restore has not kept what tells them from other memory. Two processes restored from one image must not share a key.
-fn trusted<'a>(text: &'a Text, survey: &Survey) -> Cow<'a, Old> {
+fn trusted<'a>(text: &'a Text, droppable: &[Range<Avma>]) -> Cow<'a, Old> {
     let mut old = Cow::Borrowed(&text.old);
-    if survey.droppable.is_empty() {
+    if droppable.is_empty() {
         let reason = "no memory of the process is marked as that of random states, so none could be made stale";
         old.to_mut().withhold(GETRANDOM, reason);
     }

@@ -84,11 +84,7 @@ pub fn apply(
     old: &[Source],
     options: &Options,
 ) -> Result<Outcome> {
-    let known = Known {
-        sources: old,
-        tables: &options.tables,
-    };
-    attempts(pid, kernel, known, options, &|survey, pid| {
+    attempts(pid, kernel, old, options, &|survey, pid| {
         link::job(survey, pid, kernel, options.policy)
     })
 }
@@ -100,11 +96,7 @@ pub fn rollback(
     old: &[Source],
     options: &Options,
 ) -> Result<Outcome> {
-    let known = Known {
-        sources: old,
-        tables: &options.tables,
-    };
-    attempts(pid, kernel, known, options, &|survey, pid| {
+    attempts(pid, kernel, old, options, &|survey, pid| {
         undo::job(survey, pid, kernel.build_id())
     })
 }
@@ -115,10 +107,14 @@ type Planned = (Option<Job>, Outcome);
 fn attempts(
     pid: i32,
     kernel: &RunningKernel,
-    known: Known<'_>,
+    old: &[Source],
     options: &Options,
     plan: &dyn Fn(&Survey, Pid) -> Result<Planned>,
 ) -> Result<Outcome> {
+    let known = Known {
+        sources: old,
+        tables: &options.tables,
+    };
     let subject = Subject::open(pid)?;
     subject.check_linkable()?;
     let pid = subject.pid();

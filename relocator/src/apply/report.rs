@@ -104,7 +104,6 @@ impl LinkedText {
         Self {
             functions: linked.functions.iter().map(Function::from).collect(),
             added: (layout.stage.len() as u64).saturating_sub(before),
-            record: layout.record.encode().map_or(0, |note| note.len()),
             ..Self::recorded(text, &layout.record)
         }
     }

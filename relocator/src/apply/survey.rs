@@ -10,7 +10,7 @@ use super::recognise::{Found, KernelUnit, OldText, recognise};
 use super::record::Record;
 use super::text::{Known, Text};
 use crate::target::live::{maps, told_vdso, trampoline};
-use crate::target::{Mapping, Step, Target};
+use crate::target::{Mapping, Step, Target, meet};
 use crate::tracing::ProcessMemory;
 use crate::{Error, Result};
 
@@ -23,8 +23,6 @@ pub(super) struct Survey {
     pub(super) texts: Vec<Text>,
     /// Copies of old texts that were never put in place, since whoever made them was killed.
     pub(super) leftovers: Vec<Range<Avma>>,
-    /// Mappings that are random states.
-    pub(super) droppable: Vec<Range<Avma>>,
 }
 
 impl Survey {
@@ -51,7 +49,6 @@ impl Survey {
             found,
             texts,
             leftovers,
-            droppable: maps::droppable(pid)?,
         })
     }
 
@@ -92,12 +89,7 @@ impl Survey {
         all.extend(self.texts.iter().map(|text| text.found.mapping.clone()));
         all.extend(self.texts.iter().filter_map(|text| text.zeros.clone()));
         all.extend_from_slice(places);
-        let matters = |mapping: &&Mapping| {
-            let meets = |range: &Range<Avma>| {
-                range.start < mapping.range.end && mapping.range.start < range.end
-            };
-            all.iter().any(meets)
-        };
+        let matters = |mapping: &&Mapping| all.iter().any(|range| meet(range, &mapping.range));
         let same = now
             .iter()
             .filter(matters)

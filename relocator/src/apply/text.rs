@@ -177,16 +177,8 @@ impl Text {
                 Some(_) => Strategy::Proxy,
                 None => Strategy::Keep,
             };
-            FunctionPlan {
-                names: Vec::new(),
-                entry,
-                size: 0,
-                strategy,
-                reason: "it is as a restore has left it".to_owned(),
-                relocations: 0,
-                detours: 0,
-                patch: jump.map(|jump| jump.1.to_vec()),
-            }
+            let patch = jump.map(|jump| jump.1.to_vec());
+            FunctionPlan::unnamed(entry, strategy, "it is as a restore has left it", patch)
         };
         let functions = self.old.code.functions().iter();
         LinkedImage {

@@ -12,7 +12,7 @@ use super::report::{LinkedText, Outcome, State};
 use super::survey::Survey;
 use super::text::Text;
 use super::{Job, Planned, layout};
-use crate::target::{Step, without};
+use crate::target::{Step, meet, without};
 use crate::threads::Write;
 use crate::threads::frames::joined;
 use crate::{Error, Result};
@@ -20,8 +20,7 @@ use crate::{Error, Result};
 /// What has to be done, or nothing if the process is not linked.
 pub(super) fn job(survey: &Survey, pid: Pid, build_id: &[u8]) -> Result<Planned> {
     let mut outcome = Outcome::new(pid, survey);
-    let linked = survey.texts.iter().any(|text| text.record.is_some());
-    if !linked {
+    if survey.texts.iter().all(|text| text.record.is_none()) {
         return Ok((None, outcome));
     }
     let unit = survey.unit(pid)?;
@@ -42,11 +41,7 @@ pub(super) fn job(survey: &Survey, pid: Pid, build_id: &[u8]) -> Result<Planned>
         if back.is_empty() {
             back = record.kernel.iter().map(turned).collect();
         }
-        for range in &record.zeros {
-            if !zeros.contains(range) {
-                zeros.push(range.clone());
-            }
-        }
+        zeros.extend_from_slice(&record.zeros);
         undo_text(text, record, &mut job)?;
         outcome.texts.push(LinkedText::recorded(text, record));
     }
@@ -58,15 +53,9 @@ pub(super) fn job(survey: &Survey, pid: Pid, build_id: &[u8]) -> Result<Planned>
     // Old code that no jump covers reads zeros, so they are there before it is: only where a record has taken their place they
     // come back when that is gone.
     let zeros = vacant(&zeros, survey, unit, &back);
-    let texts = survey.texts.iter().map(|text| &text.found.mapping);
-    let before = texts.fold(zeros.clone(), |parts, text| {
-        let parts = parts.iter();
-        parts.flat_map(|part| without(part, text)).collect()
-    });
-    let behind = before.iter().fold(zeros, |parts, range| {
-        let parts = parts.iter();
-        parts.flat_map(|part| without(part, range)).collect()
-    });
+    let texts = survey.texts.iter().map(|text| text.found.mapping.clone());
+    let before = without(zeros.clone(), texts);
+    let behind = without(zeros, before.iter().cloned());
     job.late.splice(0..0, before.into_iter().map(Step::Zero));
     job.late.extend(behind.into_iter().map(Step::Zero));
     job.late.extend(survey.discard());
@@ -146,10 +135,7 @@ fn vacant(
     let kernel = back
         .iter()
         .map(|placed| placed.to..placed.to.offset(placed.size as i64));
-    others.chain(kernel).fold(joined(ranges), |vacant, taken| {
-        let parts = vacant.iter();
-        parts.flat_map(|part| without(part, &taken)).collect()
-    })
+    without(joined(ranges), others.chain(kernel))
 }
 
 /// The places where the kernel's mappings were must be free still.
@@ -159,11 +145,8 @@ fn free(survey: &Survey, moves: &[Step], pid: Pid) -> Result<()> {
             continue;
         };
         let place = *to..to.offset((from.end.0 - from.start.0) as i64);
-        let meets = survey
-            .mappings
-            .iter()
-            .find(|mapping| mapping.range.start < place.end && place.start < mapping.range.end);
-        if let Some(mapping) = meets {
+        let mut mappings = survey.mappings.iter();
+        if let Some(mapping) = mappings.find(|mapping| meet(&mapping.range, &place)) {
             let reason = format!(
                 "has {} {} at {} now, where a mapping of the kernel's would have to go back to",
                 mapping.protection, mapping.name, mapping.range.start

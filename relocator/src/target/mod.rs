@@ -102,10 +102,22 @@ pub enum Step {
     Unmap(Range<Avma>),
 }
 
-/// What is left of a range without another one.
-pub(crate) fn without(range: &Range<Avma>, other: &Range<Avma>) -> Vec<Range<Avma>> {
-    let below = range.start..range.end.min(other.start);
-    let above = range.start.max(other.end)..range.end;
-    let parts = [below, above].into_iter();
-    parts.filter(|part| part.start < part.end).collect()
+/// Whether ranges share an address.
+pub(crate) fn meet(range: &Range<Avma>, other: &Range<Avma>) -> bool {
+    range.start < other.end && other.start < range.end
+}
+
+/// What is left of ranges without others.
+pub(crate) fn without(
+    ranges: Vec<Range<Avma>>,
+    others: impl IntoIterator<Item = Range<Avma>>,
+) -> Vec<Range<Avma>> {
+    others.into_iter().fold(ranges, |ranges, other| {
+        let parts = ranges.into_iter().flat_map(|range| {
+            let below = range.start..range.end.min(other.start);
+            let above = range.start.max(other.end)..range.end;
+            [below, above]
+        });
+        parts.filter(|part| part.start < part.end).collect()
+    })
 }

@@ -2,23 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::slice;
 
 use elf_tools::{Avma, Svma};
 
 use super::frames::{self, Interrupted};
 use super::{Memory, Registers, Thread, Verdict, Write};
-
-/// Where threads are looked for.
-#[derive(Clone, Copy)]
-pub struct Surroundings<'a> {
-    /// The text that they are to be carried out of.
-    pub text: &'a Range<Avma>,
-    /// Memory that can be written, as stacks can be.
-    pub writable: &'a [Range<Avma>],
-    /// Memory of the process.
-    pub memory: &'a dyn Memory,
-}
 
 /// What carries threads across.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -73,23 +61,8 @@ impl Contexts {
     }
 }
 
-/// Decides about each thread, and about each context on its stacks that was interrupted in the text.
-pub fn carry(
-    threads: &[Thread],
-    surroundings: Surroundings<'_>,
-    decide: &dyn Fn(&Registers) -> Verdict,
-) -> Carried {
-    let Surroundings {
-        text,
-        writable,
-        memory,
-    } = surroundings;
-    let contexts = Contexts::of(threads, writable, slice::from_ref(text), memory);
-    carry_found(threads, &contexts, decide)
-}
-
 /// Decides about each of these threads, and about each of its contexts.
-pub fn carry_found(
+pub fn carry(
     threads: &[Thread],
     contexts: &Contexts,
     decide: &dyn Fn(&Registers) -> Verdict,

@@ -162,7 +162,7 @@ fn the_record_that_holds_others_counts() {
             text: TEXT..Avma(TEXT.0 + SIZE as u64),
             ..typical()
         };
-        let stored = record.store(&text, &mut next, TEXT, 0x1000).unwrap();
+        let stored = record.store(&text, &mut next, TEXT, 0x1000, &[]).unwrap();
         let found = Record::find(&next, TEXT).unwrap();
         assert_eq!(found.as_ref(), Some(&stored));
         text = next;
@@ -170,7 +170,7 @@ fn the_record_that_holds_others_counts() {
     }
     // There is no room for one that holds all of them.
     let mut next = text[..0x1200].to_vec();
-    let error = typical().store(&text[..0x1200], &mut next, TEXT, 0x1000);
+    let error = typical().store(&text[..0x1200], &mut next, TEXT, 0x1000, &[]);
     assert!(error.unwrap_err().to_string().contains("no room"));
     assert!(next == text[..0x1200]);
     // Back again, one by one.
@@ -193,7 +193,9 @@ fn what_a_record_takes_the_place_of_comes_back() {
         let mut after = before.clone();
         after[0x700] ^= 1;
         after.resize(0x2000 + grown, 0);
-        let stored = typical().store(&before, &mut after, TEXT, offset).unwrap();
+        let stored = typical()
+            .store(&before, &mut after, TEXT, offset, &[])
+            .unwrap();
         assert_eq!(Record::find(&after, TEXT).unwrap().as_ref(), Some(&stored));
         assert!(stored.record.before.len() <= 2);
         stored.record.undo(&mut after, TEXT).unwrap();
@@ -201,7 +203,11 @@ fn what_a_record_takes_the_place_of_comes_back() {
     }
     // Nobody would find it there.
     let mut after = vec![0; SIZE];
-    assert!(typical().store(&[0; SIZE], &mut after, TEXT, 8).is_err());
+    assert!(
+        typical()
+            .store(&[0; SIZE], &mut after, TEXT, 8, &[])
+            .is_err()
+    );
 }
 
 #[test]

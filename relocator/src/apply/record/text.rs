@@ -41,16 +41,17 @@ impl Record {
         all
     }
 
-    /// Fills in `before`, and writes the record at an offset into the bytes `after` of a mapping at `base` that had the bytes
-    /// `before` until now.
+    /// Fills in `before`, and writes the record at an offset into the bytes `after` of a mapping at `base`. The bytes `before`
+    /// were at the start of the record's text until now.
     ///
-    /// What the record takes the place of is part of it, whether or not it differs, so that all of it comes back.
+    /// What the record takes the place of is part of it, and so is what is to be `kept`, whether or not it differs.
     pub fn store(
         mut self,
         before: &[u8],
         after: &mut [u8],
         base: Avma,
         offset: usize,
+        kept: &[Range<Avma>],
     ) -> Result<Found> {
         let refused = |image, reason: &str| Error::Unlinkable {
             what: format!("the image at {image}"),
@@ -59,12 +60,24 @@ impl Record {
         if !offset.is_multiple_of(find::ALIGNMENT) {
             return Err(refused(self.image, "it would not be found there"));
         }
+        let text = self.text.start;
+        let lead = text.0.checked_sub(base.0).map(|lead| lead as usize);
+        let lead = lead.filter(|&lead| lead <= after.len());
+        let lead = lead.ok_or_else(|| refused(self.image, "its text is not there"))?;
+        let start = base.offset(offset as i64);
         let mut room = 0;
         loop {
-            let mut other = after.to_vec();
-            let taken = other.iter_mut().zip(before).skip(offset).take(room);
-            taken.for_each(|(byte, before)| *byte = !before);
-            self.before = Self::difference(before, &other, base);
+            let mut other = after[lead..].to_vec();
+            let place = start..start.offset(room as i64);
+            let kept = kept.iter().chain([&place]);
+            let kept = kept.flat_map(|range| range.start.0..range.end.0);
+            let indices = kept.filter_map(|address| address.checked_sub(text.0));
+            for index in indices.map(|index| index as usize) {
+                if let (Some(byte), Some(before)) = (other.get_mut(index), before.get(index)) {
+                    *byte = !before;
+                }
+            }
+            self.before = Self::difference(before, &other, text);
             let note = self.encode()?;
             let span = offset..offset + room.max(note.len());
             let Some(place) = after.get_mut(span) else {
@@ -72,7 +85,6 @@ impl Record {
             };
             if note.len() <= room {
                 place[..note.len()].copy_from_slice(&note);
-                let start = base.offset(offset as i64);
                 let at = start..start.offset(note.len() as i64);
                 return Ok(Found { record: self, at });
             }
@@ -139,16 +151,14 @@ impl Record {
             false => entry.bytes.len().max(entry.replaced as usize),
         };
         let patch = self.entry(text.len(), base, entry, replaced)?;
-        Ok(FunctionPlan {
-            names: Vec::new(),
-            entry: entry.at,
-            size: 0,
-            strategy: entry.strategy,
-            reason: "it was linked earlier".to_owned(),
-            relocations: 0,
-            detours: 0,
-            patch: (replaced > 0).then(|| text[patch].to_vec()),
-        })
+        let patch = (replaced > 0).then(|| text[patch].to_vec());
+        let reason = "it was linked earlier";
+        Ok(FunctionPlan::unnamed(
+            entry.at,
+            entry.strategy,
+            reason,
+            patch,
+        ))
     }
 
     fn entry(&self, text: usize, base: Avma, entry: &Entry, size: usize) -> Result<Range<usize>> {

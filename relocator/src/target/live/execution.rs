@@ -7,10 +7,11 @@ use nix::libc;
 use nix::unistd::Pid;
 
 use super::space::Space;
+use super::steps::{self, Before};
+use super::trampoline;
 use super::worker::Worker;
-use super::{steps, trampoline};
 use crate::placement::PAGE;
-use crate::target::{Mapping, Step, Thread, without};
+use crate::target::{Mapping, Step, without};
 use crate::threads::Write;
 use crate::tracing::{ProcessMemory, Tracee};
 use crate::{Error, Result};
@@ -37,8 +38,7 @@ struct Prepared {
 
 /// What undoes a step.
 enum Undo {
-    Registers(Thread),
-    Write(Write),
+    Plain(Before),
     Unmap(Range<Avma>),
     Zero(Range<Avma>),
     Code { at: Avma, bytes: Vec<u8> },
@@ -148,8 +148,14 @@ impl<'a> Execution<'a> {
 
     fn step(&mut self, step: &Step, prepared: &mut Vec<Prepared>) -> Result<()> {
         match step {
-            Step::Registers(threads) => self.registers(threads),
-            Step::Write(write) => self.write(write),
+            Step::Registers(threads) => {
+                let before = |before| self.done.push(Undo::Plain(before));
+                steps::put_registers(self.others, threads, before)
+            }
+            Step::Write(bytes) => {
+                let before = |before| self.done.push(Undo::Plain(before));
+                steps::put_bytes(self.worker.tracee()?, bytes, before)
+            }
             Step::Replace { at, .. } => match prepared.pop() {
                 Some(code) => self.replace(*at, code),
                 None => Err(self.failed(format!("nothing was prepared for {at}"))),
@@ -164,29 +170,6 @@ impl<'a> Execution<'a> {
                 Ok(())
             }
         }
-    }
-
-    fn registers(&mut self, threads: &[Thread]) -> Result<()> {
-        for thread in threads {
-            let tracee = steps::find(self.others, thread.id);
-            let tracee = tracee.ok_or_else(|| self.failed(format!("no thread {}", thread.id)))?;
-            let before = steps::set_registers(tracee, thread)?;
-            self.done.push(Undo::Registers(Thread {
-                id: thread.id,
-                registers: before.registers(),
-            }));
-        }
-        Ok(())
-    }
-
-    fn write(&mut self, write: &Write) -> Result<()> {
-        let bytes = steps::read(self.memory, write.at, write.bytes.len())?;
-        let before = Write {
-            at: write.at,
-            bytes,
-        };
-        self.done.push(Undo::Write(before));
-        steps::write(self.worker.tracee()?, write)
     }
 
     fn replace(&mut self, at: Avma, code: Prepared) -> Result<()> {
@@ -263,11 +246,7 @@ impl<'a> Execution<'a> {
 
     fn undo(&mut self, undo: Undo) -> Result<()> {
         match undo {
-            Undo::Registers(thread) => match steps::find(self.others, thread.id) {
-                Some(tracee) => steps::set_registers(tracee, &thread).map(drop),
-                None => Ok(()),
-            },
-            Undo::Write(write) => steps::write(self.worker.tracee()?, &write),
+            Undo::Plain(before) => before.restore(self.others, self.worker.tracee()?),
             Undo::Unmap(place) => self.unmap(&place),
             Undo::Zero(place) => {
                 let size = place.end.0 - place.start.0;
@@ -345,19 +324,12 @@ fn is_ours_to_cover(mapping: &Mapping) -> bool {
 
 /// The parts of a place where nothing is.
 fn uncovered(place: Range<Avma>, covered: &[Undo]) -> Vec<Range<Avma>> {
-    let mut free = vec![place];
-    for undo in covered {
-        let covered = match undo {
-            Undo::Zero(range) => range.clone(),
-            Undo::Code { at, bytes } => range(*at, bytes.len()),
-            _ => continue,
-        };
-        free = free
-            .iter()
-            .flat_map(|free| without(free, &covered))
-            .collect();
-    }
-    free
+    let covered = covered.iter().filter_map(|undo| match undo {
+        Undo::Zero(range) => Some(range.clone()),
+        Undo::Code { at, bytes } => Some(range(*at, bytes.len())),
+        _ => None,
+    });
+    without(vec![place], covered)
 }
 
 /// What later steps make of bytes.

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use elf_tools::Avma;
 
-use crate::target::{Mapping, Protection};
+use crate::target::{Mapping, Protection, without};
 
 /// The mappings of a process, in no order.
 #[derive(Debug)]
@@ -43,15 +43,12 @@ impl Space {
     /// Nothing is in a place any more.
     pub(super) fn unmap(&mut self, place: &Range<Avma>) {
         let parts = self.0.drain(..).flat_map(|mapping| {
-            let below = mapping.range.start..mapping.range.end.min(place.start);
-            let above = mapping.range.start.max(place.end)..mapping.range.end;
-            let parts = [below, above].into_iter();
-            let parts = parts.filter(|part| part.start < part.end);
+            let parts = without(vec![mapping.range.clone()], [place.clone()]);
             let of = |range| Mapping {
                 range,
                 ..mapping.clone()
             };
-            parts.map(of).collect::<Vec<_>>()
+            parts.into_iter().map(of).collect::<Vec<_>>()
         });
         self.0 = parts.collect();
     }

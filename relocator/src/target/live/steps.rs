@@ -17,7 +17,7 @@ use super::{Live, refused, trampoline};
 use crate::placement::PAGE;
 use crate::target::{Mapping, Step, Thread};
 use crate::threads::{Memory, Write};
-use crate::tracing::{ProcessMemory, Tracee, UserRegisters, is_gone};
+use crate::tracing::{ProcessMemory, Tracee};
 use crate::{Error, Result};
 
 /// Carries out all steps, or none, in a process with these mappings.
@@ -32,60 +32,25 @@ pub(super) fn carry_out(live: &mut Live, steps: &[Step], mappings: Vec<Mapping>)
     });
     if result.is_err() {
         // What fails here fails because the process has ended.
-        for undo in done.into_iter().rev() {
-            let _ = undo_plain(live, undo);
+        for before in done.into_iter().rev() {
+            let _ = first(live).and_then(|writer| before.restore(live.seized.standing(), writer));
         }
     }
     result
 }
 
-/// What there was before a step that needs no system call.
-enum Plain {
-    Registers(Pid, UserRegisters),
-    Bytes(Write),
-}
-
-fn plain_steps(live: &mut Live, steps: &[Step], done: &mut Vec<Plain>) -> Result<()> {
-    let memory = ProcessMemory::of(live.pid);
+fn plain_steps(live: &Live, steps: &[Step], done: &mut Vec<Before>) -> Result<()> {
+    let threads = live.seized.standing();
     for step in steps {
         match step {
-            Step::Registers(threads) => {
-                for thread in threads {
-                    let Some(tracee) = find(live.seized.standing(), thread.id) else {
-                        return Err(refused(live.pid, format!("has no thread {}", thread.id)));
-                    };
-                    match set_registers(tracee, thread) {
-                        Ok(before) => done.push(Plain::Registers(tracee.pid(), before)),
-                        // It was killed, as whole processes are.
-                        Err(error) if is_gone(&error) => return Err(error),
-                        Err(error) => return Err(error),
-                    }
-                }
+            Step::Registers(registers) => {
+                put_registers(threads, registers, |before| done.push(before))?
             }
-            Step::Write(write) => {
-                let before = Write {
-                    at: write.at,
-                    bytes: read(memory, write.at, write.bytes.len())?,
-                };
-                done.push(Plain::Bytes(before));
-                self::write(first(live)?, write)?;
-            }
+            Step::Write(bytes) => put_bytes(first(live)?, bytes, |before| done.push(before))?,
             _ => unreachable!("steps that need a system call come behind"),
         }
     }
     Ok(())
-}
-
-fn undo_plain(live: &mut Live, undo: Plain) -> Result<()> {
-    match undo {
-        Plain::Registers(thread, registers) => {
-            match find(live.seized.standing(), thread.as_raw()) {
-                Some(tracee) => tracee.set_registers(&registers),
-                None => Ok(()),
-            }
-        }
-        Plain::Bytes(before) => write(first(live)?, &before),
-    }
 }
 
 fn first(live: &Live) -> Result<&Tracee> {
@@ -93,15 +58,68 @@ fn first(live: &Live) -> Result<&Tracee> {
     first.ok_or_else(|| refused(live.pid, "has ended meanwhile"))
 }
 
-pub(super) fn find(threads: &[Tracee], id: i32) -> Option<&Tracee> {
+/// What there was before a step that needs no system call.
+pub(super) enum Before {
+    Registers(Thread),
+    Bytes(Write),
+}
+
+impl Before {
+    /// Puts it back. Threads that have ended need nothing.
+    pub(super) fn restore(self, threads: &[Tracee], writer: &Tracee) -> Result<()> {
+        match self {
+            Self::Registers(thread) => match find(threads, thread.id) {
+                Some(tracee) => set_registers(tracee, &thread).map(drop),
+                None => Ok(()),
+            },
+            Self::Bytes(before) => write(writer, &before),
+        }
+    }
+}
+
+/// Puts registers of threads, and tells what they were.
+pub(super) fn put_registers(
+    threads: &[Tracee],
+    registers: &[Thread],
+    mut before: impl FnMut(Before),
+) -> Result<()> {
+    for thread in registers {
+        let tracee = find(threads, thread.id);
+        let tracee = tracee.ok_or_else(|| {
+            let thread = Pid::from_raw(thread.id);
+            refused(thread, "is no thread that stands still")
+        })?;
+        before(Before::Registers(set_registers(tracee, thread)?));
+    }
+    Ok(())
+}
+
+/// Writes bytes by a thread of the process, and tells what they were.
+pub(super) fn put_bytes(
+    writer: &Tracee,
+    bytes: &Write,
+    mut before: impl FnMut(Before),
+) -> Result<()> {
+    let memory = ProcessMemory::of(writer.pid());
+    before(Before::Bytes(Write {
+        at: bytes.at,
+        bytes: read(memory, bytes.at, bytes.bytes.len())?,
+    }));
+    write(writer, bytes)
+}
+
+fn find(threads: &[Tracee], id: i32) -> Option<&Tracee> {
     threads.iter().find(|tracee| tracee.pid().as_raw() == id)
 }
 
 /// Puts the registers of a thread; what they were.
-pub(super) fn set_registers(tracee: &Tracee, thread: &Thread) -> Result<UserRegisters> {
+fn set_registers(tracee: &Tracee, thread: &Thread) -> Result<Thread> {
     let before = tracee.registers()?;
     tracee.set_registers(&before.with(&thread.registers))?;
-    Ok(before)
+    Ok(Thread {
+        registers: before.registers(),
+        ..*thread
+    })
 }
 
 /// Reads memory, all of it.
@@ -117,7 +135,7 @@ pub(super) fn read(memory: ProcessMemory, at: Avma, size: usize) -> Result<Vec<u
 }
 
 /// Writes data, or code, which only a tracer may.
-pub(super) fn write(tracee: &Tracee, write: &Write) -> Result<()> {
+fn write(tracee: &Tracee, write: &Write) -> Result<()> {
     // Eight bytes are to change at once, which a copy does not promise.
     if write.bytes.len() > 8 && fill(tracee.pid(), write).is_ok() {
         return Ok(());

@@ -14,7 +14,7 @@ use crate::criu;
 use crate::link::{LinkedImage, New, Old, link};
 use crate::placement::{PAGE, Placement};
 use crate::plan::Policy;
-use crate::threads::carry::{Stuck, Surroundings, carry};
+use crate::threads::carry::{Contexts, Stuck, carry};
 use crate::threads::{Crossing, Registers, Thread, Write, random};
 use crate::tracing::UserRegisters;
 use crate::verify::address_space::AddressSpace;
@@ -140,17 +140,14 @@ impl<'a> Swap<'a> {
             image: self.image,
         };
         let text = self.image..self.image.offset(self.size as i64);
-        let surroundings = Surroundings {
-            text: &text,
-            writable: &[stage.stack(), stage.alternate_stack()],
-            memory: stage,
-        };
-        let only = Thread {
+        let threads = [Thread {
             id: 0,
             registers: thread.registers(),
-        };
+        }];
+        let stacks = [stage.stack(), stage.alternate_stack()];
+        let contexts = Contexts::of(&threads, &stacks, &[text], stage);
         let decide = |registers: &Registers| crossing.thread(registers, stage);
-        let carried = carry(&[only], surroundings, &decide);
+        let carried = carry(&threads, &contexts, &decide);
         if let Some(Stuck { place, reason, .. }) = carried.stuck.first() {
             return Err(format!("stuck at {place}: {reason}"));
         }
