@@ -78,6 +78,13 @@ pub fn system_call(name: &str) -> Option<SystemCall> {
     CALLS.into_iter().find(|call| call.name == plain)
 }
 
+/// Code for an entry that makes a system call, whose arguments are where functions have theirs.
+pub fn plain_system_call(call: SystemCall) -> [u8; 8] {
+    let [first, second, third, fourth] = call.number.to_le_bytes();
+    // mov $number, %eax; syscall; ret
+    [0xb8, first, second, third, fourth, 0x0f, 0x05, 0xc3]
+}
+
 /// A function that makes the system call with the caller's arguments and returns what it returns.
 ///
 /// `getrandom` has two more arguments than its system call. With an `opaque_len` of -1 it is asked for the size of its
@@ -85,15 +92,9 @@ pub fn system_call(name: &str) -> Option<SystemCall> {
 /// support it.
 pub fn system_call_stub(call: SystemCall) -> Vec<u8> {
     const ENOSYS: i32 = 38;
-    // mov $number, %eax; syscall; ret
-    let plain = [
-        &[0xb8],
-        call.number.to_le_bytes().as_slice(),
-        &[0x0f, 0x05, 0xc3],
-    ]
-    .concat();
+    let plain = plain_system_call(call);
     if call.name != "getrandom" {
-        return plain;
+        return plain.to_vec();
     }
     // cmp $-1, %r8; je over the plain stub; ...; mov $-ENOSYS, %rax; ret
     let guard = [0x49, 0x83, 0xf8, 0xff, 0x74, plain.len() as u8];

@@ -48,7 +48,7 @@ impl Job {
                 Step::Replace { at, bytes } => (*at, bytes.len() as u64),
                 Step::Move { from, to } => (*to, from.end.0 - from.start.0),
                 Step::Zero(range) | Step::Unmap(range) => return Some(range.clone()),
-                Step::Registers(_) | Step::Write(_) => return None,
+                Step::Registers(_) | Step::Write(_) | Step::Spare(_) => return None,
             };
             Some(at..at.offset(size as i64))
         };

@@ -1,33 +1,25 @@
 //! The text of a process as it will be: the linked image, what is added to it, and the link record.
 //!
-//! While the kernel's mappings are on their way, nothing may read them or jump to them. So the text is put in place with
-//! entries that make the system call, and each entry becomes what it is to be by a single write of eight bytes when the mappings
-//! have arrived. Functions that no system call can stand in for, which the kernel ties to its own vDSO, run their own
-//! code meanwhile.
+//! It is put in place with entries that make system calls (`stage`), as those of the text before it do then. Each becomes what it
+//! is to be when the kernel's mappings have arrived.
 
 use std::ops::Range;
 
-use elf_tools::{Avma, Svma};
+use elf_tools::Avma;
 
 use super::place::Room;
 use super::record::{Entry, Placed, Record};
+use super::stage::{ALIGNMENT, Stage, WORD};
 use super::text::Text;
 use crate::criu;
 use crate::link::LinkedImage;
 use crate::placement::PAGE;
-use crate::plan::{FunctionPlan, Strategy};
-use crate::proxy;
-use crate::threads::Write;
+use crate::plan::FunctionPlan;
+use crate::target::Step;
 use crate::{Error, Result};
-
-/// Bytes that are written at once.
-const WORD: usize = 8;
 
 /// Zeros that are left at the end of the text, in which a trampoline finds room the next time, even after one was left there.
 const SPARE: usize = 512;
-
-/// What everything that is added begins at a multiple of.
-const ALIGNMENT: usize = 16;
 
 /// What goes into a layout besides the text.
 #[derive(Debug, Clone)]
@@ -38,8 +30,6 @@ pub(super) struct Kernel {
     pub(super) placed: Vec<Placed>,
     /// Pages of zeros that make room for them.
     pub(super) zeros: Vec<Range<Avma>>,
-    /// Whether any of them moves.
-    pub(super) moves: bool,
     /// What the process gets back if the link is undone.
     pub(super) base: Base,
 }
@@ -54,7 +44,8 @@ pub(super) struct Base {
 }
 
 impl Base {
-    fn range(&self) -> Range<Avma> {
+    /// All of it.
+    pub(super) fn range(&self) -> Range<Avma> {
         self.at..self.at.offset(self.bytes.len() as i64)
     }
 }
@@ -62,12 +53,12 @@ impl Base {
 /// A text as it will be.
 #[derive(Debug, Clone)]
 pub(super) struct Layout {
-    /// Where it is, whole pages.
-    pub(super) at: Avma,
-    /// What is put there first.
-    pub(super) stage: Vec<u8>,
-    /// What is written then.
-    pub(super) entries: Vec<Write>,
+    /// Its size in bytes, whole pages.
+    pub(super) size: usize,
+    /// Puts it in place, with entries that make system calls.
+    pub(super) early: Vec<Step>,
+    /// Has entries be its own.
+    pub(super) late: Vec<Step>,
     /// What threads find there, in the beginning or in the end.
     pub(super) after: LinkedImage,
     /// What is kept of it in the process.
@@ -136,8 +127,8 @@ struct Draft {
     bytes: Vec<u8>,
     /// The first byte behind all that is used of it.
     end: usize,
-    /// What entries are overwritten with first: by entry.
-    words: Vec<(Svma, [u8; WORD])>,
+    /// What entries are overwritten with first.
+    stage: Stage,
 }
 
 impl Draft {
@@ -147,70 +138,13 @@ impl Draft {
         let end = start + linked.bytes.len();
         bytes.resize(bytes.len().max(end), 0);
         bytes[start..end].copy_from_slice(&linked.bytes);
-        let mut draft = Self {
+        let used = linked.bytes.len().max(text.found.size);
+        let stage = Stage::new(text, &linked.functions, &bytes[start..], used)?;
+        Ok(Self {
+            end: start + used.max(stage.end()),
             bytes,
-            end: end.max(start + text.found.size),
-            words: Vec::new(),
-        };
-        for function in &linked.functions {
-            if let Some(word) = draft.word(text, function)? {
-                draft.words.push((function.entry, word));
-            }
-        }
-        Ok(draft)
-    }
-
-    /// What a function begins with while the kernel's mappings are on their way; `None` if it needs none of them.
-    fn word(&mut self, text: &Text, function: &FunctionPlan) -> Result<Option<[u8; WORD]>> {
-        if matches!(function.strategy, Strategy::Keep | Strategy::Syscall) {
-            return Ok(None);
-        }
-        let entry = function.entry;
-        let refused = |reason: &str| Error::Refused {
-            function: function.name().to_owned(),
-            entry,
-            reason: reason.to_owned(),
-        };
-        if function.size < WORD as u64 {
-            return Err(refused("it is too short to be replaced at once"));
-        }
-        let own = &text.old.image.bytes()[entry.index()..][..WORD];
-        let call = function
-            .names
-            .iter()
-            .find_map(|name| proxy::system_call(name));
-        let mut word: [u8; WORD] = own.try_into().map_err(|_| refused("it leaves the image"))?;
-        match call {
-            Some(call) => {
-                let stub = proxy::system_call_stub(call);
-                let code = match stub.len() <= WORD {
-                    true => stub,
-                    false => self.jump_to(text, entry, &stub),
-                };
-                word[..code.len()].copy_from_slice(&code);
-            }
-            // It runs its own code, of which nothing else may be missing.
-            None if function
-                .patch
-                .as_ref()
-                .is_none_or(|patch| patch.len() <= WORD) => {}
-            None => {
-                return Err(refused(
-                    "what replaces it is too long to be written at once",
-                ));
-            }
-        }
-        Ok(Some(word))
-    }
-
-    /// Adds code that is too long for an entry, and returns a jump from the entry to it.
-    fn jump_to(&mut self, text: &Text, entry: Svma, code: &[u8]) -> Vec<u8> {
-        let start = self.end.next_multiple_of(ALIGNMENT);
-        self.end = start + code.len();
-        self.bytes.resize(self.bytes.len().max(self.end), 0);
-        self.bytes[start..self.end].copy_from_slice(code);
-        let base = text.mapping.start;
-        proxy::jump(entry.at(text.found.image), base.offset(start as i64))
+            stage,
+        })
     }
 
     /// Whether all that is used fits into the old mapping.
@@ -240,6 +174,7 @@ impl Draft {
         let lead = (text.mapping.start.0 - at.0) as usize;
         let mut bytes = vec![0; lead];
         bytes.extend(&self.bytes);
+        self.stage.put(&mut bytes, at);
         let start = match place {
             Place::Inside => (lead + self.end).next_multiple_of(ALIGNMENT),
             Place::Behind => bytes.len().next_multiple_of(PAGE as usize),
@@ -264,7 +199,17 @@ impl Draft {
         if stored.at.end > at.offset(limit as i64) {
             return Err(no_room(text));
         }
-        Ok(self.finish(text, linked, at, bytes, stored.record, kernel.moves))
+        let mut after = linked.clone();
+        self.stage.extend(&mut after);
+        let size = bytes.len();
+        let replace = Step::Replace { at, bytes };
+        Ok(Layout {
+            size,
+            early: self.stage.begin().chain([replace]).collect(),
+            late: self.stage.finish(&self.bytes[text.offset()..]),
+            after,
+            record: stored.record,
+        })
     }
 
     /// The record, but for what was there before.
@@ -303,57 +248,11 @@ impl Draft {
         for (byte, known) in bytes.iter_mut().zip(known) {
             *byte = *known;
         }
-        let word = self.words.iter().find(|word| word.0 == function.entry);
         Entry {
             at: function.entry,
             strategy: function.strategy,
             replaced: function.patch.as_ref().map_or(0, Vec::len) as u32,
             bytes,
-            stage: word.map(|word| word.1),
         }
-    }
-
-    fn finish(
-        &self,
-        text: &Text,
-        linked: &LinkedImage,
-        at: Avma,
-        mut stage: Vec<u8>,
-        record: Record,
-        is_staged: bool,
-    ) -> Layout {
-        let image = (text.found.image.0 - at.0) as usize;
-        let mut entries = Vec::new();
-        let mut after = linked.clone();
-        for (entry, word) in self.words.iter().filter(|_| is_staged) {
-            let place = &mut stage[image + entry.index()..][..WORD];
-            entries.push(Write {
-                at: entry.at(text.found.image),
-                bytes: place.to_vec(),
-            });
-            place.copy_from_slice(word);
-        }
-        if is_staged {
-            extend(&mut after, &record.entries);
-        }
-        Layout {
-            at,
-            stage,
-            entries,
-            after,
-            record,
-        }
-    }
-}
-
-/// Has whoever is in what is overwritten at entries, in the beginning or in the end, count as being in what is replaced.
-pub(super) fn extend(linked: &mut LinkedImage, entries: &[Entry]) {
-    for function in &mut linked.functions {
-        let is_it = |entry: &&Entry| entry.at == function.entry && entry.stage.is_some();
-        if !entries.iter().any(|entry| is_it(&entry)) {
-            continue;
-        }
-        let patch = function.patch.get_or_insert_default();
-        patch.resize(patch.len().max(WORD), 0);
     }
 }

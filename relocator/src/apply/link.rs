@@ -12,6 +12,7 @@ use super::place::{self, Place, Unit, Unreachable};
 use super::recognise::{KernelMapping, KernelUnit};
 use super::record::{Placed, Record};
 use super::report::{LinkedText, Outcome, State};
+use super::stage;
 use super::survey::Survey;
 use super::text::Text;
 use super::{Job, Planned};
@@ -68,7 +69,8 @@ fn current<'a>(text: &'a Text, unit: &KernelUnit, kernel: &RunningKernel) -> Opt
     };
     let is_current = record.new == kernel.build_id()
         && unit.mappings.iter().all(is_known)
-        && !text.was_restored();
+        && !text.was_restored()
+        && text.begun.is_none();
     is_current.then_some(record)
 }
 
@@ -86,16 +88,19 @@ fn finish(
         let mut whole = found.bytes.clone();
         record.complete(&mut whole, found.mapping.start)?;
         let mut after = record.linked(&whole, found.mapping.start)?;
-        layout::extend(&mut after, &record.entries);
-        job.crossings.push((Some(now), after));
-        for entry in &record.entries {
-            let at = entry.at.at(found.image);
-            let offset = (at.0 - found.mapping.start.0) as usize;
-            if found.bytes.get(offset..offset + entry.bytes.len()) != Some(&entry.bytes) {
-                let bytes = entry.bytes.to_vec();
-                job.late.push(Step::Write(Write { at, bytes }));
-            }
+        let incomplete = record.entries.iter().filter(|entry| {
+            let start = entry.at.index();
+            let now = found.image_bytes().get(start..start + entry.bytes.len());
+            now != Some(&entry.bytes)
+        });
+        for entry in incomplete {
+            stage::extend(&mut after, [entry.at].into_iter());
+            job.late.push(Step::Write(Write {
+                at: entry.at.at(found.image),
+                bytes: entry.bytes.to_vec(),
+            }));
         }
+        job.crossings.push((Some(now), after));
         outcome.texts.push(LinkedText::recorded(text, record));
     }
     let placed = links.first().map_or(&[][..], |record| &record.kernel);
@@ -172,17 +177,13 @@ fn anew(
             build_id: kernel.build_id().to_vec(),
             placed: placed.clone(),
             zeros: zeros.clone(),
-            moves: !job.kernel.is_empty(),
             base: text.base(kernel, unit),
         };
         let layout = Layout::new(text, &linked, what, room)?;
         outcome.texts.push(LinkedText::new(text, &linked, &layout));
         job.crossings.push((text.before()?, layout.after));
-        job.early.push(Step::Replace {
-            at: layout.at,
-            bytes: layout.stage,
-        });
-        job.late.extend(layout.entries.into_iter().map(Step::Write));
+        job.early.extend(layout.early);
+        job.late.extend(layout.late);
     }
     job.late.extend(survey.discard());
     outcome.no_symbols = kernel.no_symtab().map(str::to_owned);

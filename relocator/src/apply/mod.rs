@@ -8,6 +8,8 @@
 //! | `survey` | all of that, read while the process runs |
 //! | `place` | where the kernel's mappings go |
 //! | `layout` | the text as it will be |
+//! | `stage` | what its entries are while it is put in place |
+//! | `spare` | what a tool has left that was killed, by which the next one knows what was there |
 //! | `record` | what the process keeps of it |
 //! | `link`, `undo` | what is to be done, as far as it can be said before threads stand still |
 //! | `job` | the rest: threads, and all steps in their order |
@@ -18,10 +20,11 @@
 //! The order of the steps is such that the process could go on after each of them without this tool:
 //!
 //! 1. Threads in old texts go back to entries of functions, which is right before and afterwards.
-//! 2. The linked text, with its record, is put in place at once. Its entries make system calls.
-//! 3. Threads in the new vDSO go to these entries.
-//! 4. The kernel's mappings are moved. Nobody uses them.
-//! 5. Each entry becomes that of the linked function.
+//! 2. The linked text, with its record, is made, but not in its place. The entries of the old text make system calls.
+//! 3. The linked text is put in place at once. Its entries make system calls as well.
+//! 4. Threads in the new vDSO go to these entries.
+//! 5. The kernel's mappings are moved. Nobody uses them.
+//! 6. Each entry becomes that of the linked function.
 
 pub(crate) mod job;
 mod kernel;
@@ -31,6 +34,8 @@ pub mod place;
 pub mod recognise;
 pub mod record;
 pub mod report;
+mod spare;
+mod stage;
 mod survey;
 mod text;
 mod undo;

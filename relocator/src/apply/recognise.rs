@@ -90,6 +90,14 @@ pub struct OldText {
     pub is_told: bool,
 }
 
+impl OldText {
+    /// All bytes of the mapping from the image's first on.
+    pub(super) fn image_bytes(&self) -> &[u8] {
+        let offset = self.image.0.saturating_sub(self.mapping.start.0) as usize;
+        self.bytes.get(offset..).unwrap_or_default()
+    }
+}
+
 /// What the running kernel maps into processes.
 #[derive(Debug, Clone)]
 pub struct Own {

@@ -103,7 +103,7 @@ impl LinkedText {
         let before = text.found.bytes.len() as u64;
         Self {
             functions: linked.functions.iter().map(Function::from).collect(),
-            added: (layout.stage.len() as u64).saturating_sub(before),
+            added: (layout.size as u64).saturating_sub(before),
             ..Self::recorded(text, &layout.record)
         }
     }

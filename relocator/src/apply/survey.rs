@@ -8,6 +8,7 @@ use nix::unistd::Pid;
 use super::kernel::RunningKernel;
 use super::recognise::{Found, KernelUnit, OldText, recognise};
 use super::record::Record;
+use super::spare::Spare;
 use super::text::{Known, Text};
 use crate::target::live::{maps, told_vdso, trampoline};
 use crate::target::{Mapping, Step, Target, meet};
@@ -21,7 +22,7 @@ pub(super) struct Survey {
     pub(super) found: Found,
     /// Old texts that are in use, without what tools have left in them that were killed.
     pub(super) texts: Vec<Text>,
-    /// Copies of old texts that were never put in place, since whoever made them was killed.
+    /// Copies of texts that are not in their place, since whoever made them was killed.
     pub(super) leftovers: Vec<Range<Avma>>,
 }
 
@@ -31,8 +32,7 @@ impl Survey {
         let mappings = maps::mappings(pid)?;
         let told = told_vdso(pid);
         let mut found = recognise(&mappings, told, &memory, &kernel.own)?;
-        let mut texts = Vec::new();
-        let mut leftovers = Vec::new();
+        let (mut all, mut spares, mut leftovers) = (Vec::new(), Vec::new(), Vec::new());
         for mut old in std::mem::take(&mut found.old) {
             if is_file(&old, &mappings) {
                 continue;
@@ -40,10 +40,15 @@ impl Survey {
             let is_leftover = is_leftover(&old)?;
             trampoline::erase(&mut old.bytes);
             match is_leftover {
-                true => leftovers.push(old.mapping.clone()),
-                false => texts.push(Text::read(old, known, &mappings, &memory)?),
+                true => {
+                    leftovers.push(old.mapping.clone());
+                    spares.extend(Spare::of(&old)?);
+                }
+                false => all.push(old),
             }
         }
+        let read = |old| Text::read(old, known, &spares, &mappings, &memory);
+        let texts = all.into_iter().map(read).collect::<Result<_>>()?;
         Ok(Self {
             mappings,
             found,
@@ -117,6 +122,6 @@ fn is_leftover(old: &OldText) -> Result<bool> {
     let start = old.mapping.start;
     let is_linked = Record::find(&old.bytes, start)?.is_some();
     let is_copy =
-        Record::is_copied(&old.bytes, start) || trampoline::is_displaced(&old.bytes, start);
+        Record::copied(&old.bytes, start).is_some() || trampoline::is_displaced(&old.bytes, start);
     Ok(!is_linked && !old.is_told && is_copy)
 }

@@ -14,6 +14,8 @@ use super::kernel::RunningKernel;
 use super::layout::Base;
 use super::recognise::{KernelUnit, OldText, zeros};
 use super::record::{Found, Record};
+use super::spare::{Begun, Spare};
+use super::stage::WORD;
 use crate::criu;
 use crate::link::{LinkedImage, Old};
 use crate::plan::{FunctionPlan, Strategy};
@@ -44,6 +46,8 @@ pub(super) struct Text {
     pub(super) pristine: Vec<u8>,
     /// Its link record.
     pub(super) record: Option<Found>,
+    /// What is known of it if a tool was killed that was about to replace it.
+    pub(super) begun: Option<Begun>,
     /// CRIU's jumps, as they are or were before it was linked.
     pub(super) jumps: Vec<(Svma, [u8; criu::JUMP])>,
     /// The old image.
@@ -59,13 +63,26 @@ pub(super) struct Text {
 impl Text {
     /// Reads an old text, and finds its tables.
     pub(super) fn read(
-        found: OldText,
+        mut found: OldText,
         known: Known<'_>,
+        spares: &[Spare],
         mappings: &[Mapping],
         memory: &dyn Memory,
     ) -> Result<Self> {
         let name = format!("the vDSO at {}", found.image);
-        let (record, mapping, mut pristine) = without_records(&found)?;
+        let (record, mut mapping, mut pristine) = without_records(&found)?;
+        let own = record.as_ref().map(|found| &found.record);
+        let begun = spares.iter().find_map(|spare| {
+            let begun = spare.begun(&found, own, &mapping, &pristine)?;
+            Some((spare, begun))
+        });
+        let begun = begun.map(|(spare, begun)| {
+            if record.is_none() {
+                spare.extend(&mut found, mappings, memory);
+            }
+            (mapping, pristine) = (begun.base.range(), begun.base.bytes.clone());
+            begun
+        });
         let size = image_size(&found, &mapping, &pristine);
         let start = (found.image.0 - mapping.start.0) as usize;
         let image = &mut pristine[start..start + size];
@@ -93,6 +110,7 @@ impl Text {
             mapping,
             pristine,
             record,
+            begun,
             jumps,
             old,
             tables,
@@ -110,10 +128,11 @@ impl Text {
     /// does not work on this one, but what CRIU would have made of the old image here.
     pub(super) fn base(&self, kernel: &RunningKernel, unit: &KernelUnit) -> Base {
         if self.record.is_none() {
-            return Base {
+            let begun = self.begun.as_ref().map(|begun| begun.base.clone());
+            return begun.unwrap_or_else(|| Base {
                 at: self.found.mapping.start,
                 bytes: self.found.bytes.clone(),
-            };
+            });
         }
         let mut bytes = self.pristine.clone();
         let vdso = unit.vdso().map(|vdso| vdso.range.start);
@@ -148,8 +167,23 @@ impl Text {
                 }
                 Ok(Some(linked))
             }
+            None if self.begun.is_some() => Ok(Some(self.staged())),
             None => Ok((!self.jumps.is_empty()).then(|| self.unlinked())),
         }
+    }
+
+    /// The old image with what was put over its entries before it was to be replaced.
+    fn staged(&self) -> LinkedImage {
+        let mut linked = self.unlinked();
+        for function in &mut linked.functions {
+            let start = function.entry.index();
+            let now = self.found.image_bytes().get(start..start + WORD);
+            let own = linked.bytes.get(start..start + WORD);
+            if now != own {
+                function.patch = now.map(<[u8]>::to_vec);
+            }
+        }
+        linked
     }
 
     /// CRIU's jump at the entry of a function, if there is one now.

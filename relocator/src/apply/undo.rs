@@ -2,16 +2,18 @@
 
 use std::ops::Range;
 
-use elf_tools::Avma;
+use elf_tools::{Avma, Svma};
 use nix::unistd::Pid;
 
 use super::link::moves;
 use super::recognise::KernelUnit;
 use super::record::{Placed, Record};
 use super::report::{LinkedText, Outcome, State};
+use super::spare::Begun;
+use super::stage::{self, Stage, WORD};
 use super::survey::Survey;
 use super::text::Text;
-use super::{Job, Planned, layout};
+use super::{Job, Planned};
 use crate::target::{Step, meet, without};
 use crate::threads::Write;
 use crate::threads::frames::joined;
@@ -20,7 +22,8 @@ use crate::{Error, Result};
 /// What has to be done, or nothing if the process is not linked.
 pub(super) fn job(survey: &Survey, pid: Pid, build_id: &[u8]) -> Result<Planned> {
     let mut outcome = Outcome::new(pid, survey);
-    if survey.texts.iter().all(|text| text.record.is_none()) {
+    let is_changed = |text: &Text| text.record.is_some() || text.begun.is_some();
+    if !survey.texts.iter().any(is_changed) {
         return Ok((None, outcome));
     }
     let unit = survey.unit(pid)?;
@@ -28,28 +31,30 @@ pub(super) fn job(survey: &Survey, pid: Pid, build_id: &[u8]) -> Result<Planned>
     let mut back: Vec<Placed> = Vec::new();
     let mut zeros: Vec<Range<Avma>> = Vec::new();
     for text in &survey.texts {
-        let Some(found) = &text.record else {
-            job.crossings.push((text.before()?, text.unlinked()));
-            continue;
-        };
-        let record = &found.record;
-        if record.new != build_id {
-            let reason = "was linked to another kernel, and is on this one now: it cannot be put back to what it was \
-                          there, only be linked to this one";
-            return Err(refused(pid, reason));
+        match (&text.record, &text.begun) {
+            (Some(found), _) => {
+                let record = &found.record;
+                if record.new != build_id {
+                    let reason = "was linked to another kernel, and is on this one now: it cannot be put back to what it was \
+                                  there, only be linked to this one";
+                    return Err(refused(pid, reason));
+                }
+                if back.is_empty() {
+                    back = record.kernel.iter().map(turned).collect();
+                }
+                zeros.extend_from_slice(&record.zeros);
+                undo_text(text, record, &mut job)?;
+                outcome.texts.push(LinkedText::recorded(text, record));
+            }
+            (None, Some(begun)) => {
+                zeros.extend_from_slice(&begun.zeros);
+                undo_begun(text, begun, &mut job)?;
+            }
+            (None, None) => job.crossings.push((text.before()?, text.unlinked())),
         }
-        if back.is_empty() {
-            back = record.kernel.iter().map(turned).collect();
-        }
-        zeros.extend_from_slice(&record.zeros);
-        undo_text(text, record, &mut job)?;
-        outcome.texts.push(LinkedText::recorded(text, record));
     }
     job.kernel = moves(unit, &back)?;
-    match job.kernel.is_empty() {
-        true => job.early.clear(),
-        false => free(survey, &job.kernel, pid)?,
-    }
+    free(survey, &job.kernel, pid)?;
     // Old code that no jump covers reads zeros, so they are there before it is: only where a record has taken their place they
     // come back when that is gone.
     let zeros = vacant(&zeros, survey, unit, &back);
@@ -80,42 +85,81 @@ fn turned(placed: &Placed) -> Placed {
     }
 }
 
-/// One text: entries make system calls until it is replaced.
+/// One text: entries make system calls until it is what it was.
 fn undo_text(text: &Text, record: &Record, job: &mut Job) -> Result<()> {
     let found = &text.found;
-    let now = record.linked(&found.bytes, found.mapping.start)?;
-    let mut after = text.unlinked();
-    layout::extend(&mut after, &record.entries);
-    job.crossings.push((Some(now), after));
-    for entry in &record.entries {
-        if let Some(word) = entry.stage {
-            job.early.push(Step::Write(Write {
-                at: entry.at.at(found.image),
-                bytes: word.to_vec(),
-            }));
-        }
-    }
     let mut bytes = found.bytes.clone();
     record.undo(&mut bytes, found.mapping.start)?;
     let old = &record.text;
     let offset = (old.start.0 - found.mapping.start.0) as usize;
     let size = (old.end.0 - old.start.0) as usize;
-    let bytes = bytes
-        .get(offset..offset + size)
+    let before = bytes.get(offset..offset + size);
+    let mut bytes = before
         .ok_or_else(|| Error::Unlinkable {
             what: format!("the vDSO at {}", found.image),
             reason: "its link record speaks of more than there is".to_owned(),
-        })?;
-    job.late.push(Step::Replace {
-        at: old.start,
-        bytes: bytes.to_vec(),
+        })?
+        .to_vec();
+    let unlinked = text.unlinked();
+    let image = (found.image.0 - old.start.0) as usize;
+    let stage = Stage::new(text, &unlinked.functions, &bytes[image..], found.size)?;
+    let late = stage.finish(&bytes[image..]);
+    stage.put(&mut bytes, old.start);
+    let mut after = unlinked;
+    stage.extend(&mut after);
+    let now = record.linked(&found.bytes, found.mapping.start)?;
+    job.crossings.push((Some(now), after));
+    job.early.push(Step::Spare(found.bytes.clone()));
+    job.early.extend(stage.begin());
+    let at = old.start;
+    job.late.push(Step::Replace { at, bytes });
+    job.late.extend(late);
+    unmap_added(text, old, job);
+    Ok(())
+}
+
+/// One text that a tool was about to replace which was killed: what differs is put back, entries first.
+fn undo_begun(text: &Text, begun: &Begun, job: &mut Job) -> Result<()> {
+    let found = &text.found;
+    let old = begun.base.range();
+    let mut after = text.unlinked();
+    let now = text.before()?;
+    let entries = now.iter().flat_map(|linked| &linked.functions);
+    let entries: Vec<Svma> = entries.map(|function| function.entry).collect();
+    stage::extend(&mut after, entries.iter().copied());
+    job.crossings.push((now, after));
+    let words = entries.iter().map(|entry| {
+        let at = entry.at(found.image);
+        at..at.offset(WORD as i64)
     });
-    for added in [found.mapping.start..old.start, old.end..found.mapping.end] {
+    let rest = begun.base.at.0..old.end.0;
+    let rest = rest
+        .step_by(WORD)
+        .map(|at| Avma(at)..Avma(at + WORD as u64));
+    for range in words.chain(rest) {
+        let start = (range.start.0 - old.start.0) as usize;
+        let bytes = begun.base.bytes.get(start..start + WORD);
+        let start = (range.start.0 - found.mapping.start.0) as usize;
+        let now = found.bytes.get(start..start + WORD);
+        if let Some(bytes) = bytes.filter(|_| bytes != now) {
+            job.late.push(Step::Write(Write {
+                at: range.start,
+                bytes: bytes.to_vec(),
+            }));
+        }
+    }
+    unmap_added(text, &old, job);
+    Ok(())
+}
+
+/// Unmaps what a link has added to a text.
+fn unmap_added(text: &Text, old: &Range<Avma>, job: &mut Job) {
+    let found = &text.found.mapping;
+    for added in [found.start..old.start, old.end..found.end] {
         if !added.is_empty() {
             job.late.push(Step::Unmap(added));
         }
     }
-    Ok(())
 }
 
 /// What of some ranges nobody else has taken: nothing is there now but the kernel's mappings, which go back, and pages that links

@@ -89,6 +89,8 @@ pub enum Step {
         /// What they hold.
         bytes: Vec<u8>,
     },
+    /// Pages of code are kept, anywhere, until all steps are done: for whoever comes after this tool if it is killed.
+    Spare(Vec<u8>),
     /// A mapping of the kernel's is moved as a whole, over what is mapped there: nothing, or pages of zeros.
     Move {
         /// Where it is.

@@ -52,12 +52,12 @@ impl Record {
         Ok(found)
     }
 
-    /// Whether the bytes of a mapping at `base` have a record of an image that is not in this mapping: they are a copy, made
-    /// to be put elsewhere.
-    pub fn is_copied(text: &[u8], base: Avma) -> bool {
+    /// The record in the bytes of a mapping at `base` if it is of an image that is not in this mapping: they are a copy, which was
+    /// to be put elsewhere, or was kept.
+    pub fn copied(text: &[u8], base: Avma) -> Option<Self> {
         let here = base..base.offset(text.len() as i64);
         let notes = (0..text.len()).step_by(ALIGNMENT).map(|at| &text[at..]);
         let mut records = notes.filter_map(|note| stored::decode(note).ok());
-        records.any(|(record, _)| !here.contains(&record.image))
+        records.find_map(|(record, _)| (!here.contains(&record.image)).then_some(record))
     }
 }

@@ -87,6 +87,4 @@ pub struct Entry {
     pub replaced: u32,
     /// The first eight bytes of the linked function.
     pub bytes: [u8; 8],
-    /// What is there instead while the kernel's mappings are on their way; `None` if the function needs none of them.
-    pub stage: Option<[u8; 8]>,
 }

@@ -108,12 +108,9 @@ impl Record {
             put(bytes, entry.at.0);
             put(
                 bytes,
-                u64::from(entry.replaced) << 3
-                    | u64::from(entry.stage.is_some()) << 2
-                    | strategy_number(entry.strategy),
+                u64::from(entry.replaced) << 2 | strategy_number(entry.strategy),
             );
             bytes.extend(entry.bytes);
-            bytes.extend(entry.stage.into_iter().flatten());
         }
         for moved in [&self.moved, &self.jumps_back] {
             put(bytes, moved.len() as u64);
@@ -314,24 +311,16 @@ fn entry(reader: &mut Reader<'_>) -> Result<Entry> {
     let at = Svma(reader.number()?);
     let start = reader.offset();
     let number = reader.number()?;
-    let replaced = u32::try_from(number >> 3);
+    let replaced = u32::try_from(number >> 2);
     let replaced =
         replaced.map_err(|_| Reader::wrong(start, "more bytes are replaced than there can be"))?;
-    let bytes = word_of(reader)?;
-    let stage = (number & 4 != 0).then(|| word_of(reader));
+    let bytes = reader.take(8)?;
     Ok(Entry {
         at,
         strategy: strategy(number),
         replaced,
-        bytes,
-        stage: stage.transpose()?,
+        bytes: std::array::from_fn(|index| bytes[index]),
     })
-}
-
-/// Eight bytes of code.
-fn word_of(reader: &mut Reader<'_>) -> Result<[u8; 8]> {
-    let bytes = reader.take(8)?;
-    Ok(std::array::from_fn(|index| bytes[index]))
 }
 
 fn moved(reader: &mut Reader<'_>) -> Result<Moved> {

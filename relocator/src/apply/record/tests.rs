@@ -44,7 +44,6 @@ fn typical() -> Record {
         strategy: Strategy::Relocate,
         replaced: 0,
         bytes: [0x55, 0x48, 0x89, 0xe5, 0x41, 0x57, 0x41, 0x56],
-        stage: Some([0xb8, 0xe4, 0, 0, 0, 0x0f, 0x05, 0xc3]),
     };
     Record {
         old: vec![0x3b; 20],
@@ -411,11 +410,10 @@ prop_compose! {
 prop_compose! {
     fn entry()(
         at in 0..1_u64 << 20, strategy in 0..4_usize, replaced in 0..=1_u32 << 20, bytes: [u8; 8],
-        stage: Option<[u8; 8]>,
     ) -> Entry {
         use Strategy::{Keep, Proxy, Relocate, Syscall};
         let strategy = [Keep, Relocate, Proxy, Syscall][strategy];
-        Entry { at: Svma(at), strategy, replaced, bytes, stage }
+        Entry { at: Svma(at), strategy, replaced, bytes }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Steps that need system calls in the process: mappings are made, moved and removed.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 
 use elf_tools::Avma;
@@ -28,6 +29,8 @@ pub(super) struct Execution<'a> {
     code: Avma,
     space: Space,
     done: Vec<Undo>,
+    /// Code that is kept until the end.
+    spare: Vec<Range<Avma>>,
 }
 
 /// New code in the process that is not in its place yet.
@@ -61,6 +64,7 @@ impl<'a> Execution<'a> {
             memory: ProcessMemory::of(pid),
             space: Space::new(mappings),
             done: Vec::new(),
+            spare: Vec::new(),
         })
     }
 
@@ -73,39 +77,41 @@ impl<'a> Execution<'a> {
                 let _ = self.undo(undo);
             }
         }
+        for place in std::mem::take(&mut self.spare) {
+            let _ = self.unmap(&place);
+        }
         result
     }
 
     fn try_all(&mut self, all: &[Step]) -> Result<()> {
-        let mut prepared = Vec::new();
-        for step in all {
-            if let Step::Replace { at, bytes } = step {
-                let bytes = self.with_trampoline(*at, bytes);
-                match self.prepare(&bytes) {
-                    Ok(place) => prepared.push(Prepared { at: place, bytes }),
-                    Err(error) => {
-                        self.discard(&prepared);
-                        return Err(error);
-                    }
-                }
-            }
-        }
-        prepared.reverse();
-        for step in all {
-            let result = self.step(step, &mut prepared);
-            if result.is_err() {
-                self.discard(&prepared);
-                return result;
-            }
-        }
+        let mut prepared = VecDeque::new();
+        let result = self.prepare_all(all, &mut prepared).and_then(|()| {
+            all.iter()
+                .try_for_each(|step| self.step(step, &mut prepared))
+        });
+        // They are of use until everything is undone: who comes after this tool if it is killed learns from them what was there.
+        let unused = prepared.iter().map(|code| range(code.at, code.bytes.len()));
+        self.spare.extend(unused);
+        result?;
         self.check(all)
     }
 
-    /// Unmaps code that will not be used.
-    fn discard(&mut self, prepared: &[Prepared]) {
-        for code in prepared {
-            let _ = self.unmap(&range(code.at, code.bytes.len()));
+    fn prepare_all(&mut self, all: &[Step], prepared: &mut VecDeque<Prepared>) -> Result<()> {
+        for step in all {
+            match step {
+                Step::Spare(bytes) => {
+                    let at = self.prepare(bytes)?;
+                    self.spare.push(range(at, bytes.len()));
+                }
+                Step::Replace { at, bytes } => {
+                    let bytes = self.with_trampoline(*at, bytes);
+                    let at = self.prepare(&bytes)?;
+                    prepared.push_back(Prepared { at, bytes });
+                }
+                _ => {}
+            }
         }
+        Ok(())
     }
 
     /// Pages that are to be in the place of others while the worker executes the trampoline in them.
@@ -146,7 +152,7 @@ impl<'a> Execution<'a> {
         }
     }
 
-    fn step(&mut self, step: &Step, prepared: &mut Vec<Prepared>) -> Result<()> {
+    fn step(&mut self, step: &Step, prepared: &mut VecDeque<Prepared>) -> Result<()> {
         match step {
             Step::Registers(threads) => {
                 let before = |before| self.done.push(Undo::Plain(before));
@@ -156,10 +162,12 @@ impl<'a> Execution<'a> {
                 let before = |before| self.done.push(Undo::Plain(before));
                 steps::put_bytes(self.worker.tracee()?, bytes, before)
             }
-            Step::Replace { at, .. } => match prepared.pop() {
+            Step::Replace { at, .. } => match prepared.pop_front() {
                 Some(code) => self.replace(*at, code),
                 None => Err(self.failed(format!("nothing was prepared for {at}"))),
             },
+            // It is there from the beginning.
+            Step::Spare(_) => Ok(()),
             Step::Move { from, to } => self.move_mapping(from, *to),
             Step::Zero(place) => self.zero(place),
             Step::Unmap(place) => {

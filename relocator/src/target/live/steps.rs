@@ -1,10 +1,12 @@
 //! Carries out steps in a live process, and undoes them where one fails.
 //!
-//! Steps that only change registers and data come first, as they need no system call. Then a thread becomes the worker, all
+//! Steps that only change registers and memory come first, as they need no system call; but text that is to be replaced is
+//! changed only when what replaces it is there. Then a thread becomes the worker, all
 //! new mappings are prepared, and the rest is done. What was done is kept with what was there before, and put back in the
 //! opposite order if anything fails.
 
 use std::io::IoSlice;
+use std::ops::Range;
 
 use elf_tools::Avma;
 use nix::libc;
@@ -22,7 +24,12 @@ use crate::{Error, Result};
 
 /// Carries out all steps, or none, in a process with these mappings.
 pub(super) fn carry_out(live: &mut Live, steps: &[Step], mappings: Vec<Mapping>) -> Result<()> {
-    let is_plain = |step: &&Step| matches!(step, Step::Registers(_) | Step::Write(_));
+    let replaced: Vec<Range<Avma>> = steps.iter().filter_map(replaced).collect();
+    let is_plain = |step: &&Step| match step {
+        Step::Registers(_) => true,
+        Step::Write(write) => !replaced.iter().any(|range| range.contains(&write.at)),
+        _ => false,
+    };
     let plain = steps.iter().take_while(is_plain).count();
     let (plain, rest) = steps.split_at(plain);
     let mut done = Vec::new();
@@ -37,6 +44,14 @@ pub(super) fn carry_out(live: &mut Live, steps: &[Step], mappings: Vec<Mapping>)
         }
     }
     result
+}
+
+/// What a step replaces.
+fn replaced(step: &Step) -> Option<Range<Avma>> {
+    match step {
+        Step::Replace { at, bytes } => Some(*at..at.offset(bytes.len() as i64)),
+        _ => None,
+    }
 }
 
 fn plain_steps(live: &Live, steps: &[Step], done: &mut Vec<Before>) -> Result<()> {
@@ -268,7 +283,7 @@ fn overlay(step: &Step, page: Avma, bytes: &mut [u8]) {
             }
             return;
         }
-        Step::Registers(_) => return,
+        Step::Registers(_) | Step::Spare(_) => return,
     };
     for (address, &byte) in (at.0..).zip(new) {
         if let Some(place) = address.checked_sub(page.0)
