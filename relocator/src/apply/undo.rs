@@ -53,7 +53,10 @@ pub(super) fn job(survey: &Survey, pid: Pid, build_id: &[u8]) -> Result<Planned>
             (None, None) => job.crossings.push((text.before()?, text.unlinked())),
         }
     }
-    job.kernel = moves(unit, &back)?;
+    // Where no text is linked any more, the kernel's mappings are where they belong.
+    if !back.is_empty() {
+        job.kernel = moves(unit, &back)?;
+    }
     free(survey, &job.kernel, pid)?;
     // Old code that no jump covers reads zeros, so they are there before it is: only where a record has taken their place they
     // come back when that is gone.

@@ -136,17 +136,53 @@ pub(super) fn signal_code(pid: Pid) -> Result<c_int> {
 }
 
 /// The status of a thread that has changed its state, or `None`. Threads that are no processes are found as well.
+///
+/// A signal that is about to be delivered is left where it is: taking notice of it takes it from the thread until it is resumed
+/// with it, and if this process ended meanwhile, it would be lost.
 pub(super) fn changed(pid: Pid) -> Result<Option<c_int>> {
+    let Some(stopped_by) = noticed(pid)? else {
+        return Ok(None);
+    };
+    if (1..libc::SIGRTMAX() + 1).contains(&stopped_by) && stopped_by != libc::SIGTRAP {
+        return Ok(Some(libc::W_STOPCODE(stopped_by)));
+    }
     let mut status = 0;
     let options = libc::WNOHANG | libc::__WALL;
     // SAFETY: the kernel writes one number.
-    match unsafe { libc::waitpid(pid.as_raw(), &raw mut status, options) } {
-        -1 => match Error::last_os_error() {
-            error if error.kind() == std::io::ErrorKind::Interrupted => Ok(None),
-            error => Err(error),
-        },
-        0 => Ok(None),
-        _ => Ok(Some(status)),
+    let changed = unsafe { libc::waitpid(pid.as_raw(), &raw mut status, options) };
+    interrupted(changed.into(), (changed != 0).then_some(status))
+}
+
+/// What has stopped a thread that has changed its state: the number of a signal, with more bits where it is none. 0 if it has
+/// ended.
+fn noticed(pid: Pid) -> Result<Option<c_int>> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let options = libc::WNOHANG | libc::WNOWAIT | libc::WSTOPPED | libc::WEXITED | libc::__WALL;
+    let id = pid.as_raw().cast_unsigned();
+    // SAFETY: the kernel writes the whole structure, or nothing.
+    let said = unsafe { libc::waitid(libc::P_PID, id, info.as_mut_ptr(), options) };
+    // SAFETY: zeros are a valid value, and the kernel has written a valid one if any.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: this is what a child has that has changed, or zeros.
+    let of = unsafe { info.si_pid() };
+    // SAFETY: as before.
+    let status = unsafe { info.si_status() };
+    let stopped_by = match info.si_code {
+        libc::CLD_TRAPPED | libc::CLD_STOPPED => status,
+        _ => 0,
+    };
+    match of {
+        0 => interrupted(said.into(), None),
+        _ => interrupted(said.into(), Some(stopped_by)),
+    }
+}
+
+/// The value, unless a call has failed. One that a signal of this process's has interrupted has found nothing.
+fn interrupted(result: libc::c_long, value: Option<c_int>) -> Result<Option<c_int>> {
+    match check(result) {
+        Ok(()) => Ok(value),
+        Err(error) if error.kind() == std::io::ErrorKind::Interrupted => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -21,10 +21,12 @@ use crate::refused::Odd;
 use crate::subject::{Linker, check, hammer};
 use crate::tool::{Ended, Moment, Tool};
 
-/// The old kernel of processes whose tools are killed.
-const OLD: &str = "6.1";
+/// The old kernels of processes whose tools are killed: one whose record finds room in the image's last page, and one with
+/// `getrandom`, whose record takes another page.
+const SMALL: &str = "6.1";
+const LARGE: &str = "7.2";
 
-/// With this variable every n-th moment is taken: 1 for all of them, also where that takes long.
+/// With this variable every n-th moment is taken: 1 for all of them, which takes a quarter of an hour.
 const STRIDE: &str = "RELOCATOR_KILL_STRIDE";
 
 /// The first moment, where a failure is to be repeated.
@@ -33,7 +35,11 @@ const FIRST: &str = "RELOCATOR_KILL_FIRST";
 /// How many of the last moments are told.
 const TOLD: usize = 8;
 
-/// How many moments are passed by where the command is killed, which takes half a second to begin.
+/// Every how many moments are taken, for a process with one thread and with many.
+const OF_ONE: usize = 2;
+const OF_MANY: usize = 3;
+
+/// The same where the command is killed, which takes half a second to begin.
 const OF_COMMAND: usize = 23;
 
 /// How many tools have to come to their end in a row for all moments to have been seen: each takes another number of calls.
@@ -52,17 +58,20 @@ enum Work {
 /// Who calls in the process.
 #[derive(Debug, Clone, Copy)]
 struct Crew {
+    old: &'static str,
     threads: usize,
     idle: usize,
 }
 
 const MANY: Crew = Crew {
+    old: LARGE,
     threads: 4,
     idle: 6,
 };
 
 /// The only thread has to be the one that makes system calls for the tool.
 const ONE: Crew = Crew {
+    old: SMALL,
     threads: 0,
     idle: 0,
 };
@@ -70,43 +79,28 @@ const ONE: Crew = Crew {
 pub(crate) fn trials(listing: bool) -> Vec<Trial> {
     let fetched = match listing {
         true => Ok(()),
-        false => Cache::locate().fetch(OLD).map(drop),
+        false => [SMALL, LARGE]
+            .into_iter()
+            .try_for_each(|old| Cache::locate().fetch(old).map(drop)),
     };
     let possible = &fetched.map_err(|error| in_words(&error));
-    let mut trials = vec![trial("killed::rollback_of_one_thread", possible, || {
-        library(ONE, Work::RollBack)
-    })];
+    let mut trials = Vec::new();
     for (verb, work) in [("apply", Work::Apply), ("rollback", Work::RollBack)] {
-        let name = format!("killed::{verb}_of_a_sleeper");
-        trials.push(trial(name, possible, move || sleeper(work)));
-    }
-    if number(STRIDE).is_some() {
-        trials.extend(searched(possible));
+        let mut add = |name: &str, run: Box<dyn FnOnce() -> Result<(), String> + Send>| {
+            trials.push(trial(format!("killed::{verb}_of_{name}"), possible, run));
+        };
+        add("a_sleeper", Box::new(move || sleeper(work)));
+        add("one_thread", Box::new(move || library(ONE, work, OF_ONE)));
+        add("threads", Box::new(move || library(MANY, work, OF_MANY)));
+        add("threads_by_command", Box::new(move || the_command(work)));
     }
     trials
 }
 
-/// Those that look for the moment that `docs/apply.md` names: text is replaced while other threads run again. They find it now and
-/// then, in hundreds of kills, so they only run where somebody looks for it, with [`STRIDE`].
-fn searched(possible: &Result<(), String>) -> Vec<Trial> {
-    let mut trials = vec![trial("killed::apply_of_one_thread", possible, || {
-        library(ONE, Work::Apply)
-    })];
-    for (name, crew) in [("threads", MANY)] {
-        for (verb, work) in [("apply", Work::Apply), ("rollback", Work::RollBack)] {
-            let name = format!("killed::{verb}_of_{name}");
-            trials.push(trial(name, possible, move || library(crew, work)));
-        }
+impl Crew {
+    fn spec(self) -> Spec {
+        Spec::Kernel(self.old.to_owned())
     }
-    for (verb, work) in [("apply", Work::Apply), ("rollback", Work::RollBack)] {
-        let name = format!("killed::command_{verb}");
-        trials.push(trial(name, possible, move || the_command(work)));
-    }
-    trials
-}
-
-fn spec() -> Spec {
-    Spec::Kernel(OLD.to_owned())
 }
 
 fn number(variable: &str) -> Option<usize> {
@@ -118,10 +112,12 @@ fn stride(usual: usize) -> usize {
 }
 
 /// Kills forks of this process, at all moments.
-fn library(crew: Crew, work: Work) -> Result<(), String> {
+fn library(crew: Crew, work: Work, usual: usize) -> Result<(), String> {
     let victim = Victim::start(crew)?;
-    let linker = Linker::new(&spec())?;
-    victim.kill_at_all(work, &linker, stride(1), &|pid| start(&linker, work, pid))
+    let linker = Linker::new(&crew.spec())?;
+    victim.kill_at_all(work, &linker, stride(usual), &|pid| {
+        start(&linker, work, pid)
+    })
 }
 
 /// A fork of this process that does the work.
@@ -138,7 +134,7 @@ fn start(linker: &Linker, work: Work, pid: i32) -> Result<Tool, String> {
 /// Kills the command, at some moments.
 fn the_command(work: Work) -> Result<(), String> {
     let victim = Victim::start(MANY)?;
-    let linker = Linker::new(&spec())?;
+    let linker = Linker::new(&MANY.spec())?;
     let tables = TempDir::new().map_err(|error| error.to_string())?;
     let start = |pid: i32| {
         let mut command = command::relocator();
@@ -148,7 +144,7 @@ fn the_command(work: Work) -> Result<(), String> {
             Work::RollBack => "rollback",
         });
         command.args(["--json", "--deadline", "60", "--pid", &pid.to_string()]);
-        command.args(["--old", &spec().to_string()]);
+        command.args(["--old", &MANY.spec().to_string()]);
         Tool::execute(command)
     };
     victim.kill_at_all(work, &linker, stride(OF_COMMAND), &start)
@@ -156,7 +152,7 @@ fn the_command(work: Work) -> Result<(), String> {
 
 /// Kills forks of this process that work on one whose only thread sleeps. It would end if it did not sleep long enough.
 fn sleeper(work: Work) -> Result<(), String> {
-    let linker = Linker::new(&spec())?;
+    let linker = Linker::new(&ONE.spec())?;
     let mut odd = Odd::start(SLEEPING)?;
     let pid = odd.pid();
     let usual = Usual::of(pid)?;
@@ -200,7 +196,7 @@ struct Victim {
 
 impl Victim {
     fn start(crew: Crew) -> Result<Self, String> {
-        let hammer = hammer(&spec(), crew.threads, crew.idle)?;
+        let hammer = hammer(&crew.spec(), crew.threads, crew.idle)?;
         let pid = hammer.restored.pid();
         let mut victim = Self {
             usual: Usual::of(pid)?,

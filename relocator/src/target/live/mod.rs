@@ -5,6 +5,7 @@
 //! | `maps` | what the kernel says about its memory |
 //! | `space` | the same, as it becomes while steps are carried out |
 //! | `trampoline` | code in the process that makes system calls, and leads a thread back if we die |
+//! | `spot` | where that code goes |
 //! | `worker` | a thread that executes it |
 //! | `steps` | carries out [`Step`]s, those that need no system call by itself |
 //! | `execution` | those that need system calls, and undoes them |
@@ -15,6 +16,7 @@
 mod execution;
 pub(crate) mod maps;
 mod space;
+mod spot;
 mod steps;
 pub(crate) mod trampoline;
 mod worker;

@@ -15,8 +15,7 @@ use nix::unistd::Pid;
 
 use super::execution::Execution;
 use super::worker::Worker;
-use super::{Live, refused, trampoline};
-use crate::placement::PAGE;
+use super::{Live, refused, spot, trampoline};
 use crate::target::{Mapping, Step, Thread};
 use crate::threads::{Memory, Write};
 use crate::tracing::{ProcessMemory, Tracee};
@@ -47,7 +46,7 @@ pub(super) fn carry_out(live: &mut Live, steps: &[Step], mappings: Vec<Mapping>)
 }
 
 /// What a step replaces.
-fn replaced(step: &Step) -> Option<Range<Avma>> {
+pub(super) fn replaced(step: &Step) -> Option<Range<Avma>> {
     match step {
         Step::Replace { at, bytes } => Some(*at..at.offset(bytes.len() as i64)),
         _ => None,
@@ -174,7 +173,7 @@ pub(super) fn fill(pid: Pid, write: &Write) -> Result<()> {
 
 /// Carries out steps that need system calls, and puts the thread that makes them back afterwards.
 fn with_worker(live: &mut Live, steps: &[Step], mappings: Vec<Mapping>) -> Result<()> {
-    let code = spot(live, steps, &mappings)?;
+    let code = spot::find(live, steps, &mappings)?;
     let index = eligible(live, steps)?;
     let tracee = live.tracees().swap_remove(index);
     let mut worker = Worker::take(tracee, code)?;
@@ -226,72 +225,6 @@ fn eligible(live: &mut Live, steps: &[Step]) -> Result<usize> {
         pid: live.pid.as_raw(),
         reason: "no thread of it can make system calls for us now".to_owned(),
     })
-}
-
-/// A place for the trampoline: bytes of zeros at the end of private code, which nobody executes. If the code will be
-/// replaced, the replacement has to have zeros there as well.
-fn spot(live: &Live, steps: &[Step], mappings: &[Mapping]) -> Result<Avma> {
-    let memory = ProcessMemory::of(live.pid);
-    let mut candidates: Vec<&Mapping> = mappings
-        .iter()
-        .filter(|mapping| is_code(mapping) && !mapping.name.starts_with('['))
-        .collect();
-    // The old vDSO's pages are private already, while those of a file would be copied for this.
-    candidates.sort_by_key(|mapping| !mapping.name.is_empty());
-    for mapping in candidates {
-        let page = Avma(mapping.range.end.0 - PAGE);
-        let Ok(mut bytes) = read(memory, page, PAGE as usize) else {
-            continue;
-        };
-        // Where one was left in code without a name, which is an old text, it is known that nobody executes it any more.
-        if mapping.name.is_empty() {
-            trampoline::erase(&mut bytes);
-        }
-        for step in steps {
-            overlay(step, page, &mut bytes);
-        }
-        let zeros = bytes.iter().rev().take_while(|&&byte| byte == 0).count() as u64;
-        let start =
-            (mapping.range.end.0 - trampoline::SIZE as u64) & !(trampoline::ALIGNMENT as u64 - 1);
-        if start >= mapping.range.end.0 - zeros {
-            return Ok(Avma(start));
-        }
-    }
-    Err(refused(
-        live.pid,
-        "has no room for code of ours: no executable mapping of it ends with zeros",
-    ))
-}
-
-/// Marks the bytes of a page that will not be zeros.
-fn overlay(step: &Step, page: Avma, bytes: &mut [u8]) {
-    let (at, new) = match step {
-        Step::Replace { at, bytes } => (*at, bytes.as_slice()),
-        Step::Write(write) => (write.at, write.bytes.as_slice()),
-        // Nobody may be where something is moved away, or to.
-        Step::Move { from, to } => {
-            let size = from.end.0 - from.start.0;
-            let meets = |start: u64| start < page.0 + PAGE && page.0 < start + size;
-            if meets(from.start.0) || meets(to.0) {
-                bytes.fill(1);
-            }
-            return;
-        }
-        Step::Unmap(range) | Step::Zero(range) => {
-            if range.contains(&page) {
-                bytes.fill(1);
-            }
-            return;
-        }
-        Step::Registers(_) | Step::Spare(_) => return,
-    };
-    for (address, &byte) in (at.0..).zip(new) {
-        if let Some(place) = address.checked_sub(page.0)
-            && let Some(known) = bytes.get_mut(place as usize)
-        {
-            *known |= byte;
-        }
-    }
 }
 
 /// Whether a mapping holds code of its process alone.
