@@ -112,7 +112,9 @@ fn undo_text(text: &Text, record: &Record, job: &mut Job) -> Result<()> {
     stage.extend(&mut after);
     let now = record.linked(&found.bytes, found.mapping.start)?;
     job.crossings.push((Some(now), after));
-    job.early.push(Step::Spare(found.bytes.clone()));
+    let mut spare = found.bytes.clone();
+    stage.put(&mut spare, found.mapping.start);
+    job.early.push(Step::Spare(spare));
     job.early.extend(stage.begin());
     let at = old.start;
     job.late.push(Step::Replace { at, bytes });
