@@ -4,6 +4,7 @@ pub mod bed;
 pub mod command;
 pub mod damage;
 pub mod kernel;
+pub mod odd;
 pub mod peers;
 pub mod pretend;
 pub mod readelf;

@@ -91,22 +91,25 @@ fn io_error(error: procfs::ProcError) -> std::io::Error {
     }
 }
 
+/// The name of a mapping of the kernel's; procfs strips the brackets of names that it does not know itself.
+pub fn kernel_mapping(path: &MMapPath) -> Option<&'static str> {
+    match path {
+        MMapPath::Vvar => Some(mapping_name::VVAR),
+        MMapPath::Vdso => Some(mapping_name::VDSO),
+        MMapPath::Other(name) if name == mapping_name::VVAR_VCLOCK.trim_matches(['[', ']']) => {
+            Some(mapping_name::VVAR_VCLOCK)
+        }
+        _ => None,
+    }
+}
+
 fn mappings(process: &Process, name: &str) -> Result<Vec<LiveMapping>> {
     let maps = process
         .maps()
         .map_err(|e| Error::io(format!("maps of {name}"))(io_error(e)))?;
-    let known = |path: &MMapPath| match path {
-        MMapPath::Vdso => Some(mapping_name::VDSO),
-        MMapPath::Vvar => Some(mapping_name::VVAR),
-        MMapPath::Other(other) => [mapping_name::VVAR_VCLOCK].into_iter().find(|name| {
-            // procfs strips the brackets of names that it does not know.
-            other == name || *other == name[1..name.len() - 1]
-        }),
-        _ => None,
-    };
     let live = maps.iter().filter_map(|map| {
         let (start, end) = map.address;
-        known(&map.pathname).map(|name| LiveMapping {
+        kernel_mapping(&map.pathname).map(|name| LiveMapping {
             name: name.to_owned(),
             start: Avma(start),
             size: end.saturating_sub(start),

@@ -18,7 +18,7 @@ use crate::placement::Placement;
 use crate::{Error, Result};
 
 pub(crate) use file::read as read_file;
-pub use live::LiveMapping;
+pub use live::{LiveMapping, kernel_mapping};
 
 /// A kernel as one source shows it.
 #[derive(Debug, Clone)]

@@ -27,7 +27,7 @@ pub use registers::UserRegisters;
 pub use seize::{Seized, Standing, is_gone};
 pub use stop::Stop;
 pub use subject::Subject;
-pub(crate) use subject::{proc_error, range};
+pub(crate) use subject::{proc_error, range, told_vdso};
 pub use tracee::Tracee;
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use elf_tools::image::Image;
 use elf_tools::{Avma, Class, Machine};
 use nix::errno::Errno;
+use nix::libc;
 use nix::unistd::Pid;
 use procfs::ProcError;
 use procfs::process::{MMapPath, MemoryMap, Process, StatFlags};
@@ -16,14 +17,17 @@ use super::{ProcessMemory, is_gone};
 use crate::threads::Memory;
 use crate::{Error, Result};
 
-/// Where programs are told that their vDSO is. After a restore that is not where the kernel's own is.
-const AT_SYSINFO_EHDR: u64 = 33;
-
 /// The largest mapping that is taken for a vDSO.
 const MAX_VDSO: u64 = 1 << 20;
 
 /// How long a process is given to end of which a thread is gone.
 const FAREWELL: Duration = Duration::from_millis(200);
+
+/// Where a process's program was told that its vDSO is. After a restore that is not where the kernel's own is.
+pub(crate) fn told_vdso(process: &Process) -> Option<Avma> {
+    let vector = process.auxv().ok()?;
+    vector.get(&libc::AT_SYSINFO_EHDR).copied().map(Avma)
+}
 
 /// A process that can be worked on.
 #[derive(Debug)]
@@ -128,8 +132,7 @@ impl Subject {
     /// Mappings that are vDSOs, the kernel's own first: the one of that name, and what the program takes for it, which a
     /// restore leaves where it was.
     pub fn vdsos(&self) -> Result<Vec<Range<Avma>>> {
-        let told = self.process.auxv().ok();
-        let told = told.and_then(|vector| vector.get(&AT_SYSINFO_EHDR).copied());
+        let told = told_vdso(&self.process).map(|at| at.0);
         let maps = self.maps()?;
         let named = maps.iter().filter(|map| map.pathname == MMapPath::Vdso);
         let mut vdsos: Vec<_> = named.map(range).collect();

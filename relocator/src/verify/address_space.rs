@@ -9,6 +9,7 @@ use elf_tools::symtab::mapping_name;
 use procfs::process::{MMPermissions, MMapPath, MemoryMap, Process};
 
 use crate::placement::PAGE;
+use crate::source::kernel_mapping;
 use crate::{Error, Result};
 
 /// How far linked code may be from the kernel's mappings: operands reach 2 GiB, and the code itself takes some of that.
@@ -118,18 +119,6 @@ impl AddressSpace {
             free = free.max(map.address.1);
         }
         gaps
-    }
-}
-
-/// The name of a mapping that linking knows; procfs strips the brackets of names that it does not know itself.
-fn kernel_mapping(path: &MMapPath) -> Option<&'static str> {
-    match path {
-        MMapPath::Vvar => Some(mapping_name::VVAR),
-        MMapPath::Vdso => Some(mapping_name::VDSO),
-        MMapPath::Other(name) if name == mapping_name::VVAR_VCLOCK.trim_matches(['[', ']']) => {
-            Some(mapping_name::VVAR_VCLOCK)
-        }
-        _ => None,
     }
 }
 

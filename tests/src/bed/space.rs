@@ -6,6 +6,7 @@ use elf_tools::Avma;
 use elf_tools::symtab::mapping_name;
 use procfs::process::{MMapPath, MemoryMap, Process};
 use relocator::source::LiveMapping;
+use relocator::source::kernel_mapping;
 
 /// How far below the stack the old text is put. The kernel keeps at least 128 MiB free there for the stack to grow, and
 /// nothing is mapped there unless asked for by address.
@@ -29,7 +30,7 @@ impl Space {
     pub(super) fn unit(&self) -> Result<Vec<LiveMapping>, String> {
         let mappings = self.maps.iter().filter_map(|map| {
             Some(LiveMapping {
-                name: name(&map.pathname)?.to_owned(),
+                name: kernel_mapping(&map.pathname)?.to_owned(),
                 start: Avma(map.address.0),
                 size: map.address.1 - map.address.0,
             })
@@ -65,17 +66,5 @@ impl Space {
                 range.start, map.pathname
             )),
         }
-    }
-}
-
-/// The name of a mapping of the kernel's; procfs strips the brackets of names that it does not know itself.
-fn name(path: &MMapPath) -> Option<&'static str> {
-    match path {
-        MMapPath::Vvar => Some(mapping_name::VVAR),
-        MMapPath::Vdso => Some(mapping_name::VDSO),
-        MMapPath::Other(name) if name == mapping_name::VVAR_VCLOCK.trim_matches(['[', ']']) => {
-            Some(mapping_name::VVAR_VCLOCK)
-        }
-        _ => None,
     }
 }

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::libc;
+use relocator_tests::odd::{control, filter};
 
 /// The first argument of a process that is one of these.
 pub(crate) const ARGUMENT: &str = "odd";
@@ -48,7 +49,7 @@ pub(crate) fn live(what: &str) {
     match what {
         PLAIN => rest(0),
         SLEEPING => again_and_again(sleep_well),
-        FILTERED => in_thread(filter),
+        FILTERED => in_thread(be_filtered),
         STRICT => in_thread(be_strict),
         UNDUMPABLE => {
             control(libc::PR_SET_DUMPABLE, 0, 0);
@@ -153,24 +154,8 @@ fn in_thread(then: fn()) {
 }
 
 /// Everything is allowed, but by a filter.
-fn filter() {
-    let mut allow = libc::sock_filter {
-        code: (libc::BPF_RET | libc::BPF_K) as u16,
-        jt: 0,
-        jf: 0,
-        k: libc::SECCOMP_RET_ALLOW,
-    };
-    let program = libc::sock_fprog {
-        len: 1,
-        filter: &raw mut allow,
-    };
-    control(libc::PR_SET_NO_NEW_PRIVS, 1, 0);
-    let mode = c_ulong::from(libc::SECCOMP_MODE_FILTER);
-    control(
-        libc::PR_SET_SECCOMP,
-        mode,
-        (&raw const program).addr() as c_ulong,
-    );
+fn be_filtered() {
+    filter();
     thread::sleep(LONG);
 }
 
@@ -187,12 +172,6 @@ fn be_strict() {
     // SAFETY: one byte is written at most.
     unsafe { libc::read(descriptor, (&raw mut byte).cast(), 1) };
     drop(writer);
-}
-
-fn control(option: c_int, first: c_ulong, second: c_ulong) {
-    // SAFETY: these options take numbers, and a filter that outlives the call.
-    let result = unsafe { libc::prctl(option, first, second, 0, 0) };
-    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
 }
 
 /// What a child does that has its parent's memory.

@@ -2,7 +2,6 @@
 //! nothing to link; and processes that never rest survive, whatever the answer is.
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 use std::thread;
@@ -17,6 +16,7 @@ use relocator::threads::Memory;
 use relocator::tracing::{ProcessMemory, Tracee};
 use relocator_tests::bed::{Bed, OldVdso, Restored};
 use relocator_tests::command;
+use relocator_tests::odd::Other;
 use relocator_tests::running::in_words;
 use relocator_tests::trials::{ensure, trial};
 
@@ -248,16 +248,8 @@ fn traced() -> Result<(), String> {
     ensure(ran.status == Some(0), || format!("{ran:?}"))
 }
 
-/// A program that only jumps to itself.
 fn of_32_bits() -> Result<(), String> {
-    use std::os::unix::fs::PermissionsExt;
-    let directory = tempfile::tempdir().map_err(|error| in_words(&error))?;
-    let path = directory.path().join("program");
-    let permissions = std::fs::Permissions::from_mode(0o755);
-    std::fs::write(&path, program_of_32_bits())
-        .and_then(|()| std::fs::set_permissions(&path, permissions))
-        .map_err(|error| in_words(&error))?;
-    let Some(other) = Other::start(&path) else {
+    let Some(other) = Other::of_32_bits().map_err(|error| in_words(&error))? else {
         eprintln!("not run: this kernel does not execute programs of 32 bits");
         return Ok(());
     };
@@ -267,51 +259,6 @@ fn of_32_bits() -> Result<(), String> {
     ensure(before == maps(other.pid())?, || {
         "its mappings have changed".to_owned()
     })
-}
-
-/// An executable: ELF header, program header, and a jump to itself.
-fn program_of_32_bits() -> Vec<u8> {
-    const START: u32 = 0x1000_0000;
-    const HEADERS: u32 = 52 + 32;
-    let mut bytes = b"\x7fELF\x01\x01\x01".to_vec();
-    bytes.resize(16, 0);
-    let mut put = |size: usize, values: &[u32]| {
-        for value in values {
-            bytes.extend_from_slice(&value.to_le_bytes()[..size]);
-        }
-    };
-    // ET_EXEC for EM_386; version, entry, where headers are, flags; their sizes and number.
-    put(2, &[2, 3]);
-    put(4, &[1, START + HEADERS, 52, 0, 0]);
-    put(2, &[52, 32, 1, 0, 0, 0]);
-    // PT_LOAD of all of it, to be read and executed.
-    put(
-        4,
-        &[1, 0, START, START, HEADERS + 2, HEADERS + 2, 5, 0x1000],
-    );
-    bytes.extend([0xeb, 0xfe]);
-    bytes
-}
-
-/// A process that ends when this is dropped.
-struct Other(std::process::Child);
-
-impl Other {
-    fn start(path: &Path) -> Option<Self> {
-        let child = Command::new(path).stdin(Stdio::null()).spawn();
-        child.ok().map(Self)
-    }
-
-    fn pid(&self) -> i32 {
-        self.0.id().cast_signed()
-    }
-}
-
-impl Drop for Other {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 fn no_process() -> Result<(), String> {
@@ -344,8 +291,7 @@ fn ended() -> Result<(), String> {
 
 fn without_old_vdso() -> Result<(), String> {
     let mut command = Command::new("sleep");
-    let child = command.arg("600").stdin(Stdio::null()).spawn();
-    let other = Other(child.map_err(|error| in_words(&error))?);
+    let other = Other::spawn(command.arg("600")).map_err(|error| in_words(&error))?;
     thread::sleep(Duration::from_millis(100));
     let before = Snapshot::of(other.pid())?;
     let ran = apply(other.pid(), None);

@@ -1,7 +1,6 @@
 //! Which processes could be linked, before anything of them is touched.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -9,11 +8,11 @@ use std::time::Duration;
 use libtest_mimic::Trial;
 use nix::unistd::{Pid, gettid};
 use relocator::tracing::{Seized, Subject, Tracee, UserRegisters};
+use relocator_tests::odd::Other;
 
 use crate::check;
 use crate::odd::{FILTERED, FORKED, HEADLESS, SHARING, UNDUMPABLE, VFORKED};
 use crate::process::Victim;
-use crate::refusals::{Other, program_of_32_bits};
 use crate::victim::{self, HAMMER};
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -81,30 +80,20 @@ fn undumpable() {
 }
 
 fn sharing() {
-    let mut victim = Victim::start(SHARING);
-    let child = victim.numbers()[0] as i32;
-    assert_refused(
-        victim.pid(),
-        &format!("shares its memory with process {child}"),
-    );
-    assert_refused(
-        child,
-        &format!("shares its memory with process {}", victim.pid()),
-    );
-    victim.end();
-    // The parent waits for the child's end, and is ended with it.
-    let mut victim = Victim::start(VFORKED);
-    let child = victim.numbers()[0] as i32;
-    assert_refused(
-        victim.pid(),
-        &format!("shares its memory with process {child}"),
-    );
-    assert_refused(
-        child,
-        &format!("shares its memory with process {}", victim.pid()),
-    );
-    nix::sys::signal::kill(Pid::from_raw(child), nix::sys::signal::Signal::SIGKILL).unwrap();
-    victim.end();
+    for what in [SHARING, VFORKED] {
+        let mut victim = Victim::start(what);
+        let child = victim.numbers()[0] as i32;
+        for (one, other) in [(victim.pid(), child), (child, victim.pid())] {
+            let reason = format!("shares its memory with process {other}");
+            assert_refused(one, &reason);
+        }
+        if what == VFORKED {
+            // The parent waits for the child's end, and is ended with it.
+            nix::sys::signal::kill(Pid::from_raw(child), nix::sys::signal::Signal::SIGKILL)
+                .unwrap();
+        }
+        victim.end();
+    }
 }
 
 fn headless() {
@@ -125,14 +114,9 @@ fn traced() {
 }
 
 fn of_32_bits() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("program");
-    fs::write(&path, program_of_32_bits()).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    match Other::start(&path) {
-        Ok(other) => assert_refused(other.pid(), "is no 64-bit one"),
-        // The kernel does not execute such programs.
-        Err(error) => println!("not run: {error}"),
+    match Other::of_32_bits().unwrap() {
+        Some(other) => assert_refused(other.pid(), "is no 64-bit one"),
+        None => println!("not run: this kernel does not execute programs of 32 bits"),
     }
 }
 

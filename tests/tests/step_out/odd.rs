@@ -3,9 +3,10 @@
 use std::thread;
 use std::time::Duration;
 
-use nix::libc::{self, c_int, c_long, c_ulong, c_void};
+use nix::libc::{self, c_int, c_long, c_void};
 use nix::unistd::{getpid, gettid};
 use relocator::tracing::Subject;
+use relocator_tests::odd::{control, filter};
 
 use crate::victim::wait_for_end;
 
@@ -53,33 +54,6 @@ fn in_thread(run: fn()) {
     });
     println!("{}", receiver.recv().unwrap());
     wait_for_end();
-}
-
-/// Everything is allowed, but by a filter.
-fn filter() {
-    let mut allow = libc::sock_filter {
-        code: 6,
-        jt: 0,
-        jf: 0,
-        k: libc::SECCOMP_RET_ALLOW,
-    };
-    let program = libc::sock_fprog {
-        len: 1,
-        filter: &raw mut allow,
-    };
-    control(libc::PR_SET_NO_NEW_PRIVS, 1, 0);
-    let program = (&raw const program).addr() as c_ulong;
-    control(
-        libc::PR_SET_SECCOMP,
-        c_ulong::from(libc::SECCOMP_MODE_FILTER),
-        program,
-    );
-}
-
-fn control(option: c_int, first: c_ulong, second: c_ulong) {
-    // SAFETY: these options take numbers, and a filter that outlives the call.
-    let result = unsafe { libc::prctl(option, first, second, 0, 0) };
-    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
 }
 
 fn be_undumpable() {

@@ -33,11 +33,8 @@ use procfs::process::Process;
 
 use super::{Mapping, Step, Target, Thread};
 use crate::threads::Memory;
-use crate::tracing::{ProcessMemory, Seized, Tracee, is_gone};
+use crate::tracing::{self, ProcessMemory, Seized, Tracee, is_gone};
 use crate::{Error, Result};
-
-/// Where programs are told that their vDSO is.
-const AT_SYSINFO_EHDR: u64 = 33;
 
 /// A process whose threads stand still. Dropping this lets them go on.
 #[derive(Debug)]
@@ -101,9 +98,7 @@ impl Live {
 
 /// Where a process's program was told that its vDSO is.
 pub(crate) fn told_vdso(pid: Pid) -> Option<Avma> {
-    let process = Process::new(pid.as_raw()).ok()?;
-    let vector = process.auxv().ok()?;
-    vector.get(&AT_SYSINFO_EHDR).copied().map(Avma)
+    tracing::told_vdso(&Process::new(pid.as_raw()).ok()?)
 }
 
 fn refused(pid: Pid, reason: impl Into<String>) -> Error {
