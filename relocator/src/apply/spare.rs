@@ -172,3 +172,6 @@ fn part<'a>(bytes: &'a [u8], start: Avma, range: &Range<Avma>) -> Option<&'a [u8
     let to = range.end.0.checked_sub(start.0)? as usize;
     bytes.get(from..to)
 }
+
+#[cfg(test)]
+mod tests;
