@@ -49,7 +49,7 @@ use crate::plan::Policy;
 use crate::source::Source;
 use crate::tables;
 use crate::target::Target;
-use crate::target::live::Live;
+use crate::target::live::{Live, lead_back, maps};
 use crate::tracing::Subject;
 use crate::{Error, Result};
 use job::Job;
@@ -128,22 +128,37 @@ fn attempts(
     let mut attempts = 0;
     loop {
         attempts += 1;
-        let survey = Survey::of(pid, kernel, known).map_err(|error| subject.explain(error))?;
-        let planned = plan(&survey, pid).map_err(|error| subject.explain(error));
-        let (job, mut outcome) = planned?;
-        let Some(job) = job else {
-            return Ok(outcome);
+        let mappings = maps::mappings(pid).map_err(|error| subject.explain(error))?;
+        let planned = Survey::of(pid, &mappings, kernel, known)
+            .and_then(|survey| plan(&survey, pid).map(|planned| (survey, planned)));
+        let tried = match planned {
+            Ok((_, (None, outcome))) => return Ok(outcome),
+            Ok((survey, (Some(job), mut outcome))) => {
+                attempt(&subject, kernel, &survey, &job, &mut outcome).map(|()| outcome)
+            }
+            // What could not be made out may have been on its way.
+            Err(_) if maps::mappings(pid).is_ok_and(|now| now != mappings) => Err(changing(pid)),
+            Err(error) => Err(error),
         };
-        match attempt(&subject, kernel, &survey, &job, &mut outcome) {
-            Ok(()) => {
-                outcome.attempts = attempts;
-                return Ok(outcome);
+        match tried {
+            Ok(outcome) => {
+                return Ok(Outcome {
+                    attempts,
+                    ..outcome
+                });
             }
             Err(Error::Busy { .. }) if Instant::now() < deadline => {}
             Err(error) => return Err(subject.explain(error)),
         }
         thread::sleep(pause);
         pause = (pause * 2).min(PAUSE.1);
+    }
+}
+
+fn changing(pid: Pid) -> Error {
+    Error::Busy {
+        pid: pid.as_raw(),
+        reason: "changes its mappings all the time".to_owned(),
     }
 }
 
@@ -159,13 +174,12 @@ fn attempt(
     let mut live = Live::stop(pid.as_raw(), PATIENCE)?;
     let standing = live.stopped_for();
     for tracee in live.tracees() {
-        subject.check_thread(tracee.pid(), &tracee.registers()?)?;
+        let registers = tracee.registers()?;
+        subject.check_thread(tracee.pid(), &registers)?;
+        lead_back(tracee, &registers)?;
     }
     let Some(mappings) = survey.holds(&live, &job.places())? else {
-        return Err(Error::Busy {
-            pid: pid.as_raw(),
-            reason: "changes its mappings all the time".to_owned(),
-        });
+        return Err(changing(pid));
     };
     let (steps, crossed) = job.steps(survey, kernel, &live, &mappings)?;
     live.carry_out(&steps)?;

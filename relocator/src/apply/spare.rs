@@ -9,7 +9,7 @@ use elf_tools::Avma;
 
 use super::layout::Base;
 use super::recognise::OldText;
-use super::record::Record;
+use super::record::{Entry, Record};
 use crate::criu;
 use crate::target::Mapping;
 use crate::target::live::trampoline;
@@ -75,7 +75,7 @@ impl Spare {
         undone: &[u8],
     ) -> Option<Begun> {
         let record = &self.record;
-        if record.image != found.image || own == Some(record) {
+        if record.image != found.image || own == Some(record) && self.is_of(found) {
             return None;
         }
         let covers = range.start <= record.text.start && record.text.end <= range.end;
@@ -104,6 +104,20 @@ impl Spare {
         Some(Begun {
             base,
             zeros: record.zeros.clone(),
+        })
+    }
+
+    /// Whether a text with the same record is the one that this is a copy of, and no restore has put jumps there since, of which the first
+    /// bytes may have been overwritten again.
+    fn is_of(&self, found: &OldText) -> bool {
+        let rest = |entry: &Entry| {
+            let at = entry.at.at(found.image);
+            at.offset(entry.bytes.len() as i64)..at.offset(criu::JUMP as i64)
+        };
+        let mut rests = self.record.entries.iter().map(rest);
+        rests.all(|rest| {
+            let own = part(&found.bytes, found.mapping.start, &rest);
+            own == part(&self.bytes, self.text.start, &rest)
         })
     }
 

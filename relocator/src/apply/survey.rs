@@ -10,7 +10,7 @@ use super::recognise::{Found, KernelUnit, OldText, recognise};
 use super::record::Record;
 use super::spare::Spare;
 use super::text::{Known, Text};
-use crate::target::live::{maps, told_vdso, trampoline};
+use crate::target::live::{told_vdso, trampoline};
 use crate::target::{Mapping, Step, Target, meet};
 use crate::tracing::ProcessMemory;
 use crate::{Error, Result};
@@ -27,14 +27,19 @@ pub(super) struct Survey {
 }
 
 impl Survey {
-    pub(super) fn of(pid: Pid, kernel: &RunningKernel, known: Known<'_>) -> Result<Self> {
+    /// In a process with these mappings.
+    pub(super) fn of(
+        pid: Pid,
+        mappings: &[Mapping],
+        kernel: &RunningKernel,
+        known: Known<'_>,
+    ) -> Result<Self> {
         let memory = ProcessMemory::of(pid);
-        let mappings = maps::mappings(pid)?;
         let told = told_vdso(pid);
-        let mut found = recognise(&mappings, told, &memory, &kernel.own)?;
+        let mut found = recognise(mappings, told, &memory, &kernel.own)?;
         let (mut all, mut spares, mut leftovers) = (Vec::new(), Vec::new(), Vec::new());
         for mut old in std::mem::take(&mut found.old) {
-            if is_file(&old, &mappings) {
+            if is_file(&old, mappings) {
                 continue;
             }
             let is_leftover = is_leftover(&old)?;
@@ -47,10 +52,10 @@ impl Survey {
                 false => all.push(old),
             }
         }
-        let read = |old| Text::read(old, known, &spares, &mappings, &memory);
+        let read = |old| Text::read(old, known, &spares, mappings, &memory);
         let texts = all.into_iter().map(read).collect::<Result<_>>()?;
         Ok(Self {
-            mappings,
+            mappings: mappings.to_vec(),
             found,
             texts,
             leftovers,

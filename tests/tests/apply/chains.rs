@@ -20,6 +20,7 @@ use relocator_tests::bed::remote::Remote;
 use relocator_tests::running::in_words;
 use relocator_tests::trials::{ensure, trial};
 
+use crate::killed::{self, Work, first, kill_at, stride};
 use crate::places::{
     PATIENCE, bed, fetched, free, hammered, is, map, remotely, send, spec, start, stop, unit,
 };
@@ -49,6 +50,7 @@ pub(crate) fn trials(listing: bool) -> Vec<Trial> {
         check("restored_with_jumps", || generations(|_| true)),
         check("restored_without_jumps", || generations(|_| false)),
         check("restored_both_ways", || generations(|turn| turn % 2 == 0)),
+        check("killed_while_linking_again", killed_again),
         check("another_kernel", another_kernel),
         check("damaged_record", damaged_record),
     ]
@@ -93,6 +95,59 @@ fn generations(has_jumps: fn(usize) -> bool) -> Result<(), String> {
     hammer.finish().map(drop)
 }
 
+/// A process that was linked is restored, and linked again by a tool that is killed, at some moments. The next one links it all the same,
+/// and in the end nothing is left of all of them.
+fn killed_again() -> Result<(), String> {
+    /// Every how many moments are taken.
+    const STRIDE: usize = 7;
+    let linker = Linker::new(&spec())?;
+    let mut hammer = start(&bed()?, 2)?;
+    let pid = hammer.restored.pid();
+    let text = hammer.restored.text.clone();
+    let before = memory(pid, &text)?;
+    is(State::Linked, linker.apply(pid)?.state)?;
+    let mut kills = 0;
+    loop {
+        let number = first() + kills * stride(STRIDE);
+        restore_again(&hammer, PARKS[kills % PARKS.len()], true)?;
+        let (what, ended) = kill_at(killed::start(&linker, Work::Apply, pid)?, number)?;
+        let at = |error: String| format!("moment {number}: {error}; the last were {what}");
+        let outcome = linker.apply(pid).map_err(at)?;
+        let expected = [State::Linked, State::Completed, State::AlreadyLinked];
+        ensure(expected.contains(&outcome.state), || {
+            at(format!("{:?}", outcome.state))
+        })?;
+        send(pid, Signal::SIGCONT)?;
+        hammered(&mut hammer, EVERYTHING).map_err(at)?;
+        if let Some(ended) = ended {
+            ensure(ended.status == 0, || at(format!("{ended:?}")))?;
+            break;
+        }
+        kills += 1;
+    }
+    ensure(first() > 0 || kills > 100 / stride(STRIDE), || {
+        format!("only {kills} were killed")
+    })?;
+    is(State::RolledBack, linker.roll_back(pid)?.state)?;
+    hammered(&mut hammer, COVERED)?;
+    ensure(mappings(pid)?.iter().any(|one| one.range == text), || {
+        "the old text has another size".to_owned()
+    })?;
+    // What jumps lead to is somewhere else now.
+    let jumps = entries(&before, text.start)?;
+    let after = memory(pid, &text)?;
+    let addresses = text.start.0..text.end.0;
+    let mut pairs = addresses.zip(before.iter().zip(&after));
+    let differing = pairs.find(|(address, (before, after))| {
+        let is_jump = jumps.iter().any(|jump| jump.contains(&Avma(*address)));
+        before != after && !is_jump
+    });
+    ensure(differing.is_none(), || {
+        format!("the old text is another: {differing:x?}")
+    })?;
+    hammer.finish().map(drop)
+}
+
 /// What a dump and a restore by CRIU on this kernel make of a linked process: the kernel's mappings are parked anew, there are zeros
 /// where the old vvar was, and there are jumps at the entries of functions and a mark, or not. A signal has stopped the process
 /// when it goes on, as with `criu restore -s`.
@@ -132,12 +187,20 @@ fn restore_again(hammer: &Hammer, park: Avma, has_jumps: bool) -> Result<(), Str
 /// Where CRIU would overwrite code that a thread may have begun to execute.
 fn overwritten(hammer: &Hammer) -> Result<Vec<Range<Avma>>, String> {
     let text = &hammer.restored.text;
-    let bytes = memory(hammer.restored.pid(), text)?;
-    let image = Image::parse(&bytes).map_err(|error| in_words(&error))?;
-    let exports = criu::SYMBOLS.iter();
-    let entries = exports.filter_map(|name| Some(image.export(name)?.address.at(text.start)));
-    let inside = entries.map(|entry| entry.offset(1)..entry.offset(criu::JUMP as i64));
+    let entries = entries(&memory(hammer.restored.pid(), text)?, text.start)?;
+    let inside = entries
+        .into_iter()
+        .map(|entry| entry.start.offset(1)..entry.end);
     Ok(inside.collect())
+}
+
+/// Where CRIU's jumps are in an old text.
+fn entries(bytes: &[u8], start: Avma) -> Result<Vec<Range<Avma>>, String> {
+    let image = Image::parse(bytes).map_err(|error| in_words(&error))?;
+    let exports = criu::SYMBOLS.iter();
+    let entries = exports.filter_map(|name| Some(image.export(name)?.address.at(start)));
+    let jumps = entries.map(|entry| entry..entry.offset(criu::JUMP as i64));
+    Ok(jumps.collect())
 }
 
 fn make_restored(

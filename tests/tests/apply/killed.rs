@@ -50,7 +50,7 @@ const LEFT_BEHIND: u64 = 32 << 20;
 
 /// What the tool is killed at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Work {
+pub(crate) enum Work {
     Apply,
     RollBack,
 }
@@ -107,8 +107,13 @@ fn number(variable: &str) -> Option<usize> {
     std::env::var(variable).ok()?.parse().ok()
 }
 
-fn stride(usual: usize) -> usize {
+pub(crate) fn stride(usual: usize) -> usize {
     number(STRIDE).filter(|&stride| stride > 0).unwrap_or(usual)
+}
+
+/// The first moment that is taken.
+pub(crate) fn first() -> usize {
+    number(FIRST).unwrap_or(0)
 }
 
 /// Kills forks of this process, at all moments.
@@ -121,7 +126,7 @@ fn library(crew: Crew, work: Work, usual: usize) -> Result<(), String> {
 }
 
 /// A fork of this process that does the work.
-fn start(linker: &Linker, work: Work, pid: i32) -> Result<Tool, String> {
+pub(crate) fn start(linker: &Linker, work: Work, pid: i32) -> Result<Tool, String> {
     Tool::fork(|| {
         let outcome = match work {
             Work::Apply => linker.apply(pid),
@@ -223,7 +228,7 @@ impl Victim {
     ) -> Result<(), String> {
         let mut ends = 0;
         let mut kills = 0;
-        let mut number = self::number(FIRST).unwrap_or(0);
+        let mut number = first();
         while ends < ENDS {
             if work == Work::RollBack {
                 self.link(linker)?;
@@ -356,7 +361,7 @@ impl Victim {
 }
 
 /// Kills a tool at its n-th moment, and says which that was; or how it has ended before.
-fn kill_at(mut tool: Tool, number: usize) -> Result<(String, Option<Ended>), String> {
+pub(crate) fn kill_at(mut tool: Tool, number: usize) -> Result<(String, Option<Ended>), String> {
     let mut last = Vec::new();
     loop {
         let moment = tool.next_of_interest()?;

@@ -3,7 +3,7 @@
 use elf_tools::{Avma, Svma};
 
 use super::*;
-use crate::apply::record::{Entry, Placed};
+use crate::apply::record::Placed;
 use crate::plan::Strategy;
 use crate::target::Protection;
 
@@ -145,6 +145,24 @@ fn a_text_that_somebody_else_has_changed_is_not_explained() {
 fn a_copy_of_the_text_as_it_is_linked_means_nothing() {
     let (bytes, record) = linked(false);
     assert!(ask(&spare(false), bytes, Some(&record)).is_none());
+}
+
+#[test]
+fn the_same_link_after_a_restore_is_another() {
+    let (linked, record) = linked(false);
+    let mut undone = linked.clone();
+    record.undo(&mut undone, TEXT).unwrap();
+    let spare = spare(false);
+    let mut begun = linked.clone();
+    begun[FIRST..FIRST + WORD.len()].copy_from_slice(&WORD);
+    let ask = |bytes: &[u8]| {
+        let found = text(TEXT, bytes.to_vec());
+        spare.begun(&found, Some(&record), &found.mapping, &undone)
+    };
+    assert!(ask(&begun).is_none());
+    let jump = criu::jump(Avma(0x5_0000));
+    begun[FIRST + WORD.len()..FIRST + jump.len()].copy_from_slice(&jump[WORD.len()..]);
+    assert_eq!(ask(&begun).unwrap().base.bytes, before());
 }
 
 #[test]

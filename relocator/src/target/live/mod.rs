@@ -33,7 +33,7 @@ use procfs::process::Process;
 
 use super::{Mapping, Step, Target, Thread};
 use crate::threads::Memory;
-use crate::tracing::{self, ProcessMemory, Seized, Tracee, is_gone};
+use crate::tracing::{self, ProcessMemory, Seized, Tracee, UserRegisters, is_gone};
 use crate::{Error, Result};
 
 /// A process whose threads stand still. Dropping this lets them go on.
@@ -99,6 +99,18 @@ impl Live {
 /// Where a process's program was told that its vDSO is.
 pub(crate) fn told_vdso(pid: Pid) -> Option<Avma> {
     tracing::told_vdso(&Process::new(pid.as_raw()).ok()?)
+}
+
+/// Has a thread that stands still be where it goes by itself, if a tool has left it in its code that was killed. It may be stopped, and
+/// never come to execute that.
+pub(crate) fn lead_back(tracee: &Tracee, registers: &UserRegisters) -> Result<()> {
+    match trampoline::led_back(&registers.registers(), &tracee.memory()) {
+        // If this tool is killed in between as well, the thread is still on its way.
+        Some(thread) => tracee
+            .set_signal_mask(thread.mask)
+            .and_then(|()| tracee.set_registers(&registers.with(&thread.registers))),
+        None => Ok(()),
+    }
 }
 
 fn refused(pid: Pid, reason: impl Into<String>) -> Error {

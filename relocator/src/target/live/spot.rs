@@ -36,9 +36,9 @@ pub(super) fn find(live: &Live, steps: &[Step], mappings: &[Mapping]) -> Result<
             overlay(step, page, &mut bytes);
         }
         let zeros = bytes.iter().rev().take_while(|&&byte| byte == 0).count() as u64;
-        let start = (end.0 - trampoline::SIZE as u64) & !(trampoline::ALIGNMENT as u64 - 1);
-        if start >= end.0 - zeros {
-            return Ok(Avma(start));
+        let start = trampoline::at_end_of(end);
+        if start.0 >= end.0 - zeros {
+            return Ok(start);
         }
     }
     Err(refused(

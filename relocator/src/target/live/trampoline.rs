@@ -8,7 +8,8 @@
 use elf_tools::Avma;
 use elf_tools::reentry::Register;
 
-use crate::threads::Registers;
+use crate::placement::PAGE;
+use crate::threads::{Memory, Registers};
 
 /// Registers that a system call of ours takes or overwrites, in the order in which they are put back.
 const RESTORED: [Register; 9] = [
@@ -46,7 +47,7 @@ pub(super) const SIZE: usize = CODE + 8 * (RESTORED.len() + 3);
 const WORD: usize = 8;
 
 /// Where it may begin: at a multiple of this.
-pub(super) const ALIGNMENT: usize = 16;
+const ALIGNMENT: usize = 16;
 
 /// Where numbers are, behind the code: the program counter, the mask, and the registers.
 const PC: usize = CODE;
@@ -127,6 +128,41 @@ pub(crate) fn is_displaced(bytes: &[u8], base: Avma) -> bool {
     places.any(|(place, address)| {
         place[..CODE] == of_all[..CODE] && place[PLACE..] != address.to_le_bytes()
     })
+}
+
+/// What a thread goes on with that is in what a tool has left in its process that was killed: it would come there by itself if it ran.
+/// `None` if it is somewhere else.
+pub(super) fn led_back(registers: &Registers, memory: &dyn Memory) -> Option<Interrupted> {
+    let page = registers.pc.0 & !(PAGE - 1);
+    let start = at_end_of(Avma(page + PAGE));
+    let inside = registers.pc.0.checked_sub(start.0)?;
+    let mut bytes = [0; SIZE];
+    if inside >= SIZE as u64 || !memory.read(start, &mut bytes) {
+        return None;
+    }
+    let number = |place: usize| {
+        let mut number = [0; 8];
+        number.copy_from_slice(&bytes[place..place + 8]);
+        u64::from_le_bytes(number)
+    };
+    if bytes[..CODE] != code(&NOBODY, start)[..CODE] || number(PLACE) != start.0 {
+        return None;
+    }
+    let mut registers = *registers;
+    for (index, register) in RESTORED.iter().enumerate() {
+        registers.general[register.index()] = number(REGISTERS + 8 * index);
+    }
+    registers.pc = Avma(number(PC));
+    registers.system_call = -1;
+    Some(Interrupted {
+        registers,
+        mask: number(MASK),
+    })
+}
+
+/// Where it begins if it is at the end of a page.
+pub(super) fn at_end_of(page: Avma) -> Avma {
+    Avma((page.0 - SIZE as u64) & !(ALIGNMENT as u64 - 1))
 }
 
 /// Whether bytes are the first words of the code, or all of it, and zeros as far as there are more words of code.
