@@ -11,6 +11,7 @@ use super::layout::Base;
 use super::recognise::OldText;
 use super::record::{Entry, Record};
 use crate::criu;
+use crate::placement::PAGE;
 use crate::target::Mapping;
 use crate::target::live::trampoline;
 use crate::threads::Memory;
@@ -38,9 +39,13 @@ pub(super) struct Begun {
 }
 
 impl Spare {
-    /// What a mapping is a copy of; `None` if it is none.
+    /// What a mapping is a copy of; `None` if it is none, or if something else has become part of it.
     pub(super) fn of(copy: &OldText) -> Result<Option<Self>> {
-        let Some(record) = Record::copied(&copy.bytes, copy.mapping.start) else {
+        const ELF: [u8; 4] = *b"\x7fELF";
+        let pages = copy.bytes.chunks(PAGE as usize);
+        let images = pages.filter(|page| page.starts_with(&ELF)).count();
+        let record = Record::copied(&copy.bytes, copy.mapping.start);
+        let Some(record) = record.filter(|_| images == 1) else {
             return Ok(None);
         };
         let before = copy.image.0 - copy.mapping.start.0;

@@ -94,6 +94,7 @@ pub(crate) fn trials(listing: bool) -> Vec<Trial> {
         add("threads", Box::new(move || library(MANY, work, OF_MANY)));
         add("threads_by_command", Box::new(move || the_command(work)));
     }
+    trials.push(trial("killed::again_and_again", possible, again_and_again));
     trials
 }
 
@@ -134,6 +135,38 @@ pub(crate) fn start(linker: &Linker, work: Work, pid: i32) -> Result<Tool, Strin
         };
         outcome.map(|outcome| format!("{:?}", outcome.state))
     })
+}
+
+/// Kills forks of this process one after the other, each of which finds what the one before has left, at moments that are spread over
+/// all. Only the last one comes to its end.
+fn again_and_again() -> Result<(), String> {
+    /// How many are killed, and how far their moments are from each other among as many as a tool has. It is a prime number.
+    const KILLS: usize = 120;
+    const DISTANCE: usize = 211;
+    const MOMENTS: usize = 500;
+    let mut victim = Victim::start(MANY)?;
+    let linker = Linker::new(&MANY.spec())?;
+    let mut killed = 0;
+    for turn in 0..KILLS {
+        let work = match turn % 3 {
+            2 => Work::RollBack,
+            _ => Work::Apply,
+        };
+        let number = turn * DISTANCE % MOMENTS;
+        let tool = start(&linker, work, victim.pid())?;
+        let (what, ended) = kill_at(tool, number)?;
+        let at = |error: String| {
+            format!("turn {turn}, {work:?}, moment {number}: {error}; the last were {what}")
+        };
+        match ended {
+            None => killed += 1,
+            Some(ended) => ensure(ended.status == 0, || at(format!("{ended:?}")))?,
+        }
+        victim.goes_on().map_err(at)?;
+    }
+    ensure(killed > KILLS / 3, || format!("only {killed} were killed"))?;
+    victim.mend(Work::Apply, 0, &linker)?;
+    victim.hammer.finish().map(drop)
 }
 
 /// Kills the command, at some moments.

@@ -127,14 +127,26 @@ impl<'a> Execution<'a> {
 
     /// Maps code anywhere: it is written first, and only then executable.
     fn prepare(&mut self, bytes: &[u8]) -> Result<Avma> {
-        let size = bytes.len() as u64;
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        let place = self.map(0, size, protection, 0)?;
+        let place = self.map_remote(bytes.len() as u64)?;
+        let all = range(place, bytes.len());
         let filled = self.fill_code(place, bytes);
-        if filled.is_err() {
-            let _ = self.unmap(&range(place, bytes.len()));
+        match filled.is_err() {
+            true => drop(self.unmap(&all)),
+            false => self.space.code(&all),
         }
         filled.map(|()| place)
+    }
+
+    /// Maps data, next to nothing if there is such a place.
+    fn map_remote(&mut self, size: u64) -> Result<Avma> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        if let Some(place) = self.space.remote_place(size) {
+            let mapped = self.map(place.0, size, protection, libc::MAP_FIXED_NOREPLACE);
+            if let Ok(place) = mapped {
+                return Ok(place);
+            }
+        }
+        self.map(0, size, protection, 0)
     }
 
     fn fill_code(&mut self, place: Avma, bytes: &[u8]) -> Result<()> {
@@ -189,6 +201,7 @@ impl<'a> Execution<'a> {
             let _ = self.unmap(&prepared);
         }
         let covered = covered?;
+        self.space.unmap(&prepared);
         self.space.code(&place);
         // What was there is put over what is there now, and only where nothing was it is unmapped: the trampoline that the
         // worker executes is never away.

@@ -4,7 +4,11 @@ use std::ops::Range;
 
 use elf_tools::Avma;
 
+use crate::placement::PAGE;
 use crate::target::{Mapping, Protection, without};
+
+/// Where the addresses of programs end, without asking for more.
+const HIGHEST: u64 = 0x7fff_ffff_f000;
 
 /// The mappings of a process, in no order.
 #[derive(Debug)]
@@ -17,6 +21,20 @@ impl Space {
 
     pub(super) fn mappings(&self) -> &[Mapping] {
         &self.0
+    }
+
+    /// A place for so many bytes, next to nothing else: mappings of one kind become one where they meet, so that nobody knows
+    /// any more where one of them has begun.
+    pub(super) fn remote_place(&self, size: u64) -> Option<Avma> {
+        let ranges = self.0.iter().map(|mapping| &mapping.range);
+        let mut ranges: Vec<_> = ranges.filter(|range| range.start.0 < HIGHEST).collect();
+        ranges.sort_unstable_by_key(|range| range.start);
+        let gaps = ranges
+            .windows(2)
+            .map(|pair| (pair[0].end.0, pair[1].start.0.saturating_sub(pair[0].end.0)));
+        let (start, free) = gaps.max_by_key(|gap| gap.1)?;
+        let before = free.checked_sub(size)? / 2 / PAGE * PAGE;
+        (before > 0).then_some(Avma(start + before))
     }
 
     /// Private code without a name is put into a place.
@@ -73,6 +91,28 @@ mod tests {
 
     fn range(start: u64, end: u64) -> Range<Avma> {
         Avma(start)..Avma(end)
+    }
+
+    #[test]
+    fn a_remote_place_is_next_to_nothing() {
+        let mapping = |start, end| Mapping {
+            range: range(start, end),
+            protection: Protection::default(),
+            name: String::new(),
+        };
+        // Not sorted, and the last one is the kernel's.
+        let mappings = vec![
+            mapping(0xa0_0000, 0xa0_1000),
+            mapping(0x1000, 0x2000),
+            mapping(0x9000, 0xa000),
+            mapping(u64::MAX - 0xfff, u64::MAX),
+        ];
+        let space = Space::new(mappings);
+        let place = space.remote_place(0x3000).unwrap();
+        assert_eq!(place.0 % PAGE, 0);
+        assert!((0x10_0000..0x90_0000).contains(&place.0), "{place}");
+        assert_eq!(space.remote_place(0x9f_6000), None);
+        assert_eq!(Space::new(Vec::new()).remote_place(PAGE), None);
     }
 
     #[test]
