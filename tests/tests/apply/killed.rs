@@ -152,7 +152,7 @@ fn again_and_again() -> Result<(), String> {
             2 => Work::RollBack,
             _ => Work::Apply,
         };
-        let number = turn * DISTANCE % MOMENTS;
+        let number = (first() + turn * DISTANCE) % MOMENTS;
         let tool = start(&linker, work, victim.pid())?;
         let (what, ended) = kill_at(tool, number)?;
         let at = |error: String| {
