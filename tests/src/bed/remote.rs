@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use elf_tools::Avma;
 use nix::errno::Errno;
+use nix::libc;
 use relocator::tracing::{Stop, Tracee, UserRegisters};
 
 use super::words;
@@ -80,14 +81,17 @@ impl<'a> Remote<'a> {
 
     fn step(&mut self, registers: &UserRegisters) -> Result<u64, String> {
         let tracee = &mut *self.tracee;
-        let stepped = tracee
-            .set_registers(registers)
-            .and_then(|()| tracee.step(0))
-            .and_then(|()| tracee.wait(PATIENCE));
-        match stepped.map_err(|error| words(&error))? {
-            Some(Stop::TRAP) => {}
-            Some(stop) => return Err(format!("there was {stop}")),
-            None => return Err(format!("it takes more than {PATIENCE:?}")),
+        let put = tracee.set_registers(registers);
+        put.map_err(|error| words(&error))?;
+        loop {
+            let stepped = tracee.step(0).and_then(|()| tracee.wait(PATIENCE));
+            match stepped.map_err(|error| words(&error))? {
+                Some(Stop::TRAP) => break,
+                // A process that is stopped is so until it is told otherwise; whoever wants it to be stopped afterwards says so.
+                Some(Stop::Signal(libc::SIGSTOP) | Stop::Group) => {}
+                Some(stop) => return Err(format!("there was {stop}")),
+                None => return Err(format!("it takes more than {PATIENCE:?}")),
+            }
         }
         let after = tracee.registers().map_err(|error| words(&error))?;
         Ok(after.0.rax)

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use elf_tools::Avma;
 use elf_tools::image::Image;
-use elf_tools::symtab::mapping_name::{VDSO, VVAR};
+use elf_tools::symtab::mapping_name::{VDSO, VVAR, VVAR_VCLOCK};
 use libtest_mimic::Trial;
 use nix::libc;
 use nix::sys::signal::Signal;
@@ -95,8 +95,8 @@ fn generations(has_jumps: fn(usize) -> bool) -> Result<(), String> {
     hammer.finish().map(drop)
 }
 
-/// A process that was linked is restored, and linked again by a tool that is killed, at some moments. The next one links it all the same,
-/// and in the end nothing is left of all of them.
+/// A process that was linked is restored, and linked again by a tool that is killed, at some moments; now and then it is restored
+/// once more then. The next tool links it all the same, and in the end nothing is left of all of them.
 fn killed_again() -> Result<(), String> {
     /// Every how many moments are taken.
     const STRIDE: usize = 7;
@@ -112,6 +112,10 @@ fn killed_again() -> Result<(), String> {
         restore_again(&hammer, PARKS[kills % PARKS.len()], true)?;
         let (what, ended) = kill_at(killed::start(&linker, Work::Apply, pid)?, number)?;
         let at = |error: String| format!("moment {number}: {error}; the last were {what}");
+        if kills % 2 == 1 {
+            let park = PARKS[(kills + 1) % PARKS.len()];
+            restore_again(&hammer, park, kills % 4 == 1).map_err(at)?;
+        }
         let outcome = linker.apply(pid).map_err(at)?;
         let expected = [State::Linked, State::Completed, State::AlreadyLinked];
         ensure(expected.contains(&outcome.state), || {
@@ -211,20 +215,24 @@ fn make_restored(
     has_jumps: bool,
 ) -> Result<(), String> {
     let pid = hammer.restored.pid();
-    let unit = unit(all);
-    let first = unit.first().ok_or("the kernel maps nothing")?;
-    let distance = park.distance_from(first.range.start);
+    let mut unit = unit(all);
+    // A tool that was killed may have moved some of them only.
+    let order = [VVAR, VVAR_VCLOCK, VDSO];
+    unit.sort_by_key(|mapping| order.iter().position(|name| mapping.name == *name));
+    let mut to = park;
     for mapping in &unit {
         let start = mapping.range.start;
         let size = mapping.range.end.0 - start.0;
-        let to = start.offset(distance);
-        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-        let arguments = [start.0, size, size, flags as u64, to.0, 0];
-        let what = format!("moving {} to {to}", mapping.name);
-        remote.call(&what, libc::SYS_mremap, arguments)?;
-        if mapping.name == VDSO {
-            remote.moved(distance);
+        if start != to {
+            let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+            let arguments = [start.0, size, size, flags as u64, to.0, 0];
+            let what = format!("moving {} to {to}", mapping.name);
+            remote.call(&what, libc::SYS_mremap, arguments)?;
         }
+        if mapping.name == VDSO {
+            remote.moved(to.distance_from(start));
+        }
+        to = to.offset(size as i64);
     }
     for range in free(&mappings(pid)?, &hammer.restored.zeros) {
         map(remote, &range, libc::PROT_READ)?;
