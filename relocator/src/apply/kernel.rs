@@ -7,9 +7,11 @@ use elf_tools::image::Image;
 use elf_tools::reentry::ReentryTable;
 use elf_tools::{Avma, Svma};
 
+use super::base::Base;
 use super::place::Limits;
-use super::recognise::Own;
+use super::recognise::{KernelUnit, Own};
 use super::text::Text;
+use crate::criu;
 use crate::link::{LinkedImage, New, Old};
 use crate::plan::{FunctionPlan, Strategy};
 use crate::source::{Source, Spec};
@@ -72,6 +74,36 @@ impl RunningKernel {
     /// Build-id of its vDSO.
     pub(super) fn build_id(&self) -> &[u8] {
         self.own.image.build_id().unwrap_or_default()
+    }
+
+    /// What a process gets back when the link of a text is undone. If it was linked on another kernel before, that is not what is found,
+    /// which does not work on this one, but what CRIU would have made of the old image here, where `unit` is.
+    pub(super) fn base(&self, text: &Text, unit: &KernelUnit) -> Base {
+        if text.record.is_none() {
+            let begun = text.begun.as_ref().map(|begun| begun.base.clone());
+            return begun.unwrap_or_else(|| Base {
+                at: text.found.mapping.start,
+                bytes: text.found.bytes.clone(),
+            });
+        }
+        let mut bytes = text.pristine.clone();
+        let vdso = unit.vdso().map(|vdso| vdso.range.start);
+        for (entry, _) in &text.jumps {
+            let exports = text.old.image.exports().iter();
+            let names = exports.filter(|export| export.address == *entry);
+            let found = names
+                .filter_map(|export| self.own.image.export(&export.name))
+                .next();
+            if let Some((target, base)) = found.zip(vdso) {
+                let place = text.offset() + entry.index();
+                let jump = criu::jump(target.address.at(base));
+                bytes[place..place + jump.len()].copy_from_slice(&jump);
+            }
+        }
+        Base {
+            at: text.mapping.start,
+            bytes,
+        }
     }
 
     /// What has to be done about a thread if the vDSO at `base` is to be moved.

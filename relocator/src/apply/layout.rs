@@ -7,15 +7,16 @@ use std::ops::Range;
 
 use elf_tools::Avma;
 
+use super::base::Base;
 use super::place::Room;
 use super::record::{Entry, Placed, Record};
-use super::stage::{ALIGNMENT, Stage, WORD};
+use super::stage::{ALIGNMENT, Stage};
 use super::text::Text;
 use crate::criu;
 use crate::link::LinkedImage;
 use crate::placement::PAGE;
 use crate::plan::FunctionPlan;
-use crate::target::Step;
+use crate::target::{Step, WORD};
 use crate::{Error, Result};
 
 /// Zeros that are left at the end of the text, in which a trampoline finds room the next time, even after one was left there.
@@ -32,22 +33,6 @@ pub(super) struct Kernel {
     pub(super) zeros: Vec<Range<Avma>>,
     /// What the process gets back if the link is undone.
     pub(super) base: Base,
-}
-
-/// A mapping and what it holds.
-#[derive(Debug, Clone)]
-pub(super) struct Base {
-    /// Its first byte.
-    pub(super) at: Avma,
-    /// All bytes.
-    pub(super) bytes: Vec<u8>,
-}
-
-impl Base {
-    /// All of it.
-    pub(super) fn range(&self) -> Range<Avma> {
-        self.at..self.at.offset(self.bytes.len() as i64)
-    }
 }
 
 /// A text as it will be.

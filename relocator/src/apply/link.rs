@@ -177,7 +177,7 @@ fn anew(
             build_id: kernel.build_id().to_vec(),
             placed: placed.clone(),
             zeros: zeros.clone(),
-            base: text.base(kernel, unit),
+            base: kernel.base(text, unit),
         };
         let layout = Layout::new(text, &linked, what, room)?;
         outcome.texts.push(LinkedText::new(text, &linked, &layout));

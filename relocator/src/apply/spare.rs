@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use elf_tools::Avma;
 
-use super::layout::Base;
+use super::base::Base;
 use super::recognise::OldText;
 use super::record::{Entry, Record};
 use crate::criu;

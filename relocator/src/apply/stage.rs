@@ -19,12 +19,9 @@ use crate::criu;
 use crate::link::LinkedImage;
 use crate::plan::FunctionPlan;
 use crate::proxy::{self, SystemCall};
-use crate::target::{Step, meet};
+use crate::target::{Step, WORD, meet};
 use crate::threads::Write;
 use crate::{Error, Result};
-
-/// Bytes that are written at once.
-pub(super) const WORD: usize = 8;
 
 /// What everything that is added begins at a multiple of.
 pub(super) const ALIGNMENT: usize = 16;

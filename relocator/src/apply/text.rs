@@ -10,18 +10,15 @@ use elf_tools::reentry::ReentryTable;
 use elf_tools::relocation::Relocation;
 use elf_tools::{Avma, Svma};
 
-use super::kernel::RunningKernel;
-use super::layout::Base;
-use super::recognise::{KernelUnit, OldText, zeros};
+use super::recognise::{OldText, zeros};
 use super::record::{Found, Record};
 use super::spare::{Begun, Spare};
-use super::stage::WORD;
 use crate::criu;
 use crate::link::{LinkedImage, Old};
 use crate::plan::{FunctionPlan, Strategy};
 use crate::source::Source;
 use crate::tables::{self, OldTables};
-use crate::target::Mapping;
+use crate::target::{Mapping, WORD};
 use crate::threads::Memory;
 use crate::verify::features;
 use crate::{Error, Result};
@@ -122,36 +119,6 @@ impl Text {
     /// Offset of the image in [`Text::pristine`].
     pub(super) fn offset(&self) -> usize {
         (self.found.image.0 - self.mapping.start.0) as usize
-    }
-
-    /// What a process gets back when a link is undone. If it was linked on another kernel before, that is not what is found, which
-    /// does not work on this one, but what CRIU would have made of the old image here.
-    pub(super) fn base(&self, kernel: &RunningKernel, unit: &KernelUnit) -> Base {
-        if self.record.is_none() {
-            let begun = self.begun.as_ref().map(|begun| begun.base.clone());
-            return begun.unwrap_or_else(|| Base {
-                at: self.found.mapping.start,
-                bytes: self.found.bytes.clone(),
-            });
-        }
-        let mut bytes = self.pristine.clone();
-        let vdso = unit.vdso().map(|vdso| vdso.range.start);
-        for (entry, _) in &self.jumps {
-            let exports = self.old.image.exports().iter();
-            let names = exports.filter(|export| export.address == *entry);
-            let found = names
-                .filter_map(|export| kernel.own.image.export(&export.name))
-                .next();
-            if let Some((target, base)) = found.zip(vdso) {
-                let place = self.offset() + entry.index();
-                let jump = criu::jump(target.address.at(base));
-                bytes[place..place + jump.len()].copy_from_slice(&jump);
-            }
-        }
-        Base {
-            at: self.mapping.start,
-            bytes,
-        }
     }
 
     /// What threads find there now, if that is not the old image: what it was linked to, or CRIU's jumps.

@@ -15,6 +15,9 @@ use crate::threads::{Memory, Write};
 
 pub use crate::threads::Thread;
 
+/// Bytes of code that change at once, if they are at a multiple of it.
+pub const WORD: usize = 8;
+
 /// A process whose threads stand still, or an image of one.
 pub trait Target: Memory {
     /// Its mappings, lowest first.
@@ -80,7 +83,7 @@ impl fmt::Display for Protection {
 pub enum Step {
     /// Threads go on with other registers.
     Registers(Vec<Thread>),
-    /// Bytes are written, where they may only be executed as well. Eight bytes at a multiple of eight change at once.
+    /// Bytes are written, where they may only be executed as well. [`WORD`] bytes change at once.
     Write(Write),
     /// Whole pages of code are put in the place of others, all at once. They are private, and can be read and executed.
     Replace {

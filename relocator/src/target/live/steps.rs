@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use super::execution::Execution;
 use super::worker::Worker;
 use super::{Live, refused, spot, trampoline};
-use crate::target::{Mapping, Step, Thread};
+use crate::target::{Mapping, Step, Thread, WORD};
 use crate::threads::{Memory, Write};
 use crate::tracing::{ProcessMemory, Tracee};
 use crate::{Error, Result};
@@ -150,8 +150,8 @@ pub(super) fn read(memory: ProcessMemory, at: Avma, size: usize) -> Result<Vec<u
 
 /// Writes data, or code, which only a tracer may.
 fn write(tracee: &Tracee, write: &Write) -> Result<()> {
-    // Eight bytes are to change at once, which a copy does not promise.
-    if write.bytes.len() > 8 && fill(tracee.pid(), write).is_ok() {
+    // A word is to change at once, which a copy does not promise.
+    if write.bytes.len() > WORD && fill(tracee.pid(), write).is_ok() {
         return Ok(());
     }
     tracee.poke(write.at, &write.bytes)

@@ -9,6 +9,7 @@ use elf_tools::Avma;
 use elf_tools::reentry::Register;
 
 use crate::placement::PAGE;
+use crate::target::WORD;
 use crate::threads::{Memory, Registers};
 
 /// Registers that a system call of ours takes or overwrites, in the order in which they are put back.
@@ -42,9 +43,6 @@ const CODE: usize = 104;
 
 /// Bytes of code and numbers.
 pub(super) const SIZE: usize = CODE + 8 * (RESTORED.len() + 3);
-
-/// Bytes that are written at once.
-const WORD: usize = 8;
 
 /// Where it may begin: at a multiple of this.
 const ALIGNMENT: usize = 16;
