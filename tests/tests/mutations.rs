@@ -206,10 +206,7 @@ fn users(pretend: &Pretend, table: &Relocations, index: usize) -> String {
     let uses = table.uses(code).by_function;
     let functions = code.functions().iter().zip(uses);
     let using = functions.filter(|(_, used)| used.entries.contains(&(index as u32)));
-    let names = using.flat_map(|(function, _)| {
-        let exports = image.exports().iter();
-        exports.filter(|export| export.address == function.entry)
-    });
+    let names = using.flat_map(|(function, _)| image.exports_at(function.entry));
     let names = names.map(|export| export.name.as_str());
     let mut names: Vec<&str> = names.filter(|name| name.starts_with("__vdso_")).collect();
     names.sort_unstable();

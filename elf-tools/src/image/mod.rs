@@ -133,6 +133,12 @@ impl Image {
         self.exports.iter().find(|export| export.name == name)
     }
 
+    /// The names of the function at an entry point: exports that share it are aliases.
+    pub fn exports_at(&self, entry: Svma) -> impl Iterator<Item = &Export> + Clone {
+        let exports = self.exports.iter();
+        exports.filter(move |export| export.address == entry)
+    }
+
     /// Image-relative ranges that hold code, ascending: executable sections, or executable segments where the image
     /// has no section headers.
     pub fn text(&self) -> &[Range<u64>] {

@@ -89,11 +89,8 @@ impl RunningKernel {
         let mut bytes = text.pristine.clone();
         let vdso = unit.vdso().map(|vdso| vdso.range.start);
         for (entry, _) in &text.jumps {
-            let exports = text.old.image.exports().iter();
-            let names = exports.filter(|export| export.address == *entry);
-            let found = names
-                .filter_map(|export| self.own.image.export(&export.name))
-                .next();
+            let mut exports = text.old.image.exports_at(*entry);
+            let found = exports.find_map(|export| self.own.image.export(&export.name));
             if let Some((target, base)) = found.zip(vdso) {
                 let place = text.offset() + entry.index();
                 let jump = criu::jump(target.address.at(base));
@@ -140,12 +137,8 @@ impl RunningKernel {
 
     /// A thread at the entry of a function, sent to the old one's.
     fn enter(&self, from: Svma, to: Svma, registers: &Registers, texts: &[Text]) -> Verdict {
-        let image = &self.vdso.image;
-        let names = image.exports().iter();
-        let names: Vec<&str> = names
-            .filter(|export| export.address == to)
-            .map(|export| export.name.as_str())
-            .collect();
+        let exports = self.vdso.image.exports_at(to);
+        let names: Vec<&str> = exports.map(|export| export.name.as_str()).collect();
         // The one that the program knows is called by most.
         let mut order: Vec<&Text> = texts.iter().collect();
         order.sort_by_key(|text| !text.found.is_told);

@@ -86,28 +86,26 @@ impl Stage {
         change: &Change<'_>,
     ) -> Result<Option<[u8; WORD]>> {
         let entry = function.entry;
-        let exports = || {
-            let all = text.old.image.exports().iter();
-            all.filter(|export| export.address == entry)
+        let exports = text.old.image.exports_at(entry);
+        let mut names = exports.clone().map(|export| export.name.as_str());
+        let refused = |reason: &str| {
+            // Aliases without underscores come behind.
+            let name = exports.clone().map(|export| export.name.as_str()).min();
+            Error::Refused {
+                function: name.unwrap_or_default().to_owned(),
+                entry,
+                reason: reason.to_owned(),
+            }
         };
-        let refused = |reason: &str| Error::Refused {
-            function: exports()
-                .map(|export| export.name.as_str())
-                .next()
-                .unwrap_or_default()
-                .to_owned(),
-            entry,
-            reason: reason.to_owned(),
-        };
-        let size = exports().map(|export| export.size as usize).max();
-        let size = size.unwrap_or(0);
+        let sizes = exports.clone().map(|export| export.size as usize);
+        let size = sizes.max().unwrap_or(0);
         if size < WORD {
             return match change.is_kept(entry, 0..size) {
                 true => Ok(None),
                 false => Err(refused("it is too short to be replaced at once")),
             };
         }
-        if let Some(call) = exports().find_map(|export| proxy::system_call(&export.name)) {
+        if let Some(call) = names.find_map(proxy::system_call) {
             return Ok(Some(self.call(entry, call, change)));
         }
         let patch = function.patch.as_ref().map_or(0, Vec::len);

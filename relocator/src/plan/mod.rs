@@ -9,7 +9,7 @@ pub(crate) mod own;
 use std::fmt;
 
 use elf_tools::code::{Code, Function};
-use elf_tools::image::{Export, Image};
+use elf_tools::image::Image;
 use elf_tools::{Avma, Svma};
 
 use crate::input::{New, Old};
@@ -170,19 +170,14 @@ struct Planner<'a> {
 
 impl Planner<'_> {
     fn function(&self, function: &Function, own: &Own) -> Result<FunctionPlan> {
-        let exports: Vec<&Export> = self
-            .old
-            .image
-            .exports()
-            .iter()
-            .filter(|export| export.address == function.entry)
-            .collect();
-        let mut names: Vec<String> = exports.iter().map(|export| export.name.clone()).collect();
+        let exports = self.old.image.exports_at(function.entry);
+        let names = exports.clone().map(|export| export.name.clone());
+        let mut names: Vec<String> = names.collect();
         names.sort_by_key(|name| (!name.starts_with("__"), name.clone()));
         let plan = FunctionPlan {
             names,
             entry: function.entry,
-            size: exports.iter().map(|export| export.size).max().unwrap_or(0),
+            size: exports.map(|export| export.size).max().unwrap_or(0),
             strategy: Strategy::Keep,
             reason: String::new(),
             relocations: 0,
@@ -401,11 +396,8 @@ impl fmt::Display for Relocated {
 
 /// Whether the function at `entry` keeps its place whatever the tables say: it stays, or the kernel's own is used.
 pub(crate) fn is_pinned(image: &Image, entry: Svma) -> bool {
-    image
-        .exports()
-        .iter()
-        .filter(|export| export.address == entry)
-        .any(|export| must_stay(&export.name) || is_tied(&export.name))
+    let mut exports = image.exports_at(entry);
+    exports.any(|export| must_stay(&export.name) || is_tied(&export.name))
 }
 
 /// Functions whose address the kernel or the hardware knows: signal trampolines and the 32-bit system call pad.

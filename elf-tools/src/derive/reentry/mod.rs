@@ -88,11 +88,8 @@ pub fn derive(image: &Image, code: &Code) -> Result<ReentryTable> {
 
 /// The arguments of a function: those of a name that is known, if it has one.
 fn arguments(image: &Image, function: &Function) -> &'static [Argument] {
-    let names = image
-        .exports()
-        .iter()
-        .filter(|export| export.address == function.entry);
-    let known = names.map(|export| prototype::arguments(&export.name));
+    let exports = image.exports_at(function.entry);
+    let known = exports.map(|export| prototype::arguments(&export.name));
     known
         .min_by_key(|arguments| arguments.len())
         .unwrap_or_default()

@@ -102,10 +102,8 @@ fn function_report(
     function: &Function,
     uses: &FunctionUses,
 ) -> FunctionReport {
-    let exports = old.image.exports().iter();
-    let mut names = exports
-        .filter(|export| export.address == function.entry)
-        .map(|export| export.name.clone());
+    let exports = old.image.exports_at(function.entry);
+    let mut names = exports.map(|export| export.name.clone());
     let sums = uses.sums.iter().map(|&index| &table.sums[index as usize]);
     let slots: BTreeSet<u32> = sums
         .flat_map(|sum| sum.terms.iter().map(|term| term.slot))
