@@ -7,7 +7,7 @@ use elf_tools::image::Image;
 use elf_tools::reentry::ReentryTable;
 use elf_tools::{Avma, Svma};
 
-use super::base::Base;
+use super::content::Content;
 use super::place::Limits;
 use super::recognise::{KernelUnit, Own};
 use super::text::Text;
@@ -78,10 +78,10 @@ impl RunningKernel {
 
     /// What a process gets back when the link of a text is undone. If it was linked on another kernel before, that is not what is found,
     /// which does not work on this one, but what CRIU would have made of the old image here, where `unit` is.
-    pub(super) fn base(&self, text: &Text, unit: &KernelUnit) -> Base {
+    pub(super) fn base(&self, text: &Text, unit: &KernelUnit) -> Content {
         if text.record.is_none() {
             let begun = text.begun.as_ref().map(|begun| begun.base.clone());
-            return begun.unwrap_or_else(|| Base {
+            return begun.unwrap_or_else(|| Content {
                 at: text.found.mapping.start,
                 bytes: text.found.bytes.clone(),
             });
@@ -97,7 +97,7 @@ impl RunningKernel {
                 bytes[place..place + jump.len()].copy_from_slice(&jump);
             }
         }
-        Base {
+        Content {
             at: text.mapping.start,
             bytes,
         }

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use elf_tools::Avma;
 
-use super::base::Base;
+use super::content::Content;
 use super::place::Room;
 use super::record::{Entry, Placed, Record};
 use super::stage::{ALIGNMENT, Stage};
@@ -32,7 +32,7 @@ pub(super) struct Kernel {
     /// Pages of zeros that make room for them.
     pub(super) zeros: Vec<Range<Avma>>,
     /// What the process gets back if the link is undone.
-    pub(super) base: Base,
+    pub(super) base: Content,
 }
 
 /// A text as it will be.

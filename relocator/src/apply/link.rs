@@ -88,18 +88,13 @@ fn finish(
         let mut whole = found.bytes.clone();
         record.complete(&mut whole, found.mapping.start)?;
         let mut after = record.linked(&whole, found.mapping.start)?;
-        let incomplete = record.entries.iter().filter(|entry| {
-            let start = entry.at.index();
-            let now = found.image_bytes().get(start..start + entry.bytes.len());
-            now != Some(&entry.bytes)
+        let incomplete = record.incomplete(&found.bytes, found.mapping.start)?;
+        stage::extend(&mut after, incomplete.iter().map(|entry| entry.at));
+        let writes = incomplete.iter().map(|entry| Write {
+            at: entry.at.at(found.image),
+            bytes: entry.bytes.to_vec(),
         });
-        for entry in incomplete {
-            stage::extend(&mut after, [entry.at].into_iter());
-            job.late.push(Step::Write(Write {
-                at: entry.at.at(found.image),
-                bytes: entry.bytes.to_vec(),
-            }));
-        }
+        job.late.extend(writes.map(Step::Write));
         job.crossings.push((Some(now), after));
         outcome.texts.push(LinkedText::recorded(text, record));
     }

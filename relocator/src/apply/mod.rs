@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `recognise` | what in a process is a vDSO |
 //! | `text` | an old text, and what it was before anybody changed it |
-//! | `base` | what the process gets back |
+//! | `content` | memory of it |
 //! | `kernel` | the kernel that runs now |
 //! | `survey` | all of that, read while the process runs |
 //! | `place` | where the kernel's mappings go |
@@ -27,7 +27,7 @@
 //! 5. The kernel's mappings are moved. Nobody uses them.
 //! 6. Each entry becomes that of the linked function.
 
-mod base;
+mod content;
 pub(crate) mod job;
 mod kernel;
 mod layout;

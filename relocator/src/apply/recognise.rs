@@ -17,6 +17,7 @@ use elf_tools::Avma;
 use elf_tools::image::Image;
 use elf_tools::symtab::mapping_name;
 
+use super::content::place;
 use crate::criu::Mark;
 use crate::placement::PAGE;
 use crate::source::Source;
@@ -95,6 +96,11 @@ impl OldText {
     pub(super) fn image_bytes(&self) -> &[u8] {
         let offset = self.image.0.saturating_sub(self.mapping.start.0) as usize;
         self.bytes.get(offset..).unwrap_or_default()
+    }
+
+    /// What a part of the mapping holds; `None` if that is not all in it.
+    pub(super) fn part(&self, range: &Range<Avma>) -> Option<&[u8]> {
+        self.bytes.get(place(self.mapping.start, range)?)
     }
 }
 

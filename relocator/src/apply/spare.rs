@@ -7,13 +7,13 @@ use std::ops::Range;
 
 use elf_tools::Avma;
 
-use super::base::Base;
+use super::content::Content;
 use super::recognise::OldText;
-use super::record::{Entry, Record};
+use super::record::Record;
 use crate::criu;
 use crate::placement::PAGE;
-use crate::target::Mapping;
 use crate::target::live::trampoline;
+use crate::target::{Mapping, WORD};
 use crate::threads::Memory;
 use crate::{Error, Result};
 
@@ -22,18 +22,17 @@ use crate::{Error, Result};
 pub(super) struct Spare {
     /// What it says of the text that it is a copy of.
     record: Record,
-    /// Where that would be.
-    text: Range<Avma>,
-    bytes: Vec<u8>,
+    /// The copy, as if it was there.
+    linked: Content,
     /// What the process is to have without a link.
-    base: Base,
+    base: Content,
 }
 
 /// A text that was being replaced when a tool was killed.
 #[derive(Debug, Clone)]
 pub(super) struct Begun {
     /// What the process is to have without a link.
-    pub(super) base: Base,
+    pub(super) base: Content,
     /// Pages of zeros that have made room.
     pub(super) zeros: Vec<Range<Avma>>,
 }
@@ -49,24 +48,23 @@ impl Spare {
             return Ok(None);
         };
         let before = copy.image.0 - copy.mapping.start.0;
-        let outside = || Error::Unlinkable {
-            what: format!("the copy of a vDSO at {}", copy.image),
-            reason: format!("its link record speaks of {:?}", record.text),
-        };
         let start = record.image.0.checked_sub(before).map(Avma);
-        let start = start.ok_or_else(outside)?;
-        let text = start..start.offset(copy.bytes.len() as i64);
-        let mut undone = copy.bytes.clone();
-        record.undo(&mut undone, start)?;
-        let base = part(&undone, start, &record.text).ok_or_else(outside)?;
-        Ok(Some(Self {
-            base: Base {
-                at: record.text.start,
-                bytes: base.to_vec(),
-            },
+        let at = start.ok_or_else(|| Error::Unlinkable {
+            what: format!("the copy of a vDSO at {}", copy.image),
+            reason: format!("its link record is of an image at {}", record.image),
+        })?;
+        let linked = Content {
+            at,
             bytes: copy.bytes.clone(),
+        };
+        let base = Content {
+            at: record.text.start,
+            bytes: record.undone(&linked.bytes, at)?,
+        };
+        Ok(Some(Self {
             record,
-            text,
+            linked,
+            base,
         }))
     }
 
@@ -84,18 +82,12 @@ impl Spare {
             return None;
         }
         let covers = range.start <= record.text.start && record.text.end <= range.end;
-        let entries: Vec<Range<Avma>> = record
-            .entries
-            .iter()
-            .map(|entry| {
-                let at = entry.at.at(found.image);
-                at..at.offset(criu::JUMP as i64)
-            })
-            .collect();
+        let entries: Vec<Range<Avma>> = self.jumps(0).collect();
         let is_explained = |(address, byte): (u64, u8)| {
             let at = Avma(address);
-            byte_at(&self.base.bytes, self.base.at, at) == Some(byte)
-                || byte_at(&self.bytes, self.text.start, at) == Some(byte)
+            let is_in = |content: &Content| content.part(&(at..at.offset(1))) == Some(&[byte]);
+            is_in(&self.base)
+                || is_in(&self.linked)
                 || entries.iter().any(|entry| entry.contains(&at))
         };
         let mut bytes = (range.start.0..).zip(undone.iter().copied());
@@ -103,8 +95,13 @@ impl Spare {
             return None;
         }
         let mut base = self.base.clone();
+        // If a restore has put a jump there since, the process is to have that.
         for entry in &entries {
-            jump_again(&mut base, found, entry);
+            if let (Some(now), Some(place)) = (found.part(entry), base.part_mut(entry))
+                && criu::target(now).is_some()
+            {
+                place.copy_from_slice(now);
+            }
         }
         Some(Begun {
             base,
@@ -115,28 +112,29 @@ impl Spare {
     /// Whether a text with the same record is the one that this is a copy of, and no restore has put jumps there since, of which the first
     /// bytes may have been overwritten again.
     fn is_of(&self, found: &OldText) -> bool {
-        let rest = |entry: &Entry| {
-            let at = entry.at.at(found.image);
-            at.offset(entry.bytes.len() as i64)..at.offset(criu::JUMP as i64)
-        };
-        let mut rests = self.record.entries.iter().map(rest);
-        rests.all(|rest| {
-            let own = part(&found.bytes, found.mapping.start, &rest);
-            own == part(&self.bytes, self.text.start, &rest)
+        let mut rests = self.jumps(WORD);
+        rests.all(|rest| found.part(&rest) == self.linked.part(&rest))
+    }
+
+    /// Where CRIU's jumps would be in the text, from a byte of each on.
+    fn jumps(&self, from: usize) -> impl Iterator<Item = Range<Avma>> {
+        self.record.entries.iter().map(move |entry| {
+            let at = entry.at.at(self.record.image);
+            at.offset(from as i64)..at.offset(criu::JUMP as i64)
         })
     }
 
     /// Has pages be part of a text that was being replaced which the link had added next to it.
     pub(super) fn extend(&self, found: &mut OldText, mappings: &[Mapping], memory: &dyn Memory) {
-        let own = &self.record.text;
-        let before = self.added(self.text.start..own.start, mappings, memory);
+        let (own, linked) = (&self.record.text, self.linked.range());
+        let before = self.added(linked.start..own.start, mappings, memory);
         if let Some((side, bytes)) = before
             && side.end == found.mapping.start
         {
             found.bytes.splice(0..0, bytes);
             found.mapping.start = side.start;
         }
-        let behind = self.added(own.end..self.text.end, mappings, memory);
+        let behind = self.added(own.end..linked.end, mappings, memory);
         if let Some((side, bytes)) = behind
             && side.start == found.mapping.end
         {
@@ -153,43 +151,16 @@ impl Spare {
         memory: &dyn Memory,
     ) -> Option<(Range<Avma>, Vec<u8>)> {
         let holds = |mapping: &&Mapping| {
-            let protection = mapping.protection;
-            let is_code = protection.execute && !protection.write && mapping.name.is_empty();
+            let is_code = mapping.is_private_code() && mapping.name.is_empty();
             is_code && mapping.range.start <= range.start && range.end <= mapping.range.end
         };
         mappings.iter().find(holds).filter(|_| !range.is_empty())?;
-        let known = part(&self.bytes, self.text.start, &range)?;
+        let known = self.linked.part(&range)?;
         let mut bytes = vec![0; known.len()];
         let was_read = memory.read(range.start, &mut bytes);
         trampoline::erase(&mut bytes);
         (was_read && bytes == known).then_some((range, bytes))
     }
-}
-
-/// If a restore has put a jump there since, the process is to have that.
-fn jump_again(base: &mut Base, found: &OldText, entry: &Range<Avma>) {
-    let Some(now) = part(&found.bytes, found.mapping.start, entry) else {
-        return;
-    };
-    let start = (entry.start.0 - base.at.0) as usize;
-    if let (Some(_), Some(place)) = (
-        criu::target(now),
-        base.bytes.get_mut(start..start + now.len()),
-    ) {
-        place.copy_from_slice(now);
-    }
-}
-
-fn byte_at(bytes: &[u8], start: Avma, at: Avma) -> Option<u8> {
-    let offset = at.0.checked_sub(start.0)?;
-    bytes.get(offset as usize).copied()
-}
-
-/// Those of the bytes at `start` that are in a range.
-fn part<'a>(bytes: &'a [u8], start: Avma, range: &Range<Avma>) -> Option<&'a [u8]> {
-    let from = range.start.0.checked_sub(start.0)? as usize;
-    let to = range.end.0.checked_sub(start.0)? as usize;
-    bytes.get(from..to)
 }
 
 #[cfg(test)]

@@ -155,8 +155,7 @@ impl Text {
 
     /// CRIU's jump at the entry of a function, if there is one now.
     fn jump(&self, entry: Svma) -> Option<[u8; criu::JUMP]> {
-        let offset = (self.found.image.0 - self.found.mapping.start.0) as usize;
-        let code = self.found.bytes.get(offset + entry.index()..)?;
+        let code = self.found.image_bytes().get(entry.index()..)?;
         criu::target(code).map(criu::jump)
     }
 
@@ -204,17 +203,8 @@ fn without_records(found: &OldText) -> Result<(Option<Found>, Range<Avma>, Vec<u
     let mut bytes = found.bytes.clone();
     let mut outermost = None;
     while let Some(next) = Record::find(&bytes, range.start)? {
-        next.record.undo(&mut bytes, range.start)?;
-        let text = next.record.text.clone();
-        let start = text.start.0.checked_sub(range.start.0);
-        let size = text.end.0.saturating_sub(text.start.0) as usize;
-        let part = start.and_then(|start| bytes.get(start as usize..)?.get(..size));
-        let part = part.ok_or_else(|| Error::Unlinkable {
-            what: format!("the vDSO at {}", found.image),
-            reason: format!("its link record speaks of {text:?}, which is not all of it"),
-        })?;
-        bytes = part.to_vec();
-        range = text;
+        bytes = next.record.undone(&bytes, range.start)?;
+        range = next.record.text.clone();
         outermost.get_or_insert(next);
     }
     Ok((outermost, range, bytes))

@@ -5,9 +5,10 @@ use std::ops::Range;
 use elf_tools::{Avma, Svma};
 use nix::unistd::Pid;
 
+use super::content::Content;
 use super::link::moves;
 use super::recognise::KernelUnit;
-use super::record::{Placed, Record};
+use super::record::{Before, Placed, Record};
 use super::report::{LinkedText, Outcome, State};
 use super::spare::Begun;
 use super::stage::{self, Stage};
@@ -91,18 +92,8 @@ fn turned(placed: &Placed) -> Placed {
 /// One text: entries make system calls until it is what it was.
 fn undo_text(text: &Text, record: &Record, job: &mut Job) -> Result<()> {
     let found = &text.found;
-    let mut bytes = found.bytes.clone();
-    record.undo(&mut bytes, found.mapping.start)?;
     let old = &record.text;
-    let offset = (old.start.0 - found.mapping.start.0) as usize;
-    let size = (old.end.0 - old.start.0) as usize;
-    let before = bytes.get(offset..offset + size);
-    let mut bytes = before
-        .ok_or_else(|| Error::Unlinkable {
-            what: format!("the vDSO at {}", found.image),
-            reason: "its link record speaks of more than there is".to_owned(),
-        })?
-        .to_vec();
+    let mut bytes = record.undone(&found.bytes, found.mapping.start)?;
     let unlinked = text.unlinked();
     let image = (found.image.0 - old.start.0) as usize;
     let stage = Stage::new(text, &unlinked.functions, &bytes[image..], found.size)?;
@@ -133,26 +124,26 @@ fn undo_begun(text: &Text, begun: &Begun, job: &mut Job) -> Result<()> {
     let entries: Vec<Svma> = entries.map(|function| function.entry).collect();
     stage::extend(&mut after, entries.iter().copied());
     job.crossings.push((now, after));
-    let words = entries.iter().map(|entry| {
+    let base = &begun.base;
+    let mut now = Content {
+        at: found.mapping.start,
+        bytes: found.bytes.clone(),
+    };
+    for entry in entries {
         let at = entry.at(found.image);
-        at..at.offset(WORD as i64)
-    });
-    let rest = begun.base.at.0..old.end.0;
-    let rest = rest
-        .step_by(WORD)
-        .map(|at| Avma(at)..Avma(at + WORD as u64));
-    for range in words.chain(rest) {
-        let start = (range.start.0 - old.start.0) as usize;
-        let bytes = begun.base.bytes.get(start..start + WORD);
-        let start = (range.start.0 - found.mapping.start.0) as usize;
-        let now = found.bytes.get(start..start + WORD);
-        if let Some(bytes) = bytes.filter(|_| bytes != now) {
-            job.late.push(Step::Write(Write {
-                at: range.start,
-                bytes: bytes.to_vec(),
-            }));
+        let word = at..at.offset(WORD as i64);
+        if let (Some(now), Some(bytes)) = (now.part_mut(&word), base.part(&word))
+            && now != bytes
+        {
+            now.copy_from_slice(bytes);
+            let bytes = bytes.to_vec();
+            job.late.push(Step::Write(Write { at, bytes }));
         }
     }
+    let now = now.part(&old).unwrap_or_default();
+    let rest = Record::difference(&base.bytes, now, old.start).into_iter();
+    let rest = rest.map(|Before { at, bytes }| Step::Write(Write { at, bytes }));
+    job.late.extend(rest);
     unmap_added(text, &old, job);
     Ok(())
 }

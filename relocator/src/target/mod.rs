@@ -46,6 +46,12 @@ pub struct Mapping {
 }
 
 impl Mapping {
+    /// Whether it holds code of its process alone.
+    pub fn is_private_code(&self) -> bool {
+        let protection = self.protection;
+        protection.read && protection.execute && !protection.write && !protection.shared
+    }
+
     /// Size in bytes.
     pub fn size(&self) -> u64 {
         self.range.end.0.saturating_sub(self.range.start.0)

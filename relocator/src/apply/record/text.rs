@@ -104,16 +104,32 @@ impl Record {
         Ok(())
     }
 
-    /// Whether each function in the bytes of a mapping at `base` begins as it is to in the end. While a link is
+    /// What the text's mapping held before, from the bytes of a mapping at `base` that it is in now.
+    pub fn undone(&self, text: &[u8], base: Avma) -> Result<Vec<u8>> {
+        let mut undone = text.to_vec();
+        self.undo(&mut undone, base)?;
+        let size = (self.text.end.0 - self.text.start.0) as usize;
+        let part = self.span(text.len(), base, self.text.start, size)?;
+        Ok(undone[part].to_vec())
+    }
+
+    /// The functions in the bytes of a mapping at `base` that do not begin as they are to in the end: while a link is
     /// incomplete, entries are overwritten with something else.
-    pub fn is_complete(&self, text: &[u8], base: Avma) -> Result<bool> {
+    pub fn incomplete(&self, text: &[u8], base: Avma) -> Result<Vec<&Entry>> {
+        let mut incomplete = Vec::new();
         for entry in &self.entries {
             let place = self.entry(text.len(), base, entry, entry.bytes.len())?;
             if text[place] != entry.bytes {
-                return Ok(false);
+                incomplete.push(entry);
             }
         }
-        Ok(true)
+        Ok(incomplete)
+    }
+
+    /// Whether there is no such function.
+    pub fn is_complete(&self, text: &[u8], base: Avma) -> Result<bool> {
+        self.incomplete(text, base)
+            .map(|entries| entries.is_empty())
     }
 
     /// Has each function in the bytes of a mapping at `base` begin as it is to in the end.

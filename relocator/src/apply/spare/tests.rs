@@ -3,7 +3,7 @@
 use elf_tools::{Avma, Svma};
 
 use super::*;
-use crate::apply::record::Placed;
+use crate::apply::record::{Entry, Placed};
 use crate::plan::Strategy;
 use crate::target::Protection;
 

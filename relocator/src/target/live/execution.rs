@@ -256,7 +256,7 @@ impl<'a> Execution<'a> {
                     return Err(self.failed(what));
                 }
             };
-            covered.push(match steps::is_code(mapping) {
+            covered.push(match mapping.is_private_code() {
                 true => Undo::Code { at: start, bytes },
                 false if bytes.iter().all(|&byte| byte == 0) => Undo::Zero(start..end),
                 false => return Err(self.failed(format!("{start} holds data"))),

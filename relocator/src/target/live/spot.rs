@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use elf_tools::{Avma, Svma};
 
-use super::steps::{is_code, read, replaced};
+use super::steps::{read, replaced};
 use super::{Live, refused, trampoline};
 use crate::Result;
 use crate::placement::PAGE;
@@ -51,7 +51,8 @@ pub(super) fn find(live: &Live, steps: &[Step], mappings: &[Mapping]) -> Result<
 /// while those of a file would be copied for this.
 fn candidates(steps: &[Step], mappings: &[Mapping]) -> Vec<Candidate> {
     let own: Vec<Range<Avma>> = steps.iter().filter_map(replaced).collect();
-    let is_usable = |mapping: &&Mapping| is_code(mapping) && !mapping.name.starts_with('[');
+    let is_usable =
+        |mapping: &&Mapping| mapping.is_private_code() && !mapping.name.starts_with('[');
     let ends = mappings.iter().filter(is_usable).flat_map(|mapping| {
         let is_file = !mapping.name.is_empty();
         let range = &mapping.range;

@@ -226,9 +226,3 @@ fn eligible(live: &mut Live, steps: &[Step]) -> Result<usize> {
         reason: "no thread of it can make system calls for us now".to_owned(),
     })
 }
-
-/// Whether a mapping holds code of its process alone.
-pub(super) fn is_code(mapping: &Mapping) -> bool {
-    let protection = mapping.protection;
-    protection.read && protection.execute && !protection.write && !protection.shared
-}
