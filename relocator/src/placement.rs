@@ -9,6 +9,10 @@ use crate::{Error, Result};
 /// The page size of x86-64.
 pub const PAGE: u64 = 0x1000;
 
+/// The end of what programs are given unless they ask for more, less the last page: a system call there would return to an
+/// address that is none.
+pub const END: u64 = (1 << 47) - PAGE;
+
 /// Every base address that linking depends on.
 ///
 /// Relocated operands are distances, so only differences matter to most of them; absolute slots and absolute jumps

@@ -7,7 +7,7 @@ use elf_tools::{Avma, Svma};
 use super::kernel::RunningKernel;
 use super::survey::Survey;
 use crate::link::LinkedImage;
-use crate::target::{Mapping, Step, Target, Thread};
+use crate::target::{Mapping, Step, Target, Thread, writable};
 use crate::threads::carry::{Carried, Contexts, Stuck, carry};
 use crate::threads::{Crossing, Memory, Registers, Verdict, Write};
 use crate::{Error, Result};
@@ -64,11 +64,7 @@ impl Job {
         mappings: &[Mapping],
     ) -> Result<(Vec<Step>, Crossed)> {
         let threads = target.threads()?;
-        let writable: Vec<Range<Avma>> = mappings
-            .iter()
-            .filter(|mapping| mapping.protection.read && mapping.protection.write)
-            .map(|mapping| mapping.range.clone())
-            .collect();
+        let writable = writable(mappings);
         let vdso = survey.found.kernel.as_ref().and_then(|unit| unit.vdso());
         let texts = survey.texts.iter().map(|text| &text.found.mapping);
         let texts: Vec<Range<Avma>> = texts.chain(vdso.map(|vdso| &vdso.range)).cloned().collect();

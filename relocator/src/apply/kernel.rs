@@ -13,14 +13,12 @@ use super::recognise::{KernelUnit, Own};
 use super::text::Text;
 use crate::criu;
 use crate::link::{LinkedImage, New, Old};
+use crate::placement::END;
 use crate::plan::{FunctionPlan, Strategy};
 use crate::source::{Source, Spec};
 use crate::tables;
 use crate::threads::{Crossing, Memory, Registers, Verdict};
 use crate::{Error, Result};
-
-/// The first address that a process cannot map, without asking for more.
-const HIGHEST: u64 = 0x7fff_ffff_f000;
 
 /// The kernel that runs now.
 #[derive(Debug)]
@@ -46,7 +44,7 @@ impl RunningKernel {
         let gone = gone(&vdso.image);
         let limits = Limits {
             lowest: lowest()?,
-            highest: HIGHEST,
+            highest: END,
         };
         Ok(Self {
             source,

@@ -113,6 +113,15 @@ pub enum Step {
     Unmap(Range<Avma>),
 }
 
+/// Where a process can read and write: what stacks may be in.
+pub(crate) fn writable(mappings: &[Mapping]) -> Vec<Range<Avma>> {
+    let writable = mappings.iter().filter(|mapping| {
+        let protection = mapping.protection;
+        protection.read && protection.write
+    });
+    writable.map(|mapping| mapping.range.clone()).collect()
+}
+
 /// Whether ranges share an address.
 pub(crate) fn meet(range: &Range<Avma>, other: &Range<Avma>) -> bool {
     range.start < other.end && other.start < range.end

@@ -171,10 +171,7 @@ fn noticed(pid: Pid) -> Result<Option<c_int>> {
         libc::CLD_TRAPPED | libc::CLD_STOPPED => status,
         _ => 0,
     };
-    match of {
-        0 => interrupted(said.into(), None),
-        _ => interrupted(said.into(), Some(stopped_by)),
-    }
+    interrupted(said.into(), (of != 0).then_some(stopped_by))
 }
 
 /// The value, unless a call has failed. One that a signal of this process's has interrupted has found nothing.

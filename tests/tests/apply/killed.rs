@@ -140,9 +140,11 @@ pub(crate) fn start(linker: &Linker, work: Work, pid: i32) -> Result<Tool, Strin
 /// Kills forks of this process one after the other, each of which finds what the one before has left, at moments that are spread over
 /// all. Only the last one comes to its end.
 fn again_and_again() -> Result<(), String> {
-    /// How many are killed, and how far their moments are from each other among as many as a tool has. It is a prime number.
+    /// How many are killed.
     const KILLS: usize = 120;
+    /// How far their moments are from each other: a prime number, so that all are taken in the end.
     const DISTANCE: usize = 211;
+    /// As many as a tool has.
     const MOMENTS: usize = 500;
     let mut victim = Victim::start(MANY)?;
     let linker = Linker::new(&MANY.spec())?;

@@ -5,7 +5,7 @@ use std::ops::Range;
 use elf_tools::Avma;
 
 use super::Limits;
-use crate::placement::PAGE;
+use crate::placement::{END, PAGE};
 use crate::target::Mapping;
 
 /// The most that is left free below a stack and behind the heap, which grow: what the kernel leaves below a stack at least
@@ -14,10 +14,6 @@ pub(super) const GROWTH: u64 = 128 << 20;
 
 /// The least that is left: the kernel's `stack_guard_gap`, without which a stack cannot grow at all.
 pub(super) const GUARD: u64 = 256 * PAGE;
-
-/// The end of what programs are given unless they ask for more, less the last page: a system call there would return to an
-/// address that is none.
-const END: u64 = (1 << 47) - PAGE;
 
 /// Ranges of whole pages where nothing is mapped and nothing will grow, lowest first, none next to another.
 #[derive(Debug)]

@@ -4,11 +4,8 @@ use std::ops::Range;
 
 use elf_tools::Avma;
 
-use crate::placement::PAGE;
+use crate::placement::{END, PAGE};
 use crate::target::{Mapping, Protection, without};
-
-/// Where the addresses of programs end, without asking for more.
-const HIGHEST: u64 = 0x7fff_ffff_f000;
 
 /// The mappings of a process, in no order.
 #[derive(Debug)]
@@ -27,7 +24,7 @@ impl Space {
     /// any more where one of them has begun.
     pub(super) fn remote_place(&self, size: u64) -> Option<Avma> {
         let ranges = self.0.iter().map(|mapping| &mapping.range);
-        let mut ranges: Vec<_> = ranges.filter(|range| range.start.0 < HIGHEST).collect();
+        let mut ranges: Vec<_> = ranges.filter(|range| range.start.0 < END).collect();
         ranges.sort_unstable_by_key(|range| range.start);
         let gaps = ranges
             .windows(2)

@@ -10,7 +10,7 @@ use super::steps::{read, replaced};
 use super::{Live, refused, trampoline};
 use crate::Result;
 use crate::placement::PAGE;
-use crate::target::{Mapping, Step, Target};
+use crate::target::{Mapping, Step, Target, meet, writable};
 use crate::threads::carry::{Contexts, carry};
 use crate::threads::{Registers, Verdict};
 use crate::tracing::ProcessMemory;
@@ -93,11 +93,7 @@ fn erase(
 /// Whether a thread is inside, or has a context there.
 fn is_executed(live: &Live, mappings: &[Mapping], place: Range<Avma>) -> Result<bool> {
     let threads = live.threads()?;
-    let writable = mappings.iter().filter(|mapping| {
-        let protection = mapping.protection;
-        protection.read && protection.write
-    });
-    let writable: Vec<_> = writable.map(|mapping| mapping.range.clone()).collect();
+    let writable = writable(mappings);
     let contexts = Contexts::of(&threads, &writable, std::slice::from_ref(&place), live);
     let decide = |registers: &Registers| match place.contains(&registers.pc) {
         true => Verdict::Stuck {
@@ -116,9 +112,9 @@ fn overlay(step: &Step, page: Avma, bytes: &mut [u8]) {
         Step::Write(write) => (write.at, write.bytes.as_slice()),
         // Nobody may be where something is moved away, or to.
         Step::Move { from, to } => {
-            let size = from.end.0 - from.start.0;
-            let meets = |start: u64| start < page.0 + PAGE && page.0 < start + size;
-            if meets(from.start.0) || meets(to.0) {
+            let place = *to..to.offset((from.end.0 - from.start.0) as i64);
+            let page = page..page.offset(PAGE as i64);
+            if meet(from, &page) || meet(&place, &page) {
                 bytes.fill(1);
             }
             return;
