@@ -1,10 +1,6 @@
-//! Kernels to test on: relocation-capable ones of our own, real ones from the distribution, and either of them emulated in
-//! a process.
+//! Kernels to test on: relocation-capable vDSOs of our own, built from source with the crate.
 
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
-pub mod distribution;
-pub mod emulated;
 pub mod fixture;
-pub mod memory;
 pub mod synthetic;

@@ -8,15 +8,18 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, SamplingMode};
-use kernel_fixtures::distribution::Cache;
-use relocator::apply::report::{State, Times};
-use relocator::apply::{self, Options, RunningKernel};
-use relocator::source::{Source, Spec};
+use kernel_source::Cache;
+use relocator::source::Source;
 use relocator::tables;
-use relocator::target::live::Live;
+use relocator_cli::cache;
+use relocator_cli::source::Spec;
+use relocator_process::apply::report::{State, Times};
+use relocator_process::apply::{self, Options, RunningKernel};
+use relocator_process::targets::live::Live;
 use relocator_tests::bed::control::COVERED;
 use relocator_tests::bed::hammer::Hammer;
 use relocator_tests::bed::{Bed, OldVdso};
@@ -84,12 +87,13 @@ impl Tool {
         let mut bed = Bed::new(OldVdso::open(&spec).expect("an old vDSO"));
         bed.gives_way = true;
         Self {
-            kernel: RunningKernel::read().expect("a kernel that can be linked to"),
-            old: vec![Source::open(&spec).expect("an old vDSO")],
+            kernel: RunningKernel::read(&tables::Options::default())
+                .expect("a kernel that can be linked to"),
+            old: vec![spec.open().expect("an old vDSO")],
             options: Options {
                 tables: tables::Options {
                     file: None,
-                    cache: Some(tables::Cache::at(tables.path().to_owned())),
+                    cache: Some(Arc::new(cache::Cache::at(tables.path().to_owned()))),
                 },
                 deadline: Some(PATIENCE),
                 ..Options::default()

@@ -12,7 +12,7 @@ pub fn relocator() -> Command {
     let mut command = Command::new(&*BINARY);
     command
         .stdin(Stdio::null())
-        .env(relocator::tables::VARIABLE, "/dev/null");
+        .env(relocator_cli::cache::VARIABLE, "/dev/null");
     command
 }
 
@@ -22,7 +22,7 @@ pub fn run_with_cache<A: AsRef<std::ffi::OsStr>>(
     arguments: impl IntoIterator<Item = A>,
 ) -> Ran {
     let mut command = relocator();
-    command.env(relocator::tables::VARIABLE, cache);
+    command.env(relocator_cli::cache::VARIABLE, cache);
     Ran::of(command.args(arguments).output())
 }
 

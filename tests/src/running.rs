@@ -2,12 +2,12 @@
 
 use std::sync::LazyLock;
 
-use relocator::source::{Source, Spec};
-use relocator::verify::{Running, probe_time_namespace};
+use relocator_cli::source::Spec;
+use relocator_verify::{Running, probe_time_namespace};
 
 /// The running kernel with its symbols, or why it has none.
 pub static RUNNING: LazyLock<Result<Running, String>> = LazyLock::new(|| {
-    let source = Source::open(&Spec::Own).map_err(|error| in_words(&error))?;
+    let source = Spec::Own.open().map_err(|error| in_words(&error))?;
     let image = source.require_image().map_err(|error| in_words(&error))?;
     let symtab = source.require_symtab().map_err(|error| in_words(&error))?;
     Ok(Running {

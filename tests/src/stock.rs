@@ -8,7 +8,7 @@ use elf_tools::image::Image;
 use elf_tools::kernel::KernelFile;
 use elf_tools::layout::btf::Btf;
 use elf_tools::symtab::{Symtab, vocabulary};
-use kernel_fixtures::distribution::Cache;
+use kernel_source::Cache;
 
 use crate::running::{RUNNING, in_words};
 

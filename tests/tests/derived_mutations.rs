@@ -10,18 +10,17 @@ use std::time::Duration;
 
 use elf_tools::Avma;
 use elf_tools::relocation::{Demand, Relocation, Relocations, Slot, Sum, Term, Width};
-use kernel_fixtures::distribution::{Cache, VERSIONS};
+use kernel_source::{Cache, VERSIONS};
 use libtest_mimic::{Arguments, Trial};
-use relocator::Error;
 use relocator::link::{New, Old, link};
 use relocator::placement::Placement;
 use relocator::plan::{Policy, Strategy};
-use relocator::verify::{
-    ClockMode, Emulation, FunctionOutcome, OldImage, Options, Outcome, Target, verify,
-};
 use relocator_tests::running::{EMULATION, RUNNING, TIME_NAMESPACE, in_words};
 use relocator_tests::stock::{self, Kernel, Shared};
 use relocator_tests::trials::{ensure, trial};
+use relocator_verify::{
+    ClockMode, Emulation, FunctionOutcome, OldImage, Options, Outcome, Target, verify,
+};
 
 /// How far a place is moved: by fields of 8, 4 and 1 bytes, and by an element of two fields. One must be caught.
 const CHANGES: [i64; 6] = [8, 16, 4, -8, -4, 1];
@@ -224,7 +223,7 @@ impl Subject {
         };
         match verify(old, target, &options) {
             Ok(outcome) => Ok(finding(&outcome)),
-            Err(Error::Child { .. }) => Ok(Finding::Wrong),
+            Err(relocator_verify::Error::Child { .. }) => Ok(Finding::Wrong),
             Err(error) => Err(in_words(&error)),
         }
     }
@@ -237,7 +236,7 @@ impl Subject {
                 symtab: running.symtab.as_ref(),
                 image: Some(&running.image),
             };
-            let words = |error: Error| in_words(&error);
+            let words = |error: relocator::Error| in_words(&error);
             let base = Avma(0x7fff_f7f0_0000);
             let placement = Placement::below(base, offer.symtab, offer.image).map_err(words)?;
             let old = Old::with_table(self.old.image.clone(), Some(table.clone()));
@@ -289,7 +288,7 @@ enum Finding {
 
 fn finding(outcome: &Outcome) -> Finding {
     let replaced = |function: &FunctionOutcome| {
-        function.strategy == Strategy::Proxy || function.strategy == Strategy::Syscall
+        function.strategy == Some(Strategy::Proxy) || function.strategy == Some(Strategy::Syscall)
     };
     let functions = || {
         outcome

@@ -6,18 +6,17 @@ use std::time::Duration;
 use elf_tools::image::Image;
 use elf_tools::relocation::{Relocations, write};
 use elf_tools::symtab::{Symbol, Symtab};
-use kernel_fixtures::distribution::{Cache, VERSIONS};
 use kernel_fixtures::fixture;
+use kernel_source::{Cache, VERSIONS};
 use libtest_mimic::{Arguments, Trial};
-use relocator::Error;
 use relocator::plan::Strategy;
-use relocator::verify::{
-    ClockMode, Emulation, How, OldImage, Options, Outcome, verify, verify_at_home,
-};
 use relocator_tests::pretend::Pretend;
 use relocator_tests::running::{EMULATION, RUNNING, TIME_NAMESPACE, in_words};
 use relocator_tests::stock::{self, Kernel, Shared};
 use relocator_tests::trials::{ensure, trial};
+use relocator_verify::{
+    ClockMode, Emulation, Error, OldImage, Options, Outcome, verify, verify_at_home,
+};
 
 /// When a process is taken to hang. Runs take a second at most; this is for a machine that is very busy.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -75,7 +74,7 @@ fn agrees(outcome: &Outcome) -> Result<(), String> {
 fn at_home(kernel: &Emulable, mode: ClockMode, time_namespace: bool) -> Result<(), String> {
     let options = options(20, time_namespace);
     let outcome = verify_at_home(&kernel.with(mode)?, &options).map_err(|e| in_words(&e))?;
-    let native = outcome.functions.iter().all(|f| f.strategy == How::Native);
+    let native = outcome.functions.iter().all(|f| f.strategy.is_none());
     ensure(native, || format!("{outcome:#?}"))?;
     agrees(&outcome)
 }
@@ -101,7 +100,7 @@ fn fixtures_onto(new: &Emulable, modes: &[ClockMode], time_namespace: bool) -> R
             let outcome = outcome.map_err(|what| format!("{}, {mode}: {what}", fixture.name))?;
             let relocated = |name| {
                 let mut functions = outcome.functions.iter();
-                functions.any(|f| f.name == name && f.strategy == Strategy::Relocate)
+                functions.any(|f| f.name == name && f.strategy == Some(Strategy::Relocate))
             };
             // What reads one word is relocated everywhere, unless there is no table.
             let right = relocated("__vdso_time") == fixture.generation.tables;
@@ -267,7 +266,7 @@ fn a_given_table_is_used() -> Result<(), String> {
         let outcome = outcome.map_err(|error| in_words(&error))?;
         agrees(&outcome)?;
         let mut functions = outcome.functions.iter();
-        let right = functions.any(|f| f.name == "__vdso_time" && f.strategy == expected);
+        let right = functions.any(|f| f.name == "__vdso_time" && f.strategy == Some(expected));
         ensure(right, || format!("not {expected}: {outcome:#?}"))?;
     }
     Ok(())

@@ -4,21 +4,21 @@
 //! What must be right is right at every boundary, and what is known to be wrong is found to be wrong: so the sweep can tell.
 
 use elf_tools::reentry::{Recovery, ReentryTable, Register};
-use kernel_fixtures::distribution::{Cache, VERSIONS};
 use kernel_fixtures::fixture;
+use kernel_source::{Cache, VERSIONS};
 use libtest_mimic::{Arguments, Trial};
 use relocator::link::Old;
 use relocator::plan::Policy;
-use relocator::source::{Source, Spec};
 use relocator::tables;
-use relocator::verify::OldImage;
-use relocator::verify::in_flight::{
-    Earlier, Ending, Failure, FunctionSweep, InFlight, Namespaces, Options, Treatment, Variant,
-    sweep_with,
-};
+use relocator_cli::source::Spec;
 use relocator_tests::running::{EMULATION, RUNNING, TIME_NAMESPACE, in_words};
 use relocator_tests::stock::{self, Kernel, Shared};
 use relocator_tests::trials::{ensure, trial};
+use relocator_verify::Approach;
+use relocator_verify::OldImage;
+use relocator_verify::in_flight::{
+    Earlier, Ending, Failure, FunctionSweep, InFlight, Namespaces, Options, Variant, sweep_with,
+};
 
 /// The kernel that treatments are tried on which are known to fail, and that a table is broken of: the oldest one that the
 /// sweep of CRIU was first measured on.
@@ -53,9 +53,9 @@ fn run(
     sweep_with(image, running, options, change).map_err(|error| in_words(&error))
 }
 
-fn options(treatment: Treatment) -> Options {
+fn options(approach: Approach) -> Options {
     Options {
-        treatment,
+        approach,
         ..Options::default()
     }
 }
@@ -69,8 +69,8 @@ fn function<'a>(found: &'a InFlight, name: &str) -> Result<&'a FunctionSweep, St
 }
 
 /// Threads come across at every boundary, and there is hardly one where none was stopped.
-fn everything_comes_across(kernel: &Kernel, treatment: Treatment) -> Result<(), String> {
-    let found = run(kernel, &options(treatment), |_| {})?;
+fn everything_comes_across(kernel: &Kernel, approach: Approach) -> Result<(), String> {
+    let found = run(kernel, &options(approach), |_| {})?;
     ensure(found.namespaces == Namespaces::ALL, || {
         format!("{:?}", found.no_time_namespace)
     })?;
@@ -102,7 +102,7 @@ fn everything_comes_across(kernel: &Kernel, treatment: Treatment) -> Result<(), 
 }
 
 /// The failures of one function in one part, which is what a restore does to threads that are simply stopped.
-fn restored(found: &InFlight, name: &str) -> Result<relocator::verify::in_flight::Counts, String> {
+fn restored(found: &InFlight, name: &str) -> Result<relocator_verify::in_flight::Counts, String> {
     let part = function(found, name)?
         .parts
         .iter()
@@ -113,7 +113,7 @@ fn restored(found: &InFlight, name: &str) -> Result<relocator::verify::in_flight
 
 /// The holes that were measured by other means are found: threads in overwritten bytes die, others read zeros.
 fn criu_is_caught(kernel: &Kernel) -> Result<(), String> {
-    let found = run(kernel, &options(Treatment::Criu), |_| {})?;
+    let found = run(kernel, &options(Approach::Criu), |_| {})?;
     let gettime = restored(&found, "__vdso_clock_gettime")?;
     ensure(gettime.crashed >= 5 && gettime.wrong >= 15, || {
         format!("{gettime:?}")
@@ -128,14 +128,14 @@ fn criu_is_caught(kernel: &Kernel) -> Result<(), String> {
 }
 
 fn nothing_is_caught(kernel: &Kernel) -> Result<(), String> {
-    let found = run(kernel, &options(Treatment::Nothing), |_| {})?;
+    let found = run(kernel, &options(Approach::Nothing), |_| {})?;
     let time = restored(&found, "__vdso_time")?;
     ensure(time.wrong >= 4, || format!("{time:?}"))
 }
 
 /// A thread that was stepped out has the old answer; who it interrupted is left to itself.
 fn stepping_out_does_not_help_interrupted_contexts(kernel: &Kernel) -> Result<(), String> {
-    let found = run(kernel, &options(Treatment::StepOut), |_| {})?;
+    let found = run(kernel, &options(Approach::StepOut), |_| {})?;
     for function in &found.functions {
         for part in function
             .parts
@@ -227,7 +227,7 @@ fn run_linked(old: &Kernel, to: &Kernel, policy: Policy) -> Result<InFlight, Str
     let options = Options {
         earlier: Some(earlier),
         namespaces: vec![RESTORE],
-        ..options(Treatment::Relocate)
+        ..options(Approach::Relocate)
     };
     run(old, &options, |_| {})
 }
@@ -268,16 +268,18 @@ fn comes_out_of_replacements(old: &Kernel, to: &Kernel) -> Result<(), String> {
 
 /// Threads come out of the fixtures, of every style that images can be made in.
 fn comes_out_of_fixture(name: &str) -> Result<(), String> {
-    let words = |error: relocator::Error| in_words(&error);
-    let source = Source::open(&Spec::Fixture(name.to_owned())).map_err(words)?;
-    let (old, _) = source.old(&tables::Options::default()).map_err(words)?;
+    let source = Spec::Fixture(name.to_owned()).open();
+    let source = source.map_err(|error| in_words(&error))?;
+    let old = source.old(&tables::Options::default());
+    let (old, _) = old.map_err(|error| in_words(&error))?;
     let image = OldImage::from(&old).with_home(source.symtab.as_ref());
     let options = Options {
         namespaces: vec![RESTORE],
-        ..options(Treatment::Relocate)
+        ..options(Approach::Relocate)
     };
     let running = RUNNING.as_ref().map_err(Clone::clone)?;
-    let found = sweep_with(image, running, &options, |_| {}).map_err(words)?;
+    let found = sweep_with(image, running, &options, |_| {});
+    let found = found.map_err(|error| in_words(&error))?;
     let experiments: u64 = found.functions.iter().map(|f| f.experiments).sum();
     ensure(experiments > 1000, || {
         format!("only {experiments} experiments")
@@ -326,10 +328,10 @@ fn trials(version: &str, kernel: &Shared, possible: &Result<(), String>) -> Vec<
         move || check(&*kernel()?)
     };
     let mut trials = Vec::new();
-    for treatment in [Treatment::Relocate, Treatment::Proxy] {
-        let check = move |kernel: &Kernel| everything_comes_across(kernel, treatment);
+    for approach in [Approach::Relocate, Approach::Proxy] {
+        let check = move |kernel: &Kernel| everything_comes_across(kernel, approach);
         trials.push(trial(
-            format!("{version}::{treatment}"),
+            format!("{version}::{approach}"),
             possible,
             with(Box::new(check)),
         ));
@@ -339,7 +341,7 @@ fn trials(version: &str, kernel: &Shared, possible: &Result<(), String>) -> Vec<
     }
     let named: [(&str, PlainCheck); 4] = [
         ("syscall", |kernel| {
-            everything_comes_across(kernel, Treatment::Syscall)
+            everything_comes_across(kernel, Approach::Syscall)
         }),
         ("criu_is_caught", criu_is_caught),
         ("nothing_is_caught", nothing_is_caught),

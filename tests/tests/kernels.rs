@@ -1,7 +1,7 @@
 //! Real kernels: the vDSOs of distribution kernels on the running one, and the symbols that are derived from their BTF
 //! against what `bpftool` and `pahole` read from it.
 //!
-//! Kernels are fetched when they are first needed; see `kernel_fixtures::distribution` for where they are kept.
+//! Kernels are fetched when they are first needed; see `kernel_source` for where they are kept.
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,16 +11,16 @@ use std::sync::Arc;
 use elf_tools::layout::Layout;
 use elf_tools::layout::btf::Btf;
 use elf_tools::symtab::{Provenance, elf};
-use kernel_fixtures::distribution::{Cache, VERSIONS};
+use kernel_source::{Cache, VERSIONS};
 use libtest_mimic::{Arguments, Trial};
 use relocator::plan::{Policy, Strategy};
-use relocator::verify::{FunctionOutcome, Options, verify};
 use relocator_tests::peers::{Types, compare_with_pahole};
 use relocator_tests::readelf::{nm, readelf};
 use relocator_tests::running::{RUNNING, TIME_NAMESPACE, in_words};
 use relocator_tests::stock::{self, Kernel, Shared};
 use relocator_tests::table;
 use relocator_tests::trials::{ensure, trial};
+use relocator_verify::{FunctionOutcome, Options, verify};
 
 /// Everything that symbols of vvar are derived from, by the names of some kernel.
 const STRUCTURES: [&str; 9] = [
@@ -39,7 +39,7 @@ const STRUCTURES: [&str; 9] = [
 fn is_left_alone(function: &FunctionOutcome) -> bool {
     let tied = function.name == "__vdso_sgx_enter_enclave"
         || function.name.starts_with("__vdso_futex_robust_list");
-    tied && function.strategy == Strategy::Keep && function.reason.contains("by its place")
+    tied && function.strategy == Some(Strategy::Keep) && function.reason.contains("by its place")
 }
 
 fn agrees(kernel: &Kernel, policy: Policy, time_namespace: bool) -> Result<(), String> {
@@ -61,7 +61,7 @@ fn agrees(kernel: &Kernel, policy: Policy, time_namespace: bool) -> Result<(), S
             Policy::Syscall if function.calls > 0 => Strategy::Syscall,
             _ => Strategy::Proxy,
         };
-        let right = function.strategy == expected;
+        let right = function.strategy == Some(expected);
         ensure(right, || format!("not {expected}: {function:#?}"))?;
         called += u32::from(function.calls > 0);
     }

@@ -10,11 +10,10 @@ use std::time::Duration;
 use elf_tools::image::Image;
 use elf_tools::relocation::{Quantity, Relocation, Relocations, write};
 use libtest_mimic::{Arguments, Trial};
-use relocator::Error;
-use relocator::verify::{Options, verify};
 use relocator_tests::pretend::Pretend;
 use relocator_tests::running::{RUNNING, TIME_NAMESPACE, in_words};
 use relocator_tests::trials::{ensure, trial};
+use relocator_verify::{Options, verify};
 
 /// How far a relocation is moved: by a field of 8 and of 4 bytes, and by an element of two fields. A size is also made 0,
 /// which leads from any element to the first. One must be caught.
@@ -165,7 +164,7 @@ fn run(image: &Image, table: &Relocations, time_namespace: bool) -> Result<Optio
             let mut functions = outcome.functions.into_iter();
             Ok(functions.find_map(|function| function.first_mismatch))
         }
-        Err(Error::Child { what }) => Ok(Some(what)),
+        Err(relocator_verify::Error::Child { what }) => Ok(Some(what)),
         Err(error) => Err(in_words(&error)),
     }
 }

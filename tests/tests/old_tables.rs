@@ -8,7 +8,7 @@ use elf_tools::relocation::{Relocations, object};
 use elf_tools::symtab;
 use kernel_fixtures::fixture;
 use relocator::hexadecimal::digits;
-use relocator::tables::Cache;
+use relocator_cli::cache::Cache;
 use relocator_tests::command::{Ran, run, run_with_cache};
 use relocator_tests::pretend::Pretend;
 use relocator_tests::sums::as_sums;

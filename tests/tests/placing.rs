@@ -4,10 +4,10 @@ use std::ops::Range;
 use std::process::Command;
 
 use elf_tools::Avma;
-use relocator::apply::place::{Limits, Place, REACH, Unit, place, room};
-use relocator::apply::recognise::{self, KernelMapping, Own, Seen};
 use relocator::placement::PAGE;
-use relocator::source::{Source, Spec};
+use relocator_cli::source::Spec;
+use relocator_process::apply::place::{Limits, Place, REACH, Unit, place, room};
+use relocator_process::apply::recognise::{self, KernelMapping, Own, Seen};
 use relocator_tests::bed::{Bed, OldVdso, Restored};
 
 const LIMITS: Limits = Limits {
@@ -16,7 +16,7 @@ const LIMITS: Limits = Limits {
 };
 
 fn own() -> Own {
-    Own::of(&Source::open(&Spec::Own).unwrap()).unwrap()
+    Own::of(&Spec::Own.open().unwrap()).unwrap()
 }
 
 fn bed() -> Bed {

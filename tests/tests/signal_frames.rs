@@ -17,12 +17,12 @@ use std::time::{Duration, Instant};
 
 use elf_tools::Avma;
 use elf_tools::reentry::Register;
-use kernel_fixtures::memory::Region;
 use nix::libc::{self, c_int, siginfo_t, ucontext_t};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use procfs::process::{MMPermissions, Process};
 use relocator::threads::frames::{Interrupted, interrupted, of_thread};
 use relocator::threads::{Memory, Registers};
+use relocator_verify::memory::Region;
 
 global_asm!(
     ".globl frames_text, frames_spin, frames_exit, frames_call, frames_syscall, frames_called",

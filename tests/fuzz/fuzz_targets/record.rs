@@ -3,7 +3,7 @@
 
 use elf_tools::Avma;
 use libfuzzer_sys::fuzz_target;
-use relocator::apply::record::Record;
+use relocator_process::apply::record::Record;
 
 /// Where the text is.
 const TEXT: Avma = Avma(0x1000);

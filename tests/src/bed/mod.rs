@@ -34,7 +34,7 @@ use elf_tools::Avma;
 use nix::libc;
 use nix::unistd::Pid;
 use relocator::source::LiveMapping;
-use relocator::tracing::{Stop, Tracee};
+use relocator_process::tracing::{Stop, Tracee};
 
 pub use old::OldVdso;
 

@@ -3,12 +3,12 @@
 use elf_tools::Avma;
 use elf_tools::image::{Image, alternatives};
 use elf_tools::symtab::{Symtab, mapping_name};
-use kernel_fixtures::emulated::Unit;
 use relocator::link::{New, Old, link};
 use relocator::placement::{PAGE, Placement};
 use relocator::plan::Policy;
-use relocator::source::{Source, Spec};
-use relocator::verify::features;
+use relocator_cli::source::Spec;
+use relocator_process::features;
+use relocator_verify::emulated::Unit;
 
 use super::words;
 
@@ -29,7 +29,7 @@ pub struct OldVdso {
 impl OldVdso {
     /// The vDSO of a source as its kernel would run it on this processor.
     pub fn open(spec: &Spec) -> Result<Self, String> {
-        let source = Source::open(spec).map_err(|error| words(&error))?;
+        let source = spec.open().map_err(|error| words(&error))?;
         let image = source.require_image().map_err(|error| words(&error))?;
         Self::new(image, source.symtab.as_ref())
     }

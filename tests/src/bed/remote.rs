@@ -7,7 +7,7 @@ use std::time::Duration;
 use elf_tools::Avma;
 use nix::errno::Errno;
 use nix::libc;
-use relocator::tracing::{Stop, Tracee, UserRegisters};
+use relocator_process::tracing::{Stop, Tracee, UserRegisters};
 
 use super::words;
 

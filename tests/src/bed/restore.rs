@@ -9,7 +9,7 @@ use nix::libc;
 use relocator::criu::{self, Mark};
 use relocator::placement::PAGE;
 use relocator::source::LiveMapping;
-use relocator::tracing::Tracee;
+use relocator_process::tracing::Tracee;
 
 use super::remote::Remote;
 use super::space::Space;

@@ -5,7 +5,8 @@ use std::ops::Range;
 use elf_tools::Avma;
 use elf_tools::symtab::mapping_name;
 use procfs::process::{MMapPath, MemoryMap, Process};
-use relocator::source::{LiveMapping, kernel_mapping};
+use relocator::source::LiveMapping;
+use relocator_process::running::kernel_mapping;
 
 /// How far below the stack the old text is put. The kernel keeps at least 128 MiB free there for the stack to grow, and
 /// nothing is mapped there unless asked for by address.

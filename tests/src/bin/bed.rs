@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 
 use clap::Parser;
 use elf_tools::Avma;
-use relocator::source::Spec;
+use relocator_cli::source::Spec;
 use relocator_tests::bed::{Bed, OldVdso, PARK, Restored};
 
 /// Start a program as a restore by CRIU on another kernel leaves it: with an old vDSO, and the kernel's own parked.

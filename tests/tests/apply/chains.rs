@@ -9,11 +9,11 @@ use elf_tools::symtab::mapping_name::{VDSO, VVAR, VVAR_VCLOCK};
 use libtest_mimic::Trial;
 use nix::libc;
 use nix::sys::signal::Signal;
-use relocator::apply::record::Record;
-use relocator::apply::report::State;
 use relocator::criu::{self, Mark};
-use relocator::target::live::Live;
-use relocator::tracing::Tracee;
+use relocator_process::apply::record::Record;
+use relocator_process::apply::report::State;
+use relocator_process::targets::live::Live;
+use relocator_process::tracing::Tracee;
 use relocator_tests::bed::control::{COVERED, EVERYTHING};
 use relocator_tests::bed::hammer::Hammer;
 use relocator_tests::bed::remote::Remote;
@@ -64,7 +64,7 @@ fn generations(has_jumps: fn(usize) -> bool) -> Result<(), String> {
     let first = linker.apply(pid)?;
     is(State::Linked, first.state)?;
     hammered(&mut hammer, EVERYTHING)?;
-    let size = |outcome: &relocator::apply::report::Outcome| -> Result<_, String> {
+    let size = |outcome: &relocator_process::apply::report::Outcome| -> Result<_, String> {
         let text = outcome.texts.first().ok_or("no text")?;
         let mapping = at(&mappings(pid)?, text.image)?;
         Ok((text.record, mapping.end.0 - mapping.start.0))
@@ -277,7 +277,7 @@ fn jumps_and_mark(
 }
 
 /// The record of a process, and where it is.
-fn record(hammer: &Hammer) -> Result<relocator::apply::record::Found, String> {
+fn record(hammer: &Hammer) -> Result<relocator_process::apply::record::Found, String> {
     let pid = hammer.restored.pid();
     let range = at(&mappings(pid)?, hammer.restored.text.start)?;
     let found = Record::find(&memory(pid, &range)?, range.start);

@@ -3,11 +3,11 @@
 use std::thread;
 use std::time::Duration;
 
-use kernel_fixtures::distribution::{Cache, VERSIONS};
 use kernel_fixtures::fixture;
+use kernel_source::{Cache, VERSIONS};
 use libtest_mimic::Trial;
-use relocator::apply::report::State;
-use relocator::source::Spec;
+use relocator_cli::source::Spec;
+use relocator_process::apply::report::State;
 use relocator_tests::bed::control::{COVERED, EVERYTHING};
 use relocator_tests::running::in_words;
 use relocator_tests::trials::{ensure, trial};

@@ -1,13 +1,13 @@
 //! The tool is killed before and after each of its system calls, from the moment at which it first touches the process. The
 //! process goes on with right answers each time, and the next tool does its work.
 
-use kernel_fixtures::distribution::Cache;
+use kernel_source::Cache;
 use libtest_mimic::Trial;
 use nix::unistd::Pid;
-use relocator::apply::report::State;
-use relocator::source::Spec;
 use relocator::threads::Memory;
-use relocator::tracing::ProcessMemory;
+use relocator_cli::source::Spec;
+use relocator_process::apply::report::State;
+use relocator_process::tracing::ProcessMemory;
 use relocator_tests::bed::control::{COVERED, Counts, EVERYTHING, Function};
 use relocator_tests::bed::hammer::Hammer;
 use relocator_tests::command;
@@ -178,7 +178,7 @@ fn the_command(work: Work) -> Result<(), String> {
     let tables = TempDir::new().map_err(|error| error.to_string())?;
     let start = |pid: i32| {
         let mut command = command::relocator();
-        command.env(relocator::tables::VARIABLE, tables.path());
+        command.env(relocator_cli::cache::VARIABLE, tables.path());
         command.arg(match work {
             Work::Apply => "apply",
             Work::RollBack => "rollback",

@@ -7,12 +7,12 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use kernel_fixtures::distribution::Cache;
+use kernel_source::Cache;
 use libtest_mimic::Trial;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use relocator::apply::report::State;
-use relocator::source::Spec;
+use relocator_cli::source::Spec;
+use relocator_process::apply::report::State;
 use relocator_tests::bed::python::{self, Python};
 use relocator_tests::bed::server::Server;
 use relocator_tests::bed::{Bed, OldVdso, Restored};

@@ -3,10 +3,10 @@
 //! What is mapped in the process only changes by system calls that the tool has it make, and for each of those it makes several
 //! itself.
 
-use kernel_fixtures::distribution::{Cache, VERSIONS};
+use kernel_source::{Cache, VERSIONS};
 use libtest_mimic::Trial;
-use relocator::apply::report::State;
-use relocator::source::Spec;
+use relocator_cli::source::Spec;
+use relocator_process::apply::report::State;
 use relocator_tests::bed::control::{COVERED, EVERYTHING};
 use relocator_tests::running::in_words;
 use relocator_tests::trials::{ensure, trial};

@@ -7,13 +7,13 @@ use std::sync::LazyLock;
 use std::thread;
 use std::time::Duration;
 
-use kernel_fixtures::distribution::Cache;
+use kernel_source::Cache;
 use libtest_mimic::Trial;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use relocator::source::Spec;
 use relocator::threads::Memory;
-use relocator::tracing::{ProcessMemory, Tracee};
+use relocator_cli::source::Spec;
+use relocator_process::tracing::{ProcessMemory, Tracee};
 use relocator_tests::bed::{Bed, OldVdso, Restored};
 use relocator_tests::command;
 use relocator_tests::odd::Other;

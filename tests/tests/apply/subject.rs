@@ -1,12 +1,15 @@
 //! A program in the test bed, and the tool that works on it.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use relocator::apply::report::Outcome;
-use relocator::apply::{self, Options, RunningKernel};
-use relocator::source::{Source, Spec};
-use relocator::tables::{self, Cache};
+use relocator::source::Source;
+use relocator::tables;
+use relocator_cli::cache::Cache;
+use relocator_cli::source::Spec;
+use relocator_process::apply::report::Outcome;
+use relocator_process::apply::{self, Options, RunningKernel};
 use relocator_tests::bed::control::COVERED;
 use relocator_tests::bed::hammer::Hammer;
 use relocator_tests::bed::{Bed, OldVdso};
@@ -35,13 +38,13 @@ impl Linker {
     /// The same, with another deadline.
     pub(crate) fn with_patience(spec: &Spec, patience: Duration) -> Result<Self, String> {
         let directory = TempDir::new().map_err(|error| in_words(&error))?;
-        let source = Source::open(spec).map_err(|error| in_words(&error))?;
+        let source = spec.open().map_err(|error| in_words(&error))?;
         let tables = tables::Options {
             file: None,
-            cache: Some(Cache::at(directory.path().to_owned())),
+            cache: Some(Arc::new(Cache::at(directory.path().to_owned()))),
         };
         Ok(Self {
-            kernel: RunningKernel::read().map_err(|error| in_words(&error))?,
+            kernel: RunningKernel::read(&tables).map_err(|error| in_words(&error))?,
             old: vec![source],
             options: Options {
                 tables,

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use nix::libc;
 use nix::unistd::Pid;
-use relocator::tracing::{Stop, Tracee};
+use relocator_process::tracing::{Stop, Tracee};
 use relocator_tests::running::in_words;
 
 /// How long it may run without a system call.

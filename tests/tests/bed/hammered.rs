@@ -6,8 +6,8 @@ use std::thread;
 
 use nix::libc;
 use nix::unistd::Pid;
-use relocator::source::Spec;
-use relocator::tracing::{Seized, Stop, Tracee};
+use relocator_cli::source::Spec;
+use relocator_process::tracing::{Seized, Stop, Tracee};
 use relocator_tests::bed::Bed;
 use relocator_tests::bed::control::{COVERED, Function};
 use relocator_tests::bed::hammer::Hammer;
@@ -106,7 +106,7 @@ fn threads_in(pid: i32, number: i64) -> Result<Vec<Pid>, String> {
 
 /// A tracer that stops a thread and lets it go on is not noticed; one that has its system call end too early is.
 pub(crate) fn a_call_that_is_cut_short_is_noticed() -> Result<(), String> {
-    let words = |error: relocator::Error| error.to_string();
+    let words = |error: relocator_process::Error| error.to_string();
     let bed = any()?;
     let mut hammer = hammer(&bed, 0, 6)?;
     for cut in [false, true] {
@@ -142,7 +142,7 @@ pub(crate) fn a_call_that_is_cut_short_is_noticed() -> Result<(), String> {
 /// All threads are stopped again and again, and the hammer finds nothing that is wrong: what a tracer does to every
 /// process is not taken for a failure.
 pub(crate) fn stops_are_not_noticed() -> Result<(), String> {
-    let words = |error: relocator::Error| error.to_string();
+    let words = |error: relocator_process::Error| error.to_string();
     let bed = any()?;
     let mut hammer = hammer(&bed, 16, 24)?;
     hammer.control.set_right(COVERED);
@@ -161,7 +161,7 @@ pub(crate) fn stops_are_not_noticed() -> Result<(), String> {
 
 /// A tracer that keeps a signal for itself is noticed.
 pub(crate) fn a_lost_signal_is_noticed() -> Result<(), String> {
-    let words = |error: relocator::Error| error.to_string();
+    let words = |error: relocator_process::Error| error.to_string();
     let bed = any()?;
     let mut hammer = hammer(&bed, 1, 0)?;
     let queued = libc::SIGRTMIN() + 3;

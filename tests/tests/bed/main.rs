@@ -8,10 +8,10 @@ mod programs;
 
 use std::time::Duration;
 
-use kernel_fixtures::distribution::{Cache, VERSIONS};
 use kernel_fixtures::fixture;
+use kernel_source::{Cache, VERSIONS};
 use libtest_mimic::{Arguments, Trial};
-use relocator::source::Spec;
+use relocator_cli::source::Spec;
 use relocator_tests::bed::{Bed, OldVdso, python};
 use relocator_tests::running::RUNNING;
 use relocator_tests::stock;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use libtest_mimic::Trial;
 use nix::unistd::{Pid, gettid};
-use relocator::tracing::{Seized, Subject, Tracee, UserRegisters};
+use relocator_process::tracing::{Seized, Subject, Tracee, UserRegisters};
 use relocator_tests::odd::Other;
 
 use crate::check;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::libc::{self, c_int, c_long, c_void};
 use nix::unistd::{getpid, gettid};
-use relocator::tracing::Subject;
+use relocator_process::tracing::Subject;
 use relocator_tests::odd::{control, filter};
 
 use crate::victim::wait_for_end;

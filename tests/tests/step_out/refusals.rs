@@ -4,8 +4,8 @@ use std::fs;
 
 use libtest_mimic::Trial;
 use nix::unistd::{Pid, gettid};
-use relocator::step_out::{Options, step_out};
-use relocator::tracing::Tracee;
+use relocator_process::step_out::{Options, step_out};
+use relocator_process::tracing::Tracee;
 use relocator_tests::command::run;
 use relocator_tests::odd::Other;
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use elf_tools::Avma;
 use libtest_mimic::Trial;
 use nix::libc;
-use relocator::step_out::{Options, Outcome, step_out};
+use relocator_process::step_out::{Options, Outcome, step_out};
 use relocator_tests::command::run;
 
 use crate::check;

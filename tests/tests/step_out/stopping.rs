@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use libtest_mimic::Trial;
 use nix::libc;
-use relocator::step_out::{Options, step_out};
+use relocator_process::step_out::{Options, step_out};
 use relocator_tests::command::{relocator, run};
 use serde_json::Value;
 

@@ -1,0 +1,104 @@
+//! Derived tables that are kept for the next time.
+//!
+//! A table belongs to an image, which its build-id names, and to the derivation that made it. The kernel's symbols, which
+//! a derivation needs, are often no longer there when a checkpoint is restored: what was derived once serves processes
+//! and images alone as well.
+
+use std::path::PathBuf;
+
+use elf_tools::code::Code;
+use elf_tools::image::Image;
+use elf_tools::reentry::ReentryTable;
+use elf_tools::relocation::{Relocations, object};
+
+use anyhow::{Context, Result};
+use relocator::hexadecimal;
+use relocator::link::Old;
+use relocator::tables::{self, DERIVATION_VERSION, Store};
+
+use crate::persist;
+use crate::source::read_file;
+
+/// The environment variable that says where the cache is.
+pub const VARIABLE: &str = "RELOCATOR_TABLES";
+
+/// A directory of relocation table objects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cache {
+    root: PathBuf,
+}
+
+impl Cache {
+    /// The usual cache: the directory in `RELOCATOR_TABLES`, else `relocator` in the user's cache directory. `None` for a
+    /// user without one.
+    pub fn locate() -> Option<Self> {
+        let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        let of_user = || {
+            let home = || Some(PathBuf::from(variable("HOME")?).join(".cache"));
+            let caches = variable("XDG_CACHE_HOME").map(PathBuf::from);
+            caches.or_else(home).map(|caches| caches.join("relocator"))
+        };
+        let root = variable(VARIABLE).map(PathBuf::from).or_else(of_user);
+        root.map(Self::at)
+    }
+
+    /// A cache in a directory, which is created when it is first needed.
+    pub fn at(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// Where the table of an image is kept; nowhere if nothing tells the image from others.
+    pub fn path(&self, image: &Image) -> Option<PathBuf> {
+        let build_id = image.build_id().filter(|id| !id.is_empty())?;
+        let name = format!("{}.{DERIVATION_VERSION}.so", hexadecimal::digits(build_id));
+        Some(self.root.join(name))
+    }
+
+    /// The table of an image whose instructions are `code`. A file that is damaged, or that does not fit, counts as absent.
+    pub fn get(&self, image: &Image, code: &Code) -> Option<Relocations> {
+        let bytes = read_file(&self.path(image)?).ok()?;
+        object::read(&bytes, image, code).ok()
+    }
+
+    /// The re-entry table of an image, under the same conditions. One of a copy of the image with other boot-time
+    /// alternatives does not fit.
+    pub fn get_reentry(&self, image: &Image, code: &Code) -> Option<ReentryTable> {
+        let bytes = read_file(&self.path(image)?).ok()?;
+        object::read_reentry(&bytes, image, code).ok()?
+    }
+
+    /// Keeps a table of an image, and its re-entry table if there is one. Returns where, or `None` for an image without
+    /// build-id.
+    pub fn put(
+        &self,
+        old: &Old,
+        table: &Relocations,
+        reentry: Option<&ReentryTable>,
+    ) -> Result<Option<PathBuf>> {
+        let Some(path) = self.path(&old.image) else {
+            return Ok(None);
+        };
+        let object =
+            tables::object(old, table, reentry).with_context(|| path.display().to_string())?;
+        std::fs::create_dir_all(&self.root).with_context(|| self.root.display().to_string())?;
+        persist::replace(&path, &object).with_context(|| path.display().to_string())?;
+        Ok(Some(path))
+    }
+}
+
+impl Store for Cache {
+    fn relocations(&self, image: &Image, code: &Code) -> Option<Relocations> {
+        self.get(image, code)
+    }
+
+    fn reentry(&self, image: &Image, code: &Code) -> Option<ReentryTable> {
+        self.get_reentry(image, code)
+    }
+
+    fn keep(&self, old: &Old, relocations: &Relocations, reentry: Option<&ReentryTable>) -> bool {
+        self.put(old, relocations, reentry).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests;

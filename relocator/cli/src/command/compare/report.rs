@@ -1,0 +1,93 @@
+//! What `relocator compare` reports: as JSON, and as a page.
+
+use serde::Serialize;
+
+use super::summary::Summary;
+use crate::json::{COMPARE, Kernel};
+use relocator_verify::compare::{Comparison, Options, Row};
+
+/// A comparison, with everything that a reader needs to make it again.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub(super) struct Report {
+    /// [`COMPARE`].
+    pub schema: &'static str,
+    /// The command that was given.
+    pub command: String,
+    /// When it ended, in seconds since 1970.
+    pub ended: u64,
+    /// The running kernel.
+    pub new: Kernel,
+    /// Whether calls were made in a time namespace.
+    pub time_namespace: bool,
+    /// Calls for each combination of function and arguments.
+    pub rounds: u32,
+    /// Batches of each timed call.
+    pub batches: u32,
+    /// Calls in a batch.
+    pub batch: u32,
+    /// How often each image was linked in memory.
+    pub links: u32,
+    /// By strategy, over the old images that exist outside of this project; over all, if there is none.
+    pub summary: Vec<Summary>,
+    /// By old image.
+    pub olds: Vec<Compared>,
+}
+
+/// One old image.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub(super) struct Compared {
+    /// The kernel that it is of.
+    pub old: Kernel,
+    /// By strategy.
+    pub rows: Vec<Row>,
+}
+
+impl Compared {
+    /// Whether it is a kernel of our own, which nobody's processes come from.
+    pub(super) fn is_fixture(&self) -> bool {
+        self.old.source.starts_with("fixture:")
+    }
+}
+
+impl Report {
+    /// The report on a comparison of these kernels, in the order of the comparison.
+    pub(super) fn new(
+        comparison: &Comparison,
+        olds: Vec<Kernel>,
+        new: Kernel,
+        options: &Options,
+        command: String,
+    ) -> Self {
+        let since = std::time::SystemTime::UNIX_EPOCH.elapsed();
+        let compared = olds.into_iter().zip(&comparison.olds);
+        let compared = compared.map(|(old, compared)| Compared {
+            old,
+            rows: compared.rows.clone(),
+        });
+        let mut report = Self {
+            schema: COMPARE,
+            command,
+            ended: since.map_or(0, |since| since.as_secs()),
+            new,
+            time_namespace: options.time_namespace,
+            rounds: options.rounds,
+            batches: options.batches,
+            batch: options.batch,
+            links: options.links,
+            summary: Vec::new(),
+            olds: compared.collect(),
+        };
+        let rows = report.summarised().flat_map(|old| &old.rows);
+        report.summary = Summary::all(&rows.collect::<Vec<_>>());
+        report
+    }
+
+    /// The old images that summaries are about.
+    pub(super) fn summarised(&self) -> impl Iterator<Item = &Compared> {
+        let only_fixtures = self.olds.iter().all(Compared::is_fixture);
+        let olds = self.olds.iter();
+        olds.filter(move |old| only_fixtures || !old.is_fixture())
+    }
+}

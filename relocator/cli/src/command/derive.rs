@@ -1,0 +1,269 @@
+//! `relocator derive SOURCE [-o FILE]`.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use crate::json::{self as report, Kernel, Need, Reentry};
+use crate::source::Spec;
+use anyhow::Result;
+use elf_tools::Svma;
+use elf_tools::code::Function;
+use elf_tools::reentry::ReentryTable;
+use elf_tools::relocation::{FunctionUses, Relocations};
+use relocator::link::Old;
+use relocator::tables::{self, Options, ReentrySummary, Store};
+
+use crate::cache::Cache;
+use serde::Serialize;
+
+use crate::command::{Outcome, output};
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// The kernel whose vDSO to derive the table of.
+    source: Spec,
+    /// Write the table as an ELF relocation table object that readelf shows.
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Print JSON instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    schema: &'static str,
+    #[serde(flatten)]
+    kernel: Kernel,
+    slots: usize,
+    functions: Vec<FunctionReport>,
+    needs: Vec<Need>,
+    reentry: Reentry,
+    unreached: Vec<u64>,
+}
+
+#[derive(Serialize)]
+struct FunctionReport {
+    name: String,
+    aliases: Vec<String>,
+    instructions: usize,
+    entries: usize,
+    sums: usize,
+    slots: usize,
+    opaque: Vec<OpaqueReport>,
+}
+
+#[derive(Serialize)]
+struct OpaqueReport {
+    address: u64,
+    reason: String,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
+    let source = arguments.source.open()?;
+    let cache = Cache::locate();
+    let (old, unreached) =
+        tables::derive(&source, cache.as_ref().map(|cache| cache as &dyn Store))?;
+    let table = old.relocations.clone().unwrap_or_default();
+    let (reentry, _) = tables::reentry(&old, &source.name, &Options::default())?;
+    if let Some(path) = &arguments.output {
+        let bytes = tables::object(&old, &table, Some(&reentry))
+            .map_err(relocator::Error::input(&source.name))?;
+        output::write_file(path, &bytes)?;
+    }
+    let report = report(Kernel::new(&source), &old, &table, &reentry, &unreached);
+    output::print(arguments.json, &report, text(&report))?;
+    Ok(Outcome::Done)
+}
+
+/// `table` is the one that `old` has.
+fn report(
+    kernel: Kernel,
+    old: &Old,
+    table: &Relocations,
+    reentry: &ReentryTable,
+    unreached: &[Svma],
+) -> Report {
+    let uses = old.uses.iter().flat_map(|uses| &uses.by_function);
+    let functions = old.code.functions().iter().zip(uses);
+    Report {
+        schema: report::DERIVE,
+        kernel,
+        slots: table.slots.len(),
+        functions: functions
+            .map(|(function, uses)| function_report(old, table, function, uses))
+            .collect(),
+        needs: report::needs(table),
+        reentry: (&ReentrySummary::of(reentry)).into(),
+        unreached: unreached.iter().map(|address| address.0).collect(),
+    }
+}
+
+fn function_report(
+    old: &Old,
+    table: &Relocations,
+    function: &Function,
+    uses: &FunctionUses,
+) -> FunctionReport {
+    let exports = old.image.exports_at(function.entry);
+    let mut names = exports.map(|export| export.name.clone());
+    let sums = uses.sums.iter().map(|&index| &table.sums[index as usize]);
+    let slots: BTreeSet<u32> = sums
+        .flat_map(|sum| sum.terms.iter().map(|term| term.slot))
+        .collect();
+    let opaque = uses
+        .opaque
+        .iter()
+        .map(|&index| &table.opaque[index as usize]);
+    FunctionReport {
+        name: names.next().unwrap_or_default(),
+        aliases: names.collect(),
+        instructions: function.reached.len(),
+        entries: uses.entries.len(),
+        sums: uses.sums.len(),
+        slots: slots.len(),
+        opaque: opaque
+            .map(|opaque| OpaqueReport {
+                address: opaque.site.0,
+                reason: opaque.reason.clone(),
+            })
+            .collect(),
+    }
+}
+
+fn text(report: &Report) -> String {
+    let mut functions = output::table(&[
+        "function",
+        "instructions",
+        "entries",
+        "sums",
+        "slots",
+        "opaque",
+    ]);
+    let mut opaque = BTreeSet::new();
+    for function in &report.functions {
+        functions.add_row([
+            function.name.clone(),
+            function.instructions.to_string(),
+            function.entries.to_string(),
+            function.sums.to_string(),
+            function.slots.to_string(),
+            function.opaque.len().to_string(),
+        ]);
+        let sites = function.opaque.iter();
+        opaque.extend(sites.map(|opaque| (opaque.address, &opaque.reason)));
+    }
+    let kernel = &report.kernel;
+    let mut text = format!("{kernel}, {} slots\n\n{functions}\n", report.slots);
+    if !report.needs.is_empty() {
+        let _ = writeln!(text, "\n{}", output::needs(&report.needs));
+    }
+    let _ = writeln!(text, "\nre-entry   {}", output::reentry(&report.reentry));
+    for (address, reason) in opaque {
+        let _ = write!(text, "\nopaque at {address:#x}: {reason}");
+    }
+    for address in &report.unreached {
+        let _ = write!(
+            text,
+            "\nrefers to vvar, reached by no function: {address:#x}"
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use elf_tools::image::Image;
+    use elf_tools::relocation::{Demand, Need, Opaque, Slot, Sum, Term, Width};
+    use elf_tools::symtab::name::Reference;
+    use kernel_fixtures::fixture;
+
+    use super::*;
+
+    /// A report on a table in which the first instruction of `time`, and nothing else, depends on vvar.
+    fn report_on_time() -> Report {
+        let image = Image::parse(fixture::find("bare").unwrap().image).unwrap();
+        let mut old = Old::read(image).unwrap();
+        let site = old.image.export("time").unwrap().address;
+        let width = Width::Word;
+        let slot = |place| Slot { place, width };
+        let sum = |addend, slots: &[u32]| Sum {
+            site,
+            demand: Demand::Address,
+            need: 0,
+            addend,
+            terms: (slots.iter())
+                .map(|&slot| Term {
+                    slot,
+                    coefficient: 1,
+                })
+                .collect(),
+        };
+        let table = Relocations {
+            needs: vec![Need {
+                reference: Reference::parse("time.clock[].seq").unwrap(),
+                size: 4,
+                default: None,
+            }],
+            entries: Vec::new(),
+            slots: [2, 9, 20].map(|at| slot(site.offset(at))).to_vec(),
+            sums: vec![sum(1, &[0, 2]), sum(2, &[2])],
+            opaque: vec![Opaque {
+                site,
+                reason: "it is hidden".to_owned(),
+            }],
+        };
+        let kernel = Kernel::new(&"fixture:bare".parse::<Spec>().unwrap().open().unwrap());
+        old.set_table(table.clone());
+        let reentry = elf_tools::reentry::derive(&old.image, &old.code).unwrap();
+        report(kernel, &old, &table, &reentry, &[Svma(0x123)])
+    }
+
+    #[test]
+    fn a_function_is_charged_with_what_it_reaches() {
+        let report = report_on_time();
+        let [time] = &report
+            .functions
+            .iter()
+            .filter(|function| function.sums > 0)
+            .collect::<Vec<_>>()[..]
+        else {
+            panic!("one function reaches it");
+        };
+        assert_eq!(
+            (&*time.name, &time.aliases[..]),
+            ("__vdso_time", &["time".to_owned()][..])
+        );
+        // Two sums share a slot.
+        assert_eq!((time.sums, time.slots, time.entries), (2, 2, 0));
+        assert!(time.instructions > 5);
+        assert_eq!(time.opaque[0].reason, "it is hidden");
+        assert_eq!((report.slots, &report.unreached[..]), (3, &[0x123][..]));
+        assert_eq!((report.needs[0].sums, report.needs[0].places), (2, 0));
+    }
+
+    #[test]
+    fn everything_is_shown() {
+        let report = report_on_time();
+        let shown = text(&report);
+        for words in [
+            "fixture:bare (",
+            "3 slots",
+            "__vdso_time",
+            "time.clock[].seq",
+            "opaque at 0x",
+            ": it is hidden",
+            "reached by no function: 0x123",
+            "500 boundaries: ",
+            " not recoverable",
+        ] {
+            assert!(shown.contains(words), "no `{words}`: {shown}");
+        }
+        let json = serde_json::to_value(&report).unwrap();
+        let members: BTreeSet<&str> = json.as_object().unwrap().keys().map(|k| &**k).collect();
+        let documented =
+            "schema source build_id kernel tables slots functions needs reentry unreached";
+        assert_eq!(members, documented.split(' ').collect());
+    }
+}

@@ -1,0 +1,224 @@
+//! `relocator inspect SOURCE`.
+
+use std::fmt::Write;
+
+use crate::json::{self as report, Kernel, Mapping, Need, Reentry};
+use crate::source::Spec;
+use anyhow::Result;
+use elf_tools::image::alternatives;
+use relocator::link::Old;
+use relocator::source::Source;
+use relocator::tables::{self, Options, ReentrySummary};
+use serde::Serialize;
+
+use crate::command::recognised::{self, Recognised};
+use crate::command::{Outcome, output};
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// What to inspect.
+    source: Spec,
+    /// Print JSON instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    schema: &'static str,
+    #[serde(flatten)]
+    kernel: Kernel,
+    image: Option<ImageReport>,
+    symtab: Option<SymtabReport>,
+    no_symtab: Option<String>,
+    mappings: Vec<Mapping>,
+    recognised: Option<Recognised>,
+}
+
+#[derive(Serialize)]
+struct ImageReport {
+    size: usize,
+    machine: String,
+    relocation_capable: bool,
+    alternatives: usize,
+    exports: Vec<ExportReport>,
+    needs: Vec<Need>,
+    opaque: usize,
+    reentry: Option<Reentry>,
+    no_reentry: Option<String>,
+}
+
+#[derive(Serialize)]
+struct ExportReport {
+    name: String,
+    version: Option<String>,
+    address: u64,
+    size: u64,
+    relocations: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct SymtabReport {
+    symbols: usize,
+    mappings: Vec<Mapping>,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
+    let source = arguments.source.open()?;
+    let recognised = match arguments.source {
+        Spec::Pid(pid) => Some(recognised::look(pid)?),
+        _ => None,
+    };
+    let report = report(&source, recognised)?;
+    output::print(arguments.json, &report, text(&report))?;
+    Ok(Outcome::Done)
+}
+
+fn report(source: &Source, recognised: Option<Recognised>) -> Result<Report> {
+    let image = source
+        .image
+        .as_ref()
+        .map(|image| image_report(source, image))
+        .transpose()?;
+    let symtab = source.symtab.as_ref().map(|symtab| SymtabReport {
+        symbols: symtab.symbols().len(),
+        mappings: symtab.mappings().iter().map(Mapping::from).collect(),
+    });
+    Ok(Report {
+        schema: report::INSPECT,
+        kernel: Kernel::new(source),
+        image,
+        symtab,
+        no_symtab: source.no_symtab.clone(),
+        mappings: source.live.iter().map(Mapping::from).collect(),
+        recognised,
+    })
+}
+
+fn image_report(source: &Source, image: &elf_tools::image::Image) -> Result<ImageReport> {
+    let failed = |error| relocator::Error::Input {
+        what: source.name.clone(),
+        source: error,
+    };
+    let old = match image.machine() {
+        elf_tools::Machine::X86_64 | elf_tools::Machine::X86 => {
+            Some(Old::read(image.clone()).map_err(failed)?)
+        }
+        _ => None,
+    };
+    let relocations = old.as_ref().and_then(|old| old.relocations.as_ref());
+    let uses = old.as_ref().and_then(|old| old.uses.as_ref());
+    let used = |address| {
+        let functions = old.as_ref()?.code.functions();
+        let index = functions
+            .iter()
+            .position(|function| function.entry == address)?;
+        uses.map(|uses| uses.by_function[index].len())
+    };
+    let exports = image.exports().iter().map(|export| ExportReport {
+        name: export.name.clone(),
+        version: export.version.clone(),
+        address: export.address.0,
+        size: export.size,
+        relocations: used(export.address),
+    });
+    let reentry = match &old {
+        Some(old) => tables::reentry(old, &source.name, &Options::default())
+            .map(|(table, _)| Reentry::from(&ReentrySummary::of(&table)))
+            .map_err(|error| format!("{:#}", anyhow::Error::from(error))),
+        None => Err(format!("code of {} is not read", image.machine())),
+    };
+    Ok(ImageReport {
+        size: image.bytes().len(),
+        machine: image.machine().to_string(),
+        relocation_capable: relocations.is_some(),
+        alternatives: alternatives::read(image).map_err(failed)?.len(),
+        exports: exports.collect(),
+        needs: relocations.map_or_else(Vec::new, report::needs),
+        opaque: relocations.map_or(0, |table| table.opaque.len()),
+        no_reentry: reentry.as_ref().err().cloned(),
+        reentry: reentry.ok(),
+    })
+}
+
+fn text(report: &Report) -> String {
+    let mut text = String::new();
+    let kernel = &report.kernel;
+    let unknown = || "unknown".to_owned();
+    let _ = writeln!(text, "source     {}", kernel.source);
+    let _ = writeln!(
+        text,
+        "kernel     {}",
+        kernel.kernel.clone().unwrap_or_else(unknown)
+    );
+    let _ = writeln!(
+        text,
+        "build-id   {}",
+        kernel.build_id.clone().unwrap_or_else(unknown)
+    );
+    match (&report.symtab, &report.no_symtab) {
+        (Some(symtab), _) => {
+            let _ = writeln!(text, "symbols    {} ({})", symtab.symbols, kernel.tables);
+        }
+        (None, reason) => {
+            let _ = writeln!(
+                text,
+                "symbols    none: {}",
+                reason.as_deref().unwrap_or("the source has none")
+            );
+        }
+    }
+    for mapping in &report.mappings {
+        let _ = writeln!(
+            text,
+            "mapped     {:#x} {:#x} {}",
+            mapping.address, mapping.size, mapping.name
+        );
+    }
+    if let Some(recognised) = &report.recognised {
+        recognised.text(&mut text);
+    }
+    if let Some(image) = &report.image {
+        image_text(image, &mut text);
+    }
+    text
+}
+
+fn image_text(image: &ImageReport, text: &mut String) {
+    let capable = if image.relocation_capable {
+        "relocation-capable"
+    } else {
+        "without relocation tables"
+    };
+    let _ = writeln!(
+        text,
+        "image      {} bytes, {}, {capable}",
+        image.size, image.machine
+    );
+    let _ = writeln!(text, "           {} alternatives\n", image.alternatives);
+    let mut exports = output::table(&["function", "version", "address", "size", "relocations"]);
+    for export in &image.exports {
+        let relocations = export
+            .relocations
+            .map_or_else(|| "-".to_owned(), |count| count.to_string());
+        exports.add_row([
+            export.name.clone(),
+            export.version.clone().unwrap_or_default(),
+            format!("{:#x}", export.address),
+            export.size.to_string(),
+            relocations,
+        ]);
+    }
+    let _ = writeln!(text, "{exports}");
+    if !image.needs.is_empty() {
+        let _ = writeln!(text, "\n{}", output::needs(&image.needs));
+    }
+    if image.opaque > 0 {
+        let _ = writeln!(text, "\n{} instructions cannot be stated", image.opaque);
+    }
+    let reentry = match (&image.reentry, &image.no_reentry) {
+        (Some(summary), _) => output::reentry(summary),
+        (None, reason) => format!("none: {}", reason.as_deref().unwrap_or_default()),
+    };
+    let _ = writeln!(text, "\nre-entry   {reentry}");
+}

@@ -1,0 +1,121 @@
+//! The commands.
+//!
+//! Exit status: 0 done; 1 refused, or verification failed; 2 bad usage or bad input.
+
+mod apply;
+mod compare;
+mod derive;
+mod in_flight;
+mod inspect;
+mod link;
+mod output;
+mod recognised;
+mod running;
+mod step_out;
+mod symtab;
+mod tables;
+mod verify;
+mod words;
+
+use std::process::ExitCode;
+
+use crate::Error;
+use clap::{Parser, Subcommand};
+
+/// A linker for vDSOs: makes an old kernel's vDSO run on a new kernel's vvar.
+///
+/// A SOURCE is `self` (the running kernel), `pid:N` (a process), `fixture:NAME` (built in), `kernel:VERSION` (fetched from
+/// the distribution), or a file: a vDSO, a vmlinux, a vmlinuz, or a symbol table object.
+#[derive(Parser)]
+#[command(name = "relocator", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show what a source says about itself.
+    Inspect(inspect::Arguments),
+    /// Show or write the symbol table of a kernel's vvar.
+    Symtab(symtab::Arguments),
+    /// Derive the relocation table of a vDSO from its code and its kernel's symbols.
+    Derive(derive::Arguments),
+    /// Link an old vDSO to a new kernel.
+    Link(link::Arguments),
+    /// Link an old vDSO to the running kernel, run it in a child process, and compare it with the system calls.
+    Verify(verify::Arguments),
+    /// Put the strategies side by side: relocate, proxy, system call, and the new vDSO itself.
+    Compare(compare::Arguments),
+    /// Have the threads of a process leave its vDSO, so that a checkpoint of it holds none inside.
+    StepOut(step_out::Arguments),
+    /// Link a process that carries an old vDSO to the running kernel, with all its threads.
+    Apply(apply::Arguments),
+    /// Undo what `apply` has done to a process.
+    Rollback(apply::RollbackArguments),
+}
+
+/// How a command that did its work ended.
+enum Outcome {
+    /// What was asked for is done.
+    Done,
+    /// The answer is no.
+    Refused,
+}
+
+/// Runs the command that the arguments of this process name.
+pub fn run() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match arguments.command {
+        Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Symtab(arguments) => symtab::run(&arguments),
+        Command::Derive(arguments) => derive::run(&arguments),
+        Command::Link(arguments) => link::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments),
+        Command::Compare(arguments) => compare::run(&arguments),
+        Command::StepOut(arguments) => step_out::run(&arguments),
+        Command::Apply(arguments) => apply::run(&arguments),
+        Command::Rollback(arguments) => apply::roll_back(&arguments),
+    };
+    match result {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Refused) => ExitCode::from(1),
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("relocator: {error:#}");
+            ExitCode::from(status(&error))
+        }
+    }
+}
+
+/// 1 where the inputs were understood and the answer is no, 2 where they were not.
+fn status(error: &anyhow::Error) -> u8 {
+    let is_refusal = error.downcast_ref::<Error>().map(Error::is_refusal);
+    let of_link = || error.downcast_ref().map(relocator::Error::is_refusal);
+    let of_process = || {
+        error
+            .downcast_ref()
+            .map(relocator_process::Error::is_refusal)
+    };
+    let of_verify = || {
+        error
+            .downcast_ref()
+            .map(relocator_verify::Error::is_refusal)
+    };
+    let is_refusal = is_refusal
+        .or_else(of_link)
+        .or_else(of_process)
+        .or_else(of_verify);
+    match is_refusal {
+        Some(true) => 1,
+        _ => 2,
+    }
+}
+
+/// `relocator … | head` is no failure.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let closed = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
+    error
+        .chain()
+        .any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(closed))
+}

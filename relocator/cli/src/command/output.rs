@@ -1,0 +1,73 @@
+//! Printing and writing.
+
+use std::fmt::Display;
+use std::io::Write;
+use std::path::Path;
+
+use crate::json::{Need, Reentry};
+use crate::persist;
+use anyhow::{Context, Result};
+use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
+
+/// Prints `value` as JSON, or `text` for a person.
+pub(crate) fn print(json: bool, value: &impl Serialize, text: impl Display) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match json {
+        true => writeln!(out, "{}", serde_json::to_string_pretty(value)?)?,
+        false => {
+            for line in text.to_string().trim_end().lines() {
+                writeln!(out, "{}", line.trim_end())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes a file whole or not at all. What exists and is no regular file, such as a pipe or `/dev/stdout`, is written to as
+/// it is, since it cannot be replaced.
+pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    let what = || format!("cannot write {}", path.display());
+    let existing = std::fs::metadata(path).ok();
+    if existing.is_some_and(|metadata| !metadata.is_file()) {
+        return std::fs::write(path, bytes).with_context(what);
+    }
+    persist::replace(path, bytes).with_context(what)
+}
+
+/// A table for a terminal: columns divided by space alone.
+pub(crate) fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(header);
+    table
+}
+
+/// What a relocation table needs of a kernel.
+pub(crate) fn needs(needs: &[Need]) -> Table {
+    let mut shown = table(&["needs", "places", "sums", "default"]);
+    for need in needs {
+        let default = if need.has_default { "yes" } else { "" };
+        shown.add_row([
+            need.reference.clone(),
+            need.places.to_string(),
+            need.sums.to_string(),
+            default.to_owned(),
+        ]);
+    }
+    shown
+}
+
+/// What becomes of threads that are stopped in an image, by boundaries.
+pub(crate) fn reentry(summary: &Reentry) -> String {
+    let mut text = format!(
+        "{} functions, {} boundaries: {} untouched, {} re-enter, {} not recoverable",
+        summary.functions, summary.boundaries, summary.untouched, summary.reenter, summary.lost
+    );
+    for reason in &summary.reasons {
+        text += &format!("\n           {:>4}: {}", reason.boundaries, reason.reason);
+    }
+    text
+}

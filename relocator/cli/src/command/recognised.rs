@@ -1,0 +1,188 @@
+//! What in a process was recognised as a vDSO, as `inspect` shows it.
+
+use std::fmt::Write;
+use std::ops::Range;
+
+use crate::json::Mapping;
+use crate::source::Spec;
+use anyhow::Result;
+use elf_tools::Avma;
+use elf_tools::image::Image;
+use relocator::hexadecimal;
+use relocator_process::apply::recognise::{self, KernelUnit, OldText, Own};
+use relocator_process::apply::record::{Found, Record};
+use serde::Serialize;
+
+#[derive(Serialize)]
+pub(crate) struct Recognised {
+    kernel: Option<Unit>,
+    old: Vec<Old>,
+    remarks: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Unit {
+    mappings: Vec<Mapping>,
+    missing: Vec<&'static str>,
+    whole: bool,
+    mark: Option<Mark>,
+}
+
+#[derive(Serialize)]
+struct Mark {
+    old_vdso: u64,
+    old_vvar: u64,
+    new_vvar: u64,
+}
+
+#[derive(Serialize)]
+struct Old {
+    address: u64,
+    size: usize,
+    build_id: Option<String>,
+    told: bool,
+    mapping: Pages,
+    zeros: Option<Pages>,
+    link: Option<Link>,
+}
+
+/// What a link record says.
+#[derive(Serialize)]
+struct Link {
+    address: u64,
+    size: u64,
+    new_build_id: String,
+    complete: bool,
+    functions: usize,
+    moved: usize,
+}
+
+#[derive(Serialize)]
+struct Pages {
+    address: u64,
+    size: u64,
+}
+
+impl From<Range<Avma>> for Pages {
+    fn from(range: Range<Avma>) -> Self {
+        Self {
+            address: range.start.0,
+            size: range.end.0.saturating_sub(range.start.0),
+        }
+    }
+}
+
+/// Looks at a process.
+pub(crate) fn look(pid: i32) -> Result<Recognised> {
+    let own = Own::of(&Spec::Own.open()?)?;
+    let seen = recognise::process(pid, &own)?;
+    let old = seen.found.old.iter().zip(seen.zeros);
+    Ok(Recognised {
+        kernel: seen.found.kernel.as_ref().map(unit),
+        old: old
+            .map(|(text, zeros)| self::old(text, zeros))
+            .collect::<Result<_>>()?,
+        remarks: seen.found.lies,
+    })
+}
+
+fn unit(unit: &KernelUnit) -> Unit {
+    let mappings = unit.mappings.iter().map(|mapping| {
+        let Pages { address, size } = mapping.range.clone().into();
+        let name = mapping.name.to_owned();
+        Mapping {
+            name,
+            address,
+            size,
+        }
+    });
+    Unit {
+        mappings: mappings.collect(),
+        missing: unit.missing.clone(),
+        whole: unit.is_whole(),
+        mark: unit.mark.map(|mark| Mark {
+            old_vdso: mark.old_vdso.0,
+            old_vvar: mark.old_vvar.0,
+            new_vvar: mark.new_vvar.0,
+        }),
+    }
+}
+
+fn old(text: &OldText, zeros: Option<Range<Avma>>) -> Result<Old> {
+    let start = text.image.distance_from(text.mapping.start) as usize;
+    let image = Image::parse(&text.bytes[start..]).ok();
+    let build_id = image.as_ref().and_then(Image::build_id);
+    Ok(Old {
+        address: text.image.0,
+        size: text.size,
+        build_id: build_id.map(hexadecimal::digits),
+        told: text.is_told,
+        mapping: text.mapping.clone().into(),
+        zeros: zeros.map(Pages::from),
+        link: link(text)?,
+    })
+}
+
+fn link(text: &OldText) -> Result<Option<Link>> {
+    let start = text.mapping.start;
+    let Some(Found { record, at }) = Record::find(&text.bytes, start)? else {
+        return Ok(None);
+    };
+    let Pages { address, size } = at.into();
+    Ok(Some(Link {
+        address,
+        size,
+        new_build_id: hexadecimal::digits(&record.new),
+        complete: record.is_complete(&text.bytes, start)?,
+        functions: record.entries.len(),
+        moved: record.moved.len(),
+    }))
+}
+
+impl Recognised {
+    pub(crate) fn text(&self, text: &mut String) {
+        match &self.kernel {
+            Some(unit) => unit.text(text),
+            None => {
+                let _ = writeln!(text, "kernel's   not found");
+            }
+        }
+        for old in &self.old {
+            let told = if old.told { ", told by auxv" } else { "" };
+            let unknown = || "unknown".to_owned();
+            let build_id = old.build_id.clone().unwrap_or_else(unknown);
+            let (address, size) = (old.address, old.size);
+            let _ = writeln!(text, "old vDSO   {address:#x} {size:#x} {build_id}{told}");
+            if let Some(Pages { address, size }) = &old.zeros {
+                let _ = writeln!(text, "zeros      {address:#x} {size:#x}");
+            }
+            if let Some(link) = &old.link {
+                let state = if link.complete { "" } else { ", not complete" };
+                let (address, size, new) = (link.address, link.size, &link.new_build_id);
+                let _ = writeln!(
+                    text,
+                    "linked     to {new}{state}, record {address:#x} {size:#x}"
+                );
+            }
+        }
+        for remark in &self.remarks {
+            let _ = writeln!(text, "remark     {remark}");
+        }
+    }
+}
+
+impl Unit {
+    fn text(&self, text: &mut String) {
+        for mapping in &self.mappings {
+            let (name, address, size) = (&mapping.name, mapping.address, mapping.size);
+            let _ = writeln!(text, "kernel's   {address:#x} {size:#x} {name}");
+        }
+        if let Some(mark) = &self.mark {
+            let (vdso, vvar) = (mark.old_vdso, mark.old_vvar);
+            let _ = writeln!(
+                text,
+                "CRIU       marked: old vDSO at {vdso:#x}, old vvar at {vvar:#x}"
+            );
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! Carrying threads across that were stopped inside an old image.
+//!
+//! A thread that may still read the vvar goes back to the entry of the function that it is in (*re-entry*): whatever was put
+//! there then answers it. One that reads nothing any more goes on, unless the code that it would run on was overwritten.
+//! What cannot be recovered is said, before anything is written.
+//!
+//! Nothing here knows what a process is: registers and memory come in, registers and writes go out. So the same code
+//! serves a live process, checkpoint files, and tests.
+
+pub mod carry;
+pub mod frames;
+pub mod random;
+mod stopped;
+
+use elf_tools::code::Flow;
+use elf_tools::reentry::{Context, ReentryTable, Register};
+use elf_tools::{Avma, Svma};
+
+use crate::criu;
+use crate::link::{LinkedImage, Old};
+use crate::plan::{FunctionPlan, Strategy};
+use stopped::Stopped;
+
+/// Length of the `syscall` instruction. A thread that is to repeat a system call is brought back by it.
+const SYSCALL: u64 = 2;
+
+/// The registers of a thread that was stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Registers {
+    /// General registers, by [`Register::index`].
+    pub general: [u64; Register::COUNT],
+    /// The instruction that is executed next.
+    pub pc: Avma,
+    /// The number of the system call that the thread is in or, if it is none, -1: `orig_rax`.
+    pub system_call: i64,
+}
+
+impl Registers {
+    /// Whether the kernel will have the thread repeat a system call that was interrupted: `ERESTARTSYS` to
+    /// `ERESTARTNOHAND`, and `ERESTART_RESTARTBLOCK`, none of which a program ever sees. `linux/errno.h`
+    pub fn repeats_system_call(&self) -> bool {
+        let result = self.general[Register::RAX.index()] as i64;
+        self.system_call >= 0 && matches!(result, -514..=-512 | -516)
+    }
+}
+
+/// A thread of a process that stands still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Thread {
+    /// Its number.
+    pub id: i32,
+    /// What it goes on with.
+    pub registers: Registers,
+}
+
+/// Memory of the process.
+pub trait Memory {
+    /// Fills `bytes` from the memory at `at`; whether all of it could be read.
+    fn read(&self, at: Avma, bytes: &mut [u8]) -> bool;
+}
+
+/// What has to be done about a thread.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is not inside the image.
+    Outside,
+    /// It can go on as it is.
+    Untouched,
+    /// It has to be moved.
+    FixUp(FixUp),
+    /// It cannot be carried across.
+    Stuck {
+        /// Where it is in the image.
+        place: Svma,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A change that carries a thread across.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FixUp {
+    /// The boundary of the old image that it was stopped at.
+    pub from: Svma,
+    /// Where it goes on: the entry of its function, or where its instruction is now.
+    pub to: Svma,
+    /// Its registers, all of them.
+    pub registers: Registers,
+    /// Memory that has to be written.
+    pub writes: Vec<Write>,
+    /// How many return addresses it leaves behind: what a shadow stack has too many.
+    pub returns: usize,
+}
+
+/// Bytes to be written to memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Write {
+    /// Where.
+    pub at: Avma,
+    /// What.
+    pub bytes: Vec<u8>,
+}
+
+/// An image that threads are to be carried out of, and what takes its place.
+#[derive(Debug, Clone, Copy)]
+pub struct Crossing<'a> {
+    /// The old image, at home.
+    pub old: &'a Old,
+    /// Its recipes.
+    pub reentry: &'a ReentryTable,
+    /// What is in the process now, if that is not the old image but what it was linked to earlier.
+    pub before: Option<&'a LinkedImage>,
+    /// What will be there.
+    pub after: &'a LinkedImage,
+    /// Where the first byte of all of them is.
+    pub image: Avma,
+}
+
+/// The instruction that a thread executes next: the system call, if that is to be repeated.
+fn instruction(place: Svma, registers: &Registers) -> Option<Svma> {
+    match registers.repeats_system_call() {
+        true => place.0.checked_sub(SYSCALL).map(Svma),
+        false => Some(place),
+    }
+}
+
+/// Whether a thread at an offset of what a function was overwritten with executes that. Others have put it there while they
+/// let threads be as they were, if it is CRIU's jump: then a thread may still be in what was there before.
+fn is_in_patch(patch: &[u8], offset: usize, registers: &Registers) -> bool {
+    match criu::target(patch) {
+        None => true,
+        Some(target) => {
+            let is_loaded = registers.general[Register::RAX.index()] == target.0;
+            offset == 0 || offset == criu::LOAD && is_loaded
+        }
+    }
+}
+
+impl Crossing<'_> {
+    /// What has to be done about a thread with these registers.
+    pub fn thread(&self, registers: &Registers, memory: &dyn Memory) -> Verdict {
+        let Some(place) = self.place(registers.pc) else {
+            return Verdict::Outside;
+        };
+        let stopped = Stopped {
+            image: self.image,
+            registers,
+            memory,
+            was_linked: self.was_linked(),
+        };
+        let verdict = match self.replaced(place, registers) {
+            Some((entry, bytes)) => stopped.in_replacement(entry, place, bytes),
+            None => match self.boundary(place, registers) {
+                Some(boundary) => self.go_on(boundary, place, &stopped),
+                None => Err("no function of the image executes an instruction there".to_owned()),
+            },
+        };
+        verdict.unwrap_or_else(|reason| Verdict::Stuck { place, reason })
+    }
+
+    /// Whether constants of the code are others than at home.
+    fn was_linked(&self) -> bool {
+        let is_relocated = |function: &FunctionPlan| function.strategy == Strategy::Relocate;
+        let before = self.before;
+        before.is_some_and(|linked| linked.functions.iter().any(is_relocated))
+    }
+
+    /// The function whose entry was overwritten earlier, if a thread is in what it was overwritten with, and the bytes from
+    /// the thread's instruction on.
+    fn replaced(&self, place: Svma, registers: &Registers) -> Option<(Svma, &[u8])> {
+        let place = instruction(place, registers)?;
+        self.before?.functions.iter().find_map(|function| {
+            let patch = function.patch.as_ref()?;
+            let offset = place.0.checked_sub(function.entry.0)? as usize;
+            let rest = patch.get(offset..).filter(|rest| !rest.is_empty())?;
+            is_in_patch(patch, offset, registers).then_some((function.entry, rest))
+        })
+    }
+
+    /// The place in the image that an address means; `None` outside of it.
+    fn place(&self, pc: Avma) -> Option<Svma> {
+        let before = self.before.map_or(0, |linked| linked.bytes.len());
+        let size = self.old.image.bytes().len().max(before) as u64;
+        let offset = pc.0.checked_sub(self.image.0)?;
+        (offset < size).then_some(Svma(offset))
+    }
+
+    /// The boundary of the old image that a thread is at. One that is to repeat a system call is at its instruction.
+    fn boundary(&self, place: Svma, registers: &Registers) -> Option<Svma> {
+        let place = instruction(place, registers)?;
+        let moved = self.before.and_then(|linked| linked.moved_from(place));
+        let boundary = moved.unwrap_or(place);
+        self.old.code.index_of(boundary).map(|_| boundary)
+    }
+
+    fn go_on(&self, boundary: Svma, place: Svma, stopped: &Stopped<'_>) -> Result<Verdict, String> {
+        let contexts: Vec<&Context> = self.reentry.at(boundary).iter().collect();
+        if contexts.iter().any(|context| context.function == boundary) {
+            // At an entry everything is as it is at an entry, whatever is there now.
+            return Ok(self.entered(boundary, place, stopped));
+        }
+        let all: Vec<&Context> = contexts
+            .into_iter()
+            .filter(|context| stopped.is_in(context))
+            .collect();
+        if all.is_empty() {
+            let reason = "no function is known to come here from where its callers are".to_owned();
+            return Err(reason);
+        }
+        let reads = all.iter().any(|context| context.reads);
+        if !reads && !self.meets_changes(boundary) {
+            return Ok(self.unchanged(boundary, place, stopped));
+        }
+        let mut found: Option<FixUp> = None;
+        for context in all {
+            let recipe = self.reentry.recipe(context).map_err(str::to_owned)?;
+            let fix_up = stopped.re_enter(boundary, context, recipe)?;
+            match &found {
+                Some(other) if *other != fix_up => {
+                    return Err(format!(
+                        "it may be in the function at {} or in that at {}",
+                        other.to, fix_up.to
+                    ));
+                }
+                _ => found = Some(fix_up),
+            }
+        }
+        found
+            .map(Verdict::FixUp)
+            .ok_or_else(|| "nothing is known of it".to_owned())
+    }
+
+    /// A thread at the entry of a function: it stays there, or goes there from a copy of the instruction.
+    fn entered(&self, entry: Svma, place: Svma, stopped: &Stopped<'_>) -> Verdict {
+        match entry == place {
+            true => Verdict::Untouched,
+            false => Verdict::FixUp(stopped.moved(entry, entry)),
+        }
+    }
+
+    /// A thread whose instruction is what it was: it goes on with it, wherever it is now.
+    fn unchanged(&self, boundary: Svma, place: Svma, stopped: &Stopped<'_>) -> Verdict {
+        let now = self.after.moved_to(boundary).unwrap_or(boundary);
+        match now == place || stopped.registers.repeats_system_call() {
+            true => Verdict::Untouched,
+            false => Verdict::FixUp(stopped.moved(boundary, now)),
+        }
+    }
+
+    /// Whether a thread that goes on from a boundary may execute what was overwritten there or is no longer there.
+    fn meets_changes(&self, boundary: Svma) -> bool {
+        let code = &self.old.code;
+        let Some(start) = code.index_of(boundary) else {
+            return true;
+        };
+        let is_overwritten = |at: Svma| {
+            self.after.functions.iter().any(|function| {
+                let size = function.patch.as_ref().map_or(0, Vec::len) as u64;
+                // At the entry, what was put there does what the function did.
+                (function.entry.0 + 1..function.entry.0 + size).contains(&at.0)
+            })
+        };
+        let mut seen = vec![false; code.instructions().len()];
+        let mut pending = vec![start];
+        while let Some(index) = pending.pop() {
+            let Some(instruction) = code.instructions().get(index as usize) else {
+                return true;
+            };
+            if std::mem::replace(&mut seen[index as usize], true) {
+                continue;
+            }
+            if is_overwritten(instruction.address) {
+                return true;
+            }
+            let next = Some(index + 1);
+            let target = |target: Svma| code.index_of(target);
+            let (next, target) = match instruction.flow {
+                Flow::Next => (next, None),
+                Flow::Jump(to) => (None, target(to)),
+                Flow::Branch(to) | Flow::Call(to) => (next, target(to)),
+                Flow::Return | Flow::Stop => (None, None),
+                Flow::Indirect => return true,
+            };
+            pending.extend(next.into_iter().chain(target));
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests;

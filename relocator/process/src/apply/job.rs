@@ -1,0 +1,191 @@
+//! What is to be done to a process, as far as it can be said before its threads stand still.
+
+use std::ops::Range;
+
+use elf_tools::{Avma, Svma};
+
+use super::kernel::RunningKernel;
+use super::survey::Survey;
+use crate::targets::{Mapping, Step, Target, Thread, writable};
+use crate::{Error, Result};
+use relocator::link::LinkedImage;
+use relocator::threads::carry::{Carried, Contexts, Stuck, carry};
+use relocator::threads::{Crossing, Memory, Registers, Verdict, Write};
+
+/// What is to be done, in this order: threads leave the old texts, `early`, threads leave the new vDSO, `kernel`, `late`.
+/// After each step the process could go on.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Job {
+    /// Each text: what threads find there now, and what they will.
+    pub(super) crossings: Vec<(Option<LinkedImage>, LinkedImage)>,
+    /// Memory that has to be written in any case.
+    pub(super) stale: Vec<Write>,
+    /// Makes texts independent of the kernel's mappings.
+    pub(super) early: Vec<Step>,
+    /// Moves them.
+    pub(super) kernel: Vec<Step>,
+    /// Makes texts what they are to be.
+    pub(super) late: Vec<Step>,
+}
+
+/// Threads that are carried across.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Crossed {
+    /// Number of all threads.
+    pub threads: usize,
+    /// Of those, threads that were inside an old text, or in the new vDSO while that had to be moved, and go on elsewhere.
+    pub moved: usize,
+    /// Contexts in signal frames that do.
+    pub frames: usize,
+}
+
+impl Job {
+    /// Places that the steps need to be as they were.
+    pub(super) fn places(&self) -> Vec<Range<Avma>> {
+        let steps = self.early.iter().chain(&self.kernel).chain(&self.late);
+        let place = |step: &Step| {
+            let (at, size) = match step {
+                Step::Replace { at, bytes } => (*at, bytes.len() as u64),
+                Step::Move { from, to } => (*to, from.end.0 - from.start.0),
+                Step::Zero(range) | Step::Unmap(range) => return Some(range.clone()),
+                Step::Registers(_) | Step::Write(_) | Step::Spare(_) => return None,
+            };
+            Some(at..at.offset(size as i64))
+        };
+        steps.filter_map(place).collect()
+    }
+
+    /// All steps for a process that stands still, or what is in the way.
+    pub(super) fn steps(
+        &self,
+        survey: &Survey,
+        kernel: &RunningKernel,
+        target: &impl Target,
+        mappings: &[Mapping],
+    ) -> Result<(Vec<Step>, Crossed)> {
+        let threads = target.threads()?;
+        let writable = writable(mappings);
+        let vdso = survey.found.kernel.as_ref().and_then(|unit| unit.vdso());
+        let texts = survey.texts.iter().map(|text| &text.found.mapping);
+        let texts: Vec<Range<Avma>> = texts.chain(vdso.map(|vdso| &vdso.range)).cloned().collect();
+        let contexts = Contexts::of(&threads, &writable, &texts, target);
+        let mut old = Carried::default();
+        for (text, (before, after)) in survey.texts.iter().zip(&self.crossings) {
+            let crossing = Crossing {
+                old: &text.old,
+                reentry: &text.reentry,
+                before: before.as_ref(),
+                after,
+                image: text.found.image,
+            };
+            let range = text.found.mapping.clone();
+            let decide = |registers: &Registers| decide(&crossing, &range, registers, target);
+            add(&mut old, carry(&threads, &contexts, &decide));
+        }
+        let new = self.leave_kernel(survey, kernel, target, &threads, &contexts);
+        let mut stuck = old.stuck.iter().chain(&new.stuck);
+        if let Some(first) = stuck.next() {
+            return Err(Error::Busy {
+                pid: first.thread,
+                reason: reason(first, stuck.count()),
+            });
+        }
+        let crossed = Crossed {
+            threads: threads.len(),
+            moved: old.threads.len() + new.threads.len(),
+            frames: old.frames + new.frames,
+        };
+        let mut steps = fix_ups(old);
+        steps.splice(0..0, self.stale.iter().cloned().map(Step::Write));
+        steps.extend(self.early.iter().cloned());
+        steps.extend(fix_ups(new));
+        steps.extend(self.kernel.iter().chain(&self.late).cloned());
+        Ok((steps, crossed))
+    }
+
+    /// Has threads leave the new vDSO if that is moved.
+    fn leave_kernel(
+        &self,
+        survey: &Survey,
+        kernel: &RunningKernel,
+        target: &impl Target,
+        threads: &[Thread],
+        contexts: &Contexts,
+    ) -> Carried {
+        let unit = survey.found.kernel.as_ref();
+        let Some(vdso) = unit.and_then(|unit| unit.vdso()) else {
+            return Carried::default();
+        };
+        let decide = |registers: &Registers| {
+            let is_inside = vdso.range.contains(&registers.pc);
+            match is_inside && !self.kernel.is_empty() {
+                true => kernel.leave(vdso.range.start, &survey.texts, registers, target),
+                false => Verdict::Outside,
+            }
+        };
+        carry(threads, contexts, &decide)
+    }
+}
+
+/// Decides about a thread in an old text. It is moved before the text is changed, so where it goes must be right before and
+/// afterwards: only entries of functions are.
+fn decide(
+    crossing: &Crossing<'_>,
+    text: &Range<Avma>,
+    registers: &Registers,
+    memory: &dyn Memory,
+) -> Verdict {
+    if !text.contains(&registers.pc) {
+        return Verdict::Outside;
+    }
+    match crossing.thread(registers, memory) {
+        Verdict::FixUp(fix_up) if !is_entry(crossing, fix_up.to) => Verdict::Stuck {
+            place: fix_up.from,
+            reason: "its instruction is somewhere else afterwards".to_owned(),
+        },
+        // Nothing there is executed but what a tool has left that was killed, from which a thread finds its way by itself.
+        Verdict::Outside => Verdict::Stuck {
+            place: Svma(registers.pc.0.wrapping_sub(crossing.image.0)),
+            reason: "it comes from a system call of another tool's".to_owned(),
+        },
+        verdict => verdict,
+    }
+}
+
+fn is_entry(crossing: &Crossing<'_>, place: Svma) -> bool {
+    let mut functions = crossing.old.code.functions().iter();
+    functions.any(|function| function.entry == place)
+}
+
+fn add(all: &mut Carried, more: Carried) {
+    all.threads.extend(more.threads);
+    all.writes.extend(more.writes);
+    all.frames += more.frames;
+    all.stuck.extend(more.stuck);
+}
+
+fn fix_ups(carried: Carried) -> Vec<Step> {
+    let mut steps: Vec<Step> = carried.writes.into_iter().map(Step::Write).collect();
+    if !carried.threads.is_empty() {
+        steps.push(Step::Registers(carried.threads));
+    }
+    steps
+}
+
+fn reason(first: &Stuck, others: usize) -> String {
+    let Stuck {
+        frame,
+        place,
+        reason,
+        ..
+    } = first;
+    let what = match frame {
+        Some(at) => format!("has a context in the signal frame at {at} that was interrupted"),
+        None => "is".to_owned(),
+    };
+    let more = match others {
+        0 => String::new(),
+        others => format!(" (and {others} more)"),
+    };
+    format!("{what} at {place} of a vDSO, and cannot be carried across: {reason}{more}")
+}

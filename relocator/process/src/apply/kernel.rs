@@ -1,0 +1,183 @@
+//! The kernel that runs now: what it maps, what its data are, and how threads get out of its vDSO.
+//!
+//! Threads are in there because jumps have sent them. When it is moved they have to leave, and go to the entry of the same
+//! function in an old text: whatever is there at the moment does what they were called for.
+
+use elf_tools::image::Image;
+use elf_tools::reentry::ReentryTable;
+use elf_tools::{Avma, Svma};
+
+use super::content::Content;
+use super::place::Limits;
+use super::recognise::{KernelUnit, Own};
+use super::text::Text;
+use crate::{Error, Result, running};
+use relocator::criu;
+use relocator::link::{LinkedImage, New, Old};
+use relocator::placement::END;
+use relocator::plan::{FunctionPlan, Strategy};
+use relocator::source::Source;
+use relocator::tables;
+use relocator::threads::{Crossing, Memory, Registers, Verdict};
+
+/// The kernel that runs now.
+#[derive(Debug)]
+pub struct RunningKernel {
+    source: Source,
+    pub(super) own: Own,
+    vdso: Old,
+    reentry: ReentryTable,
+    /// All of its vDSO, replaced.
+    gone: LinkedImage,
+    pub(super) limits: Limits,
+}
+
+impl RunningKernel {
+    /// Reads what linking to it takes. That is the same for all processes.
+    /// `tables` says where its re-entry table may be kept.
+    pub fn read(tables: &tables::Options) -> Result<Self> {
+        let source = running::own()?;
+        let own = Own::of(&source)?;
+        let image = source.require_image()?.clone();
+        let vdso = Old::with_table(image, None).map_err(Error::input(&source.name))?;
+        let (reentry, _) = tables::reentry(&vdso, &source.name, tables)?;
+        let gone = gone(&vdso.image);
+        let limits = Limits {
+            lowest: lowest()?,
+            highest: END,
+        };
+        Ok(Self {
+            source,
+            own,
+            vdso,
+            reentry,
+            gone,
+            limits,
+        })
+    }
+
+    /// What old images are linked to.
+    pub(super) fn target(&self) -> New<'_> {
+        New {
+            symtab: self.source.symtab.as_ref(),
+            image: self.source.image.as_ref(),
+        }
+    }
+
+    /// Why its symbols are not known, if they are not.
+    pub(super) fn no_symtab(&self) -> Option<&str> {
+        self.source.no_symtab.as_deref()
+    }
+
+    /// Build-id of its vDSO.
+    pub(super) fn build_id(&self) -> &[u8] {
+        self.own.image.build_id().unwrap_or_default()
+    }
+
+    /// What a process gets back when the link of a text is undone. If it was linked on another kernel before, that is not what is found,
+    /// which does not work on this one, but what CRIU would have made of the old image here, where `unit` is.
+    pub(super) fn base(&self, text: &Text, unit: &KernelUnit) -> Content {
+        if text.record.is_none() {
+            let begun = text.begun.as_ref().map(|begun| begun.base.clone());
+            return begun.unwrap_or_else(|| Content {
+                at: text.found.mapping.start,
+                bytes: text.found.bytes.clone(),
+            });
+        }
+        let mut bytes = text.pristine.clone();
+        let vdso = unit.vdso().map(|vdso| vdso.range.start);
+        for (entry, _) in &text.jumps {
+            let mut exports = text.old.image.exports_at(*entry);
+            let found = exports.find_map(|export| self.own.image.export(&export.name));
+            if let Some((target, base)) = found.zip(vdso) {
+                let place = text.offset() + entry.index();
+                let jump = criu::jump(target.address.at(base));
+                bytes[place..place + jump.len()].copy_from_slice(&jump);
+            }
+        }
+        Content {
+            at: text.mapping.start,
+            bytes,
+        }
+    }
+
+    /// What has to be done about a thread if the vDSO at `base` is to be moved.
+    pub(super) fn leave(
+        &self,
+        base: Avma,
+        texts: &[Text],
+        registers: &Registers,
+        memory: &dyn Memory,
+    ) -> Verdict {
+        let crossing = Crossing {
+            old: &self.vdso,
+            reentry: &self.reentry,
+            before: None,
+            after: &self.gone,
+            image: base,
+        };
+        let place = Svma(registers.pc.0.wrapping_sub(base.0));
+        let verdict = match crossing.thread(registers, memory) {
+            Verdict::Untouched => return self.enter(place, place, registers, texts),
+            verdict => verdict,
+        };
+        let Verdict::FixUp(mut fix_up) = verdict else {
+            return verdict;
+        };
+        match self.enter(fix_up.from, fix_up.to, &fix_up.registers, texts) {
+            Verdict::FixUp(entered) => {
+                fix_up.registers = entered.registers;
+                Verdict::FixUp(fix_up)
+            }
+            stuck => stuck,
+        }
+    }
+
+    /// A thread at the entry of a function, sent to the old one's.
+    fn enter(&self, from: Svma, to: Svma, registers: &Registers, texts: &[Text]) -> Verdict {
+        let exports = self.vdso.image.exports_at(to);
+        let names: Vec<&str> = exports.map(|export| export.name.as_str()).collect();
+        // The one that the program knows is called by most.
+        let mut order: Vec<&Text> = texts.iter().collect();
+        order.sort_by_key(|text| !text.found.is_told);
+        let target = order.iter().find_map(|text| text.function(&names));
+        match target {
+            Some(pc) => Verdict::FixUp(relocator::threads::FixUp {
+                from,
+                to,
+                registers: Registers { pc, ..*registers },
+                writes: Vec::new(),
+                returns: 0,
+            }),
+            None => Verdict::Stuck {
+                place: from,
+                reason:
+                    "it is in the new vDSO, which has to be moved, and no old one has this function"
+                        .to_owned(),
+            },
+        }
+    }
+}
+
+/// The image if nothing of it can be executed any more.
+fn gone(image: &Image) -> LinkedImage {
+    let bytes = vec![0; image.bytes().len()];
+    let everything = FunctionPlan::unnamed(Svma(0), Strategy::Proxy, "it is moved", Some(bytes));
+    LinkedImage {
+        bytes: image.bytes().to_vec(),
+        functions: vec![everything],
+        moved: Vec::new(),
+        jumps_back: Vec::new(),
+    }
+}
+
+/// The lowest address that a process can map.
+fn lowest() -> Result<u64> {
+    let path = "/proc/sys/vm/mmap_min_addr";
+    let text = std::fs::read_to_string(path).map_err(Error::path(path))?;
+    let malformed = || Error::Source {
+        text: path.to_owned(),
+        reason: format!("it says {text:?}"),
+    };
+    text.trim().parse().map_err(|_| malformed())
+}

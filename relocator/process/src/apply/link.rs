@@ -1,0 +1,292 @@
+//! What has to be done for a process to be linked.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use elf_tools::Avma;
+use nix::unistd::Pid;
+
+use super::kernel::RunningKernel;
+use super::layout::{self, Layout};
+use super::place::{self, Place, Unit, Unreachable};
+use super::recognise::{KernelMapping, KernelUnit};
+use super::record::{Placed, Record};
+use super::report::{LinkedText, Outcome, State};
+use super::stage;
+use super::survey::Survey;
+use super::text::Text;
+use super::{Job, Planned};
+use crate::targets::Step;
+use crate::targets::live::maps;
+use crate::{Error, Result};
+use relocator::criu::Mark;
+use relocator::link::{Old, link};
+use relocator::placement::{PAGE, Placement};
+use relocator::plan::Policy;
+use relocator::threads::frames::joined;
+use relocator::threads::{Write, random};
+
+/// The function that keeps states.
+const GETRANDOM: &str = "__vdso_getrandom";
+
+/// Most pages next to a text that are kept free for its record.
+const ROOM: usize = 2;
+
+/// What has to be done, or nothing if the process is linked already or has no old vDSO.
+pub(super) fn job(
+    survey: &Survey,
+    pid: Pid,
+    kernel: &RunningKernel,
+    policy: Policy,
+) -> Result<Planned> {
+    let unit = survey.unit(pid)?;
+    let mut outcome = Outcome::new(pid, survey);
+    if survey.texts.is_empty() {
+        return Ok((None, outcome));
+    }
+    let links: Option<Vec<&Record>> = survey
+        .texts
+        .iter()
+        .map(|text| current(text, unit, kernel))
+        .collect();
+    match links {
+        Some(links) => finish(survey, unit, &links, outcome),
+        None => {
+            let job = anew(survey, pid, unit, kernel, policy, &mut outcome)?;
+            Ok((Some(job), outcome))
+        }
+    }
+}
+
+/// The record of a link to this kernel that is in use, or that was not completed.
+fn current<'a>(text: &'a Text, unit: &KernelUnit, kernel: &RunningKernel) -> Option<&'a Record> {
+    let record = &text.record.as_ref()?.record;
+    let is_known = |mapping: &KernelMapping| {
+        let start = mapping.range.start;
+        let is_it = |placed: &&Placed| placed.name == mapping.name;
+        let placed = record.kernel.iter().find(is_it);
+        placed.is_some_and(|placed| placed.to == start || placed.from == start)
+    };
+    let is_current = record.new == kernel.build_id()
+        && unit.mappings.iter().all(is_known)
+        && !text.was_restored()
+        && text.begun.is_none();
+    is_current.then_some(record)
+}
+
+/// Completes links, if they are not complete.
+fn finish(
+    survey: &Survey,
+    unit: &KernelUnit,
+    links: &[&Record],
+    mut outcome: Outcome,
+) -> Result<Planned> {
+    let mut job = Job::default();
+    for (text, record) in survey.texts.iter().zip(links) {
+        let found = &text.found;
+        let now = record.linked(&found.bytes, found.mapping.start)?;
+        let mut whole = found.bytes.clone();
+        record.complete(&mut whole, found.mapping.start)?;
+        let mut after = record.linked(&whole, found.mapping.start)?;
+        let incomplete = record.incomplete(&found.bytes, found.mapping.start)?;
+        stage::extend(&mut after, incomplete.iter().map(|entry| entry.at));
+        let writes = incomplete.iter().map(|entry| Write {
+            at: entry.at.at(found.image),
+            bytes: entry.bytes.to_vec(),
+        });
+        job.late.extend(writes.map(Step::Write));
+        job.crossings.push((Some(now), after));
+        outcome.texts.push(LinkedText::recorded(text, record));
+    }
+    let placed = links.first().map_or(&[][..], |record| &record.kernel);
+    job.kernel = moves(unit, placed)?;
+    job.late.extend(survey.discard());
+    if job.kernel.is_empty() && job.late.is_empty() {
+        outcome.state = State::AlreadyLinked;
+        return Ok((None, outcome));
+    }
+    outcome.state = State::Completed;
+    outcome.kernel = placed.to_vec();
+    Ok((Some(job), outcome))
+}
+
+/// Links all texts, whatever they were linked to before.
+fn anew(
+    survey: &Survey,
+    pid: Pid,
+    unit: &KernelUnit,
+    kernel: &RunningKernel,
+    policy: Policy,
+    outcome: &mut Outcome,
+) -> Result<Job> {
+    let rooms: Vec<place::Room> = survey
+        .texts
+        .iter()
+        .map(|text| room(text, survey, kernel))
+        .collect();
+    let reserved = survey.texts.iter().zip(&rooms).map(|(text, room)| {
+        let mapping = &text.found.mapping;
+        let pages = |pages: usize| pages as i64 * PAGE as i64;
+        mapping.start.offset(-pages(room.before))..mapping.end.offset(pages(room.behind))
+    });
+    let reserved: Vec<Range<Avma>> = reserved.collect();
+    let zeros = survey.texts.iter().find_map(|text| text.zeros.clone());
+    let chosen = place::place(
+        Unit {
+            mappings: &unit.mappings,
+        },
+        &reserved,
+        zeros.clone(),
+        &survey.mappings,
+        kernel.limits,
+    );
+    let placed = match chosen {
+        Ok(place) => placed(unit, place),
+        Err(unreachable) => {
+            outcome.unreachable = Some(unreachable.to_string());
+            in_place(unit, &unreachable)?
+        }
+    };
+    let droppable = maps::droppable(pid)?;
+    let mut job = Job {
+        kernel: moves(unit, &placed)?,
+        stale: random::stale(&droppable),
+        ..Job::default()
+    };
+    let mut zeros = given_up(zeros, &placed);
+    // What an earlier link has taken does not come back with a restore, but with a rollback.
+    let records = survey.texts.iter().filter_map(|text| text.record.as_ref());
+    zeros.extend(records.flat_map(|found| found.record.zeros.iter().cloned()));
+    let zeros = joined(&zeros);
+    for (text, room) in survey.texts.iter().zip(rooms) {
+        let placement = Placement {
+            image: text.found.image,
+            mappings: placed
+                .iter()
+                .map(|placed| (placed.name.clone(), placed.to))
+                .collect(),
+        };
+        let old = trusted(text, &droppable);
+        let linked = link(&old, &kernel.target(), &placement, policy)?;
+        let what = layout::Kernel {
+            build_id: kernel.build_id().to_vec(),
+            placed: placed.clone(),
+            zeros: zeros.clone(),
+            base: kernel.base(text, unit),
+        };
+        let layout = Layout::new(text, &linked, what, room)?;
+        outcome.texts.push(LinkedText::new(text, &linked, &layout));
+        job.crossings.push((text.before()?, layout.after));
+        job.early.extend(layout.early);
+        job.late.extend(layout.late);
+    }
+    job.late.extend(survey.discard());
+    outcome.no_symbols = kernel.no_symtab().map(str::to_owned);
+    outcome.state = State::Linked;
+    outcome.kernel = placed;
+    Ok(job)
+}
+
+/// The old image, of which `getrandom` makes the system call if its states cannot be made stale: they are not known, perhaps since a
+/// restore has not kept what tells them from other memory. Two processes restored from one image must not share a key.
+fn trusted<'a>(text: &'a Text, droppable: &[Range<Avma>]) -> Cow<'a, Old> {
+    let mut old = Cow::Borrowed(&text.old);
+    if droppable.is_empty() {
+        let reason = "no memory of the process is marked as that of random states, so none could be made stale";
+        old.to_mut().withhold(GETRANDOM, reason);
+    }
+    old
+}
+
+/// The pages next to a text that are kept for its record: behind it, or else the one before it.
+fn room(text: &Text, survey: &Survey, kernel: &RunningKernel) -> place::Room {
+    let zeros = text.zeros.clone();
+    let room = place::room(&text.found, zeros, &survey.mappings, kernel.limits, ROOM);
+    match room.behind {
+        0 => place::Room {
+            behind: 0,
+            before: room.before.min(1),
+        },
+        behind => place::Room { behind, before: 0 },
+    }
+}
+
+fn placed(unit: &KernelUnit, place: Place) -> Vec<Placed> {
+    let mut next = match place {
+        Place::Stays => None,
+        Place::At(at) => Some(at),
+    };
+    let mappings = unit.mappings.iter();
+    let placed = mappings.map(|mapping| {
+        let size = mapping.range.end.0 - mapping.range.start.0;
+        let to = next.unwrap_or(mapping.range.start);
+        next = next.map(|next| next.offset(size as i64));
+        Placed {
+            name: mapping.name.to_owned(),
+            size,
+            from: mapping.range.start,
+            to,
+        }
+    });
+    placed.collect()
+}
+
+/// The kernel's mappings where they are: nothing of the old code can reach them, and jumps are long.
+fn in_place(unit: &KernelUnit, unreachable: &Unreachable) -> Result<Vec<Placed>> {
+    match unit.is_whole() {
+        true => Ok(placed(unit, Place::Stays)),
+        false => Err(Error::Unlinkable {
+            what: "a process whose kernel's mappings are torn apart".to_owned(),
+            reason: unreachable.to_string(),
+        }),
+    }
+}
+
+/// Moves what is not where it is to be, and tells CRIU.
+pub(super) fn moves(unit: &KernelUnit, placed: &[Placed]) -> Result<Vec<Step>> {
+    let mut steps = Vec::new();
+    let mut vdso = unit.vdso().map(|vdso| vdso.range.start);
+    let mut vvar = None;
+    for mapping in &unit.mappings {
+        let target = placed.iter().find(|placed| placed.name == mapping.name);
+        let target = target.ok_or_else(|| Error::Unlinkable {
+            what: format!("the kernel's mapping {}", mapping.name),
+            reason: "its link record does not mention it".to_owned(),
+        })?;
+        vvar = vvar.or(Some(target.to));
+        if target.to == mapping.range.start {
+            continue;
+        }
+        if vdso == Some(mapping.range.start) {
+            vdso = Some(target.to);
+        }
+        steps.push(Step::Move {
+            from: mapping.range.clone(),
+            to: target.to,
+        });
+    }
+    if let (Some(mark), Some(vdso), Some(new_vvar)) = (unit.mark, vdso, vvar)
+        && mark.new_vvar != new_vvar
+    {
+        let bytes = Mark { new_vvar, ..mark }.bytes();
+        let last = Mark::SIZE - 8;
+        steps.push(Step::Write(Write {
+            at: vdso.offset(last as i64),
+            bytes: bytes[last..].to_vec(),
+        }));
+    }
+    Ok(steps)
+}
+
+/// The pages of zeros that the kernel's mappings take.
+fn given_up(zeros: Option<Range<Avma>>, placed: &[Placed]) -> Vec<Range<Avma>> {
+    let Some(zeros) = zeros else {
+        return Vec::new();
+    };
+    let taken = placed.iter().filter(|placed| placed.from != placed.to);
+    let parts = taken.map(|placed| {
+        let end = placed.to.offset(placed.size as i64);
+        zeros.start.max(placed.to)..zeros.end.min(end)
+    });
+    parts.filter(|part| part.start < part.end).collect()
+}

@@ -1,0 +1,180 @@
+//! What in a process is a vDSO: by content, since anybody can make a mapping of any name.
+//!
+//! The kernel's own vDSO is the mapping whose bytes are those that this tool has from the same kernel. Old ones are images
+//! that programs can execute and that export what vDSOs export. What can be told by names alone, `[vvar]`, whose content
+//! nobody else may read, has to have the right size and protection as well.
+//!
+//! Of each mapping a few headers are read; only what looks like a vDSO by those is read as a whole.
+
+mod kernel;
+mod process;
+mod text;
+mod zeros;
+
+use std::ops::Range;
+
+use elf_tools::Avma;
+use elf_tools::image::Image;
+use elf_tools::symtab::mapping_name;
+
+use super::content::place;
+use crate::targets::Mapping;
+use crate::{Error, Result};
+use relocator::criu::Mark;
+use relocator::placement::PAGE;
+use relocator::source::Source;
+use relocator::threads::Memory;
+
+pub use process::{Seen, process};
+pub use text::MAX_TEXT;
+pub use zeros::{MAX_ZEROS, zeros};
+
+/// What was found in a process.
+#[derive(Debug, Clone, Default)]
+pub struct Found {
+    /// What the running kernel has mapped; `None` if its vDSO is not there.
+    pub kernel: Option<KernelUnit>,
+    /// Every other vDSO, lowest first.
+    pub old: Vec<OldText>,
+    /// Names and hints that do not say the truth, in words for a report.
+    pub lies: Vec<String>,
+}
+
+/// What the running kernel has mapped into a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelUnit {
+    /// Its mappings in the order in which the kernel maps them, lowest first; the last one is the vDSO. They are in their
+    /// places if each begins where the one before it ends.
+    pub mappings: Vec<KernelMapping>,
+    /// Mappings that it should have and that were not found.
+    pub missing: Vec<&'static str>,
+    /// CRIU's mark at the start of the vDSO.
+    pub mark: Option<Mark>,
+}
+
+impl KernelUnit {
+    /// Where its vDSO is.
+    pub fn vdso(&self) -> Option<&KernelMapping> {
+        self.mappings
+            .iter()
+            .find(|mapping| mapping.name == mapping_name::VDSO)
+    }
+
+    /// Whether nothing is missing, and all of it is at the kernel's own distances.
+    pub fn is_whole(&self) -> bool {
+        let follows = |pair: &[KernelMapping]| pair[0].range.end == pair[1].range.start;
+        self.missing.is_empty() && self.mappings.windows(2).all(follows)
+    }
+}
+
+/// One of the kernel's mappings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelMapping {
+    /// One of [`mapping_name`].
+    pub name: &'static str,
+    /// Where it is.
+    pub range: Range<Avma>,
+}
+
+/// A vDSO that is not the running kernel's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OldText {
+    /// The mapping that it is in.
+    pub mapping: Range<Avma>,
+    /// Its first byte. A link record may be in the pages before it.
+    pub image: Avma,
+    /// All bytes of the mapping.
+    pub bytes: Vec<u8>,
+    /// Length of the image: up to its last loaded byte, or to the end of its section headers if that is behind.
+    pub size: usize,
+    /// Whether the program was told that this is its vDSO.
+    pub is_told: bool,
+}
+
+impl OldText {
+    /// All bytes of the mapping from the image's first on.
+    pub(super) fn image_bytes(&self) -> &[u8] {
+        let offset = self.image.0.saturating_sub(self.mapping.start.0) as usize;
+        self.bytes.get(offset..).unwrap_or_default()
+    }
+
+    /// What a part of the mapping holds; `None` if that is not all in it.
+    pub(super) fn part(&self, range: &Range<Avma>) -> Option<&[u8]> {
+        self.bytes.get(place(self.mapping.start, range)?)
+    }
+}
+
+/// What the running kernel maps into processes.
+#[derive(Debug, Clone)]
+pub struct Own {
+    /// Its vDSO as this tool sees it.
+    pub image: Image,
+    /// Names and sizes of its mappings, in the order in which they follow each other, lowest first.
+    pub mappings: Vec<(String, u64)>,
+}
+
+impl Own {
+    /// By the mappings of this process, which [`crate::running::own`] has read.
+    pub fn of(source: &Source) -> Result<Self> {
+        let image = source.require_image()?.clone();
+        let mut live: Vec<_> = source.live.iter().collect();
+        live.sort_by_key(|mapping| mapping.start);
+        let follows = live
+            .windows(2)
+            .all(|pair| pair[0].start.0.checked_add(pair[0].size) == Some(pair[1].start.0));
+        let ends_with_it = live
+            .last()
+            .is_some_and(|last| last.name == mapping_name::VDSO);
+        match follows && ends_with_it {
+            true => Ok(Self {
+                image,
+                mappings: live
+                    .iter()
+                    .map(|mapping| (mapping.name.clone(), mapping.size))
+                    .collect(),
+            }),
+            false => Err(Error::Unlinkable {
+                what: "to the running kernel".to_owned(),
+                reason: format!(
+                    "its mappings in {} do not follow each other, with the vDSO as the last",
+                    source.name
+                ),
+            }),
+        }
+    }
+
+    /// Size of the vDSO's mapping.
+    fn vdso_size(&self) -> u64 {
+        (self.image.bytes().len() as u64).next_multiple_of(PAGE)
+    }
+}
+
+/// Finds out what in a process is a vDSO.
+///
+/// `mappings` are all of the process, lowest first, and `told` is where its auxiliary vector says that its vDSO is. A
+/// process that has a 32-bit vDSO is an error.
+pub fn recognise(
+    mappings: &[Mapping],
+    told: Option<Avma>,
+    memory: &dyn Memory,
+    own: &Own,
+) -> Result<Found> {
+    let mut found = Found::default();
+    found.kernel = kernel::find(mappings, memory, own, &mut found.lies);
+    let hints = text::Hints {
+        told,
+        marked: found
+            .kernel
+            .as_ref()
+            .and_then(|unit| Some(unit.mark?.old_vdso)),
+        kernel: found
+            .kernel
+            .as_ref()
+            .and_then(|unit| Some(unit.vdso()?.range.start)),
+    };
+    found.old = text::find(mappings, &hints, memory, &mut found.lies)?;
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,208 @@
+//! Old vDSOs: images that a process can execute and that are not its kernel's.
+
+use elf_tools::image::Image;
+use elf_tools::symtab::mapping_name;
+use elf_tools::{Avma, Class, Machine};
+
+use super::OldText;
+use crate::targets::Mapping;
+use crate::{Error, Result};
+use relocator::placement::PAGE;
+use relocator::threads::Memory;
+
+/// The largest mapping that is taken for one with an old vDSO in it. Stock images have up to 3 pages.
+pub const MAX_TEXT: u64 = 1 << 20;
+
+/// How many pages of a mapping are looked at for the start of an image: the first, and as many as a link record before it
+/// may have. Elsewhere an image is found if something says that it is there.
+const FIRST_PAGES: u64 = 4;
+
+/// Size of an ELF header.
+const HEADER: usize = 64;
+
+/// `ET_DYN`, at byte 16.
+const SHARED_OBJECT: [u8; 2] = [3, 0];
+
+/// `EM_X86_64`, at byte 18.
+const X86_64: [u8; 2] = [62, 0];
+
+/// What names of functions begin with that vDSOs export.
+const EXPORT: &str = "__vdso_";
+
+/// Where vDSOs are said to be.
+#[derive(Debug, Default)]
+pub(super) struct Hints {
+    /// By the auxiliary vector.
+    pub(super) told: Option<Avma>,
+    /// By CRIU's mark.
+    pub(super) marked: Option<Avma>,
+    /// The kernel's own, which is not an old one.
+    pub(super) kernel: Option<Avma>,
+}
+
+impl Hints {
+    /// Where an old vDSO should be, and who says so.
+    fn old(&self) -> impl Iterator<Item = (&'static str, Avma)> {
+        let told = self.told.map(|at| ("the auxiliary vector", at));
+        let marked = self.marked.map(|at| ("CRIU's mark", at));
+        let hints = told.into_iter().chain(marked);
+        hints.filter(|(_, at)| Some(*at) != self.kernel)
+    }
+
+    fn is_named(&self, at: Avma) -> bool {
+        self.old().any(|hint| hint.1 == at)
+    }
+}
+
+/// Finds old vDSOs. Hints that lead to none add to `lies`.
+pub(super) fn find(
+    mappings: &[Mapping],
+    hints: &Hints,
+    memory: &dyn Memory,
+    lies: &mut Vec<String>,
+) -> Result<Vec<OldText>> {
+    let mut found: Vec<OldText> = Vec::new();
+    let mut reasons: Vec<(Avma, String)> = Vec::new();
+    for mapping in mappings {
+        if Some(mapping.range.start) == hints.kernel {
+            continue;
+        }
+        for at in starts(mapping, hints) {
+            let last = found.last();
+            if last.is_some_and(|last| at < last.image.offset(last.size as i64)) {
+                reasons.push((at, "what is there is inside another vDSO".to_owned()));
+                continue;
+            }
+            match look(mapping, at, hints, memory)? {
+                Ok(text) => found.push(text),
+                Err(reason) => reasons.push((at, reason)),
+            }
+        }
+    }
+    for (who, at) in hints.old() {
+        if found.iter().any(|text| text.image == at) {
+            continue;
+        }
+        let reason = reasons.iter().find(|reason| reason.0 == at);
+        let reason = reason.map_or("nothing that can be read is mapped there", |reason| {
+            &reason.1
+        });
+        lies.push(format!("{who} says that a vDSO is at {at}: {reason}"));
+    }
+    for text in &found {
+        lies.extend(remark(text, mappings));
+    }
+    Ok(found)
+}
+
+/// A remark about an old vDSO that lies in a strange mapping.
+fn remark(text: &OldText, mappings: &[Mapping]) -> Option<String> {
+    let mapping = mappings
+        .iter()
+        .find(|mapping| mapping.range == text.mapping)?;
+    let (at, name, protection) = (text.image, &mapping.name, mapping.protection);
+    match protection.write {
+        true => Some(format!("the vDSO at {at} can be written: {protection}")),
+        false if !name.is_empty() => Some(format!("the vDSO at {at} is called `{name}`")),
+        false => None,
+    }
+}
+
+/// Where in a mapping an image may begin, lowest first.
+fn starts(mapping: &Mapping, hints: &Hints) -> Vec<Avma> {
+    let protection = mapping.protection;
+    if !protection.read {
+        return Vec::new();
+    }
+    let pages = match (protection.execute, protection.shared) {
+        // There are many files, and nothing is linked in one.
+        (true, false) if mapping.name.starts_with('/') => 1,
+        (true, false) => (mapping.size() / PAGE).min(FIRST_PAGES),
+        _ => 0,
+    };
+    let first = mapping.range.start;
+    let first = (0..pages).map(|page| first.offset((page * PAGE) as i64));
+    let hinted = hints.old().map(|hint| hint.1);
+    let hinted = hinted.filter(|at| mapping.range.contains(at));
+    let mut starts: Vec<Avma> = first.chain(hinted).collect();
+    starts.sort_unstable();
+    starts.dedup();
+    starts
+}
+
+/// Looks for an image at an address; or says why there is none.
+fn look(
+    mapping: &Mapping,
+    at: Avma,
+    hints: &Hints,
+    memory: &dyn Memory,
+) -> Result<Result<OldText, String>> {
+    let mut header = [0; HEADER];
+    if !at.0.is_multiple_of(PAGE) {
+        return Ok(Err("that is not the start of a page".to_owned()));
+    }
+    if !memory.read(at, &mut header) {
+        return Ok(Err("it cannot be read".to_owned()));
+    }
+    if !header.starts_with(b"\x7fELF") {
+        return Ok(Err("no ELF header is there".to_owned()));
+    }
+    let is_kernels = mapping.name == mapping_name::VDSO && at == mapping.range.start;
+    if header[4] == 1 && (is_kernels || hints.is_named(at)) {
+        return Err(Error::Unlinkable {
+            what: format!("the vDSO at {at}"),
+            reason: "it is one for 32-bit programs (or x32), and only 64-bit programs are linked"
+                .to_owned(),
+        });
+    }
+    if header[4] != 2 || header[16..18] != SHARED_OBJECT || header[18..20] != X86_64 {
+        return Ok(Err("it is no x86-64 shared object".to_owned()));
+    }
+    Ok(read(mapping, at, memory).map(|text| OldText {
+        is_told: hints.told == Some(at),
+        ..text
+    }))
+}
+
+/// Reads a mapping that seems to have an image.
+fn read(mapping: &Mapping, at: Avma, memory: &dyn Memory) -> Result<OldText, String> {
+    let size = mapping.size();
+    if size > MAX_TEXT {
+        return Err(format!(
+            "its mapping has {size:#x} bytes, and more than {MAX_TEXT:#x} are not read"
+        ));
+    }
+    let mut bytes = vec![0; size as usize];
+    if !memory.read(mapping.range.start, &mut bytes) {
+        return Err("its mapping cannot be read as a whole".to_owned());
+    }
+    let behind = &bytes[(at.0 - mapping.range.start.0) as usize..];
+    let image = Image::parse(behind).map_err(|error| error.to_string())?;
+    if image.class() != Class::Elf64 || image.machine() != Machine::X86_64 {
+        return Err("it is no x86-64 shared object".to_owned());
+    }
+    let mut exports = image.exports().iter();
+    if !exports.any(|export| export.name.starts_with(EXPORT)) {
+        return Err(format!("it exports no {EXPORT} function"));
+    }
+    let size = length(&image);
+    Ok(OldText {
+        mapping: mapping.range.clone(),
+        image: at,
+        bytes,
+        size,
+        is_told: false,
+    })
+}
+
+/// Length of an image, which ends with what is loaded, or with its section headers. What follows is not its own.
+fn length(image: &Image) -> usize {
+    let bytes = image.bytes();
+    let half = |at: usize| u64::from(u16::from_le_bytes([bytes[at], bytes[at + 1]]));
+    let sections = bytes[40..48].iter().rev();
+    let sections = sections.fold(0u64, |value, byte| value << 8 | u64::from(*byte));
+    let end = sections.checked_add(half(58) * half(60));
+    let end = end.filter(|_| image.has_sections()).unwrap_or(0);
+    let end = end.max(image.loaded_size()).min(bytes.len() as u64);
+    end as usize
+}

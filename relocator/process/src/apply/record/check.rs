@@ -1,0 +1,122 @@
+//! What every record is held to, before it is written and after it was read. Limits keep a record that somebody else has
+//! made from costing much.
+
+use std::ops::Range;
+
+use elf_tools::{Avma, Svma};
+
+use super::{Before, Entry, Placed, Record};
+use relocator::link::Moved;
+
+/// Most bytes of a build-id.
+pub(super) const BUILD_ID: usize = 64;
+/// Most runs of bytes that were others.
+pub(super) const RUNS: usize = 4096;
+/// Most mappings of the kernel's, and most ranges of zeros.
+pub(super) const MAPPINGS: usize = 16;
+/// Most bytes of a mapping's name.
+pub(super) const NAME: usize = 64;
+/// Most functions.
+pub(super) const ENTRIES: usize = 1024;
+/// Most instructions that are elsewhere, and most jumps behind them.
+pub(super) const MOVED: usize = 4096;
+/// Most bytes of a mapping of text, and of an entry that are replaced.
+pub(super) const TEXT: usize = 1 << 20;
+
+/// What of a record is wrong, and why.
+pub(super) fn record(record: &Record) -> Result<(), String> {
+    let image = record.image;
+    at_most(record.old.len(), BUILD_ID, "bytes of the old build-id")?;
+    at_most(record.new.len(), BUILD_ID, "bytes of the new build-id")?;
+    range(&record.text, "the text")?;
+    let size = record.text.end.0 - record.text.start.0;
+    at_most(size as usize, TEXT, "bytes of text")?;
+    if !record.text.contains(&image) {
+        return Err(format!("the image at {image} is not in its text"));
+    }
+    runs(&record.before, &record.text)?;
+    at_most(record.kernel.len(), MAPPINGS, "mappings of the kernel's")?;
+    record.kernel.iter().try_for_each(placed)?;
+    at_most(record.zeros.len(), MAPPINGS, "ranges of zeros")?;
+    record
+        .zeros
+        .iter()
+        .try_for_each(|zeros| range(zeros, "a range of zeros"))?;
+    at_most(record.entries.len(), ENTRIES, "functions")?;
+    record.entries.iter().try_for_each(entry)?;
+    moved(&record.moved, "instructions that are elsewhere")?;
+    moved(&record.jumps_back, "jumps back")
+}
+
+fn at_most(count: usize, most: usize, what: &str) -> Result<(), String> {
+    match count <= most {
+        true => Ok(()),
+        false => Err(format!("{count} {what}; {most} are the most")),
+    }
+}
+
+fn range(range: &Range<Avma>, what: &str) -> Result<(), String> {
+    match range.is_empty() {
+        false => Ok(()),
+        true => Err(format!(
+            "{what} ends at {}, which is not behind its start at {}",
+            range.end, range.start
+        )),
+    }
+}
+
+fn runs(before: &[Before], text: &Range<Avma>) -> Result<(), String> {
+    at_most(before.len(), RUNS, "runs of bytes")?;
+    let mut free = text.start;
+    for run in before {
+        let end = run.at.0.checked_add(run.bytes.len() as u64);
+        let end = end.filter(|&end| !run.bytes.is_empty() && run.at >= free && end <= text.end.0);
+        free = Avma(end.ok_or_else(|| {
+            let size = run.bytes.len();
+            format!(
+                "{size} bytes at {} are not behind others and in the text",
+                run.at
+            )
+        })?);
+    }
+    Ok(())
+}
+
+fn placed(placed: &Placed) -> Result<(), String> {
+    let Placed {
+        name,
+        size,
+        from,
+        to,
+    } = placed;
+    at_most(name.len(), NAME, "bytes of a mapping's name")?;
+    for start in [from, to] {
+        let end = start.0.checked_add(*size);
+        let end = end.ok_or_else(|| format!("{name} at {start} is too large"))?;
+        range(&(*start..Avma(end)), name)?;
+    }
+    Ok(())
+}
+
+fn entry(entry: &Entry) -> Result<(), String> {
+    near(entry.at, "a function")?;
+    at_most(entry.replaced as usize, TEXT, "bytes replaced at an entry")
+}
+
+fn moved(moved: &[Moved], what: &str) -> Result<(), String> {
+    at_most(moved.len(), MOVED, what)?;
+    moved.iter().try_for_each(|moved| {
+        near(moved.from, "an instruction")?;
+        near(moved.to, "an instruction")
+    })
+}
+
+/// No text is so large that anything of it could be further away.
+fn near(place: Svma, what: &str) -> Result<(), String> {
+    match place.index() < TEXT {
+        true => Ok(()),
+        false => Err(format!(
+            "{what} at {place}, and {TEXT:#x} bytes of text are the most"
+        )),
+    }
+}

@@ -1,0 +1,167 @@
+//! Copies of linked texts that tools have left in a process that were killed.
+//!
+//! Before a text is changed there is a copy of the linked one, with its record: of the one that is to be put in place, or of the one that
+//! is to be taken away. So whoever finds a text whose entries make system calls learns from the record in the copy what they were.
+
+use std::ops::Range;
+
+use elf_tools::Avma;
+
+use super::content::Content;
+use super::recognise::OldText;
+use super::record::Record;
+use crate::targets::live::trampoline;
+use crate::targets::{Mapping, WORD};
+use crate::{Error, Result};
+use relocator::criu;
+use relocator::placement::PAGE;
+use relocator::threads::Memory;
+
+/// A copy.
+#[derive(Debug)]
+pub(super) struct Spare {
+    /// What it says of the text that it is a copy of.
+    record: Record,
+    /// The copy, as if it was there.
+    linked: Content,
+    /// What the process is to have without a link.
+    base: Content,
+}
+
+/// A text that was being replaced when a tool was killed.
+#[derive(Debug, Clone)]
+pub(super) struct Begun {
+    /// What the process is to have without a link.
+    pub(super) base: Content,
+    /// Pages of zeros that have made room.
+    pub(super) zeros: Vec<Range<Avma>>,
+}
+
+impl Spare {
+    /// What a mapping is a copy of; `None` if it is none, or if something else has become part of it.
+    pub(super) fn of(copy: &OldText) -> Result<Option<Self>> {
+        const ELF: [u8; 4] = *b"\x7fELF";
+        let pages = copy.bytes.chunks(PAGE as usize);
+        let images = pages.filter(|page| page.starts_with(&ELF)).count();
+        let record = Record::copied(&copy.bytes, copy.mapping.start);
+        let Some(record) = record.filter(|_| images == 1) else {
+            return Ok(None);
+        };
+        let before = copy.image.0 - copy.mapping.start.0;
+        let start = record.image.0.checked_sub(before).map(Avma);
+        let at = start.ok_or_else(|| Error::Unlinkable {
+            what: format!("the copy of a vDSO at {}", copy.image),
+            reason: format!("its link record is of an image at {}", record.image),
+        })?;
+        let linked = Content {
+            at,
+            bytes: copy.bytes.clone(),
+        };
+        let base = Content {
+            at: record.text.start,
+            bytes: record.undone(&linked.bytes, at)?,
+        };
+        Ok(Some(Self {
+            record,
+            linked,
+            base,
+        }))
+    }
+
+    /// What there was to be instead of a text, if it is one that was being replaced: it consists of what was there before,
+    /// what is in the copy, and entries. `range` and `undone` are what it was before any link that it has a record of.
+    pub(super) fn begun(
+        &self,
+        found: &OldText,
+        own: Option<&Record>,
+        range: &Range<Avma>,
+        undone: &[u8],
+    ) -> Option<Begun> {
+        let record = &self.record;
+        if record.image != found.image || own == Some(record) && self.is_of(found) {
+            return None;
+        }
+        let covers = range.start <= record.text.start && record.text.end <= range.end;
+        let entries: Vec<Range<Avma>> = self.jumps(0).collect();
+        let is_explained = |(address, byte): (u64, u8)| {
+            let at = Avma(address);
+            let is_in = |content: &Content| content.part(&(at..at.offset(1))) == Some(&[byte]);
+            is_in(&self.base)
+                || is_in(&self.linked)
+                || entries.iter().any(|entry| entry.contains(&at))
+        };
+        let mut bytes = (range.start.0..).zip(undone.iter().copied());
+        if !covers || !bytes.all(is_explained) {
+            return None;
+        }
+        let mut base = self.base.clone();
+        // If a restore has put a jump there since, the process is to have that.
+        for entry in &entries {
+            if let (Some(now), Some(place)) = (found.part(entry), base.part_mut(entry))
+                && criu::target(now).is_some()
+            {
+                place.copy_from_slice(now);
+            }
+        }
+        Some(Begun {
+            base,
+            zeros: record.zeros.clone(),
+        })
+    }
+
+    /// Whether a text with the same record is the one that this is a copy of, and no restore has put jumps there since, of which the first
+    /// bytes may have been overwritten again.
+    fn is_of(&self, found: &OldText) -> bool {
+        let mut rests = self.jumps(WORD);
+        rests.all(|rest| found.part(&rest) == self.linked.part(&rest))
+    }
+
+    /// Where CRIU's jumps would be in the text, from a byte of each on.
+    fn jumps(&self, from: usize) -> impl Iterator<Item = Range<Avma>> {
+        self.record.entries.iter().map(move |entry| {
+            let at = entry.at.at(self.record.image);
+            at.offset(from as i64)..at.offset(criu::JUMP as i64)
+        })
+    }
+
+    /// Has pages be part of a text that was being replaced which the link had added next to it.
+    pub(super) fn extend(&self, found: &mut OldText, mappings: &[Mapping], memory: &dyn Memory) {
+        let (own, linked) = (&self.record.text, self.linked.range());
+        let before = self.added(linked.start..own.start, mappings, memory);
+        if let Some((side, bytes)) = before
+            && side.end == found.mapping.start
+        {
+            found.bytes.splice(0..0, bytes);
+            found.mapping.start = side.start;
+        }
+        let behind = self.added(own.end..linked.end, mappings, memory);
+        if let Some((side, bytes)) = behind
+            && side.start == found.mapping.end
+        {
+            found.bytes.extend(bytes);
+            found.mapping.end = side.end;
+        }
+    }
+
+    /// What is in a range, if that is what is in the copy.
+    fn added(
+        &self,
+        range: Range<Avma>,
+        mappings: &[Mapping],
+        memory: &dyn Memory,
+    ) -> Option<(Range<Avma>, Vec<u8>)> {
+        let holds = |mapping: &&Mapping| {
+            let is_code = mapping.is_private_code() && mapping.name.is_empty();
+            is_code && mapping.range.start <= range.start && range.end <= mapping.range.end
+        };
+        mappings.iter().find(holds).filter(|_| !range.is_empty())?;
+        let known = self.linked.part(&range)?;
+        let mut bytes = vec![0; known.len()];
+        let was_read = memory.read(range.start, &mut bytes);
+        trampoline::erase(&mut bytes);
+        (was_read && bytes == known).then_some((range, bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,132 @@
+//! What there is in a process, read while it runs, so that it stands still no longer than it has to.
+
+use std::ops::Range;
+
+use elf_tools::Avma;
+use nix::unistd::Pid;
+
+use super::kernel::RunningKernel;
+use super::recognise::{Found, KernelUnit, OldText, recognise};
+use super::record::Record;
+use super::spare::Spare;
+use super::text::{Known, Text};
+use crate::targets::live::{told_vdso, trampoline};
+use crate::targets::{Mapping, Step, Target, meet};
+use crate::tracing::ProcessMemory;
+use crate::{Error, Result};
+
+/// What there is in a process.
+#[derive(Debug)]
+pub(super) struct Survey {
+    pub(super) mappings: Vec<Mapping>,
+    pub(super) found: Found,
+    /// Old texts that are in use, without what tools have left in them that were killed.
+    pub(super) texts: Vec<Text>,
+    /// Copies of texts that are not in their place, since whoever made them was killed.
+    pub(super) leftovers: Vec<Range<Avma>>,
+}
+
+impl Survey {
+    /// In a process with these mappings.
+    pub(super) fn of(
+        pid: Pid,
+        mappings: &[Mapping],
+        kernel: &RunningKernel,
+        known: Known<'_>,
+    ) -> Result<Self> {
+        let memory = ProcessMemory::of(pid);
+        let told = told_vdso(pid);
+        let mut found = recognise(mappings, told, &memory, &kernel.own)?;
+        let (mut all, mut spares, mut leftovers) = (Vec::new(), Vec::new(), Vec::new());
+        for mut old in std::mem::take(&mut found.old) {
+            if is_file(&old, mappings) {
+                continue;
+            }
+            let is_leftover = is_leftover(&old)?;
+            trampoline::erase(&mut old.bytes);
+            match is_leftover {
+                true => {
+                    leftovers.push(old.mapping.clone());
+                    spares.extend(Spare::of(&old)?);
+                }
+                false => all.push(old),
+            }
+        }
+        let read = |old| Text::read(old, known, &spares, mappings, &memory);
+        let texts = all.into_iter().map(read).collect::<Result<_>>()?;
+        Ok(Self {
+            mappings: mappings.to_vec(),
+            found,
+            texts,
+            leftovers,
+        })
+    }
+
+    /// What the running kernel has mapped.
+    pub(super) fn unit(&self, pid: Pid) -> Result<&KernelUnit> {
+        let refused = |reason: String| Error::Process {
+            pid: pid.as_raw(),
+            reason,
+        };
+        let unit = self.found.kernel.as_ref();
+        let unit = unit.ok_or_else(|| {
+            refused("has no vDSO of the running kernel: there is nothing to link to".to_owned())
+        })?;
+        match unit.missing.as_slice() {
+            [] => Ok(unit),
+            missing => Err(refused(format!(
+                "has no {}: there is nothing to link to",
+                missing.join(", ")
+            ))),
+        }
+    }
+
+    /// Unmaps what was left behind.
+    pub(super) fn discard(&self) -> impl Iterator<Item = Step> {
+        self.leftovers.iter().cloned().map(Step::Unmap)
+    }
+
+    /// Whether a process that stands still is what it was, as far as it matters: text, the kernel's mappings, zeros, and `places`
+    /// that are to be used. Its mappings now, if it is.
+    pub(super) fn holds(
+        &self,
+        target: &impl Target,
+        places: &[Range<Avma>],
+    ) -> Result<Option<Vec<Mapping>>> {
+        let now = target.mappings()?;
+        let kernel = self.found.kernel.iter().flat_map(|unit| &unit.mappings);
+        let mut all: Vec<Range<Avma>> = kernel.map(|mapping| mapping.range.clone()).collect();
+        all.extend(self.texts.iter().map(|text| text.found.mapping.clone()));
+        all.extend(self.texts.iter().filter_map(|text| text.zeros.clone()));
+        all.extend_from_slice(places);
+        let matters = |mapping: &&Mapping| all.iter().any(|range| meet(range, &mapping.range));
+        let same = now
+            .iter()
+            .filter(matters)
+            .eq(self.mappings.iter().filter(matters));
+        let is_same = |text: &Text| {
+            let mut bytes = vec![0; text.found.bytes.len()];
+            let was_read = target.read(text.found.mapping.start, &mut bytes);
+            trampoline::erase(&mut bytes);
+            was_read && bytes == text.found.bytes
+        };
+        let holds = same && self.texts.iter().all(is_same);
+        Ok(holds.then_some(now))
+    }
+}
+
+/// Whether a text is in a file, and not what the program takes for its vDSO: somebody looks at it, and nobody calls it.
+fn is_file(old: &OldText, mappings: &[Mapping]) -> bool {
+    let mut mappings = mappings.iter();
+    let mapping = mappings.find(|mapping| mapping.range == old.mapping);
+    !old.is_told && mapping.is_some_and(|mapping| mapping.name.starts_with('/'))
+}
+
+/// Whether a text is a copy that was made for another place, and not put there.
+fn is_leftover(old: &OldText) -> Result<bool> {
+    let start = old.mapping.start;
+    let is_linked = Record::find(&old.bytes, start)?.is_some();
+    let is_copy =
+        Record::copied(&old.bytes, start).is_some() || trampoline::is_displaced(&old.bytes, start);
+    Ok(!is_linked && !old.is_told && is_copy)
+}

@@ -1,0 +1,334 @@
+//! An old text in a process, and what it was before anybody changed it.
+//!
+//! Link records are taken away, outermost first, then CRIU's jumps: what they have overwritten is only in the image that the
+//! user names. What is left is the old image as its own kernel had prepared it, and is held against the one that was named.
+
+use std::ops::Range;
+
+use elf_tools::image::{Image, alternatives};
+use elf_tools::reentry::ReentryTable;
+use elf_tools::relocation::Relocation;
+use elf_tools::{Avma, Svma};
+
+use super::recognise::{OldText, zeros};
+use super::record::{Found, Record};
+use super::spare::{Begun, Spare};
+use crate::features;
+use crate::targets::{Mapping, WORD};
+use crate::{Error, Result};
+use relocator::criu;
+use relocator::link::{LinkedImage, Old};
+use relocator::plan::{FunctionPlan, Strategy};
+use relocator::source::Source;
+use relocator::tables::{self, OldTables};
+use relocator::threads::Memory;
+
+/// What the user says about old images.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Known<'a> {
+    /// Images, and perhaps the symbols of their kernels. Those that are not in the process are passed over.
+    pub(super) sources: &'a [Source],
+    /// Where to look for tables.
+    pub(super) tables: &'a tables::Options,
+}
+
+/// An old text.
+#[derive(Debug, Clone)]
+pub(super) struct Text {
+    /// As it is in the process.
+    pub(super) found: OldText,
+    /// The mapping without what links have added to it.
+    pub(super) mapping: Range<Avma>,
+    /// What the mapping held before links and jumps.
+    pub(super) pristine: Vec<u8>,
+    /// Its link record.
+    pub(super) record: Option<Found>,
+    /// What is known of it if a tool was killed that was about to replace it.
+    pub(super) begun: Option<Begun>,
+    /// CRIU's jumps, as they are or were before it was linked.
+    pub(super) jumps: Vec<(Svma, [u8; criu::JUMP])>,
+    /// The old image.
+    pub(super) old: Old,
+    /// Where its relocations come from.
+    pub(super) tables: OldTables,
+    /// How threads get out of it.
+    pub(super) reentry: ReentryTable,
+    /// Pages of zeros where its vvar was.
+    pub(super) zeros: Option<Range<Avma>>,
+}
+
+impl Text {
+    /// Reads an old text, and finds its tables.
+    pub(super) fn read(
+        mut found: OldText,
+        known: Known<'_>,
+        spares: &[Spare],
+        mappings: &[Mapping],
+        memory: &dyn Memory,
+    ) -> Result<Self> {
+        let name = format!("the vDSO at {}", found.image);
+        let (record, mut mapping, mut pristine) = without_records(&found)?;
+        let own = record.as_ref().map(|found| &found.record);
+        let begun = spares.iter().find_map(|spare| {
+            let begun = spare.begun(&found, own, &mapping, &pristine)?;
+            Some((spare, begun))
+        });
+        let begun = begun.map(|(spare, begun)| {
+            if record.is_none() {
+                spare.extend(&mut found, mappings, memory);
+            }
+            (mapping, pristine) = (begun.base.range(), begun.base.bytes.clone());
+            begun
+        });
+        let size = image_size(&found, &mapping, &pristine);
+        let start = (found.image.0 - mapping.start.0) as usize;
+        let image = &mut pristine[start..start + size];
+        let jumps = jumps(image).map_err(Error::input(&name))?;
+        let named = named(image, known.sources)?;
+        if let Some(named) = &named {
+            check(image, named, &jumps, &name)?;
+        }
+        without_jumps(image, &jumps, named.as_ref(), &name)?;
+        let parsed = Image::parse(image).map_err(Error::input(&name))?;
+        let unknown = "the symbols of its kernel are not known (name that kernel as the old one)";
+        let symtab = match &named {
+            Some(Named { source, .. }) => {
+                let reason = source.no_symtab.as_deref().unwrap_or("it has no symbols");
+                source.symtab.as_ref().ok_or(reason)
+            }
+            None => Err(unknown),
+        };
+        let options = known.tables;
+        let (old, tables) = tables::find(parsed, &name, symtab, options)?;
+        let (reentry, _) = tables::reentry(&old, &name, options)?;
+        let zeros = zeros(mappings, memory, mapping.start);
+        Ok(Self {
+            found,
+            mapping,
+            pristine,
+            record,
+            begun,
+            jumps,
+            old,
+            tables,
+            reentry,
+            zeros,
+        })
+    }
+
+    /// Offset of the image in [`Text::pristine`].
+    pub(super) fn offset(&self) -> usize {
+        (self.found.image.0 - self.mapping.start.0) as usize
+    }
+
+    /// What threads find there now, if that is not the old image: what it was linked to, or CRIU's jumps.
+    pub(super) fn before(&self) -> Result<Option<LinkedImage>> {
+        match &self.record {
+            Some(found) => {
+                let start = self.found.mapping.start;
+                let mut linked = found.record.linked(&self.found.bytes, start)?;
+                for function in &mut linked.functions {
+                    if let Some(jump) = self.jump(function.entry) {
+                        function.patch = Some(jump.to_vec());
+                    }
+                }
+                Ok(Some(linked))
+            }
+            None if self.begun.is_some() => Ok(Some(self.staged())),
+            None => Ok((!self.jumps.is_empty()).then(|| self.unlinked())),
+        }
+    }
+
+    /// The old image with what was put over its entries before it was to be replaced.
+    fn staged(&self) -> LinkedImage {
+        let mut linked = self.unlinked();
+        for function in &mut linked.functions {
+            let start = function.entry.index();
+            let now = self.found.image_bytes().get(start..start + WORD);
+            let own = linked.bytes.get(start..start + WORD);
+            if now != own {
+                function.patch = now.map(<[u8]>::to_vec);
+            }
+        }
+        linked
+    }
+
+    /// CRIU's jump at the entry of a function, if there is one now.
+    fn jump(&self, entry: Svma) -> Option<[u8; criu::JUMP]> {
+        let code = self.found.image_bytes().get(entry.index()..)?;
+        criu::target(code).map(criu::jump)
+    }
+
+    /// Whether CRIU has put its jumps over a text that was linked: the process was restored since.
+    pub(super) fn was_restored(&self) -> bool {
+        let mut functions = self.old.code.functions().iter();
+        self.record.is_some() && functions.any(|one| self.jump(one.entry).is_some())
+    }
+
+    /// The old image with the jumps that it had.
+    pub(super) fn unlinked(&self) -> LinkedImage {
+        let mut bytes = self.old.image.bytes().to_vec();
+        for (entry, jump) in &self.jumps {
+            bytes[entry.index()..][..jump.len()].copy_from_slice(jump);
+        }
+        let function = |entry: Svma| {
+            let jump = self.jumps.iter().find(|jump| jump.0 == entry);
+            let strategy = match jump {
+                Some(_) => Strategy::Proxy,
+                None => Strategy::Keep,
+            };
+            let patch = jump.map(|jump| jump.1.to_vec());
+            FunctionPlan::unnamed(entry, strategy, "it is as a restore has left it", patch)
+        };
+        let functions = self.old.code.functions().iter();
+        LinkedImage {
+            bytes,
+            functions: functions.map(|one| function(one.entry)).collect(),
+            moved: Vec::new(),
+            jumps_back: Vec::new(),
+        }
+    }
+
+    /// The exported function of one of these names.
+    pub(super) fn function(&self, names: &[&str]) -> Option<Avma> {
+        let image = &self.old.image;
+        let export = names.iter().find_map(|name| image.export(name))?;
+        Some(export.address.at(self.found.image))
+    }
+}
+
+/// Takes away all link records; the outermost one, and the mapping and what it held before there was any.
+fn without_records(found: &OldText) -> Result<(Option<Found>, Range<Avma>, Vec<u8>)> {
+    let mut range = found.mapping.clone();
+    let mut bytes = found.bytes.clone();
+    let mut outermost = None;
+    while let Some(next) = Record::find(&bytes, range.start)? {
+        bytes = next.record.undone(&bytes, range.start)?;
+        range = next.record.text.clone();
+        outermost.get_or_insert(next);
+    }
+    Ok((outermost, range, bytes))
+}
+
+/// How many bytes of a mapping are the image: without the zeros behind it, so that what is added to it finds room there.
+fn image_size(found: &OldText, mapping: &Range<Avma>, bytes: &[u8]) -> usize {
+    /// What a linked image is aligned to.
+    const ALIGNMENT: usize = 16;
+    let start = (found.image.0 - mapping.start.0) as usize;
+    let whole = bytes.len() - start;
+    let behind = bytes.get(start + found.size..).unwrap_or_default();
+    match behind.iter().all(|&byte| byte == 0) {
+        true => found.size.next_multiple_of(ALIGNMENT).min(whole),
+        // A trampoline was left there.
+        false => whole,
+    }
+}
+
+/// CRIU's jumps at the entries of an image.
+fn jumps(bytes: &[u8]) -> elf_tools::Result<Vec<(Svma, [u8; criu::JUMP])>> {
+    let image = Image::parse(bytes)?;
+    let mut jumps = Vec::new();
+    for export in image.exports() {
+        let code = bytes.get(export.address.index()..).unwrap_or_default();
+        if let Some(target) = criu::target(code) {
+            jumps.push((export.address, criu::jump(target)));
+        }
+    }
+    jumps.dedup();
+    Ok(jumps)
+}
+
+/// The image among those that the user has named that these bytes are of.
+fn named<'a>(bytes: &[u8], sources: &'a [Source]) -> Result<Option<Named<'a>>> {
+    for source in sources {
+        let image = source.require_image()?;
+        let failed = |error| Error::input(&source.name)(error);
+        let own = Image::parse(bytes).map_err(failed)?;
+        if own.build_id() != image.build_id() {
+            continue;
+        }
+        let table = alternatives::read(image).map_err(failed)?;
+        let places = table.iter().map(|one| &one.original);
+        let mut free: Vec<_> = places
+            .map(|place| place.start as usize..place.end as usize)
+            .collect();
+        free.extend(slots(image).map_err(failed)?);
+        return Ok(Some(Named {
+            plain: image.bytes(),
+            used: alternatives::apply(image, &table, features::has),
+            free,
+            source,
+        }));
+    }
+    Ok(None)
+}
+
+/// Places of an image that its own kernel fills in: what the relocations are for that it carries.
+fn slots(image: &Image) -> elf_tools::Result<Vec<Range<usize>>> {
+    let old = Old::read(image.clone())?;
+    let entries = old.relocations.iter().flat_map(|table| &table.entries);
+    let place = |entry: &Relocation| {
+        let start = entry.place.index();
+        start..start + entry.kind.width() as usize
+    };
+    Ok(entries.map(place).collect())
+}
+
+/// An image that the user has named.
+struct Named<'a> {
+    /// As it was linked.
+    plain: &'a [u8],
+    /// With the alternatives of this processor.
+    used: Vec<u8>,
+    /// Where the old kernel may have made a difference: alternatives, and slots.
+    free: Vec<Range<usize>>,
+    source: &'a Source,
+}
+
+/// Holds an image against the one that was named: they may only differ in alternatives, and where there are jumps.
+fn check(
+    bytes: &[u8],
+    named: &Named<'_>,
+    jumps: &[(Svma, [u8; criu::JUMP])],
+    name: &str,
+) -> Result<()> {
+    let jumps = jumps
+        .iter()
+        .map(|jump| jump.0.index()..jump.0.index() + criu::JUMP);
+    let free: Vec<_> = named.free.iter().cloned().chain(jumps).collect();
+    let pairs = bytes.iter().zip(named.plain).enumerate();
+    let mut differing = pairs.filter(|(_, (own, other))| own != other);
+    let strange = differing.find(|(index, _)| !free.iter().any(|free| free.contains(index)));
+    match strange {
+        None => Ok(()),
+        Some((index, _)) => Err(Error::Unlinkable {
+            what: name.to_owned(),
+            reason: format!(
+                "it has the build-id of {}, and another byte at {index:#x}: somebody else has changed it",
+                named.source.name
+            ),
+        }),
+    }
+}
+
+/// Puts back what jumps have overwritten.
+fn without_jumps(
+    bytes: &mut [u8],
+    jumps: &[(Svma, [u8; criu::JUMP])],
+    named: Option<&Named<'_>>,
+    name: &str,
+) -> Result<()> {
+    for (entry, jump) in jumps {
+        let place = entry.index()..entry.index() + jump.len();
+        let original = named.and_then(|named| named.used.get(place.clone()));
+        let original = original.ok_or_else(|| Error::Unlinkable {
+            what: name.to_owned(),
+            reason: format!(
+                "CRIU has overwritten its function at {entry}, and what was there is not known; name the old vDSO, as \
+                 --old kernel:VERSION or --old FILE"
+            ),
+        })?;
+        bytes[place].copy_from_slice(original);
+    }
+    Ok(())
+}

@@ -1,0 +1,22 @@
+//! Linking live processes, with all their threads.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`targets`] | what stands between a plan and the world: a process |
+//! | [`apply`] | links a process, and undoes it |
+//! | [`step_out`] | leads the threads of a process out of its vDSO, so that a checkpoint holds none inside |
+//! | [`tracing`] | threads of other processes, stopped and driven by `ptrace` |
+//! | [`running`] | the running kernel, by this process and others |
+//! | [`features`] | which alternatives the kernel applies on this processor |
+//!
+//! Nothing here prints, reads the environment, or fetches anything.
+
+pub mod apply;
+mod error;
+pub mod features;
+pub mod running;
+pub mod step_out;
+pub mod targets;
+pub mod tracing;
+
+pub use error::{Error, Result};

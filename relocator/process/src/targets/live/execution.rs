@@ -1,0 +1,373 @@
+//! Steps that need system calls in the process: mappings are made, moved and removed.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use elf_tools::Avma;
+use nix::libc;
+use nix::unistd::Pid;
+
+use super::space::Space;
+use super::steps::{self, Before};
+use super::trampoline;
+use super::worker::Worker;
+use crate::targets::{Mapping, Step, without};
+use crate::tracing::{ProcessMemory, Tracee};
+use crate::{Error, Result};
+use relocator::placement::PAGE;
+use relocator::threads::Write;
+
+/// Nowhere, or no file.
+const NONE: u64 = u64::MAX;
+
+/// Steps that are being carried out.
+pub(super) struct Execution<'a> {
+    worker: &'a mut Worker,
+    others: &'a [Tracee],
+    pid: Pid,
+    memory: ProcessMemory,
+    code: Avma,
+    space: Space,
+    done: Vec<Undo>,
+    /// Code that is kept until the end.
+    spare: Vec<Range<Avma>>,
+}
+
+/// New code in the process that is not in its place yet.
+struct Prepared {
+    at: Avma,
+    bytes: Vec<u8>,
+}
+
+/// What undoes a step.
+enum Undo {
+    Plain(Before),
+    Unmap(Range<Avma>),
+    Zero(Range<Avma>),
+    Code { at: Avma, bytes: Vec<u8> },
+    Move { from: Range<Avma>, to: Avma },
+}
+
+impl<'a> Execution<'a> {
+    /// In a process with these mappings.
+    pub(super) fn new(
+        worker: &'a mut Worker,
+        others: &'a [Tracee],
+        mappings: Vec<Mapping>,
+    ) -> Result<Self> {
+        let pid = worker.tracee()?.pid();
+        Ok(Self {
+            code: worker.place(),
+            worker,
+            others,
+            pid,
+            memory: ProcessMemory::of(pid),
+            space: Space::new(mappings),
+            done: Vec::new(),
+            spare: Vec::new(),
+        })
+    }
+
+    /// Carries out all steps, or none.
+    pub(super) fn carry_out(mut self, all: &[Step]) -> Result<()> {
+        let result = self.try_all(all);
+        if result.is_err() {
+            // What fails here fails because the process has ended.
+            while let Some(undo) = self.done.pop() {
+                let _ = self.undo(undo);
+            }
+        }
+        for place in std::mem::take(&mut self.spare) {
+            let _ = self.unmap(&place);
+        }
+        result
+    }
+
+    fn try_all(&mut self, all: &[Step]) -> Result<()> {
+        let mut prepared = VecDeque::new();
+        let result = self.prepare_all(all, &mut prepared).and_then(|()| {
+            all.iter()
+                .try_for_each(|step| self.step(step, &mut prepared))
+        });
+        // They are of use until everything is undone: who comes after this tool if it is killed learns from them what was there.
+        let unused = prepared.iter().map(|code| range(code.at, code.bytes.len()));
+        self.spare.extend(unused);
+        result?;
+        self.check(all)
+    }
+
+    fn prepare_all(&mut self, all: &[Step], prepared: &mut VecDeque<Prepared>) -> Result<()> {
+        for step in all {
+            match step {
+                Step::Spare(bytes) => {
+                    let at = self.prepare(bytes)?;
+                    self.spare.push(range(at, bytes.len()));
+                }
+                Step::Replace { at, bytes } => {
+                    let bytes = self.with_trampoline(*at, bytes);
+                    let at = self.prepare(&bytes)?;
+                    prepared.push_back(Prepared { at, bytes });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Pages that are to be in the place of others while the worker executes the trampoline in them.
+    fn with_trampoline(&self, at: Avma, bytes: &[u8]) -> Vec<u8> {
+        let mut bytes = bytes.to_vec();
+        let offset = self.code.0.checked_sub(at.0).map(|offset| offset as usize);
+        let place = offset.and_then(|offset| bytes.get_mut(offset..offset + trampoline::SIZE));
+        if let Some(place) = place {
+            place.copy_from_slice(&self.worker.code());
+        }
+        bytes
+    }
+
+    /// Maps code anywhere: it is written first, and only then executable.
+    fn prepare(&mut self, bytes: &[u8]) -> Result<Avma> {
+        let place = self.map_remote(bytes.len() as u64)?;
+        let all = range(place, bytes.len());
+        let filled = self.fill_code(place, bytes);
+        match filled.is_err() {
+            true => drop(self.unmap(&all)),
+            false => self.space.code(&all),
+        }
+        filled.map(|()| place)
+    }
+
+    /// Maps data, next to nothing if there is such a place.
+    fn map_remote(&mut self, size: u64) -> Result<Avma> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        if let Some(place) = self.space.remote_place(size) {
+            let mapped = self.map(place.0, size, protection, libc::MAP_FIXED_NOREPLACE);
+            if let Ok(place) = mapped {
+                return Ok(place);
+            }
+        }
+        self.map(0, size, protection, 0)
+    }
+
+    fn fill_code(&mut self, place: Avma, bytes: &[u8]) -> Result<()> {
+        let write = Write {
+            at: place,
+            bytes: bytes.to_vec(),
+        };
+        steps::fill(self.pid, &write)?;
+        let protection = (libc::PROT_READ | libc::PROT_EXEC) as u64;
+        let arguments = [place.0, bytes.len() as u64, protection];
+        self.call("mprotect", libc::SYS_mprotect, &arguments)?;
+        match steps::read(self.memory, place, bytes.len())? == bytes {
+            true => Ok(()),
+            false => Err(self.failed(format!("code that was written to {place} is not there"))),
+        }
+    }
+
+    fn step(&mut self, step: &Step, prepared: &mut VecDeque<Prepared>) -> Result<()> {
+        match step {
+            Step::Registers(threads) => {
+                let before = |before| self.done.push(Undo::Plain(before));
+                steps::put_registers(self.others, threads, before)
+            }
+            Step::Write(bytes) => {
+                let before = |before| self.done.push(Undo::Plain(before));
+                steps::put_bytes(self.worker.tracee()?, bytes, before)
+            }
+            Step::Replace { at, .. } => match prepared.pop_front() {
+                Some(code) => self.replace(*at, code),
+                None => Err(self.failed(format!("nothing was prepared for {at}"))),
+            },
+            // It is there from the beginning.
+            Step::Spare(_) => Ok(()),
+            Step::Move { from, to } => self.move_mapping(from, *to),
+            Step::Zero(place) => self.zero(place),
+            Step::Unmap(place) => {
+                let covered = self.covered(place)?;
+                self.unmap(place)?;
+                self.space.unmap(place);
+                self.done.extend(covered);
+                Ok(())
+            }
+        }
+    }
+
+    fn replace(&mut self, at: Avma, code: Prepared) -> Result<()> {
+        let place = range(at, code.bytes.len());
+        let prepared = range(code.at, code.bytes.len());
+        let covered = self.covered(&place);
+        let covered = covered.and_then(|covered| self.remap(&prepared, at).map(|()| covered));
+        if covered.is_err() {
+            let _ = self.unmap(&prepared);
+        }
+        let covered = covered?;
+        self.space.unmap(&prepared);
+        self.space.code(&place);
+        // What was there is put over what is there now, and only where nothing was it is unmapped: the trampoline that the
+        // worker executes is never away.
+        let free = uncovered(place, &covered);
+        self.done.extend(free.into_iter().map(Undo::Unmap));
+        self.done.extend(covered);
+        Ok(())
+    }
+
+    fn move_mapping(&mut self, from: &Range<Avma>, to: Avma) -> Result<()> {
+        let size = from.end.0 - from.start.0;
+        let place = to..Avma(to.0 + size);
+        let covered = self.covered(&place)?;
+        self.remap(from, to)?;
+        self.space.rename(from, to);
+        self.done.extend(covered);
+        self.done.push(Undo::Move {
+            from: place,
+            to: from.start,
+        });
+        Ok(())
+    }
+
+    fn zero(&mut self, place: &Range<Avma>) -> Result<()> {
+        let size = place.end.0 - place.start.0;
+        let fixed = libc::MAP_FIXED_NOREPLACE;
+        let at = self.map(place.start.0, size, libc::PROT_READ, fixed)?;
+        if at != place.start {
+            // A kernel that does not know the flag.
+            self.unmap(&(at..Avma(at.0 + size)))?;
+            return Err(self.failed(format!("{} is in use", place.start)));
+        }
+        self.space.zeros(place);
+        self.done.push(Undo::Unmap(place.clone()));
+        Ok(())
+    }
+
+    /// What is in a place that is about to be covered: nothing, zeros, or code.
+    fn covered(&self, place: &Range<Avma>) -> Result<Vec<Undo>> {
+        let mut covered = Vec::new();
+        for mapping in self.space.mappings() {
+            let start = mapping.range.start.max(place.start);
+            let end = mapping.range.end.min(place.end);
+            if start >= end {
+                continue;
+            }
+            let size = (end.0 - start.0) as usize;
+            let bytes = match is_ours_to_cover(mapping) {
+                true => steps::read(self.memory, start, size)?,
+                false => {
+                    let what = format!("{start} holds {} {}", mapping.protection, mapping.name);
+                    return Err(self.failed(what));
+                }
+            };
+            covered.push(match mapping.is_private_code() {
+                true => Undo::Code { at: start, bytes },
+                false if bytes.iter().all(|&byte| byte == 0) => Undo::Zero(start..end),
+                false => return Err(self.failed(format!("{start} holds data"))),
+            });
+        }
+        Ok(covered)
+    }
+
+    fn undo(&mut self, undo: Undo) -> Result<()> {
+        match undo {
+            Undo::Plain(before) => before.restore(self.others, self.worker.tracee()?),
+            Undo::Unmap(place) => self.unmap(&place),
+            Undo::Zero(place) => {
+                let size = place.end.0 - place.start.0;
+                self.map(place.start.0, size, libc::PROT_READ, libc::MAP_FIXED)
+                    .map(drop)
+            }
+            Undo::Code { at, bytes } => {
+                let code = self.prepare(&bytes)?;
+                self.remap(&range(code, bytes.len()), at)
+            }
+            Undo::Move { from, to } => self.remap(&from, to),
+        }
+    }
+
+    /// Reads back the text that should be there now.
+    fn check(&mut self, all: &[Step]) -> Result<()> {
+        for (index, step) in all.iter().enumerate() {
+            let Step::Replace { at, bytes } = step else {
+                continue;
+            };
+            let mut expected = self.with_trampoline(*at, bytes);
+            overwrite(*at, &mut expected, &all[index + 1..]);
+            if steps::read(self.memory, *at, expected.len())? != expected {
+                return Err(self.failed(format!("the text at {at} is not what it should be")));
+            }
+        }
+        Ok(())
+    }
+
+    fn map(&mut self, at: u64, size: u64, protection: i32, flags: i32) -> Result<Avma> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | flags;
+        let arguments = [at, size, protection as u64, flags as u64, NONE, 0];
+        self.call("mmap", libc::SYS_mmap, &arguments).map(Avma)
+    }
+
+    fn unmap(&mut self, place: &Range<Avma>) -> Result<()> {
+        let arguments = [place.start.0, place.end.0 - place.start.0];
+        self.call("munmap", libc::SYS_munmap, &arguments).map(drop)
+    }
+
+    fn remap(&mut self, from: &Range<Avma>, to: Avma) -> Result<()> {
+        let size = from.end.0 - from.start.0;
+        let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64;
+        let arguments = [from.start.0, size, size, flags, to.0];
+        let place = self.call("mremap", libc::SYS_mremap, &arguments)?;
+        match place == to.0 {
+            true => Ok(()),
+            false => Err(self.failed(format!("{to} was asked for, and {place:#x} given"))),
+        }
+    }
+
+    fn call(&mut self, name: &str, number: i64, arguments: &[u64]) -> Result<u64> {
+        let said = self.worker.call(number, arguments)?;
+        let place = arguments.first().copied().unwrap_or_default();
+        said.map_err(|errno| {
+            let what = format!("{name} of {place:#x} in process {}", self.pid);
+            Error::io(what)(errno.into())
+        })
+    }
+
+    fn failed(&self, reason: String) -> Error {
+        Error::Process {
+            pid: self.pid.as_raw(),
+            reason,
+        }
+    }
+}
+
+/// Whether a mapping is of a kind that steps may cover: zeros that cannot be written, or private code.
+fn is_ours_to_cover(mapping: &Mapping) -> bool {
+    let protection = mapping.protection;
+    let is_constant = protection.read && !protection.write && !protection.shared;
+    is_constant && mapping.name.is_empty()
+}
+
+/// The parts of a place where nothing is.
+fn uncovered(place: Range<Avma>, covered: &[Undo]) -> Vec<Range<Avma>> {
+    let covered = covered.iter().filter_map(|undo| match undo {
+        Undo::Zero(range) => Some(range.clone()),
+        Undo::Code { at, bytes } => Some(range(*at, bytes.len())),
+        _ => None,
+    });
+    without(vec![place], covered)
+}
+
+/// What later steps make of bytes.
+fn overwrite(at: Avma, bytes: &mut [u8], later: &[Step]) {
+    for step in later {
+        if let Step::Write(write) = step {
+            for (address, &byte) in (write.at.0..).zip(&write.bytes) {
+                let place = address.checked_sub(at.0).map(|place| place as usize);
+                if let Some(known) = place.and_then(|place| bytes.get_mut(place)) {
+                    *known = byte;
+                }
+            }
+        }
+    }
+}
+
+/// Whole pages that hold as many bytes.
+fn range(at: Avma, size: usize) -> Range<Avma> {
+    at..Avma(at.0 + (size as u64).next_multiple_of(PAGE))
+}

@@ -1,0 +1,133 @@
+//! What the kernel says about the memory of a process.
+
+use std::fs::File;
+use std::io::Read;
+use std::ops::Range;
+
+use elf_tools::Avma;
+use nix::unistd::Pid;
+
+use crate::targets::{Mapping, Protection};
+use crate::{Error, Result};
+
+/// The mappings of a process, lowest first.
+///
+/// Names are taken as they are, for anybody can give a file the name of a kernel's mapping, and that must be seen.
+pub(crate) fn mappings(pid: Pid) -> Result<Vec<Mapping>> {
+    // Names of files are bytes.
+    let bytes = contents(&format!("/proc/{pid}/maps"))?;
+    let text = String::from_utf8_lossy(&bytes);
+    let malformed = |line: &str| Error::Process {
+        pid: pid.as_raw(),
+        reason: format!("its list of mappings has a line that is not understood: {line}"),
+    };
+    text.lines()
+        .map(|line| mapping(line).ok_or_else(|| malformed(line)))
+        .collect()
+}
+
+/// What is in a file that does not say how large it is. Few large reads take a fraction of the time of many small ones.
+fn contents(path: &str) -> Result<Vec<u8>> {
+    const ROOM: usize = 64 << 10;
+    let mut bytes = Vec::with_capacity(ROOM);
+    let mut file = File::open(path).map_err(Error::path(path))?;
+    file.read_to_end(&mut bytes).map_err(Error::path(path))?;
+    Ok(bytes)
+}
+
+/// One line: range, protection, offset, device, inode, and perhaps a name.
+fn mapping(line: &str) -> Option<Mapping> {
+    let mut fields = line.splitn(6, ' ');
+    let (start, end) = fields.next()?.split_once('-')?;
+    let address = |digits| u64::from_str_radix(digits, 16).ok().map(Avma);
+    let range = address(start)?..address(end)?;
+    let flags = fields.next()?.as_bytes();
+    let has = |index: usize, letter: u8| flags.get(index) == Some(&letter);
+    let protection = Protection {
+        read: has(0, b'r'),
+        write: has(1, b'w'),
+        execute: has(2, b'x'),
+        shared: has(3, b's'),
+    };
+    let name = fields.nth(3).unwrap_or("").trim_start().to_owned();
+    Some(Mapping {
+        range,
+        protection,
+        name,
+    })
+}
+
+/// Mappings that the kernel may turn into zeros at any time (`MAP_DROPPABLE`), as those of random states are.
+pub(crate) fn droppable(pid: Pid) -> Result<Vec<Range<Avma>>> {
+    let bytes = contents(&format!("/proc/{pid}/smaps"))?;
+    let text = String::from_utf8_lossy(&bytes);
+    let mut found = Vec::new();
+    let mut current = None;
+    for line in text.lines() {
+        if let Some(flags) = line.strip_prefix("VmFlags:") {
+            let is_droppable = flags.split_whitespace().any(|flag| flag == "dp");
+            found.extend(current.take().filter(|_| is_droppable));
+        } else if let Some(mapping) = mapping(line) {
+            current = Some(mapping.range);
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_taken_apart() {
+        let parts = |line| {
+            let mapping = mapping(line)?;
+            let range = (mapping.range.start.0, mapping.range.end.0);
+            Some((range, mapping.protection.to_string(), mapping.name))
+        };
+        let named =
+            "7fff4a5ee000-7fff4a5f0000 r-xp 00000000 00:00 0                          [vdso]";
+        let expected = ((0x7fff_4a5e_e000, 0x7fff_4a5f_0000), "r-xp", "[vdso]");
+        let expected = Some((expected.0, expected.1.to_owned(), expected.2.to_owned()));
+        assert_eq!(parts(named), expected);
+        let nameless = "1000-2000 rw-s 00000000 00:00 0 ";
+        let expected = Some(((0x1000, 0x2000), "rw-s".to_owned(), String::new()));
+        assert_eq!(parts(nameless), expected);
+        let odd = "1000-2000 ---p 00000000 08:01 12      /a  b [vdso] (deleted)";
+        assert_eq!(parts(odd).unwrap().2, "/a  b [vdso] (deleted)");
+        for bad in [
+            "",
+            "Rss: 4 kB",
+            "1000 r-xp",
+            "1000-20z0 r-xp 0 0 0",
+            "VmFlags: rd",
+        ] {
+            assert_eq!(parts(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn droppable_memory_of_this_process_is_found() {
+        use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+        /// `MAP_DROPPABLE`, since Linux 6.11.
+        const DROPPABLE: i32 = 8;
+        let size = std::num::NonZeroUsize::new(0x3000).unwrap();
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let flags = MapFlags::from_bits_retain(DROPPABLE);
+        // SAFETY: new memory is mapped where the kernel likes.
+        let mapped = unsafe { mmap_anonymous(None, size, protection, flags) };
+        let Ok(start) = mapped else {
+            // An older kernel, which has no such memory.
+            assert!(droppable(Pid::this()).unwrap().is_empty());
+            return;
+        };
+        let expected = Avma(start.addr().get() as u64);
+        let found = droppable(Pid::this()).unwrap();
+        assert!(
+            found.iter().any(|range| range.contains(&expected)),
+            "{found:?}"
+        );
+        // SAFETY: nobody uses it.
+        unsafe { munmap(start, size.get()) }.unwrap();
+    }
+}

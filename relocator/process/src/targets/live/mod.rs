@@ -1,0 +1,166 @@
+//! A live process whose threads stand still.
+//!
+//! | module | does |
+//! |---|---|
+//! | `maps` | what the kernel says about its memory |
+//! | `space` | the same, as it becomes while steps are carried out |
+//! | `trampoline` | code in the process that makes system calls, and leads a thread back if we die |
+//! | `spot` | where that code goes |
+//! | `worker` | a thread that executes it |
+//! | `steps` | carries out [`Step`]s, those that need no system call by itself |
+//! | `execution` | those that need system calls, and undoes them |
+//!
+//! Nobody can prevent this tool from being killed, so the process must be able to go on at any moment without it. Of each
+//! step the planner has seen to that; of what a step is made of, `steps` and `worker` do.
+
+mod execution;
+pub(crate) mod maps;
+mod space;
+mod spot;
+mod steps;
+pub(crate) mod trampoline;
+mod worker;
+
+#[cfg(test)]
+mod tests;
+
+use std::cell::OnceCell;
+use std::time::{Duration, Instant};
+
+use elf_tools::Avma;
+use nix::unistd::Pid;
+use procfs::process::Process;
+
+use super::{Mapping, Step, Target, Thread};
+use crate::tracing::{self, ProcessMemory, Seized, Tracee, UserRegisters, is_gone};
+use crate::{Error, Result};
+use relocator::threads::Memory;
+
+/// A process whose threads stand still. Dropping this lets them go on.
+#[derive(Debug)]
+pub struct Live {
+    pid: Pid,
+    seized: Seized,
+    since: Instant,
+    /// Its mappings, which nobody but us can change while it stands still, once they were asked for.
+    mappings: OnceCell<Vec<Mapping>>,
+}
+
+impl Live {
+    /// Has all threads of a process stand still, each within `patience`.
+    ///
+    /// Errors: [`Error::Process`] if a thread does not, or is in a system call that cannot be interrupted; no thread is
+    /// left standing then.
+    pub fn stop(pid: i32, patience: Duration) -> Result<Self> {
+        let since = Instant::now();
+        let pid = Pid::from_raw(pid);
+        let mut seized = Seized::stop(pid, patience)?;
+        if let Some(thread) = seized.in_kernel().first() {
+            let thread = thread.pid();
+            let reason = format!(
+                "its thread {thread} is in a system call that cannot be interrupted, as that of `vfork` is"
+            );
+            return Err(refused(pid, reason));
+        }
+        if seized.threads().is_empty() {
+            return Err(refused(pid, "has ended meanwhile"));
+        }
+        Ok(Self {
+            pid,
+            seized,
+            since,
+            mappings: OnceCell::new(),
+        })
+    }
+
+    /// Its number.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// For how long it has been stopped, at least partly.
+    pub fn stopped_for(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    /// Lets all threads go on; for how long the process was stopped, at least partly.
+    pub fn release(self) -> Duration {
+        let since = self.since;
+        drop(self);
+        since.elapsed()
+    }
+
+    /// The threads that stand still.
+    pub fn tracees(&mut self) -> &mut Vec<Tracee> {
+        self.seized.threads()
+    }
+}
+
+/// Where a process's program was told that its vDSO is.
+pub(crate) fn told_vdso(pid: Pid) -> Option<Avma> {
+    tracing::told_vdso(&Process::new(pid.as_raw()).ok()?)
+}
+
+/// Has a thread that stands still be where it goes by itself, if a tool has left it in its code that was killed. It may be stopped, and
+/// never come to execute that.
+pub(crate) fn lead_back(tracee: &Tracee, registers: &UserRegisters) -> Result<()> {
+    match trampoline::led_back(&registers.registers(), &tracee.memory()) {
+        // If this tool is killed in between as well, the thread is still on its way.
+        Some(thread) => tracee
+            .set_signal_mask(thread.mask)
+            .and_then(|()| tracee.set_registers(&registers.with(&thread.registers))),
+        None => Ok(()),
+    }
+}
+
+fn refused(pid: Pid, reason: impl Into<String>) -> Error {
+    Error::Process {
+        pid: pid.as_raw(),
+        reason: reason.into(),
+    }
+}
+
+impl Memory for Live {
+    fn read(&self, at: Avma, bytes: &mut [u8]) -> bool {
+        ProcessMemory::of(self.pid).read(at, bytes)
+    }
+}
+
+impl Target for Live {
+    fn mappings(&self) -> Result<Vec<Mapping>> {
+        if let Some(known) = self.mappings.get() {
+            return Ok(known.clone());
+        }
+        let read = maps::mappings(self.pid)?;
+        Ok(self.mappings.get_or_init(|| read).clone())
+    }
+
+    fn told_vdso(&self) -> Option<Avma> {
+        told_vdso(self.pid)
+    }
+
+    fn threads(&self) -> Result<Vec<Thread>> {
+        let mut threads = Vec::new();
+        for tracee in self.seized.standing() {
+            match tracee.registers() {
+                Ok(registers) => threads.push(Thread {
+                    id: tracee.pid().as_raw(),
+                    registers: registers.registers(),
+                }),
+                // It was killed.
+                Err(error) if is_gone(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        match threads.is_empty() {
+            true => Err(refused(self.pid, "has ended meanwhile")),
+            false => Ok(threads),
+        }
+    }
+
+    fn carry_out(&mut self, steps: &[Step]) -> Result<()> {
+        let mappings = self.mappings()?;
+        self.mappings.take();
+        steps::carry_out(self, steps, mappings)
+    }
+}

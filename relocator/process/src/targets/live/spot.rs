@@ -1,0 +1,137 @@
+//! Where the trampoline goes: bytes of zeros at the end of private code, which nobody executes.
+//!
+//! It is there before the steps and after them, so where code is replaced, what replaces it has to have zeros there as well.
+
+use std::ops::Range;
+
+use elf_tools::{Avma, Svma};
+
+use super::steps::{read, replaced};
+use super::{Live, refused, trampoline};
+use crate::Result;
+use crate::targets::{Mapping, Step, Target, meet, writable};
+use crate::tracing::ProcessMemory;
+use relocator::placement::PAGE;
+use relocator::threads::carry::{Contexts, carry};
+use relocator::threads::{Registers, Verdict};
+
+/// A page that may end with zeros.
+struct Candidate {
+    /// Its last byte is before this.
+    end: Avma,
+    /// Whether the page is a file's.
+    is_file: bool,
+}
+
+/// A place in a process with these mappings.
+pub(super) fn find(live: &Live, steps: &[Step], mappings: &[Mapping]) -> Result<Avma> {
+    let memory = ProcessMemory::of(live.pid);
+    for Candidate { end, is_file } in candidates(steps, mappings) {
+        let page = Avma(end.0 - PAGE);
+        let Ok(mut bytes) = read(memory, page, PAGE as usize) else {
+            continue;
+        };
+        erase(live, mappings, page, &mut bytes, is_file)?;
+        for step in steps {
+            overlay(step, page, &mut bytes);
+        }
+        let zeros = bytes.iter().rev().take_while(|&&byte| byte == 0).count() as u64;
+        let start = trampoline::at_end_of(end);
+        if start.0 >= end.0 - zeros {
+            return Ok(start);
+        }
+    }
+    Err(refused(
+        live.pid,
+        "has no room for code of ours: no executable mapping of it ends with zeros",
+    ))
+}
+
+/// The last pages of code, and of what is to be in its place. The old vDSO's pages, which come first, are private already,
+/// while those of a file would be copied for this.
+fn candidates(steps: &[Step], mappings: &[Mapping]) -> Vec<Candidate> {
+    let own: Vec<Range<Avma>> = steps.iter().filter_map(replaced).collect();
+    let is_usable =
+        |mapping: &&Mapping| mapping.is_private_code() && !mapping.name.starts_with('[');
+    let ends = mappings.iter().filter(is_usable).flat_map(|mapping| {
+        let is_file = !mapping.name.is_empty();
+        let range = &mapping.range;
+        let inside = |end: &Avma| range.start < *end && *end < range.end;
+        let replaced = own.iter().map(|range| range.end).filter(inside);
+        let ends = [range.end].into_iter().chain(replaced);
+        ends.map(move |end| Candidate { end, is_file })
+    });
+    let mut all: Vec<Candidate> = ends.collect();
+    all.sort_by_key(|candidate| candidate.is_file);
+    all
+}
+
+/// Takes away what a tool has left that was killed. Of old texts it is known that nobody executes it any more.
+fn erase(
+    live: &Live,
+    mappings: &[Mapping],
+    page: Avma,
+    bytes: &mut Vec<u8>,
+    is_file: bool,
+) -> Result<()> {
+    let mut without = bytes.clone();
+    trampoline::erase(&mut without);
+    let pairs = bytes.iter().zip(&without);
+    let mut differing = (page.0..)
+        .zip(pairs)
+        .filter(|(_, (one, other))| one != other);
+    let Some((first, _)) = differing.next() else {
+        return Ok(());
+    };
+    let last = differing.last().map_or(first, |(last, _)| last);
+    if !is_file || !is_executed(live, mappings, Avma(first)..Avma(last + 1))? {
+        *bytes = without;
+    }
+    Ok(())
+}
+
+/// Whether a thread is inside, or has a context there.
+fn is_executed(live: &Live, mappings: &[Mapping], place: Range<Avma>) -> Result<bool> {
+    let threads = live.threads()?;
+    let writable = writable(mappings);
+    let contexts = Contexts::of(&threads, &writable, std::slice::from_ref(&place), live);
+    let decide = |registers: &Registers| match place.contains(&registers.pc) {
+        true => Verdict::Stuck {
+            place: Svma(registers.pc.0 - place.start.0),
+            reason: String::new(),
+        },
+        false => Verdict::Outside,
+    };
+    Ok(!carry(&threads, &contexts, &decide).stuck.is_empty())
+}
+
+/// Marks the bytes of a page that will not be zeros.
+fn overlay(step: &Step, page: Avma, bytes: &mut [u8]) {
+    let (at, new) = match step {
+        Step::Replace { at, bytes } => (*at, bytes.as_slice()),
+        Step::Write(write) => (write.at, write.bytes.as_slice()),
+        // Nobody may be where something is moved away, or to.
+        Step::Move { from, to } => {
+            let place = *to..to.offset((from.end.0 - from.start.0) as i64);
+            let page = page..page.offset(PAGE as i64);
+            if meet(from, &page) || meet(&place, &page) {
+                bytes.fill(1);
+            }
+            return;
+        }
+        Step::Unmap(range) | Step::Zero(range) => {
+            if range.contains(&page) {
+                bytes.fill(1);
+            }
+            return;
+        }
+        Step::Registers(_) | Step::Spare(_) => return,
+    };
+    for (address, &byte) in (at.0..).zip(new) {
+        if let Some(place) = address.checked_sub(page.0)
+            && let Some(known) = bytes.get_mut(place as usize)
+        {
+            *known |= byte;
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! Carries out steps in a live process, and undoes them where one fails.
+//!
+//! Steps that only change registers and memory come first, as they need no system call; but text that is to be replaced is
+//! changed only when what replaces it is there. Then a thread becomes the worker, all
+//! new mappings are prepared, and the rest is done. What was done is kept with what was there before, and put back in the
+//! opposite order if anything fails.
+
+use std::io::IoSlice;
+use std::ops::Range;
+
+use elf_tools::Avma;
+use nix::libc;
+use nix::sys::uio::{RemoteIoVec, process_vm_writev};
+use nix::unistd::Pid;
+
+use super::execution::Execution;
+use super::worker::Worker;
+use super::{Live, refused, spot, trampoline};
+use crate::targets::{Mapping, Step, Thread, WORD};
+use crate::tracing::{ProcessMemory, Tracee};
+use crate::{Error, Result};
+use relocator::threads::{Memory, Write};
+
+/// Carries out all steps, or none, in a process with these mappings.
+pub(super) fn carry_out(live: &mut Live, steps: &[Step], mappings: Vec<Mapping>) -> Result<()> {
+    let replaced: Vec<Range<Avma>> = steps.iter().filter_map(replaced).collect();
+    let is_plain = |step: &&Step| match step {
+        Step::Registers(_) => true,
+        Step::Write(write) => !replaced.iter().any(|range| range.contains(&write.at)),
+        _ => false,
+    };
+    let plain = steps.iter().take_while(is_plain).count();
+    let (plain, rest) = steps.split_at(plain);
+    let mut done = Vec::new();
+    let result = plain_steps(live, plain, &mut done).and_then(|()| match rest.is_empty() {
+        true => Ok(()),
+        false => with_worker(live, rest, mappings),
+    });
+    if result.is_err() {
+        // What fails here fails because the process has ended.
+        for before in done.into_iter().rev() {
+            let _ = first(live).and_then(|writer| before.restore(live.seized.standing(), writer));
+        }
+    }
+    result
+}
+
+/// What a step replaces.
+pub(super) fn replaced(step: &Step) -> Option<Range<Avma>> {
+    match step {
+        Step::Replace { at, bytes } => Some(*at..at.offset(bytes.len() as i64)),
+        _ => None,
+    }
+}
+
+fn plain_steps(live: &Live, steps: &[Step], done: &mut Vec<Before>) -> Result<()> {
+    let threads = live.seized.standing();
+    for step in steps {
+        match step {
+            Step::Registers(registers) => {
+                put_registers(threads, registers, |before| done.push(before))?
+            }
+            Step::Write(bytes) => put_bytes(first(live)?, bytes, |before| done.push(before))?,
+            _ => unreachable!("steps that need a system call come behind"),
+        }
+    }
+    Ok(())
+}
+
+fn first(live: &Live) -> Result<&Tracee> {
+    let first = live.seized.standing().first();
+    first.ok_or_else(|| refused(live.pid, "has ended meanwhile"))
+}
+
+/// What there was before a step that needs no system call.
+pub(super) enum Before {
+    Registers(Thread),
+    Bytes(Write),
+}
+
+impl Before {
+    /// Puts it back. Threads that have ended need nothing.
+    pub(super) fn restore(self, threads: &[Tracee], writer: &Tracee) -> Result<()> {
+        match self {
+            Self::Registers(thread) => match find(threads, thread.id) {
+                Some(tracee) => set_registers(tracee, &thread).map(drop),
+                None => Ok(()),
+            },
+            Self::Bytes(before) => write(writer, &before),
+        }
+    }
+}
+
+/// Puts registers of threads, and tells what they were.
+pub(super) fn put_registers(
+    threads: &[Tracee],
+    registers: &[Thread],
+    mut before: impl FnMut(Before),
+) -> Result<()> {
+    for thread in registers {
+        let tracee = find(threads, thread.id);
+        let tracee = tracee.ok_or_else(|| {
+            let thread = Pid::from_raw(thread.id);
+            refused(thread, "is no thread that stands still")
+        })?;
+        before(Before::Registers(set_registers(tracee, thread)?));
+    }
+    Ok(())
+}
+
+/// Writes bytes by a thread of the process, and tells what they were.
+pub(super) fn put_bytes(
+    writer: &Tracee,
+    bytes: &Write,
+    mut before: impl FnMut(Before),
+) -> Result<()> {
+    let memory = ProcessMemory::of(writer.pid());
+    before(Before::Bytes(Write {
+        at: bytes.at,
+        bytes: read(memory, bytes.at, bytes.bytes.len())?,
+    }));
+    write(writer, bytes)
+}
+
+fn find(threads: &[Tracee], id: i32) -> Option<&Tracee> {
+    threads.iter().find(|tracee| tracee.pid().as_raw() == id)
+}
+
+/// Puts the registers of a thread; what they were.
+fn set_registers(tracee: &Tracee, thread: &Thread) -> Result<Thread> {
+    let before = tracee.registers()?;
+    tracee.set_registers(&before.with(&thread.registers))?;
+    Ok(Thread {
+        registers: before.registers(),
+        ..*thread
+    })
+}
+
+/// Reads memory, all of it.
+pub(super) fn read(memory: ProcessMemory, at: Avma, size: usize) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; size];
+    match memory.read(at, &mut bytes) {
+        true => Ok(bytes),
+        false => {
+            let what = format!("{size:#x} bytes of memory at {at}");
+            Err(Error::io(what)(nix::errno::Errno::EFAULT.into()))
+        }
+    }
+}
+
+/// Writes data, or code, which only a tracer may.
+fn write(tracee: &Tracee, write: &Write) -> Result<()> {
+    // A word is to change at once, which a copy does not promise.
+    if write.bytes.len() > WORD && fill(tracee.pid(), write).is_ok() {
+        return Ok(());
+    }
+    tracee.poke(write.at, &write.bytes)
+}
+
+/// Writes memory that may be written.
+pub(super) fn fill(pid: Pid, write: &Write) -> Result<()> {
+    let remote = [RemoteIoVec {
+        base: write.at.0 as usize,
+        len: write.bytes.len(),
+    }];
+    let what = || format!("writing {:#x} bytes at {}", write.bytes.len(), write.at);
+    match process_vm_writev(pid, &[IoSlice::new(&write.bytes)], &remote) {
+        Ok(size) if size == write.bytes.len() => Ok(()),
+        Ok(_) => Err(Error::io(what())(nix::errno::Errno::EFAULT.into())),
+        Err(errno) => Err(Error::io(what())(errno.into())),
+    }
+}
+
+/// Carries out steps that need system calls, and puts the thread that makes them back afterwards.
+fn with_worker(live: &mut Live, steps: &[Step], mappings: Vec<Mapping>) -> Result<()> {
+    let code = spot::find(live, steps, &mappings)?;
+    let index = eligible(live, steps)?;
+    let tracee = live.tracees().swap_remove(index);
+    let mut worker = Worker::take(tracee, code)?;
+    let result = is_dumpable(&mut worker)
+        .and_then(|()| Execution::new(&mut worker, live.seized.standing(), mappings))
+        .and_then(|execution| execution.carry_out(steps));
+    let tracee = worker.release()?;
+    let erased = tracee.poke(code, &[0; trampoline::SIZE]);
+    live.tracees().push(tracee);
+    result?;
+    erased
+}
+
+/// Refuses a process that nobody may look into. Only it can be asked (`PR_GET_DUMPABLE`).
+fn is_dumpable(worker: &mut Worker) -> Result<()> {
+    let pid = worker.tracee()?.pid();
+    match worker.call(libc::SYS_prctl, &[libc::PR_GET_DUMPABLE as u64])? {
+        Ok(1) => Ok(()),
+        _ => Err(refused(
+            pid,
+            "is not dumpable: it does not want to be looked into",
+        )),
+    }
+}
+
+/// A thread that can be the worker, best one first: one that is in no system call.
+fn eligible(live: &mut Live, steps: &[Step]) -> Result<usize> {
+    let is_changed = |tracee: &Tracee| {
+        let id = tracee.pid().as_raw();
+        let threads = steps.iter().filter_map(|step| match step {
+            Step::Registers(threads) => Some(threads),
+            _ => None,
+        });
+        threads.flatten().any(|thread| thread.id == id)
+    };
+    let mut found = None;
+    for (index, tracee) in live.seized.standing().iter().enumerate() {
+        let is_free = tracee.registers()?.registers().system_call == -1;
+        // Of a thousand threads that sleep, the first is as good as any.
+        if !is_free && found.is_some() || is_changed(tracee) || tracee.is_in_sequence() {
+            continue;
+        }
+        match is_free {
+            true => return Ok(index),
+            false => found = Some(index),
+        }
+    }
+    found.ok_or_else(|| Error::Busy {
+        pid: live.pid.as_raw(),
+        reason: "no thread of it can make system calls for us now".to_owned(),
+    })
+}

@@ -1,0 +1,198 @@
+//! A process: whether its threads can be traced at all, and where its vDSOs are.
+
+use std::io;
+use std::ops::Range;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use elf_tools::image::Image;
+use elf_tools::{Avma, Class, Machine};
+use nix::errno::Errno;
+use nix::libc;
+use nix::unistd::Pid;
+use procfs::ProcError;
+use procfs::process::{MMapPath, MemoryMap, Process, StatFlags};
+
+use super::{ProcessMemory, is_gone};
+use crate::{Error, Result};
+use relocator::threads::Memory;
+
+/// The largest mapping that is taken for a vDSO.
+const MAX_VDSO: u64 = 1 << 20;
+
+/// How long a process is given to end of which a thread is gone.
+const FAREWELL: Duration = Duration::from_millis(200);
+
+/// Where a process's program was told that its vDSO is. After a restore that is not where the kernel's own is.
+pub(crate) fn told_vdso(process: &Process) -> Option<Avma> {
+    let vector = process.auxv().ok()?;
+    vector.get(&libc::AT_SYSINFO_EHDR).copied().map(Avma)
+}
+
+/// A process that can be worked on.
+#[derive(Debug)]
+pub struct Subject {
+    pid: Pid,
+    process: Process,
+}
+
+impl Subject {
+    /// Looks at a process, and refuses what cannot be worked on: `Error::Process`, with the reason.
+    pub fn open(pid: i32) -> Result<Self> {
+        let pid = Pid::from_raw(pid);
+        if pid == Pid::this() {
+            return Err(refused(pid, "is this one"));
+        }
+        let process = Process::new(pid.as_raw()).map_err(|error| proc_error(pid, error))?;
+        let subject = Self { pid, process };
+        subject.check()?;
+        Ok(subject)
+    }
+
+    /// Its number.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// What `/proc` says about it.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    fn check(&self) -> Result<()> {
+        let status = self.process.status();
+        let status = status.map_err(|error| proc_error(self.pid, error))?;
+        let stat = self.process.stat();
+        let stat = stat.map_err(|error| proc_error(self.pid, error))?;
+        let flags = StatFlags::from_bits_truncate(stat.flags);
+        let reason = if status.tgid != self.pid.as_raw() {
+            format!("is a thread of process {}", status.tgid)
+        } else if flags.contains(StatFlags::PF_KTHREAD) {
+            "is a thread of the kernel".to_owned()
+        } else if matches!(stat.state, 'Z' | 'X' | 'x') && stat.num_threads <= 1 {
+            "has ended, and its parent has not taken notice".to_owned()
+        } else if status.tracerpid != 0 {
+            format!("is traced already, by {}", status.tracerpid)
+        } else {
+            return self.check_width(&self.vdsos()?);
+        };
+        Err(refused(self.pid, reason))
+    }
+
+    /// The vDSO shows which kind of process it is, since the kernel maps the one that fits. A process that executes another
+    /// program may become one of the other kind.
+    pub fn check_width(&self, vdsos: &[Range<Avma>]) -> Result<()> {
+        for range in vdsos {
+            if let Some(image) = self.image(range)
+                && (image.class() != Class::Elf64 || image.machine() != Machine::X86_64)
+            {
+                let reason = format!("is no 64-bit one: its vDSO is for {}", image.machine());
+                return Err(refused(self.pid, reason));
+            }
+        }
+        Ok(())
+    }
+
+    /// An error, or that the process has ended, which explains most.
+    pub fn explain(&self, error: Error) -> Error {
+        // One that was killed has yet to find out. Tracing it is refused meanwhile, as if that was not permitted.
+        let is_refused = matches!(&error, Error::Io { source, .. }
+            if source.raw_os_error() == Some(Errno::EPERM as i32));
+        let patience = match is_gone(&error) || is_refused {
+            true => FAREWELL,
+            false => Duration::ZERO,
+        };
+        let started = Instant::now();
+        while !self.is_ending() {
+            if started.elapsed() >= patience {
+                return match &error {
+                    Error::Io { source, .. }
+                        if source.raw_os_error() == Some(Errno::EPERM as i32) =>
+                    {
+                        refused(self.pid, "may not be traced")
+                    }
+                    _ => error,
+                };
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        self.ended()
+    }
+
+    /// Whether it has ended, or executes nothing any more.
+    fn is_ending(&self) -> bool {
+        self.process.stat().map_or(true, |stat| {
+            let flags = StatFlags::from_bits_truncate(stat.flags);
+            let is_last = stat.num_threads <= 1;
+            matches!(stat.state, 'Z' | 'X' | 'x')
+                || is_last && flags.contains(StatFlags::PF_EXITING)
+        })
+    }
+
+    /// Mappings that are vDSOs, the kernel's own first: the one of that name, and what the program takes for it, which a
+    /// restore leaves where it was.
+    pub fn vdsos(&self) -> Result<Vec<Range<Avma>>> {
+        let told = told_vdso(&self.process).map(|at| at.0);
+        let maps = self.maps()?;
+        let named = maps.iter().filter(|map| map.pathname == MMapPath::Vdso);
+        let mut vdsos: Vec<_> = named.map(range).collect();
+        let others = maps.iter().filter(|map| Some(map.address.0) == told);
+        for other in others.map(range) {
+            if !vdsos.contains(&other) && self.image(&other).is_some() {
+                vdsos.push(other);
+            }
+        }
+        Ok(vdsos)
+    }
+
+    /// Its mappings.
+    pub fn maps(&self) -> Result<Vec<MemoryMap>> {
+        let maps = self.process.maps();
+        let maps = maps.map_err(|error| proc_error(self.pid, error))?;
+        Ok(maps.into_iter().collect())
+    }
+
+    /// The image that is mapped there, if it is one.
+    fn image(&self, range: &Range<Avma>) -> Option<Image> {
+        let size = range.end.0.checked_sub(range.start.0)?;
+        let mut bytes = vec![0; usize::try_from(size.min(MAX_VDSO)).ok()?];
+        let read = ProcessMemory::of(self.pid).read(range.start, &mut bytes);
+        Image::parse(&bytes).ok().filter(|_| read)
+    }
+
+    /// An error of the operating system about it.
+    pub(super) fn failed(&self, error: ProcError) -> Error {
+        proc_error(self.pid, error)
+    }
+
+    /// Why nothing can be done with it.
+    pub(super) fn refused(&self, reason: impl Into<String>) -> Error {
+        refused(self.pid, reason)
+    }
+
+    /// The error that it is no longer there.
+    pub fn ended(&self) -> Error {
+        self.refused("has ended meanwhile")
+    }
+}
+
+fn refused(pid: Pid, reason: impl Into<String>) -> Error {
+    Error::Process {
+        pid: pid.as_raw(),
+        reason: reason.into(),
+    }
+}
+
+/// What an error of `/proc` means.
+pub(crate) fn proc_error(pid: Pid, error: ProcError) -> Error {
+    match error {
+        ProcError::NotFound(_) => refused(pid, "does not exist"),
+        ProcError::PermissionDenied(_) => refused(pid, "may not be looked at"),
+        other => Error::io(format!("process {pid}"))(io::Error::other(other)),
+    }
+}
+
+/// Where a mapping is.
+pub(crate) fn range(map: &MemoryMap) -> Range<Avma> {
+    Avma(map.address.0)..Avma(map.address.1)
+}

@@ -1,0 +1,325 @@
+//! One thread that is traced.
+
+use std::ffi::c_int;
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use elf_tools::Avma;
+use nix::libc;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::request;
+use super::{ProcessMemory, Stop, UserRegisters};
+use crate::{Error, Result};
+use relocator::threads::Memory;
+
+/// Room for the largest extended state that processors have today (AMX: 11 KiB), and then some.
+const LARGEST_STATE: usize = 32 << 10;
+
+/// Bytes that are written at once.
+const WORD: usize = 8;
+
+/// How often it is looked, with a mere yield in between, before waiting means sleeping. A thread that was resumed for one
+/// instruction is back within microseconds.
+const GLANCES: u32 = 200;
+
+/// The shortest and the longest sleep while waiting.
+const NAP: (Duration, Duration) = (Duration::from_micros(20), Duration::from_millis(2));
+
+/// How long a thread that is let go is given to stand still for it.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// What becomes of a tracee that is dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Farewell {
+    /// Its process ends.
+    Kill,
+    /// It goes on without a tracer.
+    Detach,
+    /// It is gone already.
+    None,
+}
+
+/// A thread that is traced by this thread.
+#[derive(Debug)]
+pub struct Tracee {
+    pid: Pid,
+    farewell: Farewell,
+    stopped: bool,
+    /// The signal that it was stopped by and that it has yet to be given.
+    due: c_int,
+}
+
+impl Tracee {
+    /// A child that has asked to be traced (`PTRACE_TRACEME`). Dropping this kills it.
+    pub fn of_child(pid: Pid) -> Self {
+        Self {
+            pid,
+            farewell: Farewell::Kill,
+            stopped: false,
+            due: 0,
+        }
+    }
+
+    /// Begins to trace a thread, which runs on until it is [interrupted](Self::interrupt). Dropping this lets it go on
+    /// untraced.
+    pub fn seize(thread: Pid) -> Result<Self> {
+        request::plain(libc::PTRACE_SEIZE, thread, 0)
+            .map_err(Error::io(format!("tracing thread {thread}")))?;
+        Ok(Self {
+            pid: thread,
+            farewell: Farewell::Detach,
+            stopped: false,
+            due: 0,
+        })
+    }
+
+    /// Lets it go on untraced and alive, whatever dropping it would have done. It must be stopped.
+    pub fn release(mut self) -> Result<()> {
+        request::plain(libc::PTRACE_DETACH, self.pid, 0).map_err(self.failed("letting go of"))?;
+        self.farewell = Farewell::None;
+        Ok(())
+    }
+
+    /// Its number.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// Its memory.
+    pub fn memory(&self) -> ProcessMemory {
+        ProcessMemory::of(self.pid)
+    }
+
+    /// Has a thread that was seized stop: it is then to be waited for.
+    pub fn interrupt(&self) -> Result<()> {
+        request::plain(libc::PTRACE_INTERRUPT, self.pid, 0).map_err(self.failed("interrupting"))
+    }
+
+    /// Sets options, `PTRACE_O_*`.
+    pub fn set_options(&self, options: c_int) -> Result<()> {
+        let options = options.cast_unsigned() as usize;
+        request::plain(libc::PTRACE_SETOPTIONS, self.pid, options)
+            .map_err(self.failed("setting options of"))
+    }
+
+    /// Lets it run, with a signal or 0.
+    pub fn resume(&mut self, signal: c_int) -> Result<()> {
+        self.go(libc::PTRACE_CONT, signal, "resuming")
+    }
+
+    /// Lets it run for one instruction, or for the first one of the handler of a signal that is not 0.
+    pub fn step(&mut self, signal: c_int) -> Result<()> {
+        self.go(libc::PTRACE_SINGLESTEP, signal, "stepping")
+    }
+
+    /// Lets it run, with a signal or 0, until a system call begins or ends: a [`Stop::SystemCall`] if `PTRACE_O_TRACESYSGOOD`
+    /// is set.
+    pub fn run_to_system_call(&mut self, signal: c_int) -> Result<()> {
+        self.go(libc::PTRACE_SYSCALL, signal, "resuming")
+    }
+
+    /// Leaves a process that a stop signal has stopped as it is, and waits for what comes next.
+    pub fn listen(&mut self) -> Result<()> {
+        self.go(libc::PTRACE_LISTEN, 0, "listening to")
+    }
+
+    fn go(&mut self, request: libc::c_uint, signal: c_int, what: &str) -> Result<()> {
+        request::plain(request, self.pid, signal.cast_unsigned() as usize)
+            .map_err(self.failed(what))?;
+        self.stopped = false;
+        self.due = 0;
+        Ok(())
+    }
+
+    /// Waits until it stops or ends; `None` if it still runs after `patience`.
+    pub fn wait(&mut self, patience: Duration) -> Result<Option<Stop>> {
+        let mut started = None;
+        let mut nap = NAP.0;
+        for glance in 0u32.. {
+            let status = request::changed(self.pid).map_err(self.failed("waiting for"))?;
+            if let Some(stop) = status.and_then(Stop::from_status) {
+                self.stopped = !stop.is_end();
+                self.due = stop.due();
+                if stop.is_end() {
+                    self.farewell = Farewell::None;
+                }
+                return Ok(Some(stop));
+            }
+            let now = Instant::now();
+            if now.duration_since(*started.get_or_insert(now)) >= patience {
+                return Ok(None);
+            }
+            if glance < GLANCES {
+                thread::yield_now();
+            } else {
+                thread::sleep(nap);
+                nap = (nap * 2).min(NAP.1);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Its registers. It must be stopped.
+    pub fn registers(&self) -> Result<UserRegisters> {
+        let registers = request::registers(self.pid).map_err(self.failed("reading registers of"));
+        registers.map(UserRegisters)
+    }
+
+    /// Puts its registers. It must be stopped.
+    pub fn set_registers(&self, registers: &UserRegisters) -> Result<()> {
+        request::set_registers(self.pid, &registers.0).map_err(self.failed("putting registers of"))
+    }
+
+    /// Its extended state: floating point and vector registers. It must be stopped.
+    pub fn extended_state(&self) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; LARGEST_STATE];
+        let size = request::extended_state(self.pid, &mut bytes)
+            .map_err(self.failed("reading the extended state of"))?;
+        bytes.truncate(size);
+        Ok(bytes)
+    }
+
+    /// Puts an extended state that was read before. It must be stopped.
+    pub fn set_extended_state(&self, state: &[u8]) -> Result<()> {
+        request::set_extended_state(self.pid, state)
+            .map_err(self.failed("putting the extended state of"))
+    }
+
+    /// The signals that it has blocked, one bit each, bit 0 for signal 1. It must be stopped.
+    pub fn signal_mask(&self) -> Result<u64> {
+        request::signal_mask(self.pid).map_err(self.failed("reading the signal mask of"))
+    }
+
+    /// Puts the signals that it has blocked. It must be stopped.
+    pub fn set_signal_mask(&self, mask: u64) -> Result<()> {
+        request::set_signal_mask(self.pid, mask).map_err(self.failed("putting the signal mask of"))
+    }
+
+    /// Writes memory of its process, whether that may be written or not. It must be stopped. Up to eight bytes at a multiple
+    /// of eight change at once.
+    pub fn poke(&self, at: Avma, bytes: &[u8]) -> Result<()> {
+        if bytes.len() > WORD && self.write(at, bytes).is_ok() {
+            return Ok(());
+        }
+        let failed = || self.failed("writing to memory of");
+        let mut place = at.0 & !(WORD as u64 - 1);
+        while place < at.0.saturating_add(bytes.len() as u64) {
+            let known = place.checked_sub(at.0).map(|start| start as usize);
+            let whole = known.and_then(|start| bytes.get(start..start + WORD)?.try_into().ok());
+            let word = match whole {
+                Some(word) => word,
+                None => self.mixed(place, at, bytes).map_err(failed())?,
+            };
+            request::poke(self.pid, place, u64::from_ne_bytes(word)).map_err(failed())?;
+            place += WORD as u64;
+        }
+        Ok(())
+    }
+
+    /// The word at `place`, with what of it is among `bytes`, which belong at `at`.
+    fn mixed(&self, place: u64, at: Avma, bytes: &[u8]) -> std::io::Result<[u8; WORD]> {
+        let mut word = request::peek(self.pid, place)?.to_ne_bytes();
+        for (byte, address) in word.iter_mut().zip(place..) {
+            let index = address.checked_sub(at.0).map(|index| index as usize);
+            if let Some(&new) = index.and_then(|index| bytes.get(index)) {
+                *byte = new;
+            }
+        }
+        Ok(word)
+    }
+
+    /// Writes memory by the file that stands for it, all at a time. Some kernels refuse that where memory may not be written.
+    fn write(&self, at: Avma, bytes: &[u8]) -> std::io::Result<()> {
+        let memory = OpenOptions::new()
+            .write(true)
+            .open(format!("/proc/{}/mem", self.pid))?;
+        memory.write_all_at(bytes, at.0)
+    }
+
+    /// Whether it may be in a restartable sequence (`rseq`), in which its registers must not be changed. It must be stopped.
+    pub fn is_in_sequence(&self) -> bool {
+        /// Where `struct rseq` has the sequence that is executed.
+        const SEQUENCE: u64 = 8;
+        let Some(area) = request::rseq(self.pid) else {
+            return false;
+        };
+        let mut sequence = [0; 8];
+        let at = Avma(area.wrapping_add(SEQUENCE));
+        area != 0 && self.memory().read(at, &mut sequence) && sequence != [0; 8]
+    }
+
+    /// `si_code` of the signal that it was stopped by.
+    pub fn signal_code(&self) -> Result<c_int> {
+        request::signal_code(self.pid).map_err(self.failed("reading the signal of"))
+    }
+
+    /// Sends it a stop signal, which stops a child that was resumed. It is then to be waited for.
+    pub fn halt(&self) -> Result<()> {
+        kill(self.pid, Signal::SIGSTOP).map_err(|errno| self.failed("stopping")(errno.into()))
+    }
+
+    fn failed(&self, what: &str) -> impl FnOnce(std::io::Error) -> Error + use<> {
+        Error::io(format!("{what} thread {}", self.pid))
+    }
+
+    fn detach(&mut self) {
+        if !self.stopped {
+            let interrupted = self.interrupt();
+            if interrupted.is_err() || !matches!(self.wait(FAREWELL), Ok(Some(_))) {
+                return;
+            }
+        }
+        let signal = self.due.cast_unsigned() as usize;
+        if request::plain(libc::PTRACE_DETACH, self.pid, signal).is_err() {
+            self.take_notice();
+        }
+    }
+
+    /// A thread that has ended remains until its tracer takes notice, and its process as long. Of our own children the status
+    /// is left for whoever began them.
+    fn take_notice(&mut self) {
+        let is_child = children().contains(&self.pid);
+        while !is_child && self.farewell != Farewell::None {
+            if !matches!(self.wait(FAREWELL), Ok(Some(_))) {
+                break;
+            }
+        }
+    }
+
+    fn kill(&mut self) {
+        let _ = kill(self.pid, Signal::SIGKILL);
+        while !matches!(self.wait(FAREWELL), Ok(None) | Err(_)) {
+            if self.farewell == Farewell::None {
+                break;
+            }
+        }
+    }
+}
+
+impl Drop for Tracee {
+    fn drop(&mut self) {
+        match self.farewell {
+            Farewell::Kill => self.kill(),
+            Farewell::Detach => self.detach(),
+            Farewell::None => {}
+        }
+    }
+}
+
+/// Processes that threads of this process have begun and nobody has waited for.
+fn children() -> Vec<Pid> {
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten();
+    let files = tasks.filter_map(|task| Some(task.ok()?.path().join("children")));
+    let lists = files.filter_map(|file| std::fs::read_to_string(file).ok());
+    let numbers = lists.flat_map(|list| {
+        let numbers = list.split_whitespace().map(str::parse);
+        numbers
+            .filter_map(std::result::Result::ok)
+            .collect::<Vec<_>>()
+    });
+    numbers.map(Pid::from_raw).collect()
+}

@@ -1,0 +1,199 @@
+//! Comparing a function with the system call that does the same.
+//!
+//! Clocks move, so a call between two system calls must return something between their results. Everything else must
+//! be equal.
+
+mod clock;
+mod cpu;
+mod random;
+pub(crate) mod timing;
+mod wall;
+
+use super::child::Progress;
+use super::entry::Entry;
+use crate::Result;
+
+/// How often a bracket around a clock that can be set is tried before it counts.
+///
+/// Somebody who sets the wall clock, as a time service does, between two of the three calls breaks a correct bracket;
+/// so does the kernel, whose `time` system call reads a second that it updates a moment after the vDSO's. Neither
+/// happens several times in a row, and a wrong function is wrong every time.
+const ATTEMPTS: u32 = 4;
+
+/// A function to be checked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Subject<'a> {
+    /// Name that it is reported under.
+    pub(crate) name: &'a str,
+    /// Where it is called.
+    pub(crate) entry: Entry,
+    /// The running kernel's function of that name.
+    pub(crate) native: Option<Entry>,
+    /// The same function, unlinked on its own kernel.
+    pub(crate) home: Option<Entry>,
+    /// Whether it was replaced by a system call, which cannot do quite what the function did.
+    pub(crate) is_stub: bool,
+    /// Calls for each combination of arguments.
+    pub(crate) rounds: u32,
+}
+
+/// What checking a function found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Tally {
+    /// Number of calls.
+    pub calls: u64,
+    /// Number of calls that differed from the system call.
+    pub mismatches: u64,
+    /// Number of calls that were repeated because the wall clock seemed to have been set meanwhile.
+    pub repeated: u64,
+    /// Number of calls that differed just as the running kernel's own vDSO does.
+    pub like_native: u64,
+    /// Number of calls that differed just as the old image does unlinked on its own kernel.
+    pub like_home: u64,
+    /// The first difference, in words.
+    pub first_mismatch: Option<String>,
+}
+
+/// Calls the function in every way that is known, and compares.
+pub(crate) fn check(subject: &Subject<'_>, progress: &mut Progress) -> Result<Tally> {
+    let mut checker = Checker {
+        subject,
+        progress,
+        case: String::new(),
+        tally: Tally::default(),
+    };
+    match subject.entry {
+        Entry::ClockGettime(clock) => clock::gettime(&mut checker, clock),
+        Entry::ClockGetres(clock) => clock::getres(&mut checker, clock),
+        Entry::Gettimeofday(function) => wall::gettimeofday(&mut checker, function),
+        Entry::Time(function) => wall::time(&mut checker, function),
+        Entry::Getcpu(function) => cpu::getcpu(&mut checker, function)?,
+        Entry::Getrandom(function) => random::getrandom(&mut checker, function),
+    }
+    Ok(checker.tally)
+}
+
+/// Whether a clock can be set while it is being compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Settable {
+    Yes,
+    No,
+}
+
+/// Counts calls and differences.
+struct Checker<'a> {
+    subject: &'a Subject<'a>,
+    progress: &'a mut Progress,
+    case: String,
+    tally: Tally,
+}
+
+impl Checker<'_> {
+    /// Begins a combination of arguments.
+    fn case(&mut self, case: impl Into<String>) {
+        self.case = case.into();
+        self.progress
+            .at(format!("{}, {}", self.subject.name, self.case));
+    }
+
+    /// Compares as often as was asked for.
+    fn rounds(&mut self, settable: Settable, mut attempt: impl FnMut() -> Result<(), String>) {
+        for _ in 0..self.subject.rounds {
+            self.once(settable, &mut attempt);
+        }
+    }
+
+    /// Compares one call, which `attempt` makes.
+    fn once(&mut self, settable: Settable, mut attempt: impl FnMut() -> Result<(), String>) {
+        let attempts = if settable == Settable::Yes {
+            ATTEMPTS
+        } else {
+            1
+        };
+        let mut difference = None;
+        for number in 0..attempts {
+            self.tally.calls += 1;
+            match attempt() {
+                Ok(()) => {
+                    self.tally.repeated += u64::from(number);
+                    return;
+                }
+                Err(what) => difference = Some(what),
+            }
+        }
+        // Repeated calls are all wrong then, but they are one finding.
+        self.tally.calls -= u64::from(attempts - 1);
+        self.mismatch(difference.unwrap_or_default());
+    }
+
+    /// Compares a call whose result does not change.
+    ///
+    /// Kernels' own vDSOs do not always do what their system calls do: those from 6.18 on state a resolution for auxiliary
+    /// clocks that the system call rejects. What every program on the kernel sees is not wrong for this one; nor is what
+    /// this one has always said, if no symbol of the vvar takes part in it. `ask` makes the same call of another function.
+    fn same<T: PartialEq + std::fmt::Debug>(
+        &mut self,
+        what: &str,
+        found: T,
+        expected: T,
+        ask: impl Fn(Entry) -> Option<T>,
+    ) {
+        self.tally.calls += 1;
+        if let Err(difference) = equal(what, &found, &expected) {
+            let found = Some(found);
+            if self.subject.native.and_then(&ask) == found {
+                self.tally.like_native += 1;
+            } else if self.subject.home.and_then(&ask) == found {
+                self.tally.like_home += 1;
+            } else {
+                self.mismatch(difference);
+            }
+        }
+    }
+
+    fn mismatch(&mut self, what: String) {
+        self.tally.mismatches += 1;
+        let case = &self.case;
+        self.tally
+            .first_mismatch
+            .get_or_insert_with(|| format!("{case}: {what}"));
+    }
+}
+
+/// `Ok` if the two are equal.
+fn equal<T: PartialEq + std::fmt::Debug>(what: &str, found: T, expected: T) -> Result<(), String> {
+    match found == expected {
+        true => Ok(()),
+        false => Err(format!(
+            "{what} is {found:?}, and the system call's {expected:?}"
+        )),
+    }
+}
+
+/// `Ok` if `found` is not before the system call before it, and not after the one after it.
+fn between<T: PartialOrd + std::fmt::Debug>(before: T, found: T, after: T) -> Result<(), String> {
+    match before <= found && found <= after {
+        true => Ok(()),
+        false => Err(format!(
+            "{found:?} is not between the system calls' {before:?} and {after:?}"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comparisons_find_what_differs() {
+        assert!(equal("it", 1, 1).is_ok());
+        assert_eq!(
+            equal("it", 1, 2).unwrap_err(),
+            "it is 1, and the system call's 2"
+        );
+        assert!(between(1, 1, 1).is_ok());
+        assert!(between(1, 2, 3).is_ok());
+        assert!(between(2, 1, 3).is_err());
+        assert!(between(1, 4, 3).is_err());
+    }
+}

@@ -1,0 +1,378 @@
+//! Running something that may crash, hang or destroy memory: in a child process, with a deadline.
+//!
+//! The child sends lines of JSON through a pipe: where it is, and at the end what came out. It may be forked from a
+//! process with other threads. So it only uses what works then (glibc keeps `malloc` usable), inherits no descriptor,
+//! and leaves through `_exit`.
+
+use std::io::{PipeReader, PipeWriter, Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::TIME_NAMESPACE;
+use super::process;
+use super::time_namespace::{self, Offsets, Refused};
+use crate::{Error, Result};
+use relocator::in_words;
+
+/// Most bytes that a child may send. A complete answer has a few kilobytes.
+const MAX_OUTPUT: usize = 16 << 20;
+
+/// How long the pipe is listened to before the child is looked at. It only matters where another process, forked at the
+/// same moment, holds the pipe open.
+const GLANCE: Duration = Duration::from_millis(50);
+
+/// What a child says.
+#[derive(Debug, Serialize, Deserialize)]
+enum Message<T> {
+    /// It is about to do this.
+    At(String),
+    /// It could not enter a time namespace.
+    NoTimeNamespace {
+        step: String,
+        errno: i32,
+        reason: String,
+    },
+    /// It stopped with an error.
+    Failed(String),
+    /// It is done.
+    Done(T),
+}
+
+/// The circumstances of a child.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Conditions {
+    /// Whether it runs in a time namespace with shifted clocks.
+    pub(crate) time_namespace: bool,
+    /// When it is taken to hang.
+    pub(crate) deadline: Duration,
+}
+
+/// How a child says where it is.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    pipe: PipeWriter,
+}
+
+impl Progress {
+    /// States what is done next. If the process dies, this is where it was last seen.
+    pub(crate) fn at(&mut self, what: impl Into<String>) {
+        self.send(&Message::<()>::At(what.into()));
+    }
+
+    /// If nobody listens any more there is nobody to tell, so errors are not reported.
+    fn send<T: Serialize>(&mut self, message: &Message<T>) {
+        let line = serde_json::to_vec(message).map(|mut line| {
+            line.push(b'\n');
+            line
+        });
+        let _ = line.map(|line| self.pipe.write_all(&line));
+    }
+}
+
+/// Runs `work` in a child process and returns what it returns.
+pub(crate) fn run<T>(
+    conditions: Conditions,
+    work: impl FnOnce(&mut Progress) -> Result<T>,
+) -> Result<T>
+where
+    T: Serialize + DeserializeOwned,
+{
+    let (reader, writer) = std::io::pipe().map_err(Error::io("a pipe"))?;
+    // SAFETY: the child keeps to what works after a fork of a process with threads, and never returns from here.
+    let forked = unsafe { nix::unistd::fork() };
+    match forked.map_err(|errno| Error::io("a child process")(errno.into()))? {
+        ForkResult::Child => {
+            drop(reader);
+            live(conditions, Progress { pipe: writer }, work)
+        }
+        ForkResult::Parent { child } => {
+            drop(writer);
+            Watch {
+                pid: child,
+                reaped: false,
+                deadline: conditions.deadline,
+            }
+            .finish(reader)
+        }
+    }
+}
+
+/// The life of a child.
+fn live<T: Serialize>(
+    conditions: Conditions,
+    mut progress: Progress,
+    work: impl FnOnce(&mut Progress) -> Result<T>,
+) -> ! {
+    let worked = catch_unwind(AssertUnwindSafe(|| -> Message<T> {
+        if let Err(error) = process::isolate(&progress.pipe) {
+            return Message::Failed(format!("could not be set apart: {error}"));
+        }
+        if conditions.time_namespace {
+            progress.at("entering a time namespace");
+            if let Err(Refused { step, source }) = time_namespace::enter(Offsets::USUAL) {
+                let errno = source.raw_os_error().unwrap_or(0);
+                return Message::NoTimeNamespace {
+                    step: step.to_owned(),
+                    errno,
+                    reason: source.to_string(),
+                };
+            }
+        }
+        match work(&mut progress) {
+            Ok(result) => Message::Done(result),
+            // The words of `Error::Child` are to be said once.
+            Err(Error::Child { what }) => Message::Failed(what),
+            Err(error) => Message::Failed(format!("failed: {}", in_words(&error))),
+        }
+    }));
+    progress.send(&worked.unwrap_or_else(|_| Message::Failed("panicked".to_owned())));
+    process::exit()
+}
+
+/// A child that is waited for. Dropping it ends it.
+struct Watch {
+    pid: Pid,
+    reaped: bool,
+    deadline: Duration,
+}
+
+/// How a child came to its end.
+enum End {
+    Exited(i32),
+    Killed(Signal),
+    /// It was ended because of this.
+    Ended(String),
+}
+
+impl Watch {
+    fn finish<T: DeserializeOwned>(mut self, pipe: PipeReader) -> Result<T> {
+        let mut output = Vec::new();
+        let end = self.listen(pipe, &mut output)?;
+        conclude(&output, end)
+    }
+
+    /// Collects what the child says until it is gone.
+    fn listen(&mut self, mut pipe: PipeReader, output: &mut Vec<u8>) -> Result<End> {
+        let started = Instant::now();
+        let mut open = true;
+        let mut end = None;
+        loop {
+            let left = self.deadline.saturating_sub(started.elapsed());
+            if end.is_none() && left.is_zero() {
+                return self.end(format!("did not finish within {:?}", self.deadline));
+            }
+            if output.len() > MAX_OUTPUT {
+                return self.end(format!("sent more than {MAX_OUTPUT} bytes"));
+            }
+            let patience = if end.is_some() {
+                Duration::ZERO
+            } else {
+                left.min(GLANCE)
+            };
+            if open && process::readable(&pipe, patience).map_err(Error::io("a pipe"))? {
+                open = read(&mut pipe, output)?;
+                continue;
+            }
+            // What it said before it went was read above, so nothing is lost.
+            if let Some(end) = end {
+                return Ok(end);
+            }
+            end = self.look()?;
+            if end.is_none() && !open {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+
+    /// How the child ended, if it has.
+    fn look(&mut self) -> Result<Option<End>> {
+        let status = waitpid(self.pid, Some(WaitPidFlag::WNOHANG));
+        let end = match status {
+            Ok(WaitStatus::Exited(_, code)) => End::Exited(code),
+            Ok(WaitStatus::Signaled(_, signal, _)) => End::Killed(signal),
+            Ok(_) | Err(Errno::EINTR) => return Ok(None),
+            // Where the process ignores SIGCHLD, how it ended cannot be known; what it said can.
+            Err(Errno::ECHILD) => End::Exited(0),
+            Err(errno) => return Err(Error::io("the verifying process")(errno.into())),
+        };
+        self.reaped = true;
+        Ok(Some(end))
+    }
+
+    fn end(&mut self, reason: String) -> Result<End> {
+        self.kill();
+        Ok(End::Ended(reason))
+    }
+
+    fn kill(&mut self) {
+        if !self.reaped {
+            let _ = kill(self.pid, Signal::SIGKILL);
+            while waitpid(self.pid, None) == Err(Errno::EINTR) {}
+            self.reaped = true;
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Reads what is there; `false` at the end.
+fn read(pipe: &mut PipeReader, output: &mut Vec<u8>) -> Result<bool> {
+    let mut buffer = [0; 4096];
+    match pipe.read(&mut buffer) {
+        Ok(0) => Ok(false),
+        Ok(count) => {
+            output.extend(&buffer[..count]);
+            Ok(true)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::Interrupted => Ok(true),
+        Err(error) => Err(Error::io("a pipe")(error)),
+    }
+}
+
+/// Makes sense of what the child said and how it ended.
+fn conclude<T: DeserializeOwned>(output: &[u8], end: End) -> Result<T> {
+    let mut seen = "before it began".to_owned();
+    let mut result = None;
+    let mut garbage = false;
+    for line in output
+        .split(|&byte| byte == b'\n')
+        .filter(|line| !line.is_empty())
+    {
+        match serde_json::from_slice(line) {
+            Ok(Message::At(what)) => seen = format!("in {what}"),
+            Ok(Message::NoTimeNamespace {
+                step,
+                errno,
+                reason,
+            }) => return Err(refused(&step, errno, reason)),
+            Ok(Message::Failed(what)) => return Err(Error::Child { what }),
+            Ok(Message::Done(value)) => result = Some(value),
+            Err(_) => garbage = true,
+        }
+    }
+    let what = match (end, result) {
+        (End::Killed(signal), _) => format!("was killed by {signal}, {seen}"),
+        (End::Ended(reason), _) => format!("{reason}, {seen}"),
+        (End::Exited(_), _) if garbage => format!("sent something that is no message, {seen}"),
+        (End::Exited(0), Some(result)) => return Ok(result),
+        (End::Exited(code), _) => format!("exited with status {code} and no result, {seen}"),
+    };
+    Err(Error::Child { what })
+}
+
+fn refused(step: &str, errno: i32, reason: String) -> Error {
+    let kind = match errno {
+        0 => std::io::ErrorKind::Other,
+        errno => std::io::Error::from_raw_os_error(errno).kind(),
+    };
+    Error::io(TIME_NAMESPACE)(std::io::Error::new(kind, format!("{step}: {reason}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONDITIONS: Conditions = Conditions {
+        time_namespace: false,
+        deadline: Duration::from_secs(20),
+    };
+
+    fn failure(conditions: Conditions, work: impl FnOnce(&mut Progress) -> Result<u32>) -> String {
+        match run(conditions, work) {
+            Err(Error::Child { what }) => what,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_result_comes_back() {
+        let result = run(CONDITIONS, |progress| {
+            progress.at("something");
+            Ok(vec!["one".to_owned(); 10_000])
+        });
+        assert_eq!(result.unwrap().len(), 10_000);
+    }
+
+    #[test]
+    fn an_error_and_a_panic_come_back_in_words() {
+        let io = |_: &mut Progress| Err(Error::io("a place")(std::io::Error::other("a reason")));
+        assert_eq!(failure(CONDITIONS, io), "failed: a place: a reason");
+        assert_eq!(
+            failure(CONDITIONS, |_| panic!("expected in this test")),
+            "panicked"
+        );
+    }
+
+    #[test]
+    fn a_crash_names_the_signal_and_the_place() {
+        let what = failure(CONDITIONS, |progress| {
+            progress.at("here");
+            let _ = kill(Pid::this(), Signal::SIGUSR2);
+            Ok(0)
+        });
+        assert_eq!(what, "was killed by SIGUSR2, in here");
+    }
+
+    #[test]
+    fn a_hang_is_ended() {
+        let conditions = Conditions {
+            deadline: Duration::from_millis(200),
+            ..CONDITIONS
+        };
+        let started = Instant::now();
+        let what = failure(conditions, |progress| {
+            progress.at("a loop");
+            loop {
+                std::hint::spin_loop();
+            }
+        });
+        assert_eq!(what, "did not finish within 200ms, in a loop");
+        assert!(started.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn silence_and_garbage_are_not_taken_for_a_result() {
+        assert_eq!(
+            failure(CONDITIONS, |_| process::exit()),
+            "exited with status 0 and no result, before it began"
+        );
+        let what = failure(CONDITIONS, |progress| {
+            progress.at("there");
+            let _ = progress.pipe.write_all(b"{\"Done\": \"seven\"}\n");
+            Ok(1)
+        });
+        assert_eq!(what, "sent something that is no message, in there");
+    }
+
+    /// Another child that was forked while the pipe was open must not keep its reader waiting.
+    #[test]
+    fn children_of_concurrent_threads_do_not_wait_for_each_other() {
+        let slow = std::thread::spawn(|| {
+            run(CONDITIONS, |_| {
+                std::thread::sleep(Duration::from_secs(2));
+                Ok(())
+            })
+        });
+        let started = Instant::now();
+        for _ in 0..20 {
+            run(CONDITIONS, |_| Ok(())).unwrap();
+        }
+        assert!(
+            started.elapsed() < Duration::from_millis(1500),
+            "{:?}",
+            started.elapsed()
+        );
+        slow.join().unwrap().unwrap();
+    }
+}

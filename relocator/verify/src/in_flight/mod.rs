@@ -1,0 +1,380 @@
+//! Threads that are inside an old vDSO when the kernel is swapped under them: the *sweep*.
+//!
+//! An old kernel is emulated. A thread calls its functions, instruction by instruction, and at every boundary the kernel is
+//! swapped under it: pages of zeros take the place of the old vvar, as a restore leaves them, and whatever a [`Approach`]
+//! makes of the old text takes its place. The new kernel is the one that runs. Then the thread goes on, and what it says is
+//! held against the system call and against what the old code says on its own kernel. Then everything is put back, and the
+//! thread makes one more step.
+//!
+//! The old kernel is another boot ([`crate::emulated::Epoch`]): no value of it is one of the new kernel's, so that
+//! a mixture of both shows.
+//!
+//! | module | does |
+//! |---|---|
+//! | `treatment` | what is done to a process whose kernel is another one |
+//! | `stage`, `pads` | the memory that it happens in, shared by the thread and its tracer |
+//! | `spawn`, `performer` | the thread: calls, steps, what it holds at a boundary |
+//! | `ground` | the text that threads run in: the old image at home, or linked to another kernel before |
+//! | `old_kernel`, `pages` | the old kernel, states of its pages, and what happens to them meanwhile |
+//! | `scenario`, `call`, `answer` | what functions are asked, and how answers compare |
+//! | `random` | states of `getrandom` |
+//! | `swap` | what takes the place of the old text, and carries threads across |
+//! | `experiment` | one experiment: stopped in the function, in a handler of signals, or in a function that it calls |
+//! | `subject` | all experiments of one function |
+//! | `tally`, `outcome`, `unreached` | what came out |
+//!
+//! **Limits.** Memory is as the thread left it: what other threads of a process do meanwhile is not tried. Random numbers
+//! cannot be told to be old or new; they count as new if the call did what it promises.
+
+mod answer;
+mod call;
+mod experiment;
+mod ground;
+mod old_kernel;
+mod outcome;
+mod pads;
+mod pages;
+mod performer;
+mod random;
+mod scenario;
+mod spawn;
+mod stage;
+mod subject;
+mod swap;
+mod tally;
+mod unreached;
+
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+use std::thread;
+use std::time::Duration;
+
+use elf_tools::code::Function;
+use elf_tools::reentry::{self, ReentryTable};
+use elf_tools::symtab::Symtab;
+use elf_tools::symtab::mapping_name;
+use elf_tools::{Avma, Svma};
+use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
+use nix::unistd::Pid;
+
+use super::address_space::AddressSpace;
+use super::child::{self, Conditions, Progress};
+use super::entry::Entry;
+use super::linked;
+use super::target::{OldImage, Running};
+use super::time_namespace::{self, Offsets};
+use crate::{Error, Result};
+use ground::Ground;
+use old_kernel::OldKernel;
+use performer::Thread;
+use relocator::link::{New, Old};
+use stage::{Layout, Stage};
+use subject::Subject;
+use swap::{Kernels, Swap};
+use tally::Tally;
+
+use crate::Approach;
+pub use ground::Earlier;
+pub use outcome::{
+    Counts, Ending, Failure, FunctionSweep, InFlight, Namespaces, Part, Skipped, Unreached,
+    Variant, VariantCounts,
+};
+
+/// What is swept.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// What is done when the kernel is swapped.
+    pub approach: Approach,
+    /// Combinations of time namespaces.
+    pub namespaces: Vec<Namespaces>,
+    /// Names of the functions, with or without `__vdso_`; all if there are none.
+    pub functions: Vec<String>,
+    /// The kernel that the old image was linked to before. If there is none, it is at home.
+    pub earlier: Option<Earlier>,
+    /// When one combination of namespaces is taken to hang. It should be generous: a machine may be busy.
+    pub deadline: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            approach: Approach::default(),
+            namespaces: Namespaces::ALL.to_vec(),
+            functions: Vec::new(),
+            earlier: None,
+            deadline: Duration::from_secs(600),
+        }
+    }
+}
+
+impl Options {
+    fn wants(&self, names: &[String]) -> bool {
+        let plain = |name: &str| name.strip_prefix("__vdso_").unwrap_or(name).to_owned();
+        let wanted = |name: &String| {
+            self.functions
+                .iter()
+                .any(|other| plain(other) == plain(name))
+        };
+        self.functions.is_empty() || names.iter().any(wanted)
+    }
+}
+
+/// Stops a thread at every boundary of the functions of `old` that can be called, and swaps the kernel under it for the
+/// running one.
+///
+/// The symbols of both kernels must be known. Where the system refuses time namespaces, only what needs none is done, and
+/// the outcome says so. Errors: the kernel cannot be emulated, or the image not be linked; the child process crashed, hung
+/// or failed ([`Error::Child`]).
+pub fn sweep<'a>(
+    old: OldImage<'a>,
+    running: &'a Running,
+    options: &'a Options,
+) -> Result<InFlight> {
+    sweep_with(old, running, options, |_| {})
+}
+
+/// The same with a re-entry table that `change` has changed. Nothing needs this but a test, which wants to see what a wrong
+/// table does.
+pub fn sweep_with<'a>(
+    old: OldImage<'a>,
+    running: &'a Running,
+    options: &'a Options,
+    change: impl FnOnce(&mut ReentryTable),
+) -> Result<InFlight> {
+    let mut sweep = Sweep::new(old, running, options)?;
+    change(&mut sweep.reentry);
+    let refusal = match options.namespaces.iter().any(|namespaces| namespaces.any()) {
+        true => super::probe_time_namespace().err(),
+        false => None,
+    };
+    let mut namespaces = options.namespaces.clone();
+    if let Some(error) = &refusal {
+        if !super::is_time_namespace_refusal(error) {
+            return Err(refusal.unwrap_or_else(|| unknown("the running")));
+        }
+        namespaces.retain(|namespaces| !namespaces.any());
+    }
+    let mut tallies = vec![Tally::default(); sweep.functions.len()];
+    for found in sweep.run_all(&namespaces, options.deadline)? {
+        for (tally, found) in tallies.iter_mut().zip(found) {
+            tally.merge(found);
+        }
+    }
+    let functions = sweep.functions.iter().zip(tallies);
+    Ok(InFlight {
+        approach: options.approach,
+        namespaces,
+        no_time_namespace: refusal.map(|error| relocator::in_words(&error)),
+        functions: functions
+            .map(|(names, tally)| sweep.report(names, &tally))
+            .collect(),
+        skipped: sweep.skipped.clone(),
+    })
+}
+
+/// Everything that is known before a process is made.
+struct Sweep<'a> {
+    old: Old,
+    reentry: ReentryTable,
+    ground: Ground<'a>,
+    running: &'a Running,
+    symtab: &'a Symtab,
+    approach: Approach,
+    /// Names of each function that is swept.
+    functions: Vec<Vec<String>>,
+    skipped: Vec<Skipped>,
+}
+
+fn unknown(which: &str) -> Error {
+    Error::Unlinkable {
+        what: "threads in flight".to_owned(),
+        reason: format!("the symbols of the {which} kernel are not known"),
+    }
+}
+
+impl<'a> Sweep<'a> {
+    fn new(image: OldImage<'a>, running: &'a Running, options: &'a Options) -> Result<Self> {
+        linked::check_running(running)?;
+        let ground = Ground::new(image, options.earlier.as_ref())?;
+        let symtab = running.symtab.as_ref().ok_or_else(|| unknown("running"))?;
+        let old = linked::read(image)?;
+        let reentry = reentry::derive(&old.image, &old.code)
+            .map_err(Error::input("the old image's threads in flight"))?;
+        let all = linked::functions(&old.image);
+        let (functions, others): (Vec<_>, Vec<_>) = all
+            .into_iter()
+            .filter(|names| options.wants(names))
+            .partition(|names| names.iter().any(|name| Entry::is_known(name)));
+        let skip = |names: Vec<String>| Skipped {
+            name: names.into_iter().next().unwrap_or_default(),
+            reason: "no system call does the same".to_owned(),
+        };
+        Ok(Self {
+            old,
+            reentry,
+            ground,
+            running,
+            symtab,
+            approach: options.approach,
+            functions,
+            skipped: others.into_iter().map(skip).collect(),
+        })
+    }
+
+    /// All combinations of namespaces, each in a process and on a processor of its own as far as there are any.
+    fn run_all(&self, all: &[Namespaces], deadline: Duration) -> Result<Vec<Vec<Tally>>> {
+        let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let mut found = Vec::with_capacity(all.len());
+        for some in all.chunks(processors) {
+            let run = |(index, namespaces): (usize, &Namespaces)| {
+                let namespaces = *namespaces;
+                move || self.run(namespaces, index, deadline)
+            };
+            found.extend(thread::scope(|scope| {
+                let workers: Vec<_> = some.iter().enumerate().map(run).collect();
+                let workers: Vec<_> = workers.into_iter().map(|run| scope.spawn(run)).collect();
+                let join = |worker: thread::ScopedJoinHandle<'_, Result<Vec<Tally>>>| {
+                    worker.join().unwrap_or_else(|_| Err(panicked()))
+                };
+                workers.into_iter().map(join).collect::<Result<Vec<_>>>()
+            })?);
+        }
+        Ok(found)
+    }
+
+    /// One combination of namespaces, all functions.
+    fn run(
+        &self,
+        namespaces: Namespaces,
+        processor: usize,
+        deadline: Duration,
+    ) -> Result<Vec<Tally>> {
+        let conditions = Conditions {
+            time_namespace: false,
+            deadline,
+        };
+        child::run(conditions, |progress| {
+            progress.at("setting the stage");
+            stay_on_one_processor(processor)?;
+            self.work(namespaces, progress)
+        })
+    }
+
+    fn work(&self, namespaces: Namespaces, progress: &mut Progress) -> Result<Vec<Tally>> {
+        let kernels = Kernels {
+            old: &self.old,
+            reentry: &self.reentry,
+            new: New {
+                symtab: Some(self.symtab),
+                image: Some(&self.running.image),
+            },
+            vdso: self.ground.other_vdso(),
+        };
+        let (old, ground) = (&self.old, &self.ground);
+        let unit = ground.unit(old)?;
+        let room = kernels.room(self.approach)?.max(ground.room(old)?);
+        let layout = Layout::new(&unit, ground.other_vdso().len(), room)?;
+        let stage = Stage::map(layout)?;
+        let mappings = unit.mappings_at(stage.kernel());
+        let text = ground.text(old, stage.image(), mappings)?;
+        let tracee = spawn::spawn(&stage, namespaces.new)?;
+        if namespaces.old {
+            time_namespace::enter(Offsets::USUAL)
+                .map_err(|refused| Error::io(super::TIME_NAMESPACE)(refused.source))?;
+        }
+        let swap = Swap::new(&kernels, self.approach, &text, &stage)?;
+        let mut thread = Thread::new(tracee, stage)?;
+        let sweep = |names: &Vec<String>| {
+            let (name, entry) = self.known(names)?;
+            let subject = Subject {
+                name,
+                entry,
+                native: self.native(names)?,
+                code: &self.old.code,
+                text: &text,
+                thread: &mut thread,
+                old: OldKernel {
+                    code: ground.vdso(old),
+                    symtab: ground.symtab(),
+                    running: self.symtab,
+                },
+                swap: &swap,
+                approach: self.approach,
+                namespaces,
+                tally: Tally::default(),
+                pristine: Vec::new(),
+            };
+            subject.sweep(progress)
+        };
+        self.functions.iter().map(sweep).collect()
+    }
+
+    /// The name that says what a function does, and where it begins.
+    fn known<'n>(&self, names: &'n [String]) -> Result<(&'n str, Svma)> {
+        let known = names.iter().find(|name| Entry::is_known(name));
+        let found =
+            known.and_then(|name| Some((name.as_str(), self.old.image.export(name)?.address)));
+        found.ok_or_else(|| Error::Child {
+            what: "lost a function".to_owned(),
+        })
+    }
+
+    /// Where the new kernel's function of one of these names is.
+    fn native(&self, names: &[String]) -> Result<Option<Avma>> {
+        let mappings = AddressSpace::read()?.mappings();
+        let vdso = mappings.iter().find(|(name, _)| name == mapping_name::VDSO);
+        let export = names
+            .iter()
+            .find_map(|name| self.running.image.export(name));
+        Ok(vdso
+            .zip(export)
+            .map(|((_, base), export)| export.address.at(*base)))
+    }
+
+    fn report(&self, names: &[String], tally: &Tally) -> FunctionSweep {
+        let worst = tally.worst();
+        let reached: BTreeSet<u64> = worst.keys().copied().collect();
+        let function = self.known(names).ok();
+        let function = function.and_then(|(_, entry)| self.old.code.function(entry));
+        let boundaries = |function: &Function| function.reached.len() as u64;
+        let unreached = |function| unreached::unreached(&self.old.code, function, &reached);
+        FunctionSweep {
+            name: names.first().cloned().unwrap_or_default(),
+            aliases: names.iter().skip(1).cloned().collect(),
+            boundaries: function.map_or(0, boundaries),
+            reached: reached.len() as u64,
+            out_of_line: tally.out_of_line(),
+            experiments: tally.experiments(),
+            worst: tally::counts(worst.values().copied()),
+            variants: tally.variants(),
+            parts: tally.parts(),
+            unreached: function.map(unreached).unwrap_or_default(),
+            failures: tally.failures().to_vec(),
+        }
+    }
+}
+
+fn panicked() -> Error {
+    Error::Child {
+        what: "could not be watched".to_owned(),
+    }
+}
+
+/// The thread and its tracer run in turns, so there is nothing to be gained from a second processor; and `getcpu` answers
+/// the same all the time. `index` counts from the processor that this process is on, among those that it may run on.
+fn stay_on_one_processor(index: usize) -> Result<()> {
+    let failed =
+        |errno: nix::errno::Errno| Error::io("the processors of this process")(errno.into());
+    let own = Pid::from_raw(0);
+    let allowed = sched_getaffinity(own).map_err(failed)?;
+    let mut allowed: Vec<usize> = (0..CpuSet::count())
+        .filter(|&processor| allowed.is_set(processor).unwrap_or(false))
+        .collect();
+    let current = sched_getcpu().map_err(failed)?;
+    let first = allowed.iter().position(|&processor| processor == current);
+    allowed.rotate_left(first.unwrap_or(0));
+    let mut only = CpuSet::new();
+    let chosen = allowed.get(index % allowed.len().max(1));
+    only.set(*chosen.unwrap_or(&current)).map_err(failed)?;
+    sched_setaffinity(own, &only).map_err(failed)
+}

@@ -1,0 +1,235 @@
+//! States of the old kernel's pages, and what may happen to them while a function reads them.
+
+use std::fmt;
+
+use crate::emulated::{ClockMode, Emulated, Epoch};
+
+use crate::{Error, Result};
+
+/// Clocks that count on between updates, by index: those with high resolution, and the raw one.
+const CLOCKS: [u64; 2] = [0, 1];
+
+/// `basetime[]` of those that the first and the second clock tell with high resolution.
+const BASES: [&[u64]; 2] = [&[0, 1, 7, 11], &[4]];
+
+/// `basetime[]` of the coarse clocks, which the first clock tells and whose nanoseconds are not shifted.
+const COARSE: [u64; 2] = [5, 6];
+
+/// Seconds that fractions are made longer by, so that the loop that carries them runs more than once.
+const CARRIED: u64 = 5;
+
+/// How far an update may lie in the future, in cycles: minutes on every processor.
+const AHEAD: u64 = 1 << 40;
+
+/// A state of the old kernel's pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// Clocks that count, as always.
+    Usual,
+    /// No clock source that a vDSO can read: `clock_mode` is 0.
+    NoClock,
+    /// Fractions of several seconds.
+    Carrying,
+    /// No number of cycles is small enough for the short multiplication: `max_cycles` is 0.
+    Overflowing,
+    /// The counter is behind the last update, as it may be between processors.
+    Future,
+    /// The hypervisor's clock page says that it cannot be used.
+    Invalid,
+    /// KVM's clock counts slower than the time-stamp counter: shifts go to the right.
+    Slower,
+    /// Random numbers are not ready.
+    NotReady,
+    /// Random numbers were reseeded as often as on the new kernel.
+    SameGeneration,
+}
+
+impl State {
+    /// Those that matter to functions which read clocks, with this clock source.
+    pub(super) fn of_clocks(mode: ClockMode) -> &'static [Self] {
+        match mode {
+            ClockMode::Tsc => &[
+                Self::Usual,
+                Self::NoClock,
+                Self::Carrying,
+                Self::Overflowing,
+                Self::Future,
+            ],
+            ClockMode::Pvclock => &[
+                Self::Usual,
+                Self::Carrying,
+                Self::Overflowing,
+                Self::Future,
+                Self::Invalid,
+                Self::Slower,
+            ],
+            ClockMode::Hvclock => &[
+                Self::Usual,
+                Self::Carrying,
+                Self::Overflowing,
+                Self::Future,
+                Self::Invalid,
+            ],
+        }
+    }
+
+    /// Brings the pages to it; whether this kernel has it at all.
+    pub(super) fn apply(self, pages: &Emulated, mode: ClockMode) -> Result<bool> {
+        let usual = Epoch::default();
+        let epoch = match self {
+            Self::SameGeneration => Epoch {
+                generation: None,
+                ..usual
+            },
+            _ => usual,
+        };
+        pages.reboot(&epoch).map_err(|error| Error::Unlinkable {
+            what: "to a kernel that is emulated".to_owned(),
+            reason: error.to_string(),
+        })?;
+        let each = |name: &str, change: &dyn Fn(u64) -> u64| {
+            let change = |clock| change_field(pages, name, &[clock], change);
+            CLOCKS.iter().all(|&clock| change(clock))
+        };
+        let set = |name: &str, value: u64| change_field(pages, name, &[], |_| value);
+        Ok(match (self, mode) {
+            (Self::Usual, _) => true,
+            (Self::NoClock, _) => each("time.clock[].clock_mode", &|_| 0),
+            (Self::Carrying, _) => CLOCKS.iter().all(|&clock| carry(pages, clock)),
+            (Self::Overflowing, _) => each("time.clock[].max_cycles", &|_| 0),
+            (Self::Future, _) => each("time.clock[].cycle_last", &|last| last.wrapping_add(AHEAD)),
+            (Self::Invalid, ClockMode::Pvclock) => set("pvclock.flags", 0),
+            (Self::Invalid, ClockMode::Hvclock) => set("hvclock.tsc_sequence", 0),
+            (Self::Slower, ClockMode::Pvclock) => {
+                let slower = u64::from(u8::MAX);
+                set("pvclock.tsc_shift", slower)
+                    && set("pvclock.tsc_to_system_mul", u64::from(u32::MAX))
+            }
+            (Self::Invalid | Self::Slower, _) => false,
+            (Self::NotReady, _) => set("rng.is_ready", 0),
+            (Self::SameGeneration, _) => pages.get_content("rng.generation", &[]).is_some(),
+        })
+    }
+}
+
+fn change_field(
+    pages: &Emulated,
+    name: &str,
+    indices: &[u64],
+    change: impl Fn(u64) -> u64,
+) -> bool {
+    let value = pages.get_content(name, indices);
+    value.is_some_and(|value| pages.set_content(name, indices, change(value)))
+}
+
+/// Moves seconds into the fractions of a clock's bases.
+fn carry(pages: &Emulated, clock: u64) -> bool {
+    const NANOSECONDS: u64 = 1_000_000_000;
+    let shift = pages.get_content("time.clock[].shift", &[clock]);
+    let Some(shift) = shift.filter(|&shift| shift < 32) else {
+        return false;
+    };
+    let counting = BASES[clock as usize].iter().map(|&id| (id, shift));
+    let coarse = COARSE.iter().map(|&id| (id, 0)).filter(|_| clock == 0);
+    counting.chain(coarse).all(|(id, shift)| {
+        let indices = [clock, id];
+        let seconds = |value: u64| value.wrapping_sub(CARRIED);
+        let fraction = |value: u64| value.wrapping_add((CARRIED * NANOSECONDS) << shift);
+        change_field(pages, "time.clock[].basetime[].sec", &indices, seconds)
+            && change_field(pages, "time.clock[].basetime[].nsec", &indices, fraction)
+    })
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Usual => "as usual",
+            Self::NoClock => "no clock source",
+            Self::Carrying => "fractions of seconds",
+            Self::Overflowing => "max_cycles 0",
+            Self::Future => "last update in the future",
+            Self::Invalid => "clock page invalid",
+            Self::Slower => "clock page slower",
+            Self::NotReady => "random numbers not ready",
+            Self::SameGeneration => "generation as on the new kernel",
+        })
+    }
+}
+
+/// What the old kernel does to its pages while a function is at work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Disturbance {
+    /// It updates its clocks at once.
+    Update,
+    /// It begins to update its clocks, and finishes only later.
+    SlowUpdate,
+    /// KVM updates its clock page.
+    PageUpdate,
+    /// KVM begins to update its clock page, and finishes later.
+    SlowPageUpdate,
+    /// Hyper-V updates its clock page.
+    Sequence,
+    /// Hyper-V makes its clock page invalid.
+    NoSequence,
+    /// Random numbers are reseeded.
+    Reseed,
+}
+
+impl Disturbance {
+    /// Those that functions which read clocks may notice.
+    pub(super) fn of_clocks(mode: ClockMode) -> &'static [Self] {
+        match mode {
+            ClockMode::Tsc => &[Self::Update, Self::SlowUpdate],
+            ClockMode::Pvclock => &[Self::PageUpdate, Self::SlowPageUpdate],
+            ClockMode::Hvclock => &[Self::Sequence, Self::NoSequence],
+        }
+    }
+
+    /// Begins.
+    pub(super) fn begin(self, pages: &Emulated) {
+        let clocks = |by: u64| {
+            for clock in CLOCKS {
+                change_field(pages, "time.clock[].seq", &[clock], |seq| {
+                    seq.wrapping_add(by)
+                });
+            }
+        };
+        let add =
+            |name: &str, by: u64| change_field(pages, name, &[], |value| value.wrapping_add(by));
+        match self {
+            Self::Update => clocks(2),
+            Self::SlowUpdate => clocks(1),
+            Self::PageUpdate => drop(add("pvclock.version", 2)),
+            Self::SlowPageUpdate => drop(add("pvclock.version", 1)),
+            Self::Sequence => drop(add("hvclock.tsc_sequence", 1)),
+            Self::NoSequence => drop(change_field(pages, "hvclock.tsc_sequence", &[], |_| 0)),
+            Self::Reseed => drop(add("rng.generation", 1)),
+        }
+    }
+
+    /// Whether it takes time, and [`Self::end`] is to be called.
+    pub(super) fn takes_time(self) -> bool {
+        matches!(self, Self::SlowUpdate | Self::SlowPageUpdate)
+    }
+
+    /// Ends.
+    pub(super) fn end(self, pages: &Emulated) {
+        if self.takes_time() {
+            self.begin(pages);
+        }
+    }
+}
+
+impl fmt::Display for Disturbance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Update => "an update",
+            Self::SlowUpdate => "a slow update",
+            Self::PageUpdate => "an update of the clock page",
+            Self::SlowPageUpdate => "a slow update of the clock page",
+            Self::Sequence => "another sequence of the clock page",
+            Self::NoSequence => "the clock page becoming invalid",
+            Self::Reseed => "a reseed",
+        })
+    }
+}
