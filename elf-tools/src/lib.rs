@@ -20,15 +20,16 @@
 #![forbid(unsafe_code)]
 
 mod address;
-mod assemble;
 mod elf;
+mod elf_writer;
 
-pub mod code;
 pub mod derive;
+pub mod disassembly;
 mod error;
 pub mod image;
 pub mod kernel;
 pub mod layout;
+pub mod reachability;
 pub mod reentry;
 pub mod relocation;
 

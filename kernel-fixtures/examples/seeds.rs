@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use elf_tools::code::Code;
 use elf_tools::image::Image;
+use elf_tools::reachability::Code;
 use elf_tools::reentry;
 use elf_tools::relocation::{Relocations, object};
 

@@ -1,8 +1,8 @@
 //! A checkpoint may keep only what program headers cover. An image that has lost its section headers still says everything:
 //! exports through the dynamic segment, tables through the note.
 
-use elf_tools::code::Code;
 use elf_tools::image::Image;
+use elf_tools::reachability::Code;
 use elf_tools::relocation::{self, Relocations};
 use kernel_fixtures::fixture;
 

@@ -3,8 +3,8 @@
 #![cfg(target_arch = "x86_64")]
 
 use elf_tools::Result;
-use elf_tools::code::Code;
 use elf_tools::image::Image;
+use elf_tools::reachability::Code;
 use elf_tools::relocation;
 use elf_tools::symtab::{Provenance, elf};
 use kernel_fixtures::fixture::{all, find, malformed};

@@ -2,6 +2,7 @@
 
 pub mod bed;
 pub mod command;
+pub mod constraints;
 pub mod damage;
 pub mod kernel;
 pub mod odd;
@@ -11,6 +12,5 @@ pub mod readelf;
 pub mod reentry;
 pub mod running;
 pub mod stock;
-pub mod sums;
 pub mod table;
 pub mod trials;

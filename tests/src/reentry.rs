@@ -3,8 +3,9 @@
 use std::sync::LazyLock;
 
 use elf_tools::Svma;
-use elf_tools::code::{Code, Flow};
+use elf_tools::disassembly::Flow;
 use elf_tools::image::Image;
+use elf_tools::reachability::Code;
 use elf_tools::reentry::{
     Call, Clear, Context, Location, Recipe, Recovery, ReentryTable, Register, Source,
 };

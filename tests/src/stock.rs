@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use elf_tools::image::Image;
 use elf_tools::kernel::KernelFile;
 use elf_tools::layout::btf::Btf;
-use elf_tools::symtab::{Symtab, vocabulary};
+use elf_tools::symtab::{Symtab, stock_symbols};
 use kernel_source::Cache;
 
 use crate::running::{RUNNING, in_words};
@@ -47,7 +47,7 @@ impl Kernel {
     /// Its symbols, derived.
     pub fn symtab(&self) -> Result<Symtab, String> {
         let btf = Btf::parse(&self.btf).map_err(|error| error.to_string())?;
-        vocabulary::from_layout(&btf, &self.image).map_err(|error| error.to_string())
+        stock_symbols::from_layout(&btf, &self.image).map_err(|error| error.to_string())
     }
 }
 

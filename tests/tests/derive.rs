@@ -3,10 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use elf_tools::code::Code;
 use elf_tools::derive::derive;
 use elf_tools::image::Image;
-use elf_tools::relocation::{Demand, Relocations};
+use elf_tools::reachability::Code;
+use elf_tools::relocation::{Relocations, RightHandSide};
 use elf_tools::symtab::{Mapping, Provenance, Symbol, Symtab};
 use kernel_fixtures::synthetic::assembled;
 use relocator::link::{Old, link};
@@ -83,12 +83,21 @@ fn stated(table: &Relocations) -> BTreeSet<String> {
         .entries
         .iter()
         .map(|entry| format!("{} {}", entry.kind, name(entry.need)));
-    let sums = table.sums.iter().map(|sum| match sum.demand {
-        Demand::Address => format!("{} of {}", name(sum.need), sum.terms.len()),
-        Demand::Size => format!("size of {} of {}", name(sum.need), sum.terms.len()),
-        Demand::Presence => format!("presence of {}", name(sum.need)),
-    });
-    entries.chain(sums).collect()
+    let constraints = table
+        .constraints
+        .iter()
+        .map(|constraint| match constraint.right_hand_side {
+            RightHandSide::Address => {
+                format!("{} of {}", name(constraint.need), constraint.terms.len())
+            }
+            RightHandSide::Size => format!(
+                "size of {} of {}",
+                name(constraint.need),
+                constraint.terms.len()
+            ),
+            RightHandSide::Presence => format!("presence of {}", name(constraint.need)),
+        });
+    entries.chain(constraints).collect()
 }
 
 #[track_caller]
@@ -338,7 +347,10 @@ fn other_objects_are_refused_or_proxied() {
         let old = Image::parse(&bytes).and_then(|image| Old::derive(image, &symtab()));
         let Ok(old) = old else { continue };
         let table = old.relocations.as_ref().unwrap();
-        assert!(table.entries.is_empty() && table.sums.is_empty(), "{path}");
+        assert!(
+            table.entries.is_empty() && table.constraints.is_empty(),
+            "{path}"
+        );
         derived += 1;
         // Functions that no vDSO has cannot be proxied, so the whole object is refused.
         let placement = Placement::below(BASE, fixture.offer().symtab, fixture.offer().image);

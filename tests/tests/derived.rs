@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use elf_tools::Avma;
-use elf_tools::code::Code;
 use elf_tools::derive::derive;
 use elf_tools::image::{Image, alternatives};
+use elf_tools::reachability::Code;
 use elf_tools::reentry::{self, Context};
 use elf_tools::relocation::object;
 use kernel_source::{Cache, VERSIONS};
@@ -63,8 +63,8 @@ fn everything_is_attributed(kernel: &Kernel) -> Result<(), String> {
     ensure(table.opaque.is_empty(), || format!("{:?}", table.opaque))?;
     let unreached = &derivation.unreached;
     ensure(unreached.is_empty(), || format!("{unreached:?}"))?;
-    ensure(table.sums.len() + table.entries.len() >= 100, || {
-        format!("only {} sums", table.sums.len())
+    ensure(table.constraints.len() + table.entries.len() >= 100, || {
+        format!("only {} constraints", table.constraints.len())
     })?;
 
     let entries = alternatives::read(&kernel.image).map_err(words)?;

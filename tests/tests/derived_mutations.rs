@@ -9,7 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use elf_tools::Avma;
-use elf_tools::relocation::{Demand, Relocation, Relocations, Slot, Sum, Term, Width};
+use elf_tools::relocation::{
+    Constraint, OperandField, Relocation, Relocations, RightHandSide, Term, Width,
+};
 use kernel_source::{Cache, VERSIONS};
 use libtest_mimic::{Arguments, Trial};
 use relocator::link::{New, Old, link};
@@ -65,7 +67,7 @@ const SURVIVORS: [(&str, usize, &str); 6] = [
     ),
 ];
 
-/// One relocation: an entry, or the sums of one instruction that say the same of the same constants.
+/// One relocation: an entry, or the constraints of one instruction that say the same of the same constants.
 #[derive(Debug, Clone)]
 struct Place {
     /// The instruction.
@@ -73,7 +75,7 @@ struct Place {
     /// What it refers to; several names where fields share their place.
     references: Vec<String>,
     entry: Option<usize>,
-    sums: Vec<usize>,
+    constraints: Vec<usize>,
 }
 
 fn places(old: &Old, table: &Relocations) -> Vec<Place> {
@@ -89,20 +91,20 @@ fn places(old: &Old, table: &Relocations) -> Vec<Place> {
                 .map_or_else(String::new, |instruction| instruction.address.to_string()),
             references: vec![name(entry.need)],
             entry: Some(index),
-            sums: Vec::new(),
+            constraints: Vec::new(),
         });
     let mut grouped: BTreeMap<(u64, Vec<Term>), Place> = BTreeMap::new();
-    for (index, sum) in table.sums.iter().enumerate() {
-        if sum.demand == Demand::Address {
-            let key = (sum.site.0, sum.terms.clone());
+    for (index, constraint) in table.constraints.iter().enumerate() {
+        if constraint.right_hand_side == RightHandSide::Address {
+            let key = (constraint.site.0, constraint.terms.clone());
             let place = grouped.entry(key).or_insert_with(|| Place {
-                site: sum.site.to_string(),
+                site: constraint.site.to_string(),
                 references: Vec::new(),
                 entry: None,
-                sums: Vec::new(),
+                constraints: Vec::new(),
             });
-            place.references.push(name(sum.need));
-            place.sums.push(index);
+            place.references.push(name(constraint.need));
+            place.constraints.push(index);
         }
     }
     entries.chain(grouped.into_values()).collect()
@@ -114,8 +116,8 @@ impl Place {
         if let Some(index) = self.entry {
             table.entries[index].addend += change;
         }
-        for &index in &self.sums {
-            table.sums[index].addend += change;
+        for &index in &self.constraints {
+            table.constraints[index].addend += change;
         }
         table
     }
@@ -123,9 +125,9 @@ impl Place {
     /// The constants as they were, as far as nothing else depends on them.
     fn put_back(&self, old: &Old, table: &Relocations) -> Result<Relocations, String> {
         let mut table = table.clone();
-        let gone: BTreeSet<usize> = self.sums.iter().copied().collect();
+        let gone: BTreeSet<usize> = self.constraints.iter().copied().collect();
         let mut index = 0;
-        table.sums.retain(|_| {
+        table.constraints.retain(|_| {
             index += 1;
             !gone.contains(&(index - 1))
         });
@@ -150,28 +152,36 @@ impl Place {
         let size = symbol.ok_or_else(|| format!("no `{name}`"))?.size as i64;
         let bytes = &old.image.bytes()[entry.place.index()..][..4];
         let value = i32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-        let slot = Slot {
+        let operand_field = OperandField {
             place: entry.place,
-            width: Width::Word,
+            width: Width::I32,
         };
-        let at = table.slots.partition_point(|other| *other < slot);
-        table.slots.insert(at, slot);
-        for term in table.sums.iter_mut().flat_map(|sum| &mut sum.terms) {
-            term.slot += u32::from(term.slot as usize >= at);
+        let at = table
+            .operand_fields
+            .partition_point(|other| *other < operand_field);
+        table.operand_fields.insert(at, operand_field);
+        for term in table
+            .constraints
+            .iter_mut()
+            .flat_map(|constraint| &mut constraint.terms)
+        {
+            term.operand_field += u32::from(term.operand_field as usize >= at);
         }
         let site = old.code.covering(entry.place).ok_or("no instruction")?;
-        let sum = Sum {
+        let constraint = Constraint {
             site: site.address,
-            demand: Demand::Size,
+            right_hand_side: RightHandSide::Size,
             need: entry.need,
             addend: i64::from(value) - size,
             terms: vec![Term {
-                slot: at as u32,
+                operand_field: at as u32,
                 coefficient: 1,
             }],
         };
-        let at = table.sums.partition_point(|other| other.site <= sum.site);
-        table.sums.insert(at, sum);
+        let at = table
+            .constraints
+            .partition_point(|other| other.site <= constraint.site);
+        table.constraints.insert(at, constraint);
         Ok(())
     }
 

@@ -3,10 +3,10 @@
 
 use std::sync::LazyLock;
 
-use elf_tools::code::Code;
 use elf_tools::derive::derive;
 use elf_tools::image::{Image, alternatives};
 use elf_tools::kernel::{KernelFile, is_kernel_file};
+use elf_tools::reachability::Code;
 use elf_tools::relocation::{self, Kind, Relocation, object, write};
 use elf_tools::symtab::{self, Provenance, Symtab};
 use elf_tools::{Avma, Svma};
@@ -16,10 +16,10 @@ use proptest::sample::{Index, select};
 use relocator::link::{LinkedImage, New, Old, link};
 use relocator::placement::Placement;
 use relocator::plan::{Policy, Strategy as How};
+use relocator_tests::constraints::as_sums;
 use relocator_tests::damage::{Damage, damage, damaged, damages};
 use relocator_tests::kernel::{bzimage, vmlinux};
 use relocator_tests::pretend::{BASE, Pretend};
-use relocator_tests::sums::as_sums;
 
 static KERNELS: LazyLock<Vec<Pretend>> =
     LazyLock::new(|| fixture::all().iter().map(Pretend::of).collect());
@@ -130,7 +130,7 @@ fn derive_and_link(old: &mut Old, home: Option<&Symtab>, new: &Pretend) {
     }
 }
 
-/// The relocation table object of `operands`, with sums.
+/// The relocation table object of `operands`, with constraints.
 static SUMS: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let old = Pretend::open("operands").old;
     let table = as_sums(old.relocations.as_ref().unwrap(), &old.code);
@@ -148,8 +148,8 @@ fn use_relocations(bytes: &[u8], new: &Pretend) {
     if let Some(written) = words(object::write(&table, old.image.build_id().unwrap(), None)) {
         let read = object::read(&written, &old.image, &old.code);
         assert_eq!(
-            read.expect("what was written is read").sums.len(),
-            table.sums.len()
+            read.expect("what was written is read").constraints.len(),
+            table.constraints.len()
         );
     }
     old.set_table(table);

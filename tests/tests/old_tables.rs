@@ -10,8 +10,8 @@ use kernel_fixtures::fixture;
 use relocator::hexadecimal::digits;
 use relocator_cli::cache::Cache;
 use relocator_tests::command::{Ran, run, run_with_cache};
+use relocator_tests::constraints::as_sums;
 use relocator_tests::pretend::Pretend;
-use relocator_tests::sums::as_sums;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -27,7 +27,7 @@ impl Lost {
         let pretend = Pretend::open("operands");
         let found = pretend.old.relocations.as_ref().unwrap();
         let table = as_sums(found, &pretend.old.code);
-        assert!(table.sums.len() > 20 && table.entries.len() > 5);
+        assert!(table.constraints.len() > 20 && table.entries.len() > 5);
         // A note of a type that nobody knows, so that nothing announces the table that is still there.
         let mut bytes = pretend.old.image.bytes().to_vec();
         let note = [&1_u32.to_le_bytes()[..], b"vDSO\0"].concat();
@@ -154,10 +154,10 @@ fn a_file_that_does_not_fit_is_refused() {
     let mut table = object::read(
         &lost.object,
         &lost.image,
-        &elf_tools::code::Code::of(&lost.image).unwrap(),
+        &elf_tools::reachability::Code::of(&lost.image).unwrap(),
     )
     .unwrap();
-    table.sums[3].terms[0].coefficient = 0;
+    table.constraints[3].terms[0].coefficient = 0;
     let id = lost.image.build_id().unwrap();
     let wrong = object::write(&table, id, None).unwrap();
     let other = digits(other_id);

@@ -96,8 +96,14 @@ fn nothing_else_changes() {
             for relocation in old.old.relocations.iter().flat_map(|table| &table.entries) {
                 allowed[relocation.place.index()..][..relocation.kind.width() as usize].fill(true);
             }
-            for slot in old.old.relocations.iter().flat_map(|table| &table.slots) {
-                allowed[slot.place.index()..][..slot.width.bytes() as usize].fill(true);
+            for operand_field in old
+                .old
+                .relocations
+                .iter()
+                .flat_map(|table| &table.operand_fields)
+            {
+                allowed[operand_field.place.index()..][..operand_field.width.bytes() as usize]
+                    .fill(true);
             }
             // What has moved out of line leaves a jump, and bytes that nobody executes.
             for moved in &linked.moved {

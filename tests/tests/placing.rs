@@ -36,7 +36,7 @@ fn size(unit: &[KernelMapping]) -> u64 {
     sizes.sum()
 }
 
-fn meet(one: &Range<Avma>, other: &Range<Avma>) -> bool {
+fn overlaps(one: &Range<Avma>, other: &Range<Avma>) -> bool {
     one.start < other.end && other.start < one.end
 }
 
@@ -56,7 +56,7 @@ fn placed(seen: &Seen) -> Range<Avma> {
     let range = at..Avma(at.0 + size(unit.mappings));
     for mapping in &seen.mappings {
         assert!(
-            !meet(&range, &mapping.range) || mapping.range == zeros,
+            !overlaps(&range, &mapping.range) || mapping.range == zeros,
             "{range:?}: {mapping:?}"
         );
     }

@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use elf_tools::code::{Code, Flow};
+use elf_tools::disassembly::Flow;
 use elf_tools::image::Image;
+use elf_tools::reachability::Code;
 use elf_tools::reentry::{Context, Location, Recipe, ReentryTable, Register, Source, derive};
 use elf_tools::{Avma, Svma};
 use kernel_fixtures::fixture;

@@ -2,8 +2,8 @@
 //! reject is rejected (`docs/abi.md`, section 4.4).
 
 use elf_tools::Svma;
-use elf_tools::code::Code;
 use elf_tools::image::Image;
+use elf_tools::reachability::Code;
 use elf_tools::reentry::{
     self, Call, Clear, Location, Recipe, Recovery, ReentryTable, Register, Source,
 };
@@ -11,10 +11,10 @@ use elf_tools::relocation::{Relocations, object};
 use kernel_fixtures::fixture;
 use proptest::prelude::*;
 use proptest::sample::Index;
+use relocator_tests::constraints;
 use relocator_tests::damage::{damaged, damages};
 use relocator_tests::readelf::readelf_bytes;
 use relocator_tests::reentry::{SUBJECT, memory, sample, section};
-use relocator_tests::sums;
 
 #[track_caller]
 fn assert_survives(table: &ReentryTable) {
@@ -48,11 +48,11 @@ fn derived_tables_survive() {
 /// The relocations in an object are the same with a re-entry table next to them, and an object without one is good.
 #[test]
 fn relocations_do_not_mind() {
-    let subject = &*sums::SUBJECT;
+    let subject = &*constraints::SUBJECT;
     let reentry = reentry::derive(&subject.image, &subject.code).unwrap();
     let (image, code) = (&subject.image, &subject.code);
-    let without = subject.object(&sums::sample());
-    let with = object::write_with_reentry(&sums::sample(), &reentry, image, code).unwrap();
+    let without = subject.object(&constraints::sample());
+    let with = object::write_with_reentry(&constraints::sample(), &reentry, image, code).unwrap();
     assert_eq!(subject.read(&with), subject.read(&without));
     assert_eq!(
         object::read_reentry(&with, image, code).unwrap(),

@@ -2,7 +2,7 @@
 
 use super::value::{ConstantId, Value};
 use crate::Svma;
-use crate::code::{Access, Instruction};
+use crate::disassembly::{Access, Instruction};
 use crate::symtab::name::VersionedName;
 use crate::symtab::{Symbol, Symtab, mapping_name};
 use crate::{Error, Result};

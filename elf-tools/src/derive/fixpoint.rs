@@ -12,7 +12,8 @@ use super::machine::{Findings, Known, Machine, Spill, State};
 use super::pool::{Merge, Pool};
 use super::value::Unknown;
 use super::{Architecture, Learned};
-use crate::code::{Code, Flow, Function};
+use crate::disassembly::Flow;
+use crate::reachability::{Code, Function};
 
 /// Deepest chain of calls inside an image. Stock images have 2.
 const MAX_DEPTH: u32 = 8;

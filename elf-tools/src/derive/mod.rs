@@ -24,8 +24,8 @@ mod table;
 mod value;
 mod x86_64;
 
-use crate::code::Code;
 use crate::image::{Image, alternatives};
+use crate::reachability::Code;
 use crate::relocation::Relocations;
 use crate::symtab::Symtab;
 use crate::{Class, Error, Machine, Result, Svma};

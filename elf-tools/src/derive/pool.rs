@@ -20,7 +20,7 @@ pub(super) struct Pool {
     sets: Vec<Vec<Value>>,
     set_ids: FxHashMap<Vec<Value>, SetId>,
     /// Sums that were asked for before.
-    sums: FxHashMap<(SetId, SetId, i64), Option<SetId>>,
+    constraints: FxHashMap<(SetId, SetId, i64), Option<SetId>>,
     /// Values that an unknown stands for: what they depend on does not show any more.
     hides: FxHashMap<UnknownId, BTreeSet<Value>>,
 }
@@ -86,22 +86,23 @@ impl Pool {
 
     /// Every sum of a value of `left` and `factor` times a value of `right`; `None` where that cannot be told.
     pub(super) fn sum(&mut self, left: SetId, right: SetId, factor: i64) -> Option<SetId> {
-        if let Some(&known) = self.sums.get(&(left, right, factor)) {
+        if let Some(&known) = self.constraints.get(&(left, right, factor)) {
             return known;
         }
-        let sum = self.new_sum(left, right, factor);
-        self.sums.insert((left, right, factor), sum);
-        sum
+        let constraint = self.new_sum(left, right, factor);
+        self.constraints.insert((left, right, factor), constraint);
+        constraint
     }
 
     fn new_sum(&mut self, left: SetId, right: SetId, factor: i64) -> Option<SetId> {
-        let mut sums = Vec::with_capacity(self.values(left).len() * self.values(right).len());
+        let mut constraints =
+            Vec::with_capacity(self.values(left).len() * self.values(right).len());
         for a in self.values(left) {
             for b in self.values(right) {
-                sums.push(a.plus(b, factor, self)?);
+                constraints.push(a.plus(b, factor, self)?);
             }
         }
-        Some(self.set(sums))
+        Some(self.set(constraints))
     }
 
     /// Every value of `set`, times `factor`.

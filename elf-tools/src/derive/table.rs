@@ -9,10 +9,11 @@ use super::fixpoint::Analysis;
 use super::machine::Access;
 use super::value::{ConstantId, Value};
 use crate::Svma;
-use crate::code::Code;
 use crate::image::Image;
+use crate::reachability::Code;
 use crate::relocation::{
-    Demand, Kind, Need, Opaque, Relocation, Relocations, Slot, Sum, Term, Width,
+    Constraint, Kind, Need, Opaque, OperandField, Relocation, Relocations, RightHandSide, Term,
+    Width,
 };
 use crate::symtab::name::{Reference, VersionedName};
 
@@ -38,8 +39,8 @@ struct Site {
     writes: bool,
 }
 
-/// A sum, in terms of constants: site, demand, need, addend, and constants with coefficients.
-type Stated = (u32, Demand, u32, i64, Vec<(ConstantId, i64)>);
+/// A constraint, in terms of constants: site, right-hand side, need, addend, and constants with coefficients.
+type Stated = (u32, RightHandSide, u32, i64, Vec<(ConstantId, i64)>);
 
 /// The table while it is made.
 pub(super) struct Table<'a> {
@@ -51,7 +52,7 @@ pub(super) struct Table<'a> {
     opaque: BTreeMap<u32, String>,
     needs: Vec<Need>,
     need_indices: FxHashMap<VersionedName, u32>,
-    sums: BTreeSet<Stated>,
+    constraints: BTreeSet<Stated>,
 }
 
 impl<'a> Table<'a> {
@@ -65,7 +66,7 @@ impl<'a> Table<'a> {
             opaque: BTreeMap::new(),
             needs: Vec::new(),
             need_indices: FxHashMap::default(),
-            sums: BTreeSet::new(),
+            constraints: BTreeSet::new(),
         }
     }
 
@@ -148,11 +149,14 @@ impl<'a> Table<'a> {
             return Err(format!("the address of `{}` is fixed", meaning.name));
         }
         let addend = meaning.within.wrapping_sub(fixed);
-        self.sums
-            .insert((site.at, Demand::Address, need, addend, terms));
+        self.constraints
+            .insert((site.at, RightHandSide::Address, need, addend, terms));
         for indexed in &meaning.indexed {
             let element = format!("{}[]", indexed.array);
-            for (name, demand) in [(&indexed.array, Demand::Presence), (&element, Demand::Size)] {
+            for (name, right_hand_side) in [
+                (&indexed.array, RightHandSide::Presence),
+                (&element, RightHandSide::Size),
+            ] {
                 let Some(symbol) = self.vvar.symbol(name) else {
                     return Err(format!("`{name}` has no size"));
                 };
@@ -163,14 +167,15 @@ impl<'a> Table<'a> {
                     },
                     symbol.size,
                 );
-                let scale = indexed
-                    .scale
-                    .filter(|scale| demand == Demand::Size && !self.pinned.contains(scale));
-                let (addend, terms) = match (demand, scale) {
-                    (Demand::Size, None) => (-indexed.stride, Vec::new()),
+                let scale = indexed.scale.filter(|scale| {
+                    right_hand_side == RightHandSide::Size && !self.pinned.contains(scale)
+                });
+                let (addend, terms) = match (right_hand_side, scale) {
+                    (RightHandSide::Size, None) => (-indexed.stride, Vec::new()),
                     (_, scale) => (0, scale.into_iter().map(|scale| (scale, 1)).collect()),
                 };
-                self.sums.insert((site.at, demand, need, addend, terms));
+                self.constraints
+                    .insert((site.at, right_hand_side, need, addend, terms));
             }
         }
         Ok(())
@@ -196,7 +201,7 @@ impl<'a> Table<'a> {
     }
 
     /// A constant of the code, and its value.
-    fn constant(&self, constant: ConstantId) -> (Slot, i64) {
+    fn constant(&self, constant: ConstantId) -> (OperandField, i64) {
         let instruction = &self.code.instructions()[(constant / 2) as usize];
         let field = match constant % 2 {
             0 => instruction.displacement,
@@ -205,23 +210,23 @@ impl<'a> Table<'a> {
         let place = instruction.address.offset(i64::from(field.offset));
         let bytes = &self.image.bytes()[place.index()..];
         let (width, value) = match (field.size, bytes) {
-            (1, [byte, ..]) => (Width::Byte, i64::from(*byte as i8)),
-            (4, [a, b, c, d, ..]) => (Width::Word, i64::from(i32::from_le_bytes([*a, *b, *c, *d]))),
+            (1, [byte, ..]) => (Width::I8, i64::from(*byte as i8)),
+            (4, [a, b, c, d, ..]) => (Width::I32, i64::from(i32::from_le_bytes([*a, *b, *c, *d]))),
             _ => {
                 let place = instruction.address;
-                let width = Width::Absent;
-                return (Slot { place, width }, 0);
+                let width = Width::None;
+                return (OperandField { place, width }, 0);
             }
         };
-        (Slot { place, width }, value)
+        (OperandField { place, width }, value)
     }
 
     /// Every operand that refers to the vvar must be part of something that was stated.
     fn check_left_over(&mut self) {
         let stated: BTreeSet<u32> = self
-            .sums
+            .constraints
             .iter()
-            .flat_map(|sum| sum.4.iter().map(|&(constant, _)| constant / 2))
+            .flat_map(|constraint| constraint.4.iter().map(|&(constant, _)| constant / 2))
             .collect();
         let instructions = self.code.instructions();
         let refers = |index: u32| self.vvar.is_referred_to_by(&instructions[index as usize]);
@@ -246,59 +251,65 @@ impl<'a> Table<'a> {
 
     fn relocations(self) -> Relocations {
         let mut uses: BTreeMap<ConstantId, u32> = BTreeMap::new();
-        for (_, _, _, _, terms) in &self.sums {
+        for (_, _, _, _, terms) in &self.constraints {
             for &(constant, _) in terms {
                 *uses.entry(constant).or_default() += 1;
             }
         }
         let mut entries = Vec::new();
-        let mut sums = Vec::new();
-        for sum in &self.sums {
-            match self.plain(sum, &uses) {
+        let mut constraints = Vec::new();
+        for constraint in &self.constraints {
+            match self.plain(constraint, &uses) {
                 Some(entry) => entries.push(entry),
-                None => sums.push(sum),
+                None => constraints.push(constraint),
             }
         }
-        let constants: BTreeSet<ConstantId> = sums
+        let constants: BTreeSet<ConstantId> = constraints
             .iter()
-            .flat_map(|sum| sum.4.iter().map(|&(constant, _)| constant))
+            .flat_map(|constraint| constraint.4.iter().map(|&(constant, _)| constant))
             .collect();
-        let mut slots: Vec<(Slot, ConstantId)> = constants
+        let mut operand_fields: Vec<(OperandField, ConstantId)> = constants
             .into_iter()
             .map(|constant| (self.constant(constant).0, constant))
             .collect();
-        slots.sort_unstable();
-        let numbers: BTreeMap<ConstantId, u32> = slots
+        operand_fields.sort_unstable();
+        let numbers: BTreeMap<ConstantId, u32> = operand_fields
             .iter()
             .zip(0..)
-            .map(|((_, id), slot)| (*id, slot))
+            .map(|((_, id), operand_field)| (*id, operand_field))
             .collect();
-        let sums = sums.into_iter().map(|(at, demand, need, addend, terms)| {
-            let term = |&(constant, coefficient): &(ConstantId, i64)| Term {
-                slot: numbers[&constant],
-                coefficient,
-            };
-            let mut terms: Vec<Term> = terms.iter().map(term).collect();
-            terms.sort_unstable();
-            Sum {
-                site: self.address_of(*at),
-                demand: *demand,
-                need: *need,
-                addend: *addend,
-                terms,
-            }
-        });
-        let mut sums: Vec<Sum> = sums.collect();
+        let constraints =
+            constraints
+                .into_iter()
+                .map(|(at, right_hand_side, need, addend, terms)| {
+                    let term = |&(constant, coefficient): &(ConstantId, i64)| Term {
+                        operand_field: numbers[&constant],
+                        coefficient,
+                    };
+                    let mut terms: Vec<Term> = terms.iter().map(term).collect();
+                    terms.sort_unstable();
+                    Constraint {
+                        site: self.address_of(*at),
+                        right_hand_side: *right_hand_side,
+                        need: *need,
+                        addend: *addend,
+                        terms,
+                    }
+                });
+        let mut constraints: Vec<Constraint> = constraints.collect();
         entries.sort_by_key(|entry: &Relocation| entry.place);
-        let needs = in_order_of_use(&self.needs, &mut entries, &mut sums);
+        let needs = in_order_of_use(&self.needs, &mut entries, &mut constraints);
         let opaque = self.opaque.iter().map(|(&at, reason)| Opaque {
             site: self.address_of(at),
             reason: reason.clone(),
         });
         Relocations {
             entries,
-            slots: slots.into_iter().map(|(slot, _)| slot).collect(),
-            sums,
+            operand_fields: operand_fields
+                .into_iter()
+                .map(|(operand_field, _)| operand_field)
+                .collect(),
+            constraints,
             opaque: opaque.collect(),
             needs,
         }
@@ -308,31 +319,43 @@ impl<'a> Table<'a> {
         self.code.instructions()[index as usize].address
     }
 
-    /// The ordinary relocation that says the same as a sum: that of a PC-relative operand which nothing else depends on.
-    fn plain(&self, sum: &Stated, uses: &BTreeMap<ConstantId, u32>) -> Option<Relocation> {
-        let (at, Demand::Address, need, addend, [(constant, 1)]) =
-            (sum.0, sum.1, sum.2, sum.3, &sum.4[..])
-        else {
+    /// The ordinary relocation that says the same as a constraint: that of a PC-relative operand which nothing else depends on.
+    fn plain(&self, constraint: &Stated, uses: &BTreeMap<ConstantId, u32>) -> Option<Relocation> {
+        let (at, RightHandSide::Address, need, addend, [(constant, 1)]) = (
+            constraint.0,
+            constraint.1,
+            constraint.2,
+            constraint.3,
+            &constraint.4[..],
+        ) else {
             return None;
         };
-        let slot = self.constant(*constant).0;
+        let operand_field = self.constant(*constant).0;
         let own = constant / 2 == at && uses.get(constant) == Some(&1);
-        (own && slot.width == Width::Word).then(|| Relocation {
-            place: slot.place,
+        (own && operand_field.width == Width::I32).then(|| Relocation {
+            place: operand_field.place,
             kind: Kind::Pc32,
             need,
             // S + A - P is to be S - B + addend, and P is B plus the place.
-            addend: addend.wrapping_add(slot.place.signed()),
+            addend: addend.wrapping_add(operand_field.place.signed()),
         })
     }
 }
 
 /// Numbers needs as they are first used, as a reader of the written table does, and leaves out what nothing uses.
-fn in_order_of_use(needs: &[Need], entries: &mut [Relocation], sums: &mut [Sum]) -> Vec<Need> {
+fn in_order_of_use(
+    needs: &[Need],
+    entries: &mut [Relocation],
+    constraints: &mut [Constraint],
+) -> Vec<Need> {
     let mut numbers = vec![None; needs.len()];
     let mut used = Vec::with_capacity(needs.len());
     let entries = entries.iter_mut().map(|entry| &mut entry.need);
-    for need in entries.chain(sums.iter_mut().map(|sum| &mut sum.need)) {
+    for need in entries.chain(
+        constraints
+            .iter_mut()
+            .map(|constraint| &mut constraint.need),
+    ) {
         let old = *need as usize;
         *need = *numbers[old].get_or_insert_with(|| {
             used.push(needs[old].clone());

@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 
 use crate::Svma;
-use crate::code::{Code, Flow, Function};
+use crate::disassembly::Flow;
+use crate::reachability::{Code, Function};
 use crate::reentry::{
     Call, Clear, Context, Location, MAX_CALLS, MAX_CONTEXTS, Recipe, Recovery, Register, Source,
 };

@@ -1,7 +1,7 @@
 //! What code a re-entry table was made from.
 
-use crate::code::Code;
 use crate::image::Image;
+use crate::reachability::Code;
 
 /// The CRC-32 (that of `.gnu_debuglink`) of all instructions that exported functions reach, by address, each once.
 ///

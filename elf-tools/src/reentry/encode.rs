@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use object::elf;
 
-use crate::assemble::{self, Content, Fields, NewSection, add_name, table_section};
-use crate::code::Code;
+use crate::elf_writer::{self, Content, Fields, NewSection, add_name, table_section};
 use crate::image::{Image, note};
+use crate::reachability::Code;
 use crate::reentry::check::Checker;
 use crate::reentry::digest::digest;
 use crate::reentry::record::{
@@ -61,7 +61,7 @@ impl Stored {
     pub(crate) fn announce(&self, notes: &mut Vec<u8>) {
         let descriptor = Fields::default().word(note::ABI_VERSION).word(0);
         let descriptor = descriptor.word(self.digest).0;
-        assemble::add_note(notes, note::OWNER, note::NT_REENTRY, &descriptor);
+        elf_writer::add_note(notes, note::OWNER, note::NT_REENTRY, &descriptor);
     }
 
     /// The table as sections from index `first` on.

@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use object::elf;
 
-use crate::code::Code;
 use crate::elf::{Section, View, string_at};
 use crate::image::{Image, note};
+use crate::reachability::Code;
 use crate::reentry::check::Checker;
 use crate::reentry::digest::digest;
 use crate::reentry::record::{

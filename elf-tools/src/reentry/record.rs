@@ -1,6 +1,6 @@
 //! The records of a stored re-entry table: `docs/abi.md`, section 4.4. Here are their fields and nothing of what they mean.
 
-use crate::assemble::Fields;
+use crate::elf_writer::Fields;
 
 /// A context: `.vvar.reentry`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

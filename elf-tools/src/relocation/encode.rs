@@ -2,9 +2,11 @@
 
 use object::elf;
 
-use crate::assemble::{Content, NewSection, RELA, SYMBOL, add_name, object_symbol, table_section};
+use crate::elf_writer::{
+    Content, NewSection, RELA, SYMBOL, add_name, object_symbol, table_section,
+};
 use crate::relocation::rela::{Rela, Type};
-use crate::relocation::{Need, Opaque, Relocations, Sum};
+use crate::relocation::{Constraint, Need, Opaque, Relocations};
 use crate::symtab::name::MAX_LEN;
 use crate::{Error, Result, Svma};
 
@@ -50,8 +52,8 @@ impl Tables {
                 addend: entry.addend,
             });
         }
-        for sum in &relocations.sums {
-            tables.sum(sum, relocations)?;
+        for constraint in &relocations.constraints {
+            tables.sum(constraint, relocations)?;
         }
         for opaque in &relocations.opaque {
             tables.opaque(opaque)?;
@@ -73,22 +75,28 @@ impl Tables {
         self.symbols.add(&name, binding, section, value, need.size);
     }
 
-    fn sum(&mut self, sum: &Sum, relocations: &Relocations) -> Result<()> {
+    fn sum(&mut self, constraint: &Constraint, relocations: &Relocations) -> Result<()> {
         self.entry(Rela {
-            place: sum.site,
-            number: Type::Sum(sum.demand).number(),
-            symbol: sum.need as usize + 1,
-            addend: sum.addend,
+            place: constraint.site,
+            number: Type::Constraint(constraint.right_hand_side).number(),
+            symbol: constraint.need as usize + 1,
+            addend: constraint.addend,
         });
-        for term in &sum.terms {
-            let slot = relocations.slots.get(term.slot as usize).ok_or_else(|| {
-                let count = relocations.slots.len();
-                let reason = format!("slot {} of {count} does not exist", term.slot);
-                self.failed(sum.site, reason)
-            })?;
+        for term in &constraint.terms {
+            let operand_field = relocations
+                .operand_fields
+                .get(term.operand_field as usize)
+                .ok_or_else(|| {
+                    let count = relocations.operand_fields.len();
+                    let reason = format!(
+                        "operand field {} of {count} does not exist",
+                        term.operand_field
+                    );
+                    self.failed(constraint.site, reason)
+                })?;
             self.entry(Rela {
-                place: slot.place,
-                number: Type::Term(slot.width).number(),
+                place: operand_field.place,
+                number: Type::Term(operand_field.width).number(),
                 symbol: 0,
                 addend: term.coefficient,
             });
@@ -179,6 +187,9 @@ impl Symbols {
 
 /// Number of entries that the table takes.
 fn entries(relocations: &Relocations) -> usize {
-    let in_sums = relocations.sums.iter().map(|sum| 1 + sum.terms.len());
+    let in_sums = relocations
+        .constraints
+        .iter()
+        .map(|constraint| 1 + constraint.terms.len());
     relocations.entries.len() + in_sums.sum::<usize>() + relocations.opaque.len()
 }

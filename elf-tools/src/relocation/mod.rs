@@ -3,6 +3,7 @@
 //! [`read`] accepts what an ordinary link leaves and what a step after the link adds ([`postlink()`]); [`object`] keeps the
 //! table of an image that has none in a file of its own. `docs/abi.md`, sections 3 to 5, is the specification.
 
+mod constraint;
 mod encode;
 mod need;
 pub mod object;
@@ -10,7 +11,6 @@ mod place;
 pub mod postlink;
 mod read;
 mod rela;
-mod sum;
 mod table;
 mod uses;
 pub mod write;
@@ -22,9 +22,9 @@ use ::object::elf;
 use crate::Svma;
 use crate::symtab::name::Reference;
 
+pub use constraint::{Constraint, Opaque, OperandField, RightHandSide, Term, Width};
 pub use postlink::postlink;
 pub use read::read;
-pub use sum::{Demand, Opaque, Slot, Sum, Term, Width};
 pub use uses::{FunctionUses, Uses};
 
 /// How a relocation is calculated and stored. The names are those of the x86-64 psABI.
@@ -170,10 +170,10 @@ pub struct Relocations {
     pub needs: Vec<Need>,
     /// Where it needs it, by place. No two share a byte.
     pub entries: Vec<Relocation>,
-    /// Constants of the code that sums are made of, by place. None shares a byte with an entry or another slot.
-    pub slots: Vec<Slot>,
-    /// Conditions on the slots, by site.
-    pub sums: Vec<Sum>,
+    /// Constants of the code that constraints are made of, by place. None shares a byte with an entry or another operand field.
+    pub operand_fields: Vec<OperandField>,
+    /// Conditions on the operand fields, by site.
+    pub constraints: Vec<Constraint>,
     /// What the table cannot state, by site.
     pub opaque: Vec<Opaque>,
 }

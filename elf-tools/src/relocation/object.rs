@@ -6,10 +6,10 @@
 
 use object::elf;
 
-use crate::assemble::{self, NewSection, object_with_notes};
-use crate::code::Code;
 use crate::elf::{Note, View};
+use crate::elf_writer::{self, NewSection, object_with_notes};
 use crate::image::{Image, LinuxVersion, note};
+use crate::reachability::Code;
 use crate::reentry::{self, ReentryTable};
 use crate::relocation::Relocations;
 use crate::relocation::encode::Tables;
@@ -31,7 +31,7 @@ pub fn write(
     build_id: &[u8],
     linux_version: Option<LinuxVersion>,
 ) -> Result<Vec<u8>> {
-    let notes = assemble::announcement(note::NT_RELOCATIONS, build_id, linux_version);
+    let notes = elf_writer::announcement(note::NT_RELOCATIONS, build_id, linux_version);
     assemble(relocations, &notes, None)
 }
 
@@ -46,7 +46,7 @@ pub fn write_with_reentry(
 ) -> Result<Vec<u8>> {
     let build_id = image.build_id().unwrap_or_default();
     let kind = note::NT_RELOCATIONS;
-    let mut notes = assemble::announcement(kind, build_id, image.linux_version());
+    let mut notes = elf_writer::announcement(kind, build_id, image.linux_version());
     let stored = reentry::Stored::encode(reentry, image, code)?;
     stored.announce(&mut notes);
     assemble(relocations, &notes, Some(stored))
@@ -67,7 +67,7 @@ fn assemble(
         let first = next(&sections);
         sections.extend(reentry.into_sections(first));
     }
-    assemble::append(&mut bytes, sections)?;
+    elf_writer::append(&mut bytes, sections)?;
     Ok(bytes)
 }
 

@@ -1,8 +1,9 @@
 //! Where in an image a table may refer to.
 
-use crate::code::{Access, Code, Instruction};
+use crate::disassembly::{Access, Instruction};
 use crate::image::Image;
-use crate::relocation::{Kind, Quantity, Slot, Width};
+use crate::reachability::Code;
+use crate::relocation::{Kind, OperandField, Quantity, Width};
 use crate::symtab::name::Reference;
 use crate::{Class, Error, Machine, Result, Svma};
 
@@ -58,10 +59,10 @@ impl<'a> Places<'a> {
         self.instruction_at(site).map(|_| ())
     }
 
-    /// A slot must be a whole constant of an instruction, or the want of one.
-    pub(super) fn check_slot(&self, slot: Slot) -> Result<(), String> {
-        if slot.width == Width::Absent {
-            let instruction = self.instruction_at(slot.place)?;
+    /// A operand field must be a whole constant of an instruction, or the want of one.
+    pub(super) fn check_slot(&self, operand_field: OperandField) -> Result<(), String> {
+        if operand_field.width == Width::None {
+            let instruction = self.instruction_at(operand_field.place)?;
             let lacks_one =
                 instruction.access != Access::None && instruction.displacement.size == 0;
             return match lacks_one {
@@ -71,9 +72,13 @@ impl<'a> Places<'a> {
                 ),
             };
         }
-        let instruction = self.code.covering(slot.place);
+        let instruction = self.code.covering(operand_field.place);
         let instruction = instruction.ok_or("not in an instruction")?;
-        check_operand(instruction, slot.place, slot.width.bytes())
+        check_operand(
+            instruction,
+            operand_field.place,
+            operand_field.width.bytes(),
+        )
     }
 
     fn instruction_at(&self, address: Svma) -> Result<&Instruction, String> {

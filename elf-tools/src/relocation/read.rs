@@ -2,10 +2,10 @@
 
 use object::elf;
 
-use crate::assemble::{RELA, SYMBOL};
-use crate::code::Code;
 use crate::elf::{Section, View};
+use crate::elf_writer::{RELA, SYMBOL};
 use crate::image::{Image, TablesNote};
+use crate::reachability::Code;
 use crate::relocation::Relocations;
 use crate::relocation::table::Reader;
 use crate::{Error, Result};

@@ -3,8 +3,8 @@
 use object::elf;
 
 use crate::Svma;
-use crate::assemble::RELA;
-use crate::relocation::{Demand, Kind, Width};
+use crate::elf_writer::RELA;
+use crate::relocation::{Kind, RightHandSide, Width};
 
 /// An `Elf64_Rela`, taken apart.
 #[derive(Debug, Clone, Copy)]
@@ -53,23 +53,23 @@ pub(super) enum Type {
     Ignored,
     /// A relocation of the psABI.
     Kind(Kind),
-    /// The beginning of a sum.
-    Sum(Demand),
-    /// One addend of the sum that was begun last.
+    /// The beginning of a constraint.
+    Constraint(RightHandSide),
+    /// One addend of the constraint that was begun last.
     Term(Width),
     /// What cannot be stated.
     Opaque,
 }
 
 impl Type {
-    /// The types of sums: `docs/abi.md`, section 4.2. The psABI assigns no number from 0x100 on.
+    /// The types of constraints: `docs/abi.md`, section 4.2. The psABI assigns no number from 0x100 on.
     const PRIVATE: [(Self, u32); 7] = [
-        (Self::Sum(Demand::Address), 0x1000),
-        (Self::Sum(Demand::Size), 0x1001),
-        (Self::Sum(Demand::Presence), 0x1002),
-        (Self::Term(Width::Absent), 0x1010),
-        (Self::Term(Width::Byte), 0x1011),
-        (Self::Term(Width::Word), 0x1012),
+        (Self::Constraint(RightHandSide::Address), 0x1000),
+        (Self::Constraint(RightHandSide::Size), 0x1001),
+        (Self::Constraint(RightHandSide::Presence), 0x1002),
+        (Self::Term(Width::None), 0x1010),
+        (Self::Term(Width::I8), 0x1011),
+        (Self::Term(Width::I32), 0x1012),
         (Self::Opaque, 0x1020),
     ];
 

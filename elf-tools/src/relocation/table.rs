@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 
 use object::elf;
 
-use crate::assemble::RELA;
-use crate::code::Code;
 use crate::elf::{RawSymbol, View};
+use crate::elf_writer::RELA;
 use crate::image::Image;
+use crate::reachability::Code;
 use crate::relocation::need::{need, reason};
 use crate::relocation::place::{Places, check_quantity};
 use crate::relocation::rela::{self, Rela, Type};
-use crate::relocation::{Demand, Kind, Opaque, Relocation, Relocations, Slot, Sum, Term, Width};
+use crate::relocation::{
+    Constraint, Kind, Opaque, OperandField, Relocation, Relocations, RightHandSide, Term, Width,
+};
 use crate::symtab::name::Reference;
 use crate::{Error, Result, Svma};
 
@@ -20,19 +22,19 @@ pub(super) struct Reader<'a> {
     places: Places<'a>,
     /// Slots are in the order in which they are met.
     relocations: Relocations,
-    slots: BTreeMap<Slot, SlotUse>,
-    /// The bytes that entries and slots take.
+    operand_fields: BTreeMap<OperandField, SlotUse>,
+    /// The bytes that entries and operand fields take.
     spans: Vec<Span>,
     open: Option<OpenSum>,
     /// Number of entries that were read.
     count: usize,
 }
 
-/// A slot that was met.
+/// A operand field that was met.
 struct SlotUse {
     index: u32,
-    /// Number of the sum that used it last.
-    sum: usize,
+    /// Number of the constraint that used it last.
+    constraint: usize,
 }
 
 /// Bytes that change.
@@ -43,7 +45,7 @@ struct Span {
     index: usize,
 }
 
-/// A sum that more terms can belong to; it is the last one.
+/// A constraint that more terms can belong to; it is the last one.
 #[derive(Clone, Copy)]
 struct OpenSum {
     /// Position in the table.
@@ -72,7 +74,7 @@ impl<'a> Reader<'a> {
         Ok(Self {
             places: Places::new(image, code)?,
             relocations: Relocations::default(),
-            slots: BTreeMap::new(),
+            operand_fields: BTreeMap::new(),
             spans: Vec::new(),
             open: None,
             count: 0,
@@ -130,7 +132,7 @@ impl<'a> Reader<'a> {
         match kind {
             Type::Ignored => Ok(()),
             Type::Kind(kind) => self.relocation(index, kind, entry, symbols),
-            Type::Sum(demand) => self.sum(index, demand, entry, symbols),
+            Type::Constraint(right_hand_side) => self.sum(index, right_hand_side, entry, symbols),
             Type::Term(width) => self.term(index, width, entry),
             Type::Opaque => self.opaque(entry, symbols),
         }
@@ -165,7 +167,7 @@ impl<'a> Reader<'a> {
     fn sum(
         &mut self,
         index: usize,
-        demand: Demand,
+        right_hand_side: RightHandSide,
         entry: Rela,
         symbols: &mut Symbols<'_, '_>,
     ) -> Result<(), String> {
@@ -173,15 +175,17 @@ impl<'a> Reader<'a> {
         let need = self.need(entry.symbol, symbols)?;
         let reference = &self.relocations.needs[need as usize].reference;
         if matches!(reference, Reference::OffsetOf { .. }) {
-            return Err(format!("a sum is about a symbol, not about {reference}"));
+            return Err(format!(
+                "a constraint is about a symbol, not about {reference}"
+            ));
         }
-        if demand == Demand::Presence && addend != 0 {
+        if right_hand_side == RightHandSide::Presence && addend != 0 {
             return Err(format!("an addend of {addend} to nothing"));
         }
         self.places.check_site(site)?;
-        self.relocations.sums.push(Sum {
+        self.relocations.constraints.push(Constraint {
             site,
-            demand,
+            right_hand_side,
             need,
             addend,
             terms: Vec::new(),
@@ -191,12 +195,12 @@ impl<'a> Reader<'a> {
     }
 
     fn term(&mut self, index: usize, width: Width, entry: Rela) -> Result<(), String> {
-        let number = self.relocations.sums.len();
-        let sum = self.relocations.sums.last_mut();
-        let Some(sum) = sum.filter(|_| self.open.is_some()) else {
-            return Err("a term outside a sum".to_owned());
+        let number = self.relocations.constraints.len();
+        let constraint = self.relocations.constraints.last_mut();
+        let Some(constraint) = constraint.filter(|_| self.open.is_some()) else {
+            return Err("a term outside a constraint".to_owned());
         };
-        if sum.demand == Demand::Presence {
+        if constraint.right_hand_side == RightHandSide::Presence {
             return Err("a term of what only has to exist".to_owned());
         }
         if entry.symbol != 0 {
@@ -205,33 +209,36 @@ impl<'a> Reader<'a> {
         if entry.addend == 0 {
             return Err("a term with coefficient 0".to_owned());
         }
-        let slot = Slot {
+        let operand_field = OperandField {
             place: entry.place,
             width,
         };
-        let known = match self.slots.get_mut(&slot) {
-            Some(known) if known.sum == number => {
-                return Err(format!("a second term of the sum at {}", sum.site));
+        let known = match self.operand_fields.get_mut(&operand_field) {
+            Some(known) if known.constraint == number => {
+                return Err(format!(
+                    "a second term of the constraint at {}",
+                    constraint.site
+                ));
             }
             Some(known) => known,
             None => {
-                self.places.check_slot(slot)?;
+                self.places.check_slot(operand_field)?;
                 let met = SlotUse {
-                    index: self.relocations.slots.len() as u32,
-                    sum: number,
+                    index: self.relocations.operand_fields.len() as u32,
+                    constraint: number,
                 };
-                self.relocations.slots.push(slot);
+                self.relocations.operand_fields.push(operand_field);
                 self.spans.push(Span {
-                    place: slot.place,
+                    place: operand_field.place,
                     width: width.bytes(),
                     index,
                 });
-                self.slots.entry(slot).or_insert(met)
+                self.operand_fields.entry(operand_field).or_insert(met)
             }
         };
-        known.sum = number;
-        sum.terms.push(Term {
-            slot: known.index,
+        known.constraint = number;
+        constraint.terms.push(Term {
+            operand_field: known.index,
             coefficient: entry.addend,
         });
         Ok(())
@@ -261,13 +268,16 @@ impl<'a> Reader<'a> {
         Ok(position)
     }
 
-    /// Ends the sum that terms were added to.
+    /// Ends the constraint that terms were added to.
     fn close(&mut self) -> Result<()> {
         let Some(OpenSum { index, site }) = self.open.take() else {
             return Ok(());
         };
-        match self.relocations.sums.last() {
-            Some(sum) if sum.demand == Demand::Address && sum.terms.is_empty() => {
+        match self.relocations.constraints.last() {
+            Some(constraint)
+                if constraint.right_hand_side == RightHandSide::Address
+                    && constraint.terms.is_empty() =>
+            {
                 let reason = "an address that no term adds up to".to_owned();
                 Err(failed(index, site, reason))
             }
@@ -282,12 +292,12 @@ impl<'a> Reader<'a> {
         // Tables are usually sorted, which these sorts notice in linear time.
         let Relocations {
             entries,
-            sums,
+            constraints,
             opaque,
             ..
         } = &mut self.relocations;
         entries.sort_by_key(|entry| entry.place);
-        sums.sort_by_key(|sum| sum.site);
+        constraints.sort_by_key(|constraint| constraint.site);
         opaque.sort_by_key(|opaque| opaque.site);
         Ok(self.relocations)
     }
@@ -305,19 +315,23 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Puts slots in their final order, and the terms that refer to them.
+    /// Puts operand fields in their final order, and the terms that refer to them.
     fn sort_slots(&mut self) {
-        let Relocations { slots, sums, .. } = &mut self.relocations;
-        slots.sort_unstable();
-        let mut positions = vec![0; slots.len()];
-        for (slot, position) in slots.iter().zip(0..) {
-            positions[self.slots[slot].index as usize] = position;
+        let Relocations {
+            operand_fields,
+            constraints,
+            ..
+        } = &mut self.relocations;
+        operand_fields.sort_unstable();
+        let mut positions = vec![0; operand_fields.len()];
+        for (operand_field, position) in operand_fields.iter().zip(0..) {
+            positions[self.operand_fields[operand_field].index as usize] = position;
         }
-        for sum in sums {
-            for term in &mut sum.terms {
-                term.slot = positions[term.slot as usize];
+        for constraint in constraints {
+            for term in &mut constraint.terms {
+                term.operand_field = positions[term.operand_field as usize];
             }
-            sum.terms.sort_unstable();
+            constraint.terms.sort_unstable();
         }
     }
 }

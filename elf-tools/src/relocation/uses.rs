@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use super::{Kind, Relocations};
 use crate::Svma;
-use crate::code::{Access, Code, Function, Instruction};
+use crate::disassembly::{Access, Instruction};
+use crate::reachability::{Code, Function};
 
 /// What each function may use; parallel to [`Code::functions`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,8 +20,8 @@ pub struct Uses {
 pub struct FunctionUses {
     /// Of [`Relocations::entries`].
     pub entries: Vec<u32>,
-    /// Of [`Relocations::sums`].
-    pub sums: Vec<u32>,
+    /// Of [`Relocations::constraints`].
+    pub constraints: Vec<u32>,
     /// Of [`Relocations::opaque`].
     pub opaque: Vec<u32>,
 }
@@ -28,7 +29,7 @@ pub struct FunctionUses {
 impl FunctionUses {
     /// Number of relocations of either kind.
     pub fn len(&self) -> usize {
-        self.entries.len() + self.sums.len()
+        self.entries.len() + self.constraints.len()
     }
 
     /// Whether the function depends on nothing in the table.
@@ -40,18 +41,18 @@ impl FunctionUses {
 impl Relocations {
     /// Finds out which function may use which relocation.
     ///
-    /// A function uses a place in an instruction that it reaches, a slot of data that such an instruction refers to, and
-    /// a sum whose site it reaches. One that takes the address of a slot of data, or has control flow that cannot be
+    /// A function uses a place in an instruction that it reaches, an operand field of data that such an instruction refers to, and
+    /// a constraint whose site it reaches. One that takes the address of an operand field of data, or has control flow that cannot be
     /// followed, is taken to use everything.
     pub fn uses(&self, code: &Code) -> Uses {
-        let mut sums = Sites::new(self.sums.iter().map(|sum| sum.site));
+        let mut constraints = Sites::new(self.constraints.iter().map(|constraint| constraint.site));
         let mut opaque = Sites::new(self.opaque.iter().map(|opaque| opaque.site));
         let by_instruction: Vec<InstructionUses> = code
             .instructions()
             .iter()
             .map(|instruction| InstructionUses {
                 entries: self.used_by(instruction),
-                sums: sums.at(instruction.address),
+                constraints: constraints.at(instruction.address),
                 opaque: opaque.at(instruction.address),
             })
             .collect();
@@ -74,11 +75,11 @@ impl Relocations {
             let instruction = &by_instruction[index as usize];
             match &instruction.entries {
                 InstructionUse::Some(from, to) => used.entries.extend(*from..*to),
-                InstructionUse::Slot(slot) => used.entries.push(*slot),
+                InstructionUse::OperandField(operand_field) => used.entries.push(*operand_field),
                 InstructionUse::Everything => return self.everything(),
                 InstructionUse::Nothing => {}
             }
-            used.sums.extend(instruction.sums.clone());
+            used.constraints.extend(instruction.constraints.clone());
             used.opaque.extend(instruction.opaque.clone());
         }
         if function.indirect.is_some() {
@@ -92,7 +93,7 @@ impl Relocations {
     fn everything(&self) -> FunctionUses {
         FunctionUses {
             entries: (0..self.entries.len() as u32).collect(),
-            sums: (0..self.sums.len() as u32).collect(),
+            constraints: (0..self.constraints.len() as u32).collect(),
             opaque: (0..self.opaque.len() as u32).collect(),
         }
     }
@@ -119,17 +120,18 @@ impl Relocations {
             {
                 InstructionUse::Everything
             }
-            Some(slot) => InstructionUse::Slot(slot as u32),
+            Some(operand_field) => InstructionUse::OperandField(operand_field as u32),
         }
     }
 
-    /// A distance slot is used together with its own address (`lea slot; add (slot)`); that tells which slot is meant.
+    /// A distance operand field is used together with its own address (`lea operand field; add (operand field)`); that tells which operand field is meant.
     fn is_plain_slot_address(&self, instruction: &Instruction) -> bool {
-        let slot = instruction
-            .target
-            .and_then(|target| self.covering(target).map(|slot| (target, slot)));
-        slot.is_some_and(|(target, slot)| {
-            let entry = &self.entries[slot];
+        let operand_field = instruction.target.and_then(|target| {
+            self.covering(target)
+                .map(|operand_field| (target, operand_field))
+        });
+        operand_field.is_some_and(|(target, operand_field)| {
+            let entry = &self.entries[operand_field];
             entry.place == target && entry.kind == Kind::Pc64
         })
     }
@@ -168,7 +170,7 @@ impl<I: Iterator<Item = Svma>> Sites<I> {
 /// What one instruction uses of each list.
 struct InstructionUses {
     entries: InstructionUse,
-    sums: Range<u32>,
+    constraints: Range<u32>,
     opaque: Range<u32>,
 }
 
@@ -177,8 +179,8 @@ enum InstructionUse {
     Nothing,
     /// Its own constants: a range of relocations.
     Some(u32, u32),
-    /// A slot of data.
-    Slot(u32),
-    /// The address of slots of data, and with it any of them.
+    /// A operand field of data.
+    OperandField(u32),
+    /// The address of operand fields of data, and with it any of them.
     Everything,
 }

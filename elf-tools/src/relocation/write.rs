@@ -2,8 +2,8 @@
 
 use object::elf;
 
-use crate::assemble::{self, Content, NewSection, RELA, SYMBOL};
 use crate::elf::View;
+use crate::elf_writer::{self, Content, NewSection, RELA, SYMBOL};
 use crate::image::note::TABLES_SIZE;
 use crate::image::{Image, TablesNote};
 use crate::relocation::Relocations;
@@ -37,7 +37,7 @@ pub fn attach(image: &Image, relocations: &Relocations) -> Result<Vec<u8>> {
     let first = sections.len() as u32 + 1;
     let tables = Tables::encode(relocations, first, bytes.len() as u64)?;
     sections.extend(tables.into_sections(first));
-    let placed = assemble::append(&mut bytes, sections)?;
+    let placed = elf_writer::append(&mut bytes, sections)?;
     let [relocations_at, symbols_at, strings_at] =
         [1, 2, 3].map(|index| placed[first as usize - 1 + index]);
     let stated = TablesNote {

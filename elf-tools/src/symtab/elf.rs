@@ -5,10 +5,10 @@
 
 use object::elf;
 
-use crate::assemble::{
+use crate::elf::{Note, RawSymbol, View};
+use crate::elf_writer::{
     self, Content, NewSection, add_name, object_symbol, object_with_notes, table_section,
 };
-use crate::elf::{Note, RawSymbol, View};
 use crate::image::note;
 use crate::symtab::name::VersionedName;
 use crate::symtab::{Mapping, Provenance, Symbol, Symtab, mapping_name};
@@ -161,10 +161,10 @@ fn symbol(raw: &RawSymbol<'_>, mapping: usize, place: &Mapping) -> Result<Option
 /// Writes the table as a symbol table object.
 pub fn write(symtab: &Symtab) -> Result<Vec<u8>> {
     let build_id = symtab.build_id.as_deref().unwrap_or_default();
-    let notes = assemble::announcement(note::NT_SYMBOLS, build_id, symtab.linux_version);
+    let notes = elf_writer::announcement(note::NT_SYMBOLS, build_id, symtab.linux_version);
     let (mut bytes, note_section) = object_with_notes(&notes);
     let mut strings = vec![0u8];
-    let mut symbols = vec![0u8; assemble::SYMBOL as usize];
+    let mut symbols = vec![0u8; elf_writer::SYMBOL as usize];
     for symbol in symtab.symbols() {
         let name = VersionedName {
             version: symbol.version,
@@ -190,14 +190,14 @@ pub fn write(symtab: &Symtab) -> Result<Vec<u8>> {
         link: symbol_table + 1,
         info: 1,
         align: 8,
-        entry_size: assemble::SYMBOL,
+        entry_size: elf_writer::SYMBOL,
         ..table_section(".symtab", elf::SHT_SYMTAB.0)
     });
     sections.push(NewSection {
         content: Content::New(strings),
         ..table_section(".strtab", elf::SHT_STRTAB.0)
     });
-    assemble::append(&mut bytes, sections)?;
+    elf_writer::append(&mut bytes, sections)?;
     Ok(bytes)
 }
 

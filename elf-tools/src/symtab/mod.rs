@@ -1,16 +1,16 @@
 //! The symbols of one kernel's vvar: every page, object and field that vDSO code may depend on.
 //!
 //! A [`Symtab`] has the same content whatever it was made from: an exported table or a table file ([`elf`]), or the
-//! struct layouts in BTF or DWARF ([`vocabulary`], with [`catalogue`] for what the layouts of old kernels leave out).
+//! struct layouts in BTF or DWARF ([`stock_symbols`], with [`catalogue`] for what the layouts of old kernels leave out).
 //! Names, sizes and versions are specified in `docs/abi.md`.
 
-pub mod catalogue;
-mod corroborate;
 pub mod elf;
-mod evidence;
+mod layout_check;
 pub mod name;
+pub mod page_layouts;
 mod place;
-pub mod vocabulary;
+pub mod stock_symbols;
+mod vvar_accesses;
 
 use rustc_hash::FxHashMap;
 
@@ -270,7 +270,7 @@ fn parent(name: &str) -> Option<&str> {
         .filter(|parent| parent.contains('.'))
 }
 
-/// `basetime` and `offset` are a union, in the kernel and so in the vocabulary.
+/// `basetime` and `offset` are a union, in the kernel and so in the stock symbols.
 fn is_union(first: &str, second: &str) -> bool {
     let branch = |name: &str, word: &str| {
         name.split('.')

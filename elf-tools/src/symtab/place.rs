@@ -1,6 +1,6 @@
 //! Every canonical name with its place, for given struct layouts and a given page layout.
 
-use super::catalogue::{PAGE, Placement};
+use super::page_layouts::{PAGE, Placement};
 use crate::layout::{Layout, Member, Structure, Type};
 use crate::{Error, Result};
 

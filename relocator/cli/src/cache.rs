@@ -6,8 +6,8 @@
 
 use std::path::PathBuf;
 
-use elf_tools::code::Code;
 use elf_tools::image::Image;
+use elf_tools::reachability::Code;
 use elf_tools::reentry::ReentryTable;
 use elf_tools::relocation::{Relocations, object};
 

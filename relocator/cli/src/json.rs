@@ -175,8 +175,8 @@ pub struct Need {
     pub reference: String,
     /// Number of places that it determines alone.
     pub places: usize,
-    /// Number of sums that it takes part in.
-    pub sums: usize,
+    /// Number of constraints that it takes part in.
+    pub constraints: usize,
     /// Whether there is a value for kernels that lack it.
     pub has_default: bool,
 }
@@ -186,15 +186,15 @@ pub fn needs(table: &Relocations) -> Vec<Need> {
     let needs = table.needs.iter().map(|need| Need {
         reference: need.reference.to_string(),
         places: 0,
-        sums: 0,
+        constraints: 0,
         has_default: need.default.is_some(),
     });
     let mut needs: Vec<Need> = needs.collect();
     for entry in &table.entries {
         needs[entry.need as usize].places += 1;
     }
-    for sum in &table.sums {
-        needs[sum.need as usize].sums += 1;
+    for constraint in &table.constraints {
+        needs[constraint.need as usize].constraints += 1;
     }
     needs
 }

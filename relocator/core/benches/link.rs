@@ -7,8 +7,8 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use elf_tools::Avma;
-use elf_tools::code::Code;
 use elf_tools::image::Image;
+use elf_tools::reachability::Code;
 use elf_tools::relocation::object;
 use elf_tools::symtab::{self, Provenance, Symtab};
 use kernel_fixtures::{fixture, synthetic};

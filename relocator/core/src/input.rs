@@ -1,7 +1,7 @@
 //! What goes into linking: an old image with everything that was read from it, and what the new kernel offers.
 
-use elf_tools::code::Code;
 use elf_tools::image::Image;
+use elf_tools::reachability::Code;
 use elf_tools::relocation::{Relocations, Uses};
 use elf_tools::symtab::Symtab;
 

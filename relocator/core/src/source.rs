@@ -6,7 +6,7 @@ use elf_tools::image::{Image, LinuxVersion};
 use elf_tools::kernel::{KernelFile, is_kernel_file};
 use elf_tools::layout::btf::Btf;
 use elf_tools::layout::dwarf::Dwarf;
-use elf_tools::symtab::{self, Provenance, Symtab, vocabulary};
+use elf_tools::symtab::{self, Provenance, Symtab, stock_symbols};
 use elf_tools::{Avma, relocation};
 
 use crate::placement::Placement;
@@ -142,7 +142,7 @@ impl Source {
 /// The symbols from BTF, or from DWARF where the kernel was built without BTF.
 fn symbols(kernel: &KernelFile, image: &Image) -> elf_tools::Result<Symtab> {
     match &kernel.btf {
-        Some(btf) => vocabulary::from_layout(&Btf::parse(btf)?, image),
-        None => vocabulary::from_layout(&Dwarf::parse(&kernel.vmlinux)?, image),
+        Some(btf) => stock_symbols::from_layout(&Btf::parse(btf)?, image),
+        None => stock_symbols::from_layout(&Dwarf::parse(&kernel.vmlinux)?, image),
     }
 }

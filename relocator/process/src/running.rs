@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use elf_tools::Avma;
 use elf_tools::image::{Image, TablesNote};
 use elf_tools::layout::btf::Btf;
-use elf_tools::symtab::{self, Provenance, Symtab, mapping_name, vocabulary};
+use elf_tools::symtab::{self, Provenance, Symtab, mapping_name, stock_symbols};
 use procfs::process::{MMapPath, Process};
 
 use crate::{Error, Result};
@@ -148,7 +148,7 @@ fn running_symtab(image: Option<&Image>) -> Result<Symtab> {
     file.read_to_end(&mut bytes)
         .map_err(Error::path(KERNEL_BTF))?;
     let btf = Btf::parse(&bytes).map_err(Error::input(KERNEL_BTF))?;
-    vocabulary::from_layout(&btf, image).map_err(Error::input(KERNEL_BTF))
+    stock_symbols::from_layout(&btf, image).map_err(Error::input(KERNEL_BTF))
 }
 
 /// The symbol table that a relocation-capable kernel maps into this process: `docs/abi.md`, section 2.

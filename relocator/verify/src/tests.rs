@@ -1,7 +1,7 @@
 //! Images that are right, wrong, crashing and hanging, on the kernel that runs the tests.
 
-use elf_tools::code::Code;
 use elf_tools::image::Image;
+use elf_tools::reachability::Code;
 use elf_tools::relocation::Relocations;
 
 use super::address_space::AddressSpace;

@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use elf_tools::code::Code;
 use elf_tools::image::Image;
+use elf_tools::reachability::Code;
 use elf_tools::relocation::{FunctionUses, Kind};
 use kernel_fixtures::fixture::{self, Fixture, Style};
 

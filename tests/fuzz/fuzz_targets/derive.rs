@@ -2,7 +2,7 @@
 #![no_main]
 
 use elf_tools::Avma;
-use elf_tools::code::Code;
+use elf_tools::reachability::Code;
 use elf_tools::derive::derive;
 use elf_tools::image::Image;
 use elf_tools::relocation::object;

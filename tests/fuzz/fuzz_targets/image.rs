@@ -1,7 +1,7 @@
 //! A vDSO from anywhere: headers, exports, notes, alternatives, code.
 #![no_main]
 
-use elf_tools::code::Code;
+use elf_tools::reachability::Code;
 use elf_tools::image::{Image, alternatives};
 use libfuzzer_sys::fuzz_target;
 

@@ -1,7 +1,7 @@
 //! A relocation table object from anywhere, read for the re-entry table of a good image.
 #![no_main]
 
-use elf_tools::code::Code;
+use elf_tools::reachability::Code;
 use elf_tools::image::Image;
 use elf_tools::relocation::object;
 use libfuzzer_sys::fuzz_target;

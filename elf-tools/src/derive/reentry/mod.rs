@@ -22,12 +22,12 @@ mod source;
 
 use std::collections::BTreeMap;
 
-use crate::code::{Code, Function};
 use crate::derive::fixpoint::{self, Analysis, Block, Keep};
 use crate::derive::machine::State;
 use crate::derive::value::UnknownId;
 use crate::derive::x86_64;
 use crate::image::Image;
+use crate::reachability::{Code, Function};
 use crate::reentry::{Call, Context, Location, Recipe, Recovery, ReentryTable, Register, Source};
 use crate::{Result, Svma};
 

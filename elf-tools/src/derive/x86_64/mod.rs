@@ -14,8 +14,9 @@ use super::machine::{Known, Machine, REGISTERS, State};
 use super::pool::Pool;
 use super::value::{Unknown, Value};
 use super::{Architecture, Learned};
-use crate::code::{Code, Flow};
+use crate::disassembly::Flow;
 use crate::image::Image;
+use crate::reachability::Code;
 
 /// Registers by the number that the processor gives them; the stack pointer is 4.
 const RAX: u8 = 0;
@@ -33,7 +34,7 @@ pub(super) struct X86_64<'a> {
 impl<'a> X86_64<'a> {
     pub(super) fn new(image: &Image, code: &'a Code) -> Self {
         let mut decoder = Decoder::with_ip(64, image.bytes(), 0, DecoderOptions::NONE);
-        let decode = |instruction: &crate::code::Instruction| {
+        let decode = |instruction: &crate::disassembly::Instruction| {
             // The position was decoded before, so it lies in the image.
             let _ = decoder.set_position(instruction.address.index());
             decoder.set_ip(instruction.address.0);
@@ -122,7 +123,7 @@ impl Architecture for X86_64<'_> {
 /// One instruction about to be applied.
 struct Step<'a, 'm> {
     instruction: &'a Instruction,
-    description: &'a crate::code::Instruction,
+    description: &'a crate::disassembly::Instruction,
     machine: &'a mut Machine<'m>,
 }
 

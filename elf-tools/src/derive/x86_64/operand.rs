@@ -3,8 +3,8 @@
 use iced_x86::{OpKind, Register};
 
 use super::{RAX, RSP, Step, number};
-use crate::code::Field;
 use crate::derive::value::{ConstantId, SetId, Unknown, Value};
+use crate::disassembly::Field;
 
 impl Step<'_, '_> {
     pub(super) fn constant_id(&self, immediate: bool) -> ConstantId {

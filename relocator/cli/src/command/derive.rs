@@ -8,7 +8,7 @@ use crate::json::{self as report, Kernel, Need, Reentry};
 use crate::source::Spec;
 use anyhow::Result;
 use elf_tools::Svma;
-use elf_tools::code::Function;
+use elf_tools::reachability::Function;
 use elf_tools::reentry::ReentryTable;
 use elf_tools::relocation::{FunctionUses, Relocations};
 use relocator::link::Old;
@@ -36,7 +36,7 @@ struct Report {
     schema: &'static str,
     #[serde(flatten)]
     kernel: Kernel,
-    slots: usize,
+    operand_fields: usize,
     functions: Vec<FunctionReport>,
     needs: Vec<Need>,
     reentry: Reentry,
@@ -49,8 +49,8 @@ struct FunctionReport {
     aliases: Vec<String>,
     instructions: usize,
     entries: usize,
-    sums: usize,
-    slots: usize,
+    constraints: usize,
+    operand_fields: usize,
     opaque: Vec<OpaqueReport>,
 }
 
@@ -90,7 +90,7 @@ fn report(
     Report {
         schema: report::DERIVE,
         kernel,
-        slots: table.slots.len(),
+        operand_fields: table.operand_fields.len(),
         functions: functions
             .map(|(function, uses)| function_report(old, table, function, uses))
             .collect(),
@@ -108,9 +108,12 @@ fn function_report(
 ) -> FunctionReport {
     let exports = old.image.exports_at(function.entry);
     let mut names = exports.map(|export| export.name.clone());
-    let sums = uses.sums.iter().map(|&index| &table.sums[index as usize]);
-    let slots: BTreeSet<u32> = sums
-        .flat_map(|sum| sum.terms.iter().map(|term| term.slot))
+    let constraints = uses
+        .constraints
+        .iter()
+        .map(|&index| &table.constraints[index as usize]);
+    let operand_fields: BTreeSet<u32> = constraints
+        .flat_map(|constraint| constraint.terms.iter().map(|term| term.operand_field))
         .collect();
     let opaque = uses
         .opaque
@@ -121,8 +124,8 @@ fn function_report(
         aliases: names.collect(),
         instructions: function.reached.len(),
         entries: uses.entries.len(),
-        sums: uses.sums.len(),
-        slots: slots.len(),
+        constraints: uses.constraints.len(),
+        operand_fields: operand_fields.len(),
         opaque: opaque
             .map(|opaque| OpaqueReport {
                 address: opaque.site.0,
@@ -137,8 +140,8 @@ fn text(report: &Report) -> String {
         "function",
         "instructions",
         "entries",
-        "sums",
-        "slots",
+        "constraints",
+        "operand_fields",
         "opaque",
     ]);
     let mut opaque = BTreeSet::new();
@@ -147,15 +150,18 @@ fn text(report: &Report) -> String {
             function.name.clone(),
             function.instructions.to_string(),
             function.entries.to_string(),
-            function.sums.to_string(),
-            function.slots.to_string(),
+            function.constraints.to_string(),
+            function.operand_fields.to_string(),
             function.opaque.len().to_string(),
         ]);
         let sites = function.opaque.iter();
         opaque.extend(sites.map(|opaque| (opaque.address, &opaque.reason)));
     }
     let kernel = &report.kernel;
-    let mut text = format!("{kernel}, {} slots\n\n{functions}\n", report.slots);
+    let mut text = format!(
+        "{kernel}, {} operand fields\n\n{functions}\n",
+        report.operand_fields
+    );
     if !report.needs.is_empty() {
         let _ = writeln!(text, "\n{}", output::needs(&report.needs));
     }
@@ -175,7 +181,9 @@ fn text(report: &Report) -> String {
 #[cfg(test)]
 mod tests {
     use elf_tools::image::Image;
-    use elf_tools::relocation::{Demand, Need, Opaque, Slot, Sum, Term, Width};
+    use elf_tools::relocation::{
+        Constraint, Need, Opaque, OperandField, RightHandSide, Term, Width,
+    };
     use elf_tools::symtab::name::Reference;
     use kernel_fixtures::fixture;
 
@@ -186,16 +194,16 @@ mod tests {
         let image = Image::parse(fixture::find("bare").unwrap().image).unwrap();
         let mut old = Old::read(image).unwrap();
         let site = old.image.export("time").unwrap().address;
-        let width = Width::Word;
-        let slot = |place| Slot { place, width };
-        let sum = |addend, slots: &[u32]| Sum {
+        let width = Width::I32;
+        let operand_field = |place| OperandField { place, width };
+        let constraint = |addend, operand_fields: &[u32]| Constraint {
             site,
-            demand: Demand::Address,
+            right_hand_side: RightHandSide::Address,
             need: 0,
             addend,
-            terms: (slots.iter())
-                .map(|&slot| Term {
-                    slot,
+            terms: (operand_fields.iter())
+                .map(|&operand_field| Term {
+                    operand_field,
                     coefficient: 1,
                 })
                 .collect(),
@@ -207,8 +215,8 @@ mod tests {
                 default: None,
             }],
             entries: Vec::new(),
-            slots: [2, 9, 20].map(|at| slot(site.offset(at))).to_vec(),
-            sums: vec![sum(1, &[0, 2]), sum(2, &[2])],
+            operand_fields: [2, 9, 20].map(|at| operand_field(site.offset(at))).to_vec(),
+            constraints: vec![constraint(1, &[0, 2]), constraint(2, &[2])],
             opaque: vec![Opaque {
                 site,
                 reason: "it is hidden".to_owned(),
@@ -226,7 +234,7 @@ mod tests {
         let [time] = &report
             .functions
             .iter()
-            .filter(|function| function.sums > 0)
+            .filter(|function| function.constraints > 0)
             .collect::<Vec<_>>()[..]
         else {
             panic!("one function reaches it");
@@ -235,12 +243,21 @@ mod tests {
             (&*time.name, &time.aliases[..]),
             ("__vdso_time", &["time".to_owned()][..])
         );
-        // Two sums share a slot.
-        assert_eq!((time.sums, time.slots, time.entries), (2, 2, 0));
+        // Two constraints share an operand field.
+        assert_eq!(
+            (time.constraints, time.operand_fields, time.entries),
+            (2, 2, 0)
+        );
         assert!(time.instructions > 5);
         assert_eq!(time.opaque[0].reason, "it is hidden");
-        assert_eq!((report.slots, &report.unreached[..]), (3, &[0x123][..]));
-        assert_eq!((report.needs[0].sums, report.needs[0].places), (2, 0));
+        assert_eq!(
+            (report.operand_fields, &report.unreached[..]),
+            (3, &[0x123][..])
+        );
+        assert_eq!(
+            (report.needs[0].constraints, report.needs[0].places),
+            (2, 0)
+        );
     }
 
     #[test]
@@ -249,7 +266,7 @@ mod tests {
         let shown = text(&report);
         for words in [
             "fixture:bare (",
-            "3 slots",
+            "3 operand fields",
             "__vdso_time",
             "time.clock[].seq",
             "opaque at 0x",
@@ -263,7 +280,7 @@ mod tests {
         let json = serde_json::to_value(&report).unwrap();
         let members: BTreeSet<&str> = json.as_object().unwrap().keys().map(|k| &**k).collect();
         let documented =
-            "schema source build_id kernel tables slots functions needs reentry unreached";
+            "schema source build_id kernel tables operand_fields functions needs reentry unreached";
         assert_eq!(members, documented.split(' ').collect());
     }
 }

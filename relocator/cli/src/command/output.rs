@@ -47,13 +47,13 @@ pub(crate) fn table(header: &[&str]) -> Table {
 
 /// What a relocation table needs of a kernel.
 pub(crate) fn needs(needs: &[Need]) -> Table {
-    let mut shown = table(&["needs", "places", "sums", "default"]);
+    let mut shown = table(&["needs", "places", "constraints", "default"]);
     for need in needs {
         let default = if need.has_default { "yes" } else { "" };
         shown.add_row([
             need.reference.clone(),
             need.places.to_string(),
-            need.sums.to_string(),
+            need.constraints.to_string(),
             default.to_owned(),
         ]);
     }

@@ -1,14 +1,15 @@
-//! Constants of instructions: which one a slot is, and instructions with other constants in their place.
+//! Constants of instructions: which one an operand field is, and instructions with other constants in their place.
 
 use elf_tools::Svma;
-use elf_tools::code::{Access, Code, Field};
-use elf_tools::relocation::{Slot, Width};
+use elf_tools::disassembly::{Access, Field};
+use elf_tools::reachability::Code;
+use elf_tools::relocation::{OperandField, Width};
 use iced_x86::{Code as Opcode, Decoder, DecoderOptions, Instruction, OpKind};
 
 /// Longest instruction in bytes.
 pub(super) const LONGEST: usize = 15;
 
-/// Which constant of an instruction a slot is.
+/// Which constant of an instruction an operand field is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
     /// Of its memory operand.
@@ -17,7 +18,7 @@ pub(super) enum Part {
     Immediate,
 }
 
-/// A slot, found in the code.
+/// A operand field, found in the code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Constant {
     /// Index into the code's instructions.
@@ -27,22 +28,26 @@ pub(super) struct Constant {
     pub(super) value: i64,
 }
 
-/// Finds each slot; `None` where no instruction has such a constant.
-pub(super) fn find(code: &Code, bytes: &[u8], slots: &[Slot]) -> Vec<Option<Constant>> {
+/// Finds each operand field; `None` where no instruction has such a constant.
+pub(super) fn find(
+    code: &Code,
+    bytes: &[u8],
+    operand_fields: &[OperandField],
+) -> Vec<Option<Constant>> {
     let instructions = code.instructions();
-    let find = |slot: &Slot| {
-        let after = instructions.partition_point(|i| i.address <= slot.place);
+    let find = |operand_field: &OperandField| {
+        let after = instructions.partition_point(|i| i.address <= operand_field.place);
         let index = after.checked_sub(1)?;
         let instruction = &instructions[index];
         let is = |field: Field| {
-            instruction.address.offset(i64::from(field.offset)) == slot.place
-                && u64::from(field.size) == slot.width.bytes()
+            instruction.address.offset(i64::from(field.offset)) == operand_field.place
+                && u64::from(field.size) == operand_field.width.bytes()
         };
-        let part = match slot.width {
-            Width::Absent => {
+        let part = match operand_field.width {
+            Width::None => {
                 let can = instruction.access != Access::None
                     && instruction.displacement.size == 0
-                    && instruction.address == slot.place;
+                    && instruction.address == operand_field.place;
                 can.then_some(Part::Displacement)?
             }
             _ if is(instruction.displacement) => Part::Displacement,
@@ -52,18 +57,18 @@ pub(super) fn find(code: &Code, bytes: &[u8], slots: &[Slot]) -> Vec<Option<Cons
         Some(Constant {
             instruction: index as u32,
             part,
-            value: value(bytes, slot)?,
+            value: value(bytes, operand_field)?,
         })
     };
-    slots.iter().map(find).collect()
+    operand_fields.iter().map(find).collect()
 }
 
-fn value(bytes: &[u8], slot: &Slot) -> Option<i64> {
-    let stored = bytes.get(slot.place.index()..)?;
-    match slot.width {
-        Width::Absent => Some(0),
-        Width::Byte => stored.first().map(|&byte| i64::from(byte as i8)),
-        Width::Word => stored
+fn value(bytes: &[u8], operand_field: &OperandField) -> Option<i64> {
+    let stored = bytes.get(operand_field.place.index()..)?;
+    match operand_field.width {
+        Width::None => Some(0),
+        Width::I8 => stored.first().map(|&byte| i64::from(byte as i8)),
+        Width::I32 => stored
             .first_chunk()
             .map(|word| i64::from(i32::from_le_bytes(*word))),
     }

@@ -10,7 +10,8 @@
 use std::ops::Range;
 
 use elf_tools::Svma;
-use elf_tools::code::{Code, Flow, Instruction};
+use elf_tools::disassembly::{Flow, Instruction};
+use elf_tools::reachability::Code;
 use iced_x86::{Encoder, FlowControl, Mnemonic};
 
 use crate::link::constant::{self, Constant, LONGEST, Reader};
@@ -88,29 +89,29 @@ impl<'a> Detours<'a> {
         }
     }
 
-    /// Whether the instruction of `slot` can be moved and then hold any value.
-    pub(super) fn is_possible(&mut self, slot: u32) -> bool {
-        let Some(constant) = self.constants[slot as usize] else {
+    /// Whether the instruction of `operand_field` can be moved and then hold any value.
+    pub(super) fn is_possible(&mut self, operand_field: u32) -> bool {
+        let Some(constant) = self.constants[operand_field as usize] else {
             return false;
         };
         self.barred.len() < MAX_BARRED
-            && !self.barred.contains(&slot)
+            && !self.barred.contains(&operand_field)
             && self.can_be_wide(constant)
             && !self.windows(constant.instruction as usize).is_empty()
     }
 
-    /// Rules out moving the instruction of `slot`.
-    pub(super) fn bar(&mut self, slot: u32) {
-        self.barred.push(slot);
+    /// Rules out moving the instruction of `operand_field`.
+    pub(super) fn bar(&mut self, operand_field: u32) {
+        self.barred.push(operand_field);
     }
 
-    /// Chooses the instructions that are moved for these slots, or returns a slot for which there is no room beside the
+    /// Chooses the instructions that are moved for these slots, or returns an operand field for which there is no room beside the
     /// others.
     pub(super) fn choose(&mut self, misfits: &[u32]) -> Result<Vec<Range<usize>>, u32> {
         let mut chosen: Vec<Range<usize>> = Vec::new();
-        for &slot in misfits {
-            let Some(constant) = self.constants[slot as usize] else {
-                return Err(slot);
+        for &operand_field in misfits {
+            let Some(constant) = self.constants[operand_field as usize] else {
+                return Err(operand_field);
             };
             let index = constant.instruction as usize;
             if chosen.last().is_some_and(|last| last.contains(&index)) {
@@ -132,7 +133,7 @@ impl<'a> Detours<'a> {
                     chosen.pop();
                     chosen.push(window);
                 }
-                None => return Err(slot),
+                None => return Err(operand_field),
             }
         }
         Ok(chosen)

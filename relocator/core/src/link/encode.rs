@@ -1,8 +1,8 @@
 //! Calculating relocations and storing them, and the constants that were solved for.
 
 use elf_tools::Svma;
-use elf_tools::code::Code;
-use elf_tools::relocation::{Kind, Quantity, Relocation, Relocations, Slot};
+use elf_tools::reachability::Code;
+use elf_tools::relocation::{Kind, OperandField, Quantity, Relocation, Relocations};
 use iced_x86::Instruction;
 
 use crate::link::constant::{self, Constant, Reader};
@@ -65,9 +65,9 @@ fn store(relocation: &Relocation, value: i128, bytes: &mut [u8]) {
     bytes[relocation.place.index()..][..width].copy_from_slice(&value.to_le_bytes()[..width]);
 }
 
-/// Stores new values of constants that fit, by slot, and checks by decoding that nothing else changed.
+/// Stores new values of constants that fit, by operand field, and checks by decoding that nothing else changed.
 pub(super) fn constants(
-    slots: &[Slot],
+    operand_fields: &[OperandField],
     constants: &[Option<Constant>],
     code: &Code,
     changes: &[(u32, i64)],
@@ -75,8 +75,8 @@ pub(super) fn constants(
 ) -> Result<()> {
     let mut expected: Vec<(Svma, Instruction)> = Vec::with_capacity(changes.len());
     let mut reader = Reader::new(bytes);
-    for &(slot, value) in changes {
-        let Some(constant) = constants[slot as usize] else {
+    for &(operand_field, value) in changes {
+        let Some(constant) = constants[operand_field as usize] else {
             continue;
         };
         let address = code.instructions()[constant.instruction as usize].address;
@@ -89,8 +89,8 @@ pub(super) fn constants(
                 .ok_or_else(|| damaged(address, "has no such constant"))?;
         }
     }
-    for &(slot, value) in changes {
-        let Slot { place, width } = slots[slot as usize];
+    for &(operand_field, value) in changes {
+        let OperandField { place, width } = operand_fields[operand_field as usize];
         let width = width.bytes() as usize;
         bytes[place.index()..][..width].copy_from_slice(&value.to_le_bytes()[..width]);
     }

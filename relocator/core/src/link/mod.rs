@@ -1,16 +1,16 @@
 //! Linking: an old image, a new kernel's symbols and a placement in; bytes and a report out.
 //!
 //! resolve (each need against the symbol table, defaults laid out) → solve (new values for constants that addresses are
-//! sums of) → encode (entries and constants, range checked) → detour (what does not fit) → plan (each function) → write.
+//! constraints of) → encode (entries and constants, range checked) → detour (what does not fit) → plan (each function) → write.
 //! Nothing here reads or writes files or processes, so the same code serves a live process, a checkpoint and a test.
 
 mod constant;
+mod constraints;
 mod defaults;
 mod detour;
 mod encode;
 mod resolve;
 mod solve;
-mod sums;
 
 use elf_tools::relocation::{Relocations, Width};
 use elf_tools::{Class, Machine, Svma};
@@ -104,11 +104,17 @@ fn relocate(
     let resolved = resolve::all(&relocations.needs, new.symtab, placement, &mut defaults);
     let entries = encode::entries(relocations, &resolved, placement, bytes);
     defaults.append_to(bytes);
-    let constants = constant::find(&old.code, old.image.bytes(), &relocations.slots);
-    let (totals, sums) = sums::totals(relocations, &constants, &resolved, placement);
-    let mut owns = own::all(old, &Failures { entries, sums });
+    let constants = constant::find(&old.code, old.image.bytes(), &relocations.operand_fields);
+    let (totals, constraints) = constraints::totals(relocations, &constants, &resolved, placement);
+    let mut owns = own::all(
+        old,
+        &Failures {
+            entries,
+            constraints,
+        },
+    );
     let mut moved = Relocated::default();
-    if policy.keeps_code() && !relocations.sums.is_empty() {
+    if policy.keeps_code() && !relocations.constraints.is_empty() {
         let code = CodeConstants {
             old,
             relocations,
@@ -141,23 +147,25 @@ impl CodeConstants<'_> {
             let (solution, refusals) = self.solve(owns, &pinned, &mut detours);
             match detours.choose(&solution.misfits) {
                 Ok(chosen) => break (solution, refusals, chosen),
-                Err(slot) => detours.bar(slot),
+                Err(operand_field) => detours.bar(operand_field),
             }
         };
         for refusal in refusals {
             owns[refusal.function] = Own::No(self.reason(refusal));
         }
-        let is_misfit = |slot: u32| solution.misfits.binary_search(&slot).is_ok();
+        let is_misfit = |operand_field: u32| solution.misfits.binary_search(&operand_field).is_ok();
         let (misfits, changes): (Vec<_>, Vec<_>) = solution
             .changes
             .iter()
             .copied()
             .partition(|change| is_misfit(change.0));
-        let slots = &self.relocations.slots;
-        encode::constants(slots, self.constants, code, &changes, bytes)?;
+        let operand_fields = &self.relocations.operand_fields;
+        encode::constants(operand_fields, self.constants, code, &changes, bytes)?;
         let wide: Vec<(Constant, i64)> = misfits
             .iter()
-            .filter_map(|&(slot, value)| Some((self.constants[slot as usize]?, value)))
+            .filter_map(|&(operand_field, value)| {
+                Some((self.constants[operand_field as usize]?, value))
+            })
             .collect();
         self.count_detours(owns, &wide, solution.fewest);
         detour::write(&chosen, code, &wide, bytes)
@@ -175,7 +183,7 @@ impl CodeConstants<'_> {
             .zip(uses)
             .enumerate()
             .filter(|(index, (own, _))| matches!(own, Own::Relocate(_)) && !pinned.contains(index))
-            .map(|(index, (_, uses))| (index, uses.sums.as_slice()))
+            .map(|(index, (_, uses))| (index, uses.constraints.as_slice()))
             .filter(|function| !function.1.is_empty())
             .collect();
         let values: Vec<Option<i64>> = self
@@ -189,28 +197,34 @@ impl CodeConstants<'_> {
             totals: self.totals,
             functions: &functions,
         };
-        problem.solve(&mut |slot| detours.is_possible(slot))
+        problem.solve(&mut |operand_field| detours.is_possible(operand_field))
     }
 
-    /// Why a function cannot have its constants, in words that name the first sum that is to blame.
+    /// Why a function cannot have its constants, in words that name the first constraint that is to blame.
     fn reason(&self, refusal: Refusal) -> String {
-        let sum = &self.relocations.sums[refusal.sum as usize];
-        let reference = &self.relocations.needs[sum.need as usize].reference;
-        let slots = sum
+        let constraint = &self.relocations.constraints[refusal.constraint as usize];
+        let reference = &self.relocations.needs[constraint.need as usize].reference;
+        let operand_fields = constraint
             .terms
             .iter()
-            .map(|term| self.relocations.slots[term.slot as usize]);
+            .map(|term| self.relocations.operand_fields[term.operand_field as usize]);
         let describe = |width: Width| match width {
-            Width::Absent => "no constant",
-            Width::Byte => "1 byte",
-            Width::Word => "4 bytes",
+            Width::None => "no constant",
+            Width::I8 => "1 byte",
+            Width::I32 => "4 bytes",
         };
-        let places: Vec<String> = slots
-            .map(|slot| format!("{} ({})", slot.place, describe(slot.width)))
+        let places: Vec<String> = operand_fields
+            .map(|operand_field| {
+                format!(
+                    "{} ({})",
+                    operand_field.place,
+                    describe(operand_field.width)
+                )
+            })
             .collect();
         format!(
             "`{reference}` at {}: the constants at {} {}",
-            sum.site,
+            constraint.site,
             places.join(", "),
             refusal.fault
         )

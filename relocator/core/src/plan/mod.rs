@@ -8,8 +8,8 @@ pub(crate) mod own;
 
 use std::fmt;
 
-use elf_tools::code::{Code, Function};
 use elf_tools::image::Image;
+use elf_tools::reachability::{Code, Function};
 use elf_tools::{Avma, Svma};
 
 use crate::input::{New, Old};
@@ -393,9 +393,9 @@ fn enters(code: &Code, index: usize, other: &FunctionPlan) -> bool {
     let mut jumps = code
         .reached(function)
         .filter_map(|instruction| match instruction.flow {
-            elf_tools::code::Flow::Jump(t)
-            | elf_tools::code::Flow::Branch(t)
-            | elf_tools::code::Flow::Call(t) => {
+            elf_tools::disassembly::Flow::Jump(t)
+            | elf_tools::disassembly::Flow::Branch(t)
+            | elf_tools::disassembly::Flow::Call(t) => {
                 let own = (other.entry.0..end).contains(&instruction.address.0);
                 (!own).then_some(t)
             }

@@ -1,7 +1,7 @@
 //! Whether the code that a function has can run on the new kernel.
 
 use elf_tools::Svma;
-use elf_tools::code::Function;
+use elf_tools::reachability::Function;
 use elf_tools::relocation::{FunctionUses, Relocations, Width};
 
 use crate::input::Old;
@@ -31,7 +31,7 @@ pub(crate) struct Relocated {
 /// A part of a table that cannot be met, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failure {
-    /// Index into the entries or the sums of the table.
+    /// Index into the entries or the constraints of the table.
     pub(crate) index: u32,
     /// In words that name the symbol.
     pub(crate) reason: String,
@@ -43,7 +43,7 @@ pub(crate) struct Failures {
     /// Entries, by index.
     pub(crate) entries: Vec<Failure>,
     /// Sums, by index.
-    pub(crate) sums: Vec<Failure>,
+    pub(crate) constraints: Vec<Failure>,
 }
 
 impl Failures {
@@ -56,12 +56,13 @@ impl Failures {
         };
         match first(&self.entries, &uses.entries) {
             Some(position) => Some(&self.entries[position]),
-            None => first(&self.sums, &uses.sums).map(|position| &self.sums[position]),
+            None => first(&self.constraints, &uses.constraints)
+                .map(|position| &self.constraints[position]),
         }
     }
 }
 
-/// Decides for every function, by index. The result holds if values are found for all sums that are used.
+/// Decides for every function, by index. The result holds if values are found for all constraints that are used.
 pub(crate) fn all(old: &Old, failures: &Failures) -> Vec<Own> {
     let functions = old.code.functions();
     let (Some(relocations), Some(uses)) = (&old.relocations, &old.uses) else {
@@ -125,15 +126,19 @@ fn stray_reference(old: &Old, covered: &Covered<'_>, function: &Function) -> Opt
 /// The places that a table has something to say about.
 struct Covered<'a> {
     relocations: &'a Relocations,
-    /// Whether each slot is in a sum.
+    /// Whether each operand field is in a constraint.
     in_sums: Vec<bool>,
 }
 
 impl<'a> Covered<'a> {
     fn of(relocations: &'a Relocations) -> Self {
-        let mut in_sums = vec![false; relocations.slots.len()];
-        for term in relocations.sums.iter().flat_map(|sum| &sum.terms) {
-            if let Some(place) = in_sums.get_mut(term.slot as usize) {
+        let mut in_sums = vec![false; relocations.operand_fields.len()];
+        for term in relocations
+            .constraints
+            .iter()
+            .flat_map(|constraint| &constraint.terms)
+        {
+            if let Some(place) = in_sums.get_mut(term.operand_field as usize) {
                 *place = true;
             }
         }
@@ -143,15 +148,18 @@ impl<'a> Covered<'a> {
         }
     }
 
-    /// Whether an entry covers the operand at `place`, or a sum decides about it.
+    /// Whether an entry covers the operand at `place`, or a constraint decides about it.
     fn contains(&self, place: Svma) -> bool {
         if self.relocations.covering(place).is_some() {
             return true;
         }
-        let slots = &self.relocations.slots;
+        let operand_fields = &self.relocations.operand_fields;
         // An absent constant, the first byte of its instruction, is never where a displacement is.
-        let index = slots.partition_point(|slot| slot.place < place);
-        let slot = slots.get(index).filter(|slot| slot.place == place);
-        slot.is_some_and(|slot| slot.width == Width::Word && self.in_sums[index])
+        let index = operand_fields.partition_point(|operand_field| operand_field.place < place);
+        let operand_field = operand_fields
+            .get(index)
+            .filter(|operand_field| operand_field.place == place);
+        operand_field
+            .is_some_and(|operand_field| operand_field.width == Width::I32 && self.in_sums[index])
     }
 }

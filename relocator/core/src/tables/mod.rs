@@ -13,9 +13,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use elf_tools::Svma;
-use elf_tools::code::Code;
 use elf_tools::derive::Derivation;
 use elf_tools::image::Image;
+use elf_tools::reachability::Code;
 use elf_tools::reentry::ReentryTable;
 use elf_tools::relocation::{Relocations, object};
 use elf_tools::symtab::{self, Symtab};

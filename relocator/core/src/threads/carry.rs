@@ -50,7 +50,7 @@ impl Contexts {
         memory: &dyn Memory,
     ) -> Self {
         // Once, and not for each of a thousand threads, whose stacks are a thousand mappings.
-        let writable = frames::joined(writable);
+        let writable = frames::merge(writable);
         let mut seen = BTreeSet::new();
         let of_thread = |thread: &Thread| {
             let mut found = frames::of_texts(&thread.registers, &writable, texts, memory);

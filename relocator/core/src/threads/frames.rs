@@ -129,7 +129,7 @@ impl<'a> Stacks<'a> {
         Self {
             memory: match is_joined(writable) {
                 true => Cow::Borrowed(writable),
-                false => Cow::Owned(joined(writable)),
+                false => Cow::Owned(merge(writable)),
             },
             pointers: VecDeque::from([pointer]),
             searched: Vec::new(),
@@ -187,7 +187,7 @@ fn is_joined(ranges: &[Range<Avma>]) -> bool {
 }
 
 /// Ranges lowest first, of which those that touch or overlap are made one.
-pub fn joined(ranges: &[Range<Avma>]) -> Vec<Range<Avma>> {
+pub fn merge(ranges: &[Range<Avma>]) -> Vec<Range<Avma>> {
     let mut sorted: Vec<_> = ranges
         .iter()
         .filter(|range| !range.is_empty())

@@ -12,7 +12,7 @@ pub mod frames;
 pub mod random;
 mod stopped;
 
-use elf_tools::code::Flow;
+use elf_tools::disassembly::Flow;
 use elf_tools::reentry::{Context, ReentryTable, Register};
 use elf_tools::{Avma, Svma};
 

@@ -23,7 +23,7 @@ use relocator::criu::Mark;
 use relocator::link::{Old, link};
 use relocator::placement::{PAGE, Placement};
 use relocator::plan::Policy;
-use relocator::threads::frames::joined;
+use relocator::threads::frames::merge;
 use relocator::threads::{Write, random};
 
 /// The function that keeps states.
@@ -157,7 +157,7 @@ fn anew(
     // What an earlier link has taken does not come back with a restore, but with a rollback.
     let records = survey.texts.iter().filter_map(|text| text.record.as_ref());
     zeros.extend(records.flat_map(|found| found.record.zeros.iter().cloned()));
-    let zeros = joined(&zeros);
+    let zeros = merge(&zeros);
     for (text, room) in survey.texts.iter().zip(rooms) {
         let placement = Placement {
             image: text.found.image,

@@ -15,7 +15,7 @@ use std::ops::Range;
 use elf_tools::{Avma, Svma};
 
 use super::text::Text;
-use crate::targets::{Step, WORD, meet};
+use crate::targets::{Step, WORD, overlaps};
 use crate::{Error, Result};
 use relocator::criu;
 use relocator::link::LinkedImage;
@@ -216,7 +216,7 @@ impl Change<'_> {
             let at = |offset: usize| self.image.offset(offset as i64);
             let taken = self.record.as_ref();
             let is_taken =
-                taken.is_some_and(|record| meet(record, &(at(place.start)..at(place.end))));
+                taken.is_some_and(|record| overlaps(record, &(at(place.start)..at(place.end))));
             let now = self.now.get(place.clone());
             !is_taken
                 && self.after.get(place).is_some_and(is_zero)

@@ -11,7 +11,7 @@ use super::record::Record;
 use super::spare::Spare;
 use super::text::{Known, Text};
 use crate::targets::live::{told_vdso, trampoline};
-use crate::targets::{Mapping, Step, Target, meet};
+use crate::targets::{Mapping, Step, Target, overlaps};
 use crate::tracing::ProcessMemory;
 use crate::{Error, Result};
 
@@ -99,7 +99,7 @@ impl Survey {
         all.extend(self.texts.iter().map(|text| text.found.mapping.clone()));
         all.extend(self.texts.iter().filter_map(|text| text.zeros.clone()));
         all.extend_from_slice(places);
-        let matters = |mapping: &&Mapping| all.iter().any(|range| meet(range, &mapping.range));
+        let matters = |mapping: &&Mapping| all.iter().any(|range| overlaps(range, &mapping.range));
         let same = now
             .iter()
             .filter(matters)

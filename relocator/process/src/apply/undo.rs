@@ -15,10 +15,10 @@ use super::stage::{self, Stage};
 use super::survey::Survey;
 use super::text::Text;
 use super::{Job, Planned};
-use crate::targets::{Step, WORD, meet, without};
+use crate::targets::{Step, WORD, overlaps, subtract};
 use crate::{Error, Result};
 use relocator::threads::Write;
-use relocator::threads::frames::joined;
+use relocator::threads::frames::merge;
 
 /// What has to be done, or nothing if the process is not linked.
 pub(super) fn job(survey: &Survey, pid: Pid, build_id: &[u8]) -> Result<Planned> {
@@ -63,8 +63,8 @@ pub(super) fn job(survey: &Survey, pid: Pid, build_id: &[u8]) -> Result<Planned>
     // come back when that is gone.
     let zeros = vacant(&zeros, survey, unit, &back);
     let texts = survey.texts.iter().map(|text| text.found.mapping.clone());
-    let before = without(zeros.clone(), texts);
-    let behind = without(zeros, before.iter().cloned());
+    let before = subtract(zeros.clone(), texts);
+    let behind = subtract(zeros, before.iter().cloned());
     job.late.splice(0..0, before.into_iter().map(Step::Zero));
     job.late.extend(behind.into_iter().map(Step::Zero));
     job.late.extend(survey.discard());
@@ -175,7 +175,7 @@ fn vacant(
     let kernel = back
         .iter()
         .map(|placed| placed.to..placed.to.offset(placed.size as i64));
-    without(joined(ranges), others.chain(kernel))
+    subtract(merge(ranges), others.chain(kernel))
 }
 
 /// The places where the kernel's mappings were must be free still.
@@ -186,7 +186,7 @@ fn free(survey: &Survey, moves: &[Step], pid: Pid) -> Result<()> {
         };
         let place = *to..to.offset((from.end.0 - from.start.0) as i64);
         let mut mappings = survey.mappings.iter();
-        if let Some(mapping) = mappings.find(|mapping| meet(&mapping.range, &place)) {
+        if let Some(mapping) = mappings.find(|mapping| overlaps(&mapping.range, &place)) {
             let reason = format!(
                 "has {} {} at {} now, where a mapping of the kernel's would have to go back to",
                 mapping.protection, mapping.name, mapping.range.start

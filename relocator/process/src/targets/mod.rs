@@ -123,12 +123,12 @@ pub(crate) fn writable(mappings: &[Mapping]) -> Vec<Range<Avma>> {
 }
 
 /// Whether ranges share an address.
-pub(crate) fn meet(range: &Range<Avma>, other: &Range<Avma>) -> bool {
+pub(crate) fn overlaps(range: &Range<Avma>, other: &Range<Avma>) -> bool {
     range.start < other.end && other.start < range.end
 }
 
 /// What is left of ranges without others.
-pub(crate) fn without(
+pub(crate) fn subtract(
     ranges: Vec<Range<Avma>>,
     others: impl IntoIterator<Item = Range<Avma>>,
 ) -> Vec<Range<Avma>> {

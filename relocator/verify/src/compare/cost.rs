@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::Instant;
 
-use elf_tools::code::Code;
+use elf_tools::reachability::Code;
 use elf_tools::{Avma, Svma};
 use serde::{Deserialize, Serialize};
 

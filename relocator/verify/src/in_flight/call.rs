@@ -5,9 +5,9 @@ use std::fmt;
 use nix::libc;
 
 use super::answer::Answer;
-use super::stage::{FILL, Slot, Stage};
+use super::stage::{FILL, OperandField, Stage};
 
-/// Where results are in a slot: `struct timespec`, `struct timeval`, what `time` stores, the number of the CPU.
+/// Where results are in an operand field: `struct timespec`, `struct timeval`, what `time` stores, the number of the CPU.
 const FIRST: usize = 0x100;
 /// `struct timezone`, the number of the node.
 const SECOND: usize = 0x200;
@@ -47,10 +47,10 @@ pub(super) struct Random {
 
 impl Call {
     /// Arguments in the order of the psABI.
-    pub(super) fn arguments(self, stage: &Stage, slot: Slot) -> [u64; 6] {
-        let slot = stage.slot(slot);
+    pub(super) fn arguments(self, stage: &Stage, operand_field: OperandField) -> [u64; 6] {
+        let operand_field = stage.operand_field(operand_field);
         let place = |offset: usize, wanted| match wanted {
-            true => slot.offset(offset as i64).0,
+            true => operand_field.offset(offset as i64).0,
             false => 0,
         };
         let id = |id: i32| u64::from(id.cast_unsigned());
@@ -66,7 +66,7 @@ impl Call {
             Self::Getcpu { cpu, node } => [place(FIRST, cpu), place(SECOND, node), 0, 0, 0, 0],
             Self::Getrandom(random) => {
                 let state = match (random.query, random.state) {
-                    (true, _) => (slot.offset(BUFFER as i64).0, u64::MAX),
+                    (true, _) => (operand_field.offset(BUFFER as i64).0, u64::MAX),
                     (false, Some(size)) => (stage.state().0, size as u64),
                     (false, None) => (0, 0),
                 };
@@ -94,9 +94,9 @@ impl Call {
         !matches!(self, Self::Getrandom(Random { query: true, .. }))
     }
 
-    /// What a query of parameters has written to a slot: the size of a state. `struct vgetrandom_opaque_params`
-    pub(super) fn state_size(slot: &[u8]) -> usize {
-        let bytes = slot
+    /// What a query of parameters has written to an operand field: the size of a state. `struct vgetrandom_opaque_params`
+    pub(super) fn state_size(operand_field: &[u8]) -> usize {
+        let bytes = operand_field
             .get(BUFFER..BUFFER + 4)
             .and_then(|bytes| bytes.try_into().ok());
         bytes.map_or(0, u32::from_le_bytes) as usize
@@ -117,36 +117,36 @@ impl Call {
         }
     }
 
-    /// What it has answered: what it returned, and what a slot holds.
-    pub(super) fn answer(self, returned: u64, mut slot: Vec<u8>) -> Answer {
-        let word = |slot: &[u8], at: usize| {
-            let bytes: [u8; 8] = slot[at..at + 8].try_into().unwrap_or_default();
+    /// What it has answered: what it returned, and what an operand field holds.
+    pub(super) fn answer(self, returned: u64, mut operand_field: Vec<u8>) -> Answer {
+        let word = |operand_field: &[u8], at: usize| {
+            let bytes: [u8; 8] = operand_field[at..at + 8].try_into().unwrap_or_default();
             i64::from_le_bytes(bytes)
         };
         let returned = returned.cast_signed();
         // All but `time`, `getcpu` and `getrandom` return an `int`.
         let short = i64::from(returned as i32);
         let mut moment = None;
-        let mut take = |slot: &mut Vec<u8>| {
-            moment = Some((word(slot, FIRST), word(slot, FIRST + 8)));
-            slot[FIRST..FIRST + TIME].fill(0);
+        let mut take = |operand_field: &mut Vec<u8>| {
+            moment = Some((word(operand_field, FIRST), word(operand_field, FIRST + 8)));
+            operand_field[FIRST..FIRST + TIME].fill(0);
         };
         let code = match self {
             Self::ClockGettime { .. } => {
                 if short == 0 {
-                    take(&mut slot);
+                    take(&mut operand_field);
                 }
                 short
             }
             Self::Gettimeofday { time, .. } => {
                 if short == 0 && time {
-                    take(&mut slot);
+                    take(&mut operand_field);
                 }
                 short
             }
             Self::Time { wanted } => {
-                if wanted && word(&slot, FIRST) == returned {
-                    slot[FIRST..FIRST + 8].fill(0);
+                if wanted && word(&operand_field, FIRST) == returned {
+                    operand_field[FIRST..FIRST + 8].fill(0);
                 }
                 moment = Some((returned, 0));
                 0
@@ -155,7 +155,7 @@ impl Call {
             Self::Getcpu { .. } => returned,
             Self::Getrandom(_) => {
                 let range = self.random_bytes().filter(|_| returned >= 0);
-                if let Some(bytes) = range.and_then(|range| slot.get_mut(range))
+                if let Some(bytes) = range.and_then(|range| operand_field.get_mut(range))
                     && is_random(bytes)
                 {
                     bytes.fill(0);
@@ -166,11 +166,11 @@ impl Call {
         Answer {
             code,
             moment,
-            rest: slot,
+            rest: operand_field,
         }
     }
 
-    /// Where in a slot random bytes are written.
+    /// Where in an operand field random bytes are written.
     pub(super) fn random_bytes(self) -> Option<std::ops::Range<usize>> {
         match self {
             Self::Getrandom(random) if !random.query => Some(BUFFER..BUFFER + random.length),

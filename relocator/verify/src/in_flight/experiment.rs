@@ -9,7 +9,7 @@ use super::outcome::{Ending, Variant};
 use super::pads::Pad;
 use super::performer::{Activation, Run, Snapshot, Thread};
 use super::spawn::{ON_ALTERNATE_STACK, ON_STACK};
-use super::stage::Slot;
+use super::stage::OperandField;
 use super::swap::Swap;
 use crate::Approach;
 use crate::{Error, Result};
@@ -150,9 +150,9 @@ impl Experiment<'_, '_> {
     fn nested(&mut self) -> Result<Outcome> {
         let handler = self.interrupt(ON_STACK)?;
         let top = Avma((handler.0.rsp - BELOW_HANDLER) & !0xf);
-        let inner = self
-            .thread
-            .enter_at(self.entry, self.activation.call, Slot::Inner, top)?;
+        let inner =
+            self.thread
+                .enter_at(self.entry, self.activation.call, OperandField::Inner, top)?;
         let mut registers = self.thread.registers()?;
         for _ in 0..self.depth {
             if !self.thread.stage.text().contains(&registers.pc()) {

@@ -49,7 +49,7 @@ use std::num::NonZeroUsize;
 use std::thread;
 use std::time::Duration;
 
-use elf_tools::code::Function;
+use elf_tools::reachability::Function;
 use elf_tools::reentry::{self, ReentryTable};
 use elf_tools::symtab::Symtab;
 use elf_tools::symtab::mapping_name;

@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use super::answer::Answer;
 use super::call::Call;
 use super::pads::Pad;
-use super::stage::{Slot, Stage};
+use super::stage::{OperandField, Stage};
 use crate::{Error, Result};
 use relocator_process::tracing::{Stop, Tracee, UserRegisters};
 
@@ -51,7 +51,7 @@ pub(super) enum Run {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Activation {
     pub(super) call: Call,
-    pub(super) slot: Slot,
+    pub(super) operand_field: OperandField,
     /// The stack pointer at the entry.
     stack: u64,
 }
@@ -111,9 +111,14 @@ impl Thread {
     }
 
     /// Begins a call on the usual stack: the thread is at the entry.
-    pub(super) fn enter(&mut self, entry: Avma, call: Call, slot: Slot) -> Result<Activation> {
+    pub(super) fn enter(
+        &mut self,
+        entry: Avma,
+        call: Call,
+        operand_field: OperandField,
+    ) -> Result<Activation> {
         let top = self.stage.stack().end.offset(-HEADROOM);
-        self.enter_at(entry, call, slot, top)
+        self.enter_at(entry, call, operand_field, top)
     }
 
     /// Begins a call with its return address directly below `top`, which is a multiple of 16.
@@ -121,15 +126,15 @@ impl Thread {
         &mut self,
         entry: Avma,
         call: Call,
-        slot: Slot,
+        operand_field: OperandField,
         top: Avma,
     ) -> Result<Activation> {
         let stack = top.offset(-8);
         let back = self.stage.pad(Pad::Return).0.to_le_bytes();
         self.stage.write(stack, &back);
-        self.stage.clear_slot(slot);
+        self.stage.clear_slot(operand_field);
         let mut registers = self.idle;
-        let [rdi, rsi, rdx, rcx, r8, r9] = call.arguments(&self.stage, slot);
+        let [rdi, rsi, rdx, rcx, r8, r9] = call.arguments(&self.stage, operand_field);
         let user = &mut registers.0;
         (user.rdi, user.rsi, user.rdx) = (rdi, rsi, rdx);
         (user.rcx, user.r8, user.r9) = (rcx, r8, r9);
@@ -140,7 +145,7 @@ impl Thread {
         self.set_registers(&registers)?;
         Ok(Activation {
             call,
-            slot,
+            operand_field,
             stack: stack.0,
         })
     }
@@ -221,8 +226,8 @@ impl Thread {
         if registers.direction() {
             return Err("the direction flag is set".to_owned());
         }
-        let slot = self.stage.slot_bytes(activation.slot);
-        Ok(activation.call.answer(user.rax, slot))
+        let operand_field = self.stage.slot_bytes(activation.operand_field);
+        Ok(activation.call.answer(user.rax, operand_field))
     }
 
     /// Makes a call from an entry to its end, and returns what it has answered or how it ended otherwise. The thread is
@@ -231,9 +236,9 @@ impl Thread {
         &mut self,
         entry: Avma,
         call: Call,
-        slot: Slot,
+        operand_field: OperandField,
     ) -> Result<Result<Answer, String>> {
-        let activation = self.enter(entry, call, slot)?;
+        let activation = self.enter(entry, call, operand_field)?;
         Ok(match self.run()? {
             Run::Trapped(registers) => self.answer(&activation, &registers),
             Run::Crashed(stop, registers) => Err(format!("{stop} at {}", registers.pc())),
@@ -243,15 +248,15 @@ impl Thread {
 
     /// Has the thread make the system call that does the same. The thread is then to be restored.
     pub(super) fn system_call(&mut self, call: Call) -> Result<Answer> {
-        self.enter(self.stage.pad(Pad::SystemCall), call, Slot::Witness)?;
+        self.enter(self.stage.pad(Pad::SystemCall), call, OperandField::Witness)?;
         let mut registers = self.registers()?;
         registers.0.rax = call.system_call().cast_unsigned();
         registers.0.r10 = registers.0.rcx;
         self.set_registers(&registers)?;
         match self.run()? {
             Run::Trapped(registers) if self.is_at(Pad::SystemCall, &registers) => {
-                let slot = self.stage.slot_bytes(Slot::Witness);
-                Ok(call.answer(registers.0.rax, slot))
+                let operand_field = self.stage.slot_bytes(OperandField::Witness);
+                Ok(call.answer(registers.0.rax, operand_field))
             }
             other => Err(died(&format!("cannot make a system call: {other:?}"))),
         }

@@ -6,7 +6,7 @@ use super::answer::Answer;
 use super::call::{Call, Random};
 use super::outcome::Ending;
 use super::performer::Thread;
-use super::stage::{Slot, Stage};
+use super::stage::{OperandField, Stage};
 use crate::Result;
 use relocator::threads::Memory;
 
@@ -32,8 +32,8 @@ pub(super) const QUERY: Call = Call::Getrandom(Random {
 });
 
 /// The size of the state that the answer to the query asks for; `None` if there can be none that is understood.
-pub(super) fn state_size(answer: &Answer, slot: &[u8]) -> Option<usize> {
-    let size = Call::state_size(slot);
+pub(super) fn state_size(answer: &Answer, operand_field: &[u8]) -> Option<usize> {
+    let size = Call::state_size(operand_field);
     let usable = answer.code == 0 && size > IN_USE as usize && size <= LARGEST;
     usable.then_some(size)
 }
@@ -63,9 +63,11 @@ pub(super) fn next(thread: &mut Thread, entry: Avma, call: Call) -> Result<Optio
         flags: 0,
         ..random
     });
-    let answer = thread.call(entry, call, Slot::Inner)?;
-    let slot = thread.stage.slot_bytes(Slot::Inner);
-    let bytes = call.random_bytes().map(|range| slot[range].to_vec());
+    let answer = thread.call(entry, call, OperandField::Inner)?;
+    let operand_field = thread.stage.slot_bytes(OperandField::Inner);
+    let bytes = call
+        .random_bytes()
+        .map(|range| operand_field[range].to_vec());
     Ok(Some(match answer {
         Ok(answer) if answer.code == NEXT as i64 => Ok(bytes.unwrap_or_default()),
         Ok(answer) => Err(format!("the next call returns {}", answer.code)),

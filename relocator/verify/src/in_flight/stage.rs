@@ -5,7 +5,7 @@
 //! |---|---|
 //! | the old kernel's unit | its vvar pages and its vDSO, at its own distances; room for a longer linked image |
 //! | pads | where functions return to, and the handler of signals |
-//! | results | slots that functions and system calls write to |
+//! | results | operand fields that functions and system calls write to |
 //! | state | that of `getrandom` |
 //! | stacks | the usual one, and the alternate one for signals |
 
@@ -29,7 +29,7 @@ pub(super) const FILL: u8 = 0xd7;
 
 /// A place that functions write their results to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Slot {
+pub(super) enum OperandField {
     /// Of the function that is interrupted.
     Outer,
     /// Of the function that a signal handler calls.
@@ -38,8 +38,8 @@ pub(super) enum Slot {
     Witness,
 }
 
-impl Slot {
-    /// Bytes in a slot.
+impl OperandField {
+    /// Bytes in an operand field.
     pub(super) const SIZE: usize = 2 * PAGE;
 
     const COUNT: usize = 3;
@@ -75,7 +75,7 @@ impl Layout {
         let end = (start + size).max(unit.size() as usize);
         let pads = end.next_multiple_of(PAGE);
         let writable = pads + PAGE;
-        let size = Slot::COUNT * Slot::SIZE + PAGE + 2 * STACK;
+        let size = OperandField::COUNT * OperandField::SIZE + PAGE + 2 * STACK;
         Ok(Self {
             pages: 0..vdso,
             vdso: vdso..start,
@@ -85,13 +85,13 @@ impl Layout {
         })
     }
 
-    fn slot(&self, slot: Slot) -> Range<usize> {
-        let start = self.writable.start + slot as usize * Slot::SIZE;
-        start..start + Slot::SIZE
+    fn operand_field(&self, operand_field: OperandField) -> Range<usize> {
+        let start = self.writable.start + operand_field as usize * OperandField::SIZE;
+        start..start + OperandField::SIZE
     }
 
     fn state(&self) -> usize {
-        self.writable.start + Slot::COUNT * Slot::SIZE
+        self.writable.start + OperandField::COUNT * OperandField::SIZE
     }
 
     fn stack(&self) -> Range<usize> {
@@ -178,8 +178,8 @@ impl Stage {
         self.at(self.layout.pads + pad.offset())
     }
 
-    pub(super) fn slot(&self, slot: Slot) -> Avma {
-        self.at(self.layout.slot(slot).start)
+    pub(super) fn operand_field(&self, operand_field: OperandField) -> Avma {
+        self.at(self.layout.operand_field(operand_field).start)
     }
 
     pub(super) fn state(&self) -> Avma {
@@ -194,17 +194,20 @@ impl Stage {
         self.range(self.layout.alternate_stack())
     }
 
-    /// What a slot holds.
-    pub(super) fn slot_bytes(&self, slot: Slot) -> Vec<u8> {
-        self.bytes(self.layout.slot(slot))
+    /// What an operand field holds.
+    pub(super) fn slot_bytes(&self, operand_field: OperandField) -> Vec<u8> {
+        self.bytes(self.layout.operand_field(operand_field))
     }
 
-    /// Makes a slot as if nothing had ever been written to it.
-    pub(super) fn clear_slot(&mut self, slot: Slot) {
-        self.put(self.layout.slot(slot).start, &[FILL; Slot::SIZE]);
+    /// Makes an operand field as if nothing had ever been written to it.
+    pub(super) fn clear_slot(&mut self, operand_field: OperandField) {
+        self.put(
+            self.layout.operand_field(operand_field).start,
+            &[FILL; OperandField::SIZE],
+        );
     }
 
-    /// Makes all slots and stacks so, and the state of `getrandom` zero.
+    /// Makes all operand fields and stacks so, and the state of `getrandom` zero.
     pub(super) fn clear(&mut self) {
         let writable = self.layout.writable.clone();
         self.put(writable.start, &vec![FILL; writable.len()]);

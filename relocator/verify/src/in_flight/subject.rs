@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::iter;
 
 use crate::emulated::{ClockMode, Emulated};
-use elf_tools::code::{Access, Code};
+use elf_tools::disassembly::Access;
+use elf_tools::reachability::Code;
 use elf_tools::{Avma, Svma};
 use nix::libc;
 
@@ -17,7 +18,7 @@ use super::outcome::{Ending, Failure, Namespaces, Variant};
 use super::performer::{Activation, Snapshot, Thread};
 use super::random;
 use super::scenario::{Prepared, Scenario, disturbable, scenarios};
-use super::stage::Slot;
+use super::stage::OperandField;
 use super::swap::Swap;
 use super::tally::Tally;
 use crate::Approach;
@@ -105,7 +106,8 @@ impl Subject<'_, '_> {
             if self.name.ends_with("getrandom") && mode == ClockMode::Tsc {
                 self.set_up(Scenario::usual(random::QUERY), &pages)?;
                 let answer = self.at_home(random::QUERY)?;
-                state = random::state_size(&answer, &self.thread.stage.slot_bytes(Slot::Outer));
+                state =
+                    random::state_size(&answer, &self.thread.stage.slot_bytes(OperandField::Outer));
             }
             let scenarios = scenarios(self.name, mode, state, self.thread.pid());
             for scenario in scenarios {
@@ -127,7 +129,7 @@ impl Subject<'_, '_> {
 
     /// Calls the old code where it is.
     fn at_home(&mut self, call: Call) -> Result<Answer> {
-        let answer = self.thread.call(self.home(), call, Slot::Outer)?;
+        let answer = self.thread.call(self.home(), call, OperandField::Outer)?;
         answer.map_err(|what| Error::Child {
             what: format!("called {} on its own kernel, {call}: {what}", self.name),
         })
@@ -166,7 +168,7 @@ impl Subject<'_, '_> {
             return Ok(None);
         }
         let call = scenario.call;
-        let activation = self.thread.enter(self.home(), call, Slot::Outer)?;
+        let activation = self.thread.enter(self.home(), call, OperandField::Outer)?;
         let start = self.thread.snapshot(self.thread.registers()?)?;
         let home = self.at_home(call)?;
         let witness = match call.has_system_call() {
@@ -462,7 +464,7 @@ impl Subject<'_, '_> {
         let Some(native) = self.native else {
             return Ok(false);
         };
-        let native = self.thread.call(native, call, Slot::Outer)?;
+        let native = self.thread.call(native, call, OperandField::Outer)?;
         Ok(native.is_ok_and(|native| answers.iter().all(|answer| *answer == native)))
     }
 }

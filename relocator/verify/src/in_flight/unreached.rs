@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use elf_tools::Svma;
-use elf_tools::code::{Code, Flow, Function};
+use elf_tools::disassembly::Flow;
+use elf_tools::reachability::{Code, Function};
 
 use super::outcome::Unreached;
 

@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use elf_tools::Avma;
 
-use elf_tools::code::Code;
 use elf_tools::image::Image;
+use elf_tools::reachability::Code;
 use elf_tools::relocation::{self, Quantity, Relocation, Relocations};
 use elf_tools::symtab::name::Reference;
 use elf_tools::symtab::{Provenance, Symtab, elf, mapping_name};

@@ -1,12 +1,12 @@
 //! Choosing new values for the constants of the code.
 //!
-//! A table of sums says what combinations of constants have to add up to, not which constant changes. The solver finds
+//! A table of constraints says what combinations of constants have to add up to, not which constant changes. The solver finds
 //! values for all of them at once: first as few *misfits* as possible, which are values that their instruction cannot
 //! hold, then few changes.
 //!
 //! | module | does |
 //! |---|---|
-//! | `system` | cuts the sums into parts that share no constant |
+//! | `system` | cuts the constraints into parts that share no constant |
 //! | `tableau` | solves a part for as many constants as it has equations |
 //! | `fit` | chooses the others so that all fit, with the fewest exceptions |
 //! | `cover` | the fewest exceptions that answer to every contradiction found so far |
@@ -31,7 +31,7 @@ mod variable;
 
 use std::fmt;
 
-use elf_tools::relocation::{Relocations, Sum};
+use elf_tools::relocation::{Constraint, Relocations};
 
 pub(super) use system::Solution;
 use system::{Constant, Equation};
@@ -70,8 +70,8 @@ impl fmt::Display for Fault {
 pub(super) struct Refusal {
     /// As numbered in [`Problem::functions`].
     pub(super) function: usize,
-    /// Its first sum that does not go with the others.
-    pub(super) sum: u32,
+    /// Its first constraint that does not go with the others.
+    pub(super) constraint: u32,
     /// In what way.
     pub(super) fault: Fault,
 }
@@ -79,23 +79,23 @@ pub(super) struct Refusal {
 /// What has to be solved.
 pub(super) struct Problem<'a> {
     pub(super) relocations: &'a Relocations,
-    /// The present value of each slot; `None` if it is not a constant, and no function uses it.
+    /// The present value of each operand field; `None` if it is not a constant, and no function uses it.
     pub(super) values: &'a [Option<i64>],
-    /// What each sum's terms must add up to; `None` if that is not known, and no function uses it.
+    /// What each constraint's terms must add up to; `None` if that is not known, and no function uses it.
     pub(super) totals: &'a [Option<i64>],
-    /// The functions that are to run: each one's number, and the sums it uses.
+    /// The functions that are to run: each one's number, and the constraints it uses.
     pub(super) functions: &'a [(usize, &'a [u32])],
 }
 
 impl Problem<'_> {
     /// Solves for all functions that go together. One that does not is refused, later ones first to go.
     ///
-    /// `movable` tells for which slots a misfit can be accepted.
+    /// `movable` tells for which operand fields a misfit can be accepted.
     pub(super) fn solve(&self, movable: &mut dyn FnMut(u32) -> bool) -> (Solution, Vec<Refusal>) {
         let mut attempts = Attempts::new(self, movable);
         let all = self.functions.iter().flat_map(|function| function.1);
-        let sums: Vec<u32> = all.copied().collect();
-        match attempts.solve(&sums) {
+        let constraints: Vec<u32> = all.copied().collect();
+        match attempts.solve(&constraints) {
             Ok(solution) => (solution, Vec::new()),
             Err(_) => attempts.one_after_the_other(),
         }
@@ -107,33 +107,37 @@ struct Attempts<'a> {
     problem: &'a Problem<'a>,
     movable: &'a mut dyn FnMut(u32) -> bool,
     constants: Vec<Constant>,
-    /// Which sums are in the present attempt.
+    /// Which constraints are in the present attempt.
     chosen: Vec<bool>,
     left: u64,
 }
 
 impl<'a> Attempts<'a> {
     fn new(problem: &'a Problem<'a>, movable: &'a mut dyn FnMut(u32) -> bool) -> Self {
-        let slots = problem.relocations.slots.iter().zip(problem.values);
+        let operand_fields = problem
+            .relocations
+            .operand_fields
+            .iter()
+            .zip(problem.values);
         Self {
-            constants: slots
-                .map(|(slot, value)| Constant {
-                    width: slot.width,
+            constants: operand_fields
+                .map(|(operand_field, value)| Constant {
+                    width: operand_field.width,
                     value: value.unwrap_or(0),
                 })
                 .collect(),
-            chosen: vec![false; problem.relocations.sums.len()],
+            chosen: vec![false; problem.relocations.constraints.len()],
             problem,
             movable,
             left: TOTAL,
         }
     }
 
-    /// Solves for these sums; it does no harm to name one twice.
-    fn solve(&mut self, sums: &[u32]) -> Result<Solution, Fault> {
+    /// Solves for these constraints; it does no harm to name one twice.
+    fn solve(&mut self, constraints: &[u32]) -> Result<Solution, Fault> {
         let mut work = Work(self.left.min(ATTEMPT));
         let before = work.0;
-        let result = self.attempt(sums, &mut work);
+        let result = self.attempt(constraints, &mut work);
         self.left -= before - work.0;
         if result == Err(Fault::Exhausted) {
             // The unit that was missing would be spent again.
@@ -142,17 +146,17 @@ impl<'a> Attempts<'a> {
         result
     }
 
-    fn attempt(&mut self, sums: &[u32], work: &mut Work) -> Result<Solution, Fault> {
-        work.spend(sums.len() + self.chosen.len())?;
+    fn attempt(&mut self, constraints: &[u32], work: &mut Work) -> Result<Solution, Fault> {
+        work.spend(constraints.len() + self.chosen.len())?;
         self.chosen.fill(false);
-        for &sum in sums {
-            self.chosen[sum as usize] = true;
+        for &constraint in constraints {
+            self.chosen[constraint as usize] = true;
         }
-        let table = &self.problem.relocations.sums;
+        let table = &self.problem.relocations.constraints;
         let chosen = table.iter().zip(self.problem.totals).zip(&self.chosen);
         let equations: Vec<Equation<'_>> = chosen
             .filter(|(_, chosen)| **chosen)
-            .filter_map(|((Sum { terms, .. }, total), _)| {
+            .filter_map(|((Constraint { terms, .. }, total), _)| {
                 total.map(|total| Equation { terms, total })
             })
             .collect();
@@ -169,16 +173,16 @@ impl<'a> Attempts<'a> {
             misfits: Vec::new(),
             fewest: true,
         };
-        for &(function, sums) in problem.functions {
+        for &(function, constraints) in problem.functions {
             let before = accepted.len();
-            accepted.extend(sums);
+            accepted.extend(constraints);
             match self.solve(&accepted) {
                 Ok(found) => solution = found,
                 Err(fault) => {
-                    let sum = self.first_bad(&accepted[..before], sums, fault);
+                    let constraint = self.first_bad(&accepted[..before], constraints, fault);
                     refused.push(Refusal {
                         function,
-                        sum,
+                        constraint,
                         fault,
                     });
                     accepted.truncate(before);
@@ -188,17 +192,17 @@ impl<'a> Attempts<'a> {
         (solution, refused)
     }
 
-    /// The first of `sums` that leaves no solution together with those before it.
-    fn first_bad(&mut self, accepted: &[u32], sums: &[u32], fault: Fault) -> u32 {
-        let (mut good, mut bad) = (0, sums.len());
+    /// The first of `constraints` that leaves no solution together with those before it.
+    fn first_bad(&mut self, accepted: &[u32], constraints: &[u32], fault: Fault) -> u32 {
+        let (mut good, mut bad) = (0, constraints.len());
         // What takes too long once takes too long again.
         while bad - good > 1 && fault != Fault::Exhausted {
             let middle = good.midpoint(bad);
-            match self.solve(&[accepted, &sums[..middle]].concat()) {
+            match self.solve(&[accepted, &constraints[..middle]].concat()) {
                 Ok(_) => good = middle,
                 Err(_) => bad = middle,
             }
         }
-        sums[good.min(sums.len() - 1)]
+        constraints[good.min(constraints.len() - 1)]
     }
 }

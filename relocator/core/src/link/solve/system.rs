@@ -56,13 +56,15 @@ pub(super) fn solve(
         let rows = std::mem::take(&mut part.rows);
         let (values, fewest) = part.solve(rows, movable, work)?;
         solution.fewest &= fewest == Fewest::Yes;
-        for ((&slot, variable), &change) in part.slots.iter().zip(&part.variables).zip(&values) {
+        for ((&operand_field, variable), &change) in
+            part.slots.iter().zip(&part.variables).zip(&values)
+        {
             if change != 0 {
-                let value = constants[slot as usize].value;
+                let value = constants[operand_field as usize].value;
                 let value = value.checked_add(change).ok_or(Fault::Overflow)?;
-                solution.changes.push((slot, value));
+                solution.changes.push((operand_field, value));
                 if !variable.fits.contains(change) {
-                    solution.misfits.push(slot);
+                    solution.misfits.push(operand_field);
                 }
             }
         }
@@ -93,10 +95,10 @@ impl Parts {
             work.spend(equation.terms.len())?;
             let mut residue = i128::from(equation.total);
             for term in equation.terms {
-                let value = i128::from(constants[term.slot as usize].value);
+                let value = i128::from(constants[term.operand_field as usize].value);
                 let product = i128::from(term.coefficient) * value;
                 residue = residue.checked_sub(product).ok_or(Fault::Overflow)?;
-                groups.join(equation.terms[0].slot, term.slot);
+                groups.join(equation.terms[0].operand_field, term.operand_field);
             }
             let residue = i64::try_from(residue).map_err(|_| Fault::Overflow)?;
             if equation.terms.is_empty() && residue != 0 {
@@ -107,13 +109,13 @@ impl Parts {
         let mut open = vec![false; constants.len()];
         for (equation, &residue) in equations.iter().zip(&residues) {
             if let (Some(term), true) = (equation.terms.first(), residue != 0) {
-                open[groups.find(term.slot) as usize] = true;
+                open[groups.find(term.operand_field) as usize] = true;
             }
         }
         let mut members: Vec<(u32, u32)> = Vec::new();
         for (equation, index) in equations.iter().zip(0..) {
             if let Some(term) = equation.terms.first() {
-                let group = groups.find(term.slot);
+                let group = groups.find(term.operand_field);
                 if open[group as usize] {
                     members.push((group, index));
                 }
@@ -159,19 +161,19 @@ impl Part {
         let terms = |member: u32| equations[member as usize].terms;
         let mut slots = Vec::new();
         for term in members.iter().flat_map(|&member| terms(member)) {
-            if numbers[term.slot as usize] == u32::MAX {
-                numbers[term.slot as usize] = 0;
-                slots.push(term.slot);
+            if numbers[term.operand_field as usize] == u32::MAX {
+                numbers[term.operand_field as usize] = 0;
+                slots.push(term.operand_field);
             }
         }
         slots.sort_unstable();
-        for (&slot, number) in slots.iter().zip(0..) {
-            numbers[slot as usize] = number;
+        for (&operand_field, number) in slots.iter().zip(0..) {
+            numbers[operand_field as usize] = number;
         }
         let mut occurrences = vec![0u32; slots.len()];
         let mut rows = Vec::with_capacity(members.len());
         for &member in members {
-            let variable = |term: &Term| (numbers[term.slot as usize], term.coefficient);
+            let variable = |term: &Term| (numbers[term.operand_field as usize], term.coefficient);
             let row: Vec<(u32, i64)> = terms(member)
                 .iter()
                 .map(variable)
@@ -182,8 +184,8 @@ impl Part {
             }
             rows.push((row, residues[member as usize]));
         }
-        let variables = slots.iter().map(|&slot| {
-            let Constant { width, value } = constants[slot as usize];
+        let variables = slots.iter().map(|&operand_field| {
+            let Constant { width, value } = constants[operand_field as usize];
             Variable::new(width, value)
         });
         Self {
@@ -218,9 +220,9 @@ impl Part {
         const CLASS: u32 = 1 << 28;
         let rank = |variable: u32| {
             let class = match self.variables[variable as usize].width {
-                Width::Word => 0,
-                Width::Byte => CLASS,
-                Width::Absent => 2 * CLASS,
+                Width::I32 => 0,
+                Width::I8 => CLASS,
+                Width::None => 2 * CLASS,
             };
             class + self.occurrences[variable as usize].min(CLASS - 1)
         };
@@ -244,7 +246,7 @@ impl Part {
         let (absorbing, strict): (Vec<u32>, Vec<u32>) =
             (0..tableau.rows().len() as u32).partition(|&row| {
                 let row = &tableau.rows()[row as usize];
-                row.divisor == 1 && self.variables[row.pivot as usize].width == Width::Word
+                row.divisor == 1 && self.variables[row.pivot as usize].width == Width::I32
             });
         for group in connected(tableau, &strict, self.variables.len()) {
             if !self.hold(tableau, &group, values)

@@ -1,7 +1,7 @@
 //! Systems whose best solutions are known, by hand or by trying all.
 
 use elf_tools::Svma;
-use elf_tools::relocation::{Demand, Slot, Term, Width};
+use elf_tools::relocation::{OperandField, RightHandSide, Term, Width};
 use proptest::prelude::*;
 
 use super::system::{Constant, Equation, Solution, solve};
@@ -13,87 +13,98 @@ type Constants<'a> = &'a [(Width, i64)];
 /// Terms, total.
 type Sums = Vec<(Vec<(u32, i64)>, i64)>;
 
-fn terms(sum: &[(u32, i64)]) -> Vec<Term> {
-    sum.iter()
-        .map(|&(slot, coefficient)| Term { slot, coefficient })
+fn terms(constraint: &[(u32, i64)]) -> Vec<Term> {
+    constraint
+        .iter()
+        .map(|&(operand_field, coefficient)| Term {
+            operand_field,
+            coefficient,
+        })
         .collect()
 }
 
 fn solve_with(
     constants: Constants<'_>,
-    sums: &Sums,
+    constraints: &Sums,
     movable: &mut dyn FnMut(u32) -> bool,
 ) -> Result<Solution, Fault> {
     let constants: Vec<Constant> = constants
         .iter()
         .map(|&(width, value)| Constant { width, value })
         .collect();
-    let terms: Vec<Vec<Term>> = sums.iter().map(|sum| terms(&sum.0)).collect();
+    let terms: Vec<Vec<Term>> = constraints
+        .iter()
+        .map(|constraint| terms(&constraint.0))
+        .collect();
     let equations: Vec<Equation<'_>> = terms
         .iter()
-        .zip(sums)
-        .map(|(terms, sum)| Equation {
+        .zip(constraints)
+        .map(|(terms, constraint)| Equation {
             terms,
-            total: sum.1,
+            total: constraint.1,
         })
         .collect();
     solve(&constants, &equations, movable, &mut Work(ATTEMPT))
 }
 
-/// Solves, and checks that every sum holds and that misfits are exactly those declared.
-fn solved(constants: Constants<'_>, sums: &Sums) -> Result<Solution, Fault> {
-    let solution = solve_with(constants, sums, &mut |_| true)?;
-    check(constants, sums, &solution);
+/// Solves, and checks that every constraint holds and that misfits are exactly those declared.
+fn solved(constants: Constants<'_>, constraints: &Sums) -> Result<Solution, Fault> {
+    let solution = solve_with(constants, constraints, &mut |_| true)?;
+    check(constants, constraints, &solution);
     Ok(solution)
 }
 
-fn check(constants: Constants<'_>, sums: &Sums, solution: &Solution) {
+fn check(constants: Constants<'_>, constraints: &Sums, solution: &Solution) {
     let mut values: Vec<i64> = constants.iter().map(|constant| constant.1).collect();
-    for &(slot, value) in &solution.changes {
-        assert_ne!(values[slot as usize], value, "no change");
-        values[slot as usize] = value;
+    for &(operand_field, value) in &solution.changes {
+        assert_ne!(values[operand_field as usize], value, "no change");
+        values[operand_field as usize] = value;
     }
-    for (terms, total) in sums {
-        let sum: i64 = terms.iter().map(|t| t.1 * values[t.0 as usize]).sum();
-        assert_eq!(sum, *total, "{terms:?} with {values:?}");
+    for (terms, total) in constraints {
+        let constraint: i64 = terms.iter().map(|t| t.1 * values[t.0 as usize]).sum();
+        assert_eq!(constraint, *total, "{terms:?} with {values:?}");
     }
-    for ((slot, &value), constant) in (0..).zip(&values).zip(constants) {
+    for ((operand_field, &value), constant) in (0..).zip(&values).zip(constants) {
         assert!(i32::try_from(value).is_ok(), "{value:#x} fits nothing");
         let fits = constant.0.fits(value);
-        assert_eq!(!fits, solution.misfits.contains(&slot), "slot {slot}");
+        assert_eq!(
+            !fits,
+            solution.misfits.contains(&operand_field),
+            "operand field {operand_field}"
+        );
     }
 }
 
-use Width::{Absent, Byte, Word};
+use Width::{I8, I32};
 
 #[test]
 fn one_constant_takes_what_moves_everything() {
     // One base, many fields, all 8 bytes further on.
     let constants = [
-        (Word, 0x100),
-        (Byte, 4),
-        (Byte, 8),
-        (Word, 0x80),
-        (Absent, 0),
+        (I32, 0x100),
+        (I8, 4),
+        (I8, 8),
+        (I32, 0x80),
+        (Width::None, 0),
     ];
-    let sums = (1..5).map(|field| {
+    let constraints = (1..5).map(|field| {
         let value = constants[field as usize].1;
         (vec![(0, 1), (field, 1)], 0x100 + value + 8)
     });
-    let solution = solved(&constants, &sums.collect()).unwrap();
+    let solution = solved(&constants, &constraints.collect()).unwrap();
     assert_eq!(solution.changes, [(0, 0x108)]);
 }
 
 #[test]
 fn one_field_that_moves_moves_alone() {
-    let constants = [(Word, 0x100), (Byte, 4), (Byte, 8), (Word, 0x80)];
+    let constants = [(I32, 0x100), (I8, 4), (I8, 8), (I32, 0x80)];
     for moved in 1..4u32 {
-        let sums = (1..4u32).map(|field| {
+        let constraints = (1..4u32).map(|field| {
             let by = if field == moved { 16 } else { 0 };
             let value = constants[field as usize].1;
             (vec![(0, 1), (field, 1)], 0x100 + value + by)
         });
-        let solution = solved(&constants, &sums.collect()).unwrap();
+        let solution = solved(&constants, &constraints.collect()).unwrap();
         let value = constants[moved as usize].1;
         assert_eq!(solution.changes, [(moved, value + 16)]);
     }
@@ -102,13 +113,13 @@ fn one_field_that_moves_moves_alone() {
 #[test]
 fn what_cannot_be_stored_is_a_misfit_and_only_that() {
     // The base cannot move, since the first field is where it was; the second has no displacement to take the 8.
-    let constants = [(Word, 0x100), (Byte, 4), (Absent, 0)];
-    let sums = vec![
+    let constants = [(I32, 0x100), (I8, 4), (Width::None, 0)];
+    let constraints = vec![
         (vec![(0, 1)], 0x100),
         (vec![(0, 1), (1, 1)], 0x104),
         (vec![(0, 1), (2, 1)], 0x108),
     ];
-    let solution = solved(&constants, &sums).unwrap();
+    let solution = solved(&constants, &constraints).unwrap();
     assert_eq!(
         (solution.changes, solution.misfits),
         (vec![(2, 8)], vec![2])
@@ -117,21 +128,27 @@ fn what_cannot_be_stored_is_a_misfit_and_only_that() {
 
 #[test]
 fn of_two_possible_misfits_the_movable_one_is_taken() {
-    let constants = [(Absent, 0), (Absent, 0)];
-    let sums = vec![(vec![(0, 1), (1, -1)], 8)];
+    let constants = [(Width::None, 0), (Width::None, 0)];
+    let constraints = vec![(vec![(0, 1), (1, -1)], 8)];
     for (stuck, expected) in [(0, (1, -8)), (1, (0, 8))] {
-        let solution = solve_with(&constants, &sums, &mut |slot| slot != stuck).unwrap();
+        let solution = solve_with(&constants, &constraints, &mut |operand_field| {
+            operand_field != stuck
+        })
+        .unwrap();
         assert_eq!(solution.changes, [expected]);
     }
-    let neither = solve_with(&constants, &sums, &mut |_| false);
+    let neither = solve_with(&constants, &constraints, &mut |_| false);
     assert_eq!(neither, Err(Fault::Contradiction));
 }
 
 #[test]
 fn coefficients_divide_or_there_is_no_solution() {
-    let constants = [(Word, 0xe8), (Word, 0)];
-    let sums = vec![(vec![(0, 16)], 16 * 0xf8)];
-    assert_eq!(solved(&constants, &sums).unwrap().changes, [(0, 0xf8)]);
+    let constants = [(I32, 0xe8), (I32, 0)];
+    let constraints = vec![(vec![(0, 16)], 16 * 0xf8)];
+    assert_eq!(
+        solved(&constants, &constraints).unwrap().changes,
+        [(0, 0xf8)]
+    );
     let odd = vec![(vec![(0, 16)], 16 * 0xf8 + 8)];
     assert_eq!(solved(&constants, &odd), Err(Fault::Contradiction));
     // 3a + 5b = 1 has solutions, but none that a division alone finds.
@@ -142,49 +159,59 @@ fn coefficients_divide_or_there_is_no_solution() {
 #[test]
 fn rows_that_no_value_satisfies_do_not_hide_the_fewest() {
     // With the second constant as the only misfit, 2b + 3c would be -1 and 0, for which trying values has no end.
-    let constants = [(Absent, 0), (Absent, 0), (Word, 0), (Absent, 0)];
-    let sums = vec![
+    let constants = [
+        (Width::None, 0),
+        (Width::None, 0),
+        (I32, 0),
+        (Width::None, 0),
+    ];
+    let constraints = vec![
         (vec![(0, 1), (3, 1)], -1),
         (vec![(1, 2), (2, 3), (3, 1)], -1),
     ];
-    let solution = solved(&constants, &sums).unwrap();
+    let solution = solved(&constants, &constraints).unwrap();
     assert_eq!((solution.misfits, solution.fewest), (vec![3], true));
     // A byte with every multiple of 16 is no better than another one.
-    let constants = [(Absent, 0), (Byte, 2), (Byte, 2), (Word, 0)];
-    let sums = vec![
+    let constants = [(Width::None, 0), (I8, 2), (I8, 2), (I32, 0)];
+    let constraints = vec![
         (vec![(0, 1), (1, -16), (3, -1)], -8 - 32),
         (vec![(2, 16), (1, -16), (3, -1)], 0),
     ];
-    let solution = solved(&constants, &sums).unwrap();
+    let solution = solved(&constants, &constraints).unwrap();
     assert_eq!((solution.misfits, solution.fewest), (vec![0], true));
 }
 
 #[test]
 fn bytes_keep_to_their_range() {
     // Two fields 240 bytes apart that were 100 apart: one byte cannot do it, two can.
-    let constants = [(Byte, 0), (Byte, 100)];
-    let sums = vec![(vec![(0, -1), (1, 1)], 240)];
-    let solution = solved(&constants, &sums).unwrap();
+    let constants = [(I8, 0), (I8, 100)];
+    let constraints = vec![(vec![(0, -1), (1, 1)], 240)];
+    let solution = solved(&constants, &constraints).unwrap();
     assert_eq!((solution.misfits.len(), solution.changes.len()), (0, 2));
-    let sums = vec![(vec![(0, -1), (1, 1)], 256)];
-    assert_eq!(solved(&constants, &sums).unwrap().misfits.len(), 1);
+    let constraints = vec![(vec![(0, -1), (1, 1)], 256)];
+    assert_eq!(solved(&constants, &constraints).unwrap().misfits.len(), 1);
 }
 
 #[test]
 fn hostile_systems_end_with_a_reason() {
-    let words = vec![(Word, 0); 100_000];
+    let words = vec![(I32, 0); 100_000];
     // A chain in which everything depends on everything.
     let chain: Sums = (0..99_999)
-        .map(|slot| (vec![(slot, 1), (slot + 1, 1)], 1 + i64::from(slot)))
+        .map(|operand_field| {
+            (
+                vec![(operand_field, 1), (operand_field + 1, 1)],
+                1 + i64::from(operand_field),
+            )
+        })
         .collect();
     let begun = std::time::Instant::now();
     let result = solve_with(&words, &chain, &mut |_| true);
     assert_eq!(result, Err(Fault::Exhausted));
     assert!(begun.elapsed().as_secs() < 30, "{:?}", begun.elapsed());
     // Bytes that all depend on each other, in a search as deep as it can be.
-    let bytes = vec![(Byte, 0); 3000];
+    let bytes = vec![(I8, 0); 3000];
     let every: Vec<(u32, i64)> = (0..3000)
-        .map(|slot| (slot, 1 + i64::from(slot % 3)))
+        .map(|operand_field| (operand_field, 1 + i64::from(operand_field % 3)))
         .collect();
     let begun = std::time::Instant::now();
     let result = solve_with(&bytes, &vec![(every, 200_001)], &mut |_| true);
@@ -202,25 +229,25 @@ fn hostile_systems_end_with_a_reason() {
     assert_eq!(solved(&words, &beyond), Err(Fault::Contradiction));
 }
 
-/// Functions whose sums are all about one word.
+/// Functions whose constraints are all about one word.
 fn functions(wanted: &[&[i64]]) -> (Solution, Vec<Refusal>) {
-    let slot = Slot {
+    let operand_field = OperandField {
         place: Svma(0x10),
-        width: Word,
+        width: I32,
     };
-    let sums: Vec<Sum> = wanted
+    let constraints: Vec<Constraint> = wanted
         .iter()
         .flat_map(|totals| totals.iter())
-        .map(|_| Sum {
+        .map(|_| Constraint {
             site: Svma(0x10),
-            demand: Demand::Address,
+            right_hand_side: RightHandSide::Address,
             need: 0,
             addend: 0,
             terms: terms(&[(0, 1)]),
         })
         .collect();
     let totals: Vec<Option<i64>> = wanted.concat().into_iter().map(Some).collect();
-    let numbers: Vec<u32> = (0..sums.len() as u32).collect();
+    let numbers: Vec<u32> = (0..constraints.len() as u32).collect();
     let mut rest = numbers.as_slice();
     let uses: Vec<(usize, &[u32])> = (0..)
         .zip(wanted)
@@ -231,8 +258,8 @@ fn functions(wanted: &[&[i64]]) -> (Solution, Vec<Refusal>) {
         })
         .collect();
     let relocations = Relocations {
-        slots: vec![slot],
-        sums,
+        operand_fields: vec![operand_field],
+        constraints,
         ..Relocations::default()
     };
     let problem = Problem {
@@ -248,19 +275,22 @@ fn functions(wanted: &[&[i64]]) -> (Solution, Vec<Refusal>) {
 fn a_function_that_contradicts_itself_or_earlier_ones_is_refused_alone() {
     let (solution, refused) = functions(&[&[8], &[1, 1, 2, 1], &[16, 16], &[8, 8]]);
     assert_eq!(solution.changes, [(0, 8)]);
-    let refusals = [(1, 1), (2, 5)].map(|(function, sum)| Refusal {
+    let refusals = [(1, 1), (2, 5)].map(|(function, constraint)| Refusal {
         function,
-        sum,
+        constraint,
         fault: Fault::Contradiction,
     });
     assert_eq!(refused, refusals);
     // On its own, the one that contradicts itself is refused where it does.
     let (solution, refused) = functions(&[&[1, 1, 2, 1], &[16]]);
-    assert_eq!((solution.changes, refused[0].sum), (vec![(0, 16)], 2));
+    assert_eq!(
+        (solution.changes, refused[0].constraint),
+        (vec![(0, 16)], 2)
+    );
 }
 
 /// Fewest misfits by trying every change of every constant within a bound.
-fn fewest_by_trying(constants: Constants<'_>, sums: &Sums, bound: i64) -> Option<usize> {
+fn fewest_by_trying(constants: Constants<'_>, constraints: &Sums, bound: i64) -> Option<usize> {
     let mut values: Vec<i64> = constants.iter().map(|c| c.1 - bound).collect();
     let mut best: Option<usize> = None;
     loop {
@@ -271,34 +301,40 @@ fn fewest_by_trying(constants: Constants<'_>, sums: &Sums, bound: i64) -> Option
                 .sum::<i64>()
                 == *total
         };
-        if sums.iter().all(holds) {
+        if constraints.iter().all(holds) {
             let pairs = values.iter().zip(constants);
             let misfits = pairs.filter(|(value, c)| !c.0.fits(**value)).count();
             best = Some(best.map_or(misfits, |best| best.min(misfits)));
         }
         // Counts up, the first constant fastest.
-        let next = (0..values.len()).find(|&slot| values[slot] < constants[slot].1 + bound);
+        let next = (0..values.len())
+            .find(|&operand_field| values[operand_field] < constants[operand_field].1 + bound);
         let Some(next) = next else {
             return best;
         };
         values[next] += 1;
-        for slot in 0..next {
-            values[slot] = constants[slot].1 - bound;
+        for operand_field in 0..next {
+            values[operand_field] = constants[operand_field].1 - bound;
         }
     }
 }
 
 fn width() -> impl Strategy<Value = Width> {
-    prop_oneof![2 => Just(Absent), 2 => Just(Byte), 1 => Just(Word)]
+    prop_oneof![2 => Just(Width::None), 2 => Just(I8), 1 => Just(I32)]
 }
 
-fn systems(slots: u32, sums: usize, total: i64) -> impl Strategy<Value = (Vec<Width>, Sums)> {
+fn systems(
+    operand_fields: u32,
+    constraints: usize,
+    total: i64,
+) -> impl Strategy<Value = (Vec<Width>, Sums)> {
     let coefficient = prop_oneof![4 => Just(1i64), 3 => Just(-1), 1 => Just(2), 1 => Just(3)];
-    let row = proptest::collection::btree_map(0..slots, coefficient, 1..=3);
-    let sum = (row, -total..=total).prop_map(|(row, total)| (row.into_iter().collect(), total));
+    let row = proptest::collection::btree_map(0..operand_fields, coefficient, 1..=3);
+    let constraint =
+        (row, -total..=total).prop_map(|(row, total)| (row.into_iter().collect(), total));
     (
-        proptest::collection::vec(width(), slots as usize),
-        proptest::collection::vec(sum, 1..=sums),
+        proptest::collection::vec(width(), operand_fields as usize),
+        proptest::collection::vec(constraint, 1..=constraints),
     )
 }
 
@@ -309,15 +345,15 @@ proptest! {
     /// their range: they fit upwards by 3.
     #[test]
     fn misfits_are_as_few_as_any_values_allow((widths, changes) in systems(4, 4, 5)) {
-        let value = |width: Width| if width == Byte { 124 } else { 0 };
+        let value = |width: Width| if width == I8 { 124 } else { 0 };
         let constants: Vec<(Width, i64)> = widths.iter().map(|&w| (w, value(w))).collect();
         let present = |terms: &[(u32, i64)]| -> i64 {
             terms.iter().map(|t| t.1 * constants[t.0 as usize].1).sum()
         };
-        let sums: Sums = changes.into_iter().map(|(t, by)| (t.clone(), present(&t) + by)).collect();
-        let found = solved(&constants, &sums);
+        let constraints: Sums = changes.into_iter().map(|(t, by)| (t.clone(), present(&t) + by)).collect();
+        let found = solved(&constants, &constraints);
         // Where trying finds nothing there may still be a solution further away; `solved` has checked it.
-        if let Some(least) = fewest_by_trying(&constants, &sums, 6) {
+        if let Some(least) = fewest_by_trying(&constants, &constraints, 6) {
             let found = found.expect("there is a solution");
             prop_assert!(found.fewest);
             prop_assert!(found.misfits.len() <= least, "{} for {least}", found.misfits.len());
@@ -327,17 +363,17 @@ proptest! {
     /// A system that is known to have a solution with certain misfits.
     #[test]
     fn planted_solutions_are_met(
-        (widths, sums) in systems(12, 14, 0),
+        (widths, constraints) in systems(12, 14, 0),
         values in proptest::collection::vec(-100i64..100, 12),
         planted in proptest::collection::vec(prop_oneof![6 => Just(0i64), 1 => -300i64..300], 12),
     ) {
         let constants: Vec<(Width, i64)> = widths
             .iter()
             .zip(&values)
-            .map(|(&width, &value)| (width, if width == Absent { 0 } else { value }))
+            .map(|(&width, &value)| (width, if width == Width::None { 0 } else { value }))
             .collect();
         let new: Vec<i64> = constants.iter().zip(&planted).map(|(c, p)| c.1 + p).collect();
-        let sums: Sums = sums
+        let constraints: Sums = constraints
             .into_iter()
             .map(|(terms, _)| {
                 let total = terms.iter().map(|t| t.1 * new[t.0 as usize]).sum();
@@ -345,7 +381,7 @@ proptest! {
             })
             .collect();
         let least = new.iter().zip(&widths).filter(|(v, w)| !w.fits(**v)).count();
-        let found = solved(&constants, &sums).expect("it was made to have a solution");
+        let found = solved(&constants, &constraints).expect("it was made to have a solution");
         prop_assert!(!found.fewest || found.misfits.len() <= least);
     }
 }

@@ -37,12 +37,12 @@ impl Variable {
             high: i64::from(i32::MAX) - value,
         };
         let fits = match width {
-            Width::Absent => Range { low: 0, high: 0 },
-            Width::Byte => Range {
+            Width::None => Range { low: 0, high: 0 },
+            Width::I8 => Range {
                 low: i64::from(i8::MIN) - value,
                 high: i64::from(i8::MAX) - value,
             },
-            Width::Word => word,
+            Width::I32 => word,
         };
         Self {
             width,

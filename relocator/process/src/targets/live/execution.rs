@@ -11,7 +11,7 @@ use super::space::Space;
 use super::steps::{self, Before};
 use super::trampoline;
 use super::worker::Worker;
-use crate::targets::{Mapping, Step, without};
+use crate::targets::{Mapping, Step, subtract};
 use crate::tracing::{ProcessMemory, Tracee};
 use crate::{Error, Result};
 use relocator::placement::PAGE;
@@ -350,7 +350,7 @@ fn uncovered(place: Range<Avma>, covered: &[Undo]) -> Vec<Range<Avma>> {
         Undo::Code { at, bytes } => Some(range(*at, bytes.len())),
         _ => None,
     });
-    without(vec![place], covered)
+    subtract(vec![place], covered)
 }
 
 /// What later steps make of bytes.

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use elf_tools::Avma;
 
-use crate::targets::{Mapping, Protection, without};
+use crate::targets::{Mapping, Protection, subtract};
 use relocator::placement::{END, PAGE};
 
 /// The mappings of a process, in no order.
@@ -58,7 +58,7 @@ impl Space {
     /// Nothing is in a place any more.
     pub(super) fn unmap(&mut self, place: &Range<Avma>) {
         let parts = self.0.drain(..).flat_map(|mapping| {
-            let parts = without(vec![mapping.range.clone()], [place.clone()]);
+            let parts = subtract(vec![mapping.range.clone()], [place.clone()]);
             let of = |range| Mapping {
                 range,
                 ..mapping.clone()

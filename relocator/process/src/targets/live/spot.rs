@@ -9,7 +9,7 @@ use elf_tools::{Avma, Svma};
 use super::steps::{read, replaced};
 use super::{Live, refused, trampoline};
 use crate::Result;
-use crate::targets::{Mapping, Step, Target, meet, writable};
+use crate::targets::{Mapping, Step, Target, overlaps, writable};
 use crate::tracing::ProcessMemory;
 use relocator::placement::PAGE;
 use relocator::threads::carry::{Contexts, carry};
@@ -114,7 +114,7 @@ fn overlay(step: &Step, page: Avma, bytes: &mut [u8]) {
         Step::Move { from, to } => {
             let place = *to..to.offset((from.end.0 - from.start.0) as i64);
             let page = page..page.offset(PAGE as i64);
-            if meet(from, &page) || meet(&place, &page) {
+            if overlaps(from, &page) || overlaps(&place, &page) {
                 bytes.fill(1);
             }
             return;

@@ -9,8 +9,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::evidence::{Evidence, Touch};
 use super::place::{Place, Role};
+use super::vvar_accesses::{Evidence, Touch};
 use crate::Svma;
 
 /// How many different fields of the clocks the code must be seen to touch before its word counts. Stock images touch

@@ -1,13 +1,14 @@
-//! Relocation tables with sums, and an image that they can refer to.
+//! Relocation tables with constraints, and an image that they can refer to.
 
 use std::sync::LazyLock;
 
 use elf_tools::Svma;
-use elf_tools::code::{Access, Code, Field, Instruction};
+use elf_tools::disassembly::{Access, Field, Instruction};
 use elf_tools::image::{Image, LinuxVersion};
+use elf_tools::reachability::Code;
 use elf_tools::relocation::{
-    self, Demand, Kind, Need, Opaque, Relocation, Relocations, Slot, Sum, Term, Width, object,
-    write,
+    self, Constraint, Kind, Need, Opaque, OperandField, Relocation, Relocations, RightHandSide,
+    Term, Width, object, write,
 };
 use elf_tools::symtab::name::Reference;
 use kernel_fixtures::fixture;
@@ -23,11 +24,11 @@ pub struct Subject {
     /// Instructions of more than one byte.
     pub sites: Vec<Svma>,
     /// Constants of one byte.
-    pub bytes: Vec<Slot>,
+    pub bytes: Vec<OperandField>,
     /// Constants of four bytes.
-    pub words: Vec<Slot>,
+    pub words: Vec<OperandField>,
     /// Displacements that are not there.
-    pub absent: Vec<Slot>,
+    pub absent: Vec<OperandField>,
 }
 
 /// The subject of all tests of tables.
@@ -56,9 +57,9 @@ pub static SUBJECT: LazyLock<Subject> = LazyLock::new(|| {
             list.push(constant(instruction, field));
         }
         if instruction.access != Access::None && instruction.displacement.size == 0 {
-            subject.absent.push(Slot {
+            subject.absent.push(OperandField {
                 place: instruction.address,
-                width: Width::Absent,
+                width: Width::None,
             });
         }
     }
@@ -66,12 +67,12 @@ pub static SUBJECT: LazyLock<Subject> = LazyLock::new(|| {
     subject
 });
 
-fn constant(instruction: &Instruction, field: Field) -> Slot {
+fn constant(instruction: &Instruction, field: Field) -> OperandField {
     let width = match field.size {
-        1 => Width::Byte,
-        _ => Width::Word,
+        1 => Width::I8,
+        _ => Width::I32,
     };
-    Slot {
+    OperandField {
         place: instruction.address.offset(i64::from(field.offset)),
         width,
     }
@@ -113,18 +114,21 @@ pub fn need(reference: &str) -> Need {
 }
 
 /// A term.
-pub fn term(slot: u32, coefficient: i64) -> Term {
-    Term { slot, coefficient }
+pub fn term(operand_field: u32, coefficient: i64) -> Term {
+    Term {
+        operand_field,
+        coefficient,
+    }
 }
 
 /// One of everything. Slots are in the order of [`Width`].
 pub fn sample() -> Relocations {
     let subject = &*SUBJECT;
-    let mut slots = vec![subject.absent[1], subject.bytes[3], subject.words[5]];
-    slots.sort();
-    let sum = |site: usize, demand, need, addend, terms: &[Term]| Sum {
+    let mut operand_fields = vec![subject.absent[1], subject.bytes[3], subject.words[5]];
+    operand_fields.sort();
+    let constraint = |site: usize, right_hand_side, need, addend, terms: &[Term]| Constraint {
         site: subject.sites[site],
-        demand,
+        right_hand_side,
         need,
         addend,
         terms: terms.to_vec(),
@@ -146,12 +150,18 @@ pub fn sample() -> Relocations {
             need: 0,
             addend: -4,
         }],
-        slots,
-        sums: vec![
-            sum(2, Demand::Address, 0, -1234, &[term(0, 1), term(2, 1)]),
-            sum(3, Demand::Size, 1, 5, &[term(1, -8), term(2, 3)]),
-            sum(3, Demand::Size, 1, -232, &[]),
-            sum(8, Demand::Presence, 2, 0, &[]),
+        operand_fields,
+        constraints: vec![
+            constraint(
+                2,
+                RightHandSide::Address,
+                0,
+                -1234,
+                &[term(0, 1), term(2, 1)],
+            ),
+            constraint(3, RightHandSide::Size, 1, 5, &[term(1, -8), term(2, 3)]),
+            constraint(3, RightHandSide::Size, 1, -232, &[]),
+            constraint(8, RightHandSide::Presence, 2, 0, &[]),
         ],
         opaque: vec![Opaque {
             site: subject.sites[6],
@@ -165,15 +175,26 @@ pub fn meaning(table: &Relocations) -> impl PartialEq + std::fmt::Debug {
     let need = |index: u32| table.needs[index as usize].clone();
     let entries = table.entries.iter();
     let entries = entries.map(|entry| (entry.place, entry.kind, need(entry.need), entry.addend));
-    let sums = table.sums.iter().map(|sum| {
-        let slot = |term: &Term| (table.slots[term.slot as usize], term.coefficient);
-        let terms: Vec<_> = sum.terms.iter().map(slot).collect();
-        (sum.site, sum.demand, need(sum.need), sum.addend, terms)
+    let constraints = table.constraints.iter().map(|constraint| {
+        let operand_field = |term: &Term| {
+            (
+                table.operand_fields[term.operand_field as usize],
+                term.coefficient,
+            )
+        };
+        let terms: Vec<_> = constraint.terms.iter().map(operand_field).collect();
+        (
+            constraint.site,
+            constraint.right_hand_side,
+            need(constraint.need),
+            constraint.addend,
+            terms,
+        )
     });
     (
         entries.collect::<Vec<_>>(),
-        table.slots.clone(),
-        sums.collect::<Vec<_>>(),
+        table.operand_fields.clone(),
+        constraints.collect::<Vec<_>>(),
         table.opaque.clone(),
     )
 }
@@ -201,38 +222,38 @@ pub fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The table with sums in place of what refers to one symbol: what a derivation would say about the same code.
+/// The table with constraints in place of what refers to one symbol: what a derivation would say about the same code.
 pub fn as_sums(table: &Relocations, code: &Code) -> Relocations {
     let is_sum = |kind| matches!(kind, Kind::Pc32 | Kind::Size32);
     let (summed, entries): (Vec<Relocation>, Vec<_>) =
         table.entries.iter().partition(|e| is_sum(e.kind));
-    let sums = summed.iter().zip(0..).map(|(entry, slot)| {
+    let constraints = summed.iter().zip(0..).map(|(entry, operand_field)| {
         let instruction = code.covering(entry.place).unwrap();
         // S + A - P, where P is B plus the place.
-        let (demand, addend) = match entry.kind {
-            Kind::Pc32 => (Demand::Address, entry.addend - entry.place.0 as i64),
-            _ => (Demand::Size, entry.addend),
+        let (right_hand_side, addend) = match entry.kind {
+            Kind::Pc32 => (RightHandSide::Address, entry.addend - entry.place.0 as i64),
+            _ => (RightHandSide::Size, entry.addend),
         };
-        Sum {
+        Constraint {
             site: instruction.address,
-            demand,
+            right_hand_side,
             need: entry.need,
             addend,
             terms: vec![Term {
-                slot,
+                operand_field,
                 coefficient: 1,
             }],
         }
     });
-    let slots = summed.iter().map(|entry| Slot {
+    let operand_fields = summed.iter().map(|entry| OperandField {
         place: entry.place,
-        width: Width::Word,
+        width: Width::I32,
     });
     Relocations {
         needs: table.needs.clone(),
         entries,
-        slots: slots.collect(),
-        sums: sums.collect(),
+        operand_fields: operand_fields.collect(),
+        constraints: constraints.collect(),
         opaque: Vec::new(),
     }
 }

@@ -4,10 +4,10 @@
 //! structs are. The code of the vDSO is the witness that both are right (`corroborate`): a kernel whose code does not
 //! bear out exactly one page layout is refused.
 
-use super::catalogue::{self, PAGE, Placement};
-use super::corroborate::corroborate;
-use super::evidence::Evidence;
+use super::layout_check::corroborate;
+use super::page_layouts::{self, PAGE, Placement};
 use super::place::{Place, Structs};
+use super::vvar_accesses::Evidence;
 use super::{Mapping, Symbol, Symtab, mapping_name};
 use crate::image::Image;
 use crate::layout::Layout;
@@ -26,8 +26,8 @@ const LOWEST: i64 = 0x10000;
 pub fn from_layout(layout: &dyn Layout, image: &Image) -> Result<Symtab> {
     let evidence = evidence(image)?;
     let candidates = match layout.enumeration("vdso_pages")? {
-        Some(enumerators) => vec![catalogue::from_enumerators(&enumerators)?],
-        None => catalogue::entries(),
+        Some(enumerators) => vec![page_layouts::from_enumerators(&enumerators)?],
+        None => page_layouts::entries(),
     };
     from_candidates(layout, image, &evidence, &candidates)
 }

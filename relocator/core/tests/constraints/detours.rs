@@ -1,7 +1,7 @@
 //! What is moved out of line, what is not, and what it looks like.
 
 use elf_tools::Svma;
-use elf_tools::relocation::Width::{Absent, Byte, Word};
+use elf_tools::relocation::Width::{self, I8, I32};
 use iced_x86::{Decoder, DecoderOptions, Instruction};
 use relocator::plan::Strategy;
 
@@ -33,7 +33,7 @@ fn misfit(before: &[u8], behind: &[u8]) -> Linked {
     let mut body = Body::new();
     let base = body.point();
     body.put(before);
-    body.field(base, READ, 0, Absent, 0x40);
+    body.field(base, READ, 0, Width::None, 0x40);
     body.put(behind);
     body.link()
 }
@@ -42,8 +42,8 @@ fn misfit(before: &[u8], behind: &[u8]) -> Linked {
 fn a_misfit_and_its_neighbour_are_moved() {
     let mut body = Body::new();
     let base = body.point();
-    body.field(base, READ, 0, Absent, 0x40);
-    body.field(base, READ_NEAR, 2, Byte, 0x44);
+    body.field(base, READ, 0, Width::None, 0x40);
+    body.field(base, READ_NEAR, 2, I8, 0x44);
     body.put(RETURN);
     let linked = body.link();
     let plan = linked.plan();
@@ -149,7 +149,7 @@ fn misfits_next_to_each_other_share_a_detour() {
     let mut body = Body::new();
     let base = body.point();
     for field in [0x40, 0x80, 0xc0] {
-        body.field(base, READ, 0, Absent, field);
+        body.field(base, READ, 0, Width::None, field);
     }
     body.put(RETURN);
     let linked = body.link();
@@ -165,14 +165,14 @@ fn misfits_next_to_each_other_share_a_detour() {
 
 #[test]
 fn moved_operands_still_point_where_they_did() {
-    // mov ecx, [rip+...] behind the misfit, with a slot of its own.
+    // mov ecx, [rip+...] behind the misfit, with an operand field of its own.
     let mut body = Body::new();
     let base = body.point();
-    body.field(base, READ, 0, Absent, 0x40);
+    body.field(base, READ, 0, Width::None, 0x40);
     let site = body.here();
-    let slot = body.slot(&[0x8b, 0x0d, 0, 0, 0, 0], 2, Word);
+    let operand_field = body.operand_field(&[0x8b, 0x0d, 0, 0, 0, 0], 2, I32);
     let end = body.here();
-    body.sum(site, &[(slot, 1)], 0x88 - end.signed());
+    body.sum(site, &[(operand_field, 1)], 0x88 - end.signed());
     body.put(RETURN);
     let linked = body.link();
     assert_eq!(moved(&linked), [7, 9]);
@@ -189,9 +189,9 @@ fn a_long_immediate_takes_the_place_of_a_short_one() {
     // add rax, 0x10; mov esi, [rax]: the sum is out of a byte's range, and the read has to stay.
     let mut body = Body::new();
     let base = body.point();
-    let add = body.slot(&[0x48, 0x83, 0xc0, 0x10], 3, Byte);
+    let add = body.operand_field(&[0x48, 0x83, 0xc0, 0x10], 3, I8);
     let site = body.put(READ);
-    let end = body.table.slots[base as usize].place.offset(4);
+    let end = body.table.operand_fields[base as usize].place.offset(4);
     body.sum(site, &[(base, 1), (add, 1)], 0x200 - end.signed());
     body.put(RETURN);
     let linked = body.link();

@@ -1,15 +1,17 @@
-//! The same image with entries and with the sums that say the same.
+//! The same image with entries and with the constraints that say the same.
 
 use elf_tools::Avma;
 use elf_tools::image::Image;
-use elf_tools::relocation::{Demand, Kind, Relocations, Slot, Sum, Term, Width};
+use elf_tools::relocation::{
+    Constraint, Kind, OperandField, Relocations, RightHandSide, Term, Width,
+};
 use elf_tools::symtab::{self, Provenance};
 use kernel_fixtures::fixture;
 use relocator::link::{LinkedImage, New, Old, link};
 use relocator::placement::Placement;
 use relocator::plan::Policy;
 
-/// Entries that name addresses and strides, as sums of one constant each.
+/// Entries that name addresses and strides, as constraints of one constant each.
 fn converted(old: &Old) -> Old {
     let table = old.relocations.as_ref().expect("a table");
     let mut new = Relocations {
@@ -17,32 +19,32 @@ fn converted(old: &Old) -> Old {
         ..Relocations::default()
     };
     for entry in &table.entries {
-        let (demand, addend) = match entry.kind {
+        let (right_hand_side, addend) = match entry.kind {
             // S + A - P is stored, so the value is S - B and A - (P - B).
-            Kind::Pc32 => (Demand::Address, entry.addend - entry.place.signed()),
-            Kind::Size32 => (Demand::Size, entry.addend),
+            Kind::Pc32 => (RightHandSide::Address, entry.addend - entry.place.signed()),
+            Kind::Size32 => (RightHandSide::Size, entry.addend),
             _ => {
                 new.entries.push(*entry);
                 continue;
             }
         };
         let instruction = old.code.covering(entry.place).expect("an operand");
-        new.slots.push(Slot {
+        new.operand_fields.push(OperandField {
             place: entry.place,
-            width: Width::Word,
+            width: Width::I32,
         });
-        new.sums.push(Sum {
+        new.constraints.push(Constraint {
             site: instruction.address,
-            demand,
+            right_hand_side,
             need: entry.need,
             addend,
             terms: vec![Term {
-                slot: new.slots.len() as u32 - 1,
+                operand_field: new.operand_fields.len() as u32 - 1,
                 coefficient: 1,
             }],
         });
     }
-    assert!(new.sums.len() > 10);
+    assert!(new.constraints.len() > 10);
     Old::new(old.image.clone(), old.code.clone(), Some(new))
 }
 
@@ -66,9 +68,9 @@ fn sums_of_one_constant_link_as_entries_do() {
     for name in ["operands", "defaulted-operands"] {
         let image = fixture::find(name).expect("a fixture").image;
         let old = Old::read(Image::parse(image).expect("a good image")).expect("a good table");
-        let sums = converted(&old);
+        let constraints = converted(&old);
         for new in ["operands", "shuffled", "reordered", "added", "semantics"] {
-            let (expected, found) = (linked(&old, new), linked(&sums, new));
+            let (expected, found) = (linked(&old, new), linked(&constraints, new));
             // Entries that the other table would have failed on are stored by neither.
             let plans = expected.functions.iter().zip(&found.functions);
             for (expected, found) in plans {

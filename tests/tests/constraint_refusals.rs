@@ -1,12 +1,13 @@
-//! What a reader of relocation tables with sums must reject: `docs/abi.md`, sections 4.2 and 4.3.
+//! What a reader of relocation tables with constraints must reject: `docs/abi.md`, sections 4.2 and 4.3.
 
 use elf_tools::Svma;
-use elf_tools::code::{Access, Code};
+use elf_tools::disassembly::Access;
 use elf_tools::image::Image;
-use elf_tools::relocation::{Relocations, Slot, Width, object};
+use elf_tools::reachability::Code;
+use elf_tools::relocation::{OperandField, Relocations, Width, object};
 use kernel_fixtures::fixture;
 use relocator::hexadecimal::digits;
-use relocator_tests::sums::{SUBJECT, need, replaced, sample, stored, term};
+use relocator_tests::constraints::{SUBJECT, need, replaced, sample, stored, term};
 
 /// Both ways to read a table must refuse it in the same words.
 #[track_caller]
@@ -20,21 +21,23 @@ fn assert_refused(what: &str, table: &Relocations, expected: &str) {
 /// What one thing that is wrong does to [`sample`], and what a reader says.
 type Wrong = (&'static str, fn(&mut Relocations), &'static str);
 
-/// The slots of [`sample`] are found by their width.
-fn slot(table: &mut Relocations, width: Width) -> &mut Slot {
-    let mut slots = table.slots.iter_mut();
-    slots.find(|slot| slot.width == width).unwrap()
+/// The operand fields of [`sample`] are found by their width.
+fn operand_field(table: &mut Relocations, width: Width) -> &mut OperandField {
+    let mut operand_fields = table.operand_fields.iter_mut();
+    operand_fields
+        .find(|operand_field| operand_field.width == width)
+        .unwrap()
 }
 
 const WRONG: &[Wrong] = &[
     (
         "a site inside an instruction",
-        |table| table.sums[0].site.0 += 1,
+        |table| table.constraints[0].site.0 += 1,
         "not the start of an instruction",
     ),
     (
         "a site outside the image",
-        |table| table.sums[3].site.0 = u64::MAX,
+        |table| table.constraints[3].site.0 = u64::MAX,
         "not the start of an instruction",
     ),
     (
@@ -44,27 +47,27 @@ const WRONG: &[Wrong] = &[
     ),
     (
         "a byte that is no constant",
-        |table| slot(table, Width::Byte).place.0 -= 1,
+        |table| operand_field(table, Width::I8).place.0 -= 1,
         "not one of its operands",
     ),
     (
         "a constant of four bytes taken for one of one byte",
-        |table| slot(table, Width::Byte).place = SUBJECT.words[2].place,
+        |table| operand_field(table, Width::I8).place = SUBJECT.words[2].place,
         "not one of its operands",
     ),
     (
         "a constant of one byte taken for one of four bytes",
-        |table| slot(table, Width::Word).place = SUBJECT.bytes[2].place,
+        |table| operand_field(table, Width::I32).place = SUBJECT.bytes[2].place,
         "not one of its operands",
     ),
     (
         "a constant outside the code",
-        |table| slot(table, Width::Word).place = Svma(8),
+        |table| operand_field(table, Width::I32).place = Svma(8),
         "not in an instruction",
     ),
     (
         "a constant at the end of the address space",
-        |table| slot(table, Width::Word).place = Svma(u64::MAX - 1),
+        |table| operand_field(table, Width::I32).place = Svma(u64::MAX - 1),
         "not in an instruction",
     ),
     (
@@ -72,7 +75,7 @@ const WRONG: &[Wrong] = &[
         |table| {
             let mut instructions = SUBJECT.code.instructions().iter();
             let with = instructions.find(|i| i.displacement.size == 1).unwrap();
-            slot(table, Width::Absent).place = with.address;
+            operand_field(table, Width::None).place = with.address;
         },
         "no memory operand that lacks a displacement",
     ),
@@ -81,49 +84,49 @@ const WRONG: &[Wrong] = &[
         |table| {
             let mut instructions = SUBJECT.code.instructions().iter();
             let without = instructions.find(|i| i.access == Access::None).unwrap();
-            slot(table, Width::Absent).place = without.address;
+            operand_field(table, Width::None).place = without.address;
         },
         "no memory operand that lacks a displacement",
     ),
     (
         "an absent displacement inside an instruction",
-        |table| slot(table, Width::Absent).place.0 += 1,
+        |table| operand_field(table, Width::None).place.0 += 1,
         "not the start of an instruction",
     ),
     (
         "an address without a term",
-        |table| table.sums[0].terms.clear(),
+        |table| table.constraints[0].terms.clear(),
         "an address that no term adds up to",
     ),
     (
         "a term of what only has to exist",
-        |table| table.sums[3].terms.push(term(0, 1)),
+        |table| table.constraints[3].terms.push(term(0, 1)),
         "a term of what only has to exist",
     ),
     (
         "an addend of what only has to exist",
-        |table| table.sums[3].addend = 1,
+        |table| table.constraints[3].addend = 1,
         "an addend of 1 to nothing",
     ),
     (
-        "one slot twice in a sum",
-        |table| table.sums[0].terms[1].slot = 0,
-        "a second term of the sum",
+        "one operand field twice in a constraint",
+        |table| table.constraints[0].terms[1].operand_field = 0,
+        "a second term of the constraint",
     ),
     (
         "a term that says nothing",
-        |table| table.sums[1].terms[0].coefficient = 0,
+        |table| table.constraints[1].terms[0].coefficient = 0,
         "a term with coefficient 0",
     ),
     (
-        "a slot that an entry changes as well",
-        |table| table.entries[0].place = slot(table, Width::Word).place,
+        "an operand field that an entry changes as well",
+        |table| table.entries[0].place = operand_field(table, Width::I32).place,
         "overlaps the one at",
     ),
     (
-        "a sum about a distance",
+        "a constraint about a distance",
         |table| table.needs[1] = need("offsetof(time.clock[],time.clock[].seq)"),
-        "a sum is about a symbol",
+        "a constraint is about a symbol",
     ),
 ];
 
@@ -139,9 +142,12 @@ fn what_a_reader_must_reject_is_rejected() {
 #[test]
 fn what_cannot_be_stored_is_not_written() {
     let mut table = sample();
-    table.sums[0].terms[0].slot = 3;
+    table.constraints[0].terms[0].operand_field = 3;
     let error = object::write(&table, &[], None).unwrap_err().to_string();
-    assert!(error.contains("slot 3 of 3 does not exist"), "{error}");
+    assert!(
+        error.contains("operand field 3 of 3 does not exist"),
+        "{error}"
+    );
     for reason in [String::new(), "x".repeat(256), "\0".to_owned()] {
         let mut table = sample();
         table.opaque[0].reason = reason;
@@ -155,14 +161,14 @@ fn what_cannot_be_stored_is_not_written() {
 fn entries_that_say_something_else_are_rejected() {
     let table = sample();
     let good = SUBJECT.object(&table);
-    let begun = table.sums[0].site;
-    let slot = table.slots[0];
-    let number = [0x1010, 0x1011, 0x1012][slot.width as usize];
+    let begun = table.constraints[0].site;
+    let operand_field = table.operand_fields[0];
+    let number = [0x1010, 0x1011, 0x1012][operand_field.width as usize];
     let site = table.opaque[0].site;
     let begin = stored(begun, 0x1000, 1, -1234);
-    let first = stored(slot.place, number, 0, 1);
+    let first = stored(operand_field.place, number, 0, 1);
     let opaque = stored(site, 0x1020, 4, 0);
-    let second = stored(table.sums[1].site, 0x1001, 2, 5);
+    let second = stored(table.constraints[1].site, 0x1001, 2, 5);
     for (what, from, to, expected) in [
         (
             "the position in the table",
@@ -171,22 +177,22 @@ fn entries_that_say_something_else_are_rejected() {
             "relocation 2 at",
         ),
         (
-            "no sum was begun",
+            "no constraint was begun",
             &begin,
             stored(begun, 0, 1, -1234),
-            "a term outside a sum",
+            "a term outside a constraint",
         ),
         (
-            "an entry ends a sum",
+            "an entry ends a constraint",
             &second,
             stored(SUBJECT.words[15].place, 2, 1, -4),
-            "a term outside a sum",
+            "a term outside a constraint",
         ),
         (
-            "what is opaque ends a sum",
+            "what is opaque ends a constraint",
             &second,
             stored(site, 0x1020, 4, 0),
-            "a term outside a sum",
+            "a term outside a constraint",
         ),
         (
             "an unknown type",
@@ -215,7 +221,7 @@ fn entries_that_say_something_else_are_rejected() {
         (
             "a term with a symbol",
             &first,
-            stored(slot.place, number, 1, 1),
+            stored(operand_field.place, number, 1, 1),
             "a term names symbol 1",
         ),
         (

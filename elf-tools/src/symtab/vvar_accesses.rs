@@ -11,8 +11,9 @@ use iced_x86::{
     Register,
 };
 
-use crate::code::{Access, Code, Flow};
+use crate::disassembly::{Access, Flow};
 use crate::image::Image;
+use crate::reachability::Code;
 use crate::{Result, Svma};
 
 /// How many instructions are followed from one `lea`. Stock functions have some 300; what lies beyond the limit is

@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use elf_tools::Avma;
-use elf_tools::relocation::Width::{Absent, Byte, Word};
+use elf_tools::relocation::Width::{self, I8, I32};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 use proptest::prelude::*;
 use relocator::plan::Strategy as Way;
@@ -16,9 +16,9 @@ use crate::body::{Body, Linked, PAGE};
 #[derive(Debug, Clone)]
 enum Step {
     /// Adds the field, read without a displacement, with one of a byte, or of a word.
-    Absent(i64),
-    Byte(i64),
-    Word(i64),
+    Bare(i64),
+    I8(i64),
+    I32(i64),
     /// Adds the field, read by a distance of its own.
     Distance(i64),
     /// Adds the field after adding an immediate to a pointer.
@@ -33,9 +33,9 @@ fn step() -> impl Strategy<Value = Step> {
     let field = || (0i64..60).prop_map(|index| index * 4);
     let far = || (0i64..512).prop_map(|index| index * 4);
     prop_oneof![
-        3 => prop_oneof![Just(0i64), field()].prop_map(Step::Absent),
-        3 => prop_oneof![6 => (0i64..32).prop_map(|i| i * 4), 1 => far()].prop_map(Step::Byte),
-        2 => far().prop_map(Step::Word),
+        3 => prop_oneof![Just(0i64), field()].prop_map(Step::Bare),
+        3 => prop_oneof![6 => (0i64..32).prop_map(|i| i * 4), 1 => far()].prop_map(Step::I8),
+        2 => far().prop_map(Step::I32),
         2 => far().prop_map(Step::Distance),
         1 => prop_oneof![3 => (0i64..32).prop_map(|i| i * 4), 1 => far()].prop_map(Step::Immediate),
         2 => Just(Step::Rotate),
@@ -56,9 +56,9 @@ fn expected(steps: &[Step], argument: u32) -> u32 {
             continue;
         }
         match step {
-            Step::Absent(field)
-            | Step::Byte(field)
-            | Step::Word(field)
+            Step::Bare(field)
+            | Step::I8(field)
+            | Step::I32(field)
             | Step::Distance(field)
             | Step::Immediate(field) => value = value.wrapping_add(content(*field)),
             Step::Rotate => value = value.rotate_left(1),
@@ -78,25 +78,28 @@ fn assemble(steps: &[Step]) -> Body {
         let skipped = steps[index + 1..].first().map_or(0, length);
         let start = body.here();
         match step {
-            Step::Absent(field) => {
-                body.field(base, &[0x03, 0x10], 0, Absent, *field);
+            Step::Bare(field) => {
+                body.field(base, &[0x03, 0x10], 0, Width::None, *field);
             }
-            Step::Byte(field) => {
-                body.field(base, &[0x03, 0x50, 4], 2, Byte, *field);
+            Step::I8(field) => {
+                body.field(base, &[0x03, 0x50, 4], 2, I8, *field);
             }
-            Step::Word(field) => {
-                body.field(base, &[0x03, 0x90, 4, 0, 0, 0], 2, Word, *field);
+            Step::I32(field) => {
+                body.field(base, &[0x03, 0x90, 4, 0, 0, 0], 2, I32, *field);
             }
             Step::Distance(field) => {
-                let slot = body.slot(&[0x03, 0x15, 0, 0, 0, 0], 2, Word);
+                let operand_field = body.operand_field(&[0x03, 0x15, 0, 0, 0, 0], 2, I32);
                 let end = body.here().signed();
-                body.sum(start, &[(slot, 1)], field - end);
+                body.sum(start, &[(operand_field, 1)], field - end);
             }
             Step::Immediate(field) => {
                 body.put(&[0x48, 0x89, 0xc1]);
-                let add = body.slot(&[0x48, 0x83, 0xc1, 8], 3, Byte);
+                let add = body.operand_field(&[0x48, 0x83, 0xc1, 8], 3, I8);
                 let site = body.put(&[0x03, 0x11]);
-                let end = body.table.slots[base as usize].place.offset(4).signed();
+                let end = body.table.operand_fields[base as usize]
+                    .place
+                    .offset(4)
+                    .signed();
                 body.sum(site, &[(base, 1), (add, 1)], field - end);
             }
             Step::Rotate => {
@@ -117,9 +120,9 @@ fn assemble(steps: &[Step]) -> Body {
 
 fn length(step: &Step) -> u8 {
     match step {
-        Step::Absent(_) | Step::Rotate => 2,
-        Step::Byte(_) => 3,
-        Step::Word(_) | Step::Distance(_) | Step::Unless(_) => 6,
+        Step::Bare(_) | Step::Rotate => 2,
+        Step::I8(_) => 3,
+        Step::I32(_) | Step::Distance(_) | Step::Unless(_) => 6,
         Step::Immediate(_) => 9,
         Step::Nothing => 1,
     }

@@ -1,17 +1,19 @@
-//! Relocation tables with sums: what is written is read back, and `readelf` shows it (`docs/abi.md`, sections 4.2 and 4.3).
+//! Relocation tables with constraints: what is written is read back, and `readelf` shows it (`docs/abi.md`, sections 4.2 and 4.3).
 
 use std::collections::BTreeSet;
 
 use elf_tools::Svma;
-use elf_tools::code::Code;
 use elf_tools::image::Image;
+use elf_tools::reachability::Code;
 use elf_tools::relocation::{
-    self, Demand, Kind, Opaque, Relocation, Relocations, Slot, Sum, write,
+    self, Constraint, Kind, Opaque, OperandField, Relocation, Relocations, RightHandSide, write,
 };
 use proptest::prelude::*;
 use proptest::sample::{Index, subsequence};
+use relocator_tests::constraints::{
+    SUBJECT, as_sums, meaning, need, replaced, sample, stored, term,
+};
 use relocator_tests::readelf::{nm_bytes, readelf_bytes};
-use relocator_tests::sums::{SUBJECT, as_sums, meaning, need, replaced, sample, stored, term};
 
 fn assert_survives(table: &Relocations) {
     let by_object = SUBJECT.read(&SUBJECT.object(table)).unwrap();
@@ -45,7 +47,7 @@ fn a_table_is_found_without_section_headers() {
     assert_eq!(meaning(&read.unwrap()), meaning(&table));
 }
 
-/// A sum by indices into what there is: site, demand, reference, addend, terms (width, which slot, coefficient).
+/// A constraint by indices into what there is: site, right-hand side, reference, addend, terms (width, which operand field, coefficient).
 type SumSeed = (Index, u8, Index, i64, Vec<(u8, Index, i64)>);
 
 fn sum_seed() -> impl Strategy<Value = SumSeed> {
@@ -55,10 +57,10 @@ fn sum_seed() -> impl Strategy<Value = SumSeed> {
     (any::<Index>(), 0..3_u8, any::<Index>(), any::<i64>(), terms)
 }
 
-/// The slots that a seed is about, no slot twice.
-fn slots_of(seed: &SumSeed) -> Vec<(Slot, i64)> {
+/// The operand fields that a seed is about, no operand field twice.
+fn slots_of(seed: &SumSeed) -> Vec<(OperandField, i64)> {
     let mut met = BTreeSet::new();
-    let slots = seed.4.iter().map(|(width, which, coefficient)| {
+    let operand_fields = seed.4.iter().map(|(width, which, coefficient)| {
         let list = match width {
             0 => &SUBJECT.absent,
             1 => &SUBJECT.bytes,
@@ -67,12 +69,14 @@ fn slots_of(seed: &SumSeed) -> Vec<(Slot, i64)> {
         };
         (list[which.index(list.len())], *coefficient)
     });
-    let mut slots: Vec<_> = slots.filter(|(slot, _)| met.insert(*slot)).collect();
-    slots.sort();
-    slots
+    let mut operand_fields: Vec<_> = operand_fields
+        .filter(|(operand_field, _)| met.insert(*operand_field))
+        .collect();
+    operand_fields.sort();
+    operand_fields
 }
 
-fn random(seeds: &[SumSeed], places: &[Slot], opaque: &[(Index, String)]) -> Relocations {
+fn random(seeds: &[SumSeed], places: &[OperandField], opaque: &[(Index, String)]) -> Relocations {
     let names = [
         "time.clock[].seq",
         "time.clock[3].offset[11].sec:2",
@@ -83,34 +87,43 @@ fn random(seeds: &[SumSeed], places: &[Slot], opaque: &[(Index, String)]) -> Rel
         ..Relocations::default()
     };
     table.entries = (places.iter().enumerate())
-        .map(|(index, slot)| Relocation {
-            place: slot.place,
+        .map(|(index, operand_field)| Relocation {
+            place: operand_field.place,
             kind: [Kind::Pc32, Kind::Size32][index % 2],
             need: (index % 3) as u32,
             addend: index as i64 - 4,
         })
         .collect();
     let summed = seeds.iter().filter(|seed| seed.1 < 2);
-    let slots: BTreeSet<Slot> = summed.flat_map(slots_of).map(|(slot, _)| slot).collect();
-    table.slots = slots.into_iter().collect();
-    let position = |slot| table.slots.binary_search(&slot).unwrap() as u32;
+    let operand_fields: BTreeSet<OperandField> = summed
+        .flat_map(slots_of)
+        .map(|(operand_field, _)| operand_field)
+        .collect();
+    table.operand_fields = operand_fields.into_iter().collect();
+    let position =
+        |operand_field| table.operand_fields.binary_search(&operand_field).unwrap() as u32;
     for seed in seeds {
         let terms = slots_of(seed).into_iter();
-        let terms = terms.map(|(slot, coefficient)| term(position(slot), coefficient));
-        let demand = [Demand::Address, Demand::Size, Demand::Presence][usize::from(seed.1)];
-        let (addend, terms) = match demand {
-            Demand::Presence => (0, Vec::new()),
+        let terms =
+            terms.map(|(operand_field, coefficient)| term(position(operand_field), coefficient));
+        let right_hand_side = [
+            RightHandSide::Address,
+            RightHandSide::Size,
+            RightHandSide::Presence,
+        ][usize::from(seed.1)];
+        let (addend, terms) = match right_hand_side {
+            RightHandSide::Presence => (0, Vec::new()),
             _ => (seed.3, terms.collect()),
         };
-        table.sums.push(Sum {
+        table.constraints.push(Constraint {
             site: SUBJECT.sites[seed.0.index(SUBJECT.sites.len())],
-            demand,
+            right_hand_side,
             need: seed.2.index(names.len()) as u32,
             addend,
             terms,
         });
     }
-    table.sums.sort_by_key(|sum| sum.site);
+    table.constraints.sort_by_key(|constraint| constraint.site);
     for (site, reason) in opaque {
         let site = SUBJECT.sites[site.index(SUBJECT.sites.len())];
         table.opaque.push(Opaque {
@@ -122,7 +135,7 @@ fn random(seeds: &[SumSeed], places: &[Slot], opaque: &[(Index, String)]) -> Rel
     table
 }
 
-fn upper_words() -> Vec<Slot> {
+fn upper_words() -> Vec<OperandField> {
     SUBJECT.words[SUBJECT.words.len() / 2..].to_vec()
 }
 
@@ -137,21 +150,25 @@ proptest! {
     }
 }
 
-/// Nothing between a sum and its terms is what `R_X86_64_NONE` says.
+/// Nothing between a constraint and its terms is what `R_X86_64_NONE` says.
 #[test]
 fn ignored_entries_are_ignored() {
     let mut table = sample();
     let good = SUBJECT.object(&table);
-    let term = table.sums[1].terms[0];
-    let slot = table.slots[term.slot as usize];
-    let number = [0x1010, 0x1011, 0x1012][slot.width as usize];
-    let from = stored(slot.place, number, 0, term.coefficient);
+    let term = table.constraints[1].terms[0];
+    let operand_field = table.operand_fields[term.operand_field as usize];
+    let number = [0x1010, 0x1011, 0x1012][operand_field.width as usize];
+    let from = stored(operand_field.place, number, 0, term.coefficient);
     let ignored = replaced(&good, &from, &stored(Svma(3), 0, 77, 5));
-    table.sums[1].terms.remove(0);
-    table.slots.remove(term.slot as usize);
-    for sum in &mut table.sums {
-        for other in sum.terms.iter_mut().filter(|other| other.slot > term.slot) {
-            other.slot -= 1;
+    table.constraints[1].terms.remove(0);
+    table.operand_fields.remove(term.operand_field as usize);
+    for constraint in &mut table.constraints {
+        for other in constraint
+            .terms
+            .iter_mut()
+            .filter(|other| other.operand_field > term.operand_field)
+        {
+            other.operand_field -= 1;
         }
     }
     assert_eq!(meaning(&SUBJECT.read(&ignored).unwrap()), meaning(&table));

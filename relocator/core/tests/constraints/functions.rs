@@ -1,7 +1,7 @@
 //! Functions that cannot have what they need, and what becomes of the others.
 
-use elf_tools::relocation::Width::{Byte, Word};
-use elf_tools::relocation::{Demand, Need, Opaque};
+use elf_tools::relocation::Width::{I8, I32};
+use elf_tools::relocation::{Need, Opaque, RightHandSide};
 use elf_tools::symtab::name::Reference;
 use relocator::plan::Strategy;
 
@@ -15,7 +15,7 @@ fn reader(field: i64) -> Body {
 fn reader_at(function: &str, field: i64) -> Body {
     let mut body = Body::at(function);
     let base = body.point();
-    body.field(base, &[0x8b, 0x40, 8], 2, Byte, field);
+    body.field(base, &[0x8b, 0x40, 8], 2, I8, field);
     body.put(&[0xc3]);
     body
 }
@@ -38,9 +38,9 @@ fn a_missing_symbol_costs_only_functions_that_use_it() {
         size: 4,
         default: None,
     });
-    let site = body.table.sums[1].site;
-    body.demand(Demand::Presence, site, &[], 0);
-    body.table.sums[2].need = 1;
+    let site = body.table.constraints[1].site;
+    body.right_hand_side(RightHandSide::Presence, site, &[], 0);
+    body.table.constraints[2].need = 1;
     let plan = body.link().plan().clone();
     assert_eq!(plan.strategy, Strategy::Proxy);
     assert_eq!(
@@ -48,9 +48,9 @@ fn a_missing_symbol_costs_only_functions_that_use_it() {
         "`time.hrtimer_res` is missing in the new kernel"
     );
     // The same condition elsewhere.
-    body.table.sums[2].site = bare().exports().iter().map(|e| e.address).max().unwrap();
+    body.table.constraints[2].site = bare().exports().iter().map(|e| e.address).max().unwrap();
     let linked = body.link();
-    if linked.entry != body.table.sums[2].site {
+    if linked.entry != body.table.constraints[2].site {
         assert_eq!(linked.plan().strategy, Strategy::Relocate);
     }
 }
@@ -64,8 +64,8 @@ fn sums_of_functions_that_cannot_run_bind_nobody() {
     body.sum(dead, &[(base, 1)], 0x1000);
     assert_eq!(body.link().plan().strategy, Strategy::Relocate);
     // Reached, it is a contradiction.
-    let site = body.table.sums[1].site;
-    body.table.sums[2].site = site;
+    let site = body.table.constraints[1].site;
+    body.table.constraints[2].site = site;
     let plan = body.link().plan().clone();
     assert_eq!(plan.strategy, Strategy::Proxy);
     assert!(
@@ -84,7 +84,9 @@ fn functions_that_fail_anyway_do_not_choose() {
     for other in exports.iter().filter(|e| e.address != own) {
         body.sum(other.address, &[(0, 1)], 0x4000);
     }
-    body.table.sums.sort_by_key(|sum| sum.site);
+    body.table
+        .constraints
+        .sort_by_key(|constraint| constraint.site);
     let linked = body.link();
     assert_eq!(linked.plan().strategy, Strategy::Relocate);
     let plans = &linked.image.functions;
@@ -96,7 +98,7 @@ fn functions_that_fail_anyway_do_not_choose() {
 #[test]
 fn what_the_table_cannot_state_is_not_run() {
     let mut body = reader(0x7c);
-    let site = body.table.sums[1].site;
+    let site = body.table.constraints[1].site;
     let reason = "a product of two addresses".to_owned();
     body.table.opaque.push(Opaque { site, reason });
     let plan = body.link().plan().clone();
@@ -107,7 +109,7 @@ fn what_the_table_cannot_state_is_not_run() {
 #[test]
 fn a_place_that_no_sum_decides_about_is_a_stray_reference() {
     let mut body = Body::new();
-    body.slot(&[0x8b, 0x05, 0, 0, 0, 0x40], 2, Word);
+    body.operand_field(&[0x8b, 0x05, 0, 0, 0, 0x40], 2, I32);
     body.put(&[0xc3]);
     let plan = body.link().plan().clone();
     assert!(plan.reason.ends_with("no relocation covers it"), "{plan:?}");
@@ -116,9 +118,12 @@ fn a_place_that_no_sum_decides_about_is_a_stray_reference() {
 #[test]
 fn slots_that_are_no_constants_are_refused() {
     let mut body = reader(0x7c);
-    body.table.slots[1].place = body.table.slots[1].place.offset(-1);
+    body.table.operand_fields[1].place = body.table.operand_fields[1].place.offset(-1);
     let plan = body.link().plan().clone();
     assert_eq!(plan.strategy, Strategy::Proxy);
-    assert!(plan.reason.ends_with("slot 1 is no constant"), "{plan:?}");
+    assert!(
+        plan.reason.ends_with("operand field 1 is no constant"),
+        "{plan:?}"
+    );
     assert_eq!(plan.names[0], FUNCTION);
 }

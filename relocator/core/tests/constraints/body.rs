@@ -1,8 +1,10 @@
 //! Functions assembled by hand, with a table that says what their constants add up to.
 
-use elf_tools::code::Code;
 use elf_tools::image::Image;
-use elf_tools::relocation::{Demand, Need, Relocations, Slot, Sum, Term, Width};
+use elf_tools::reachability::Code;
+use elf_tools::relocation::{
+    Constraint, Need, OperandField, Relocations, RightHandSide, Term, Width,
+};
 use elf_tools::symtab::name::Reference;
 use elf_tools::symtab::{Mapping, Provenance, Symbol, Symtab, mapping_name};
 use elf_tools::{Avma, Svma};
@@ -58,30 +60,41 @@ impl Body {
         self.entry.offset(self.code.len() as i64)
     }
 
-    /// Appends instructions without slots and returns where they are.
+    /// Appends instructions without operand fields and returns where they are.
     pub(crate) fn put(&mut self, bytes: &[u8]) -> Svma {
         let here = self.here();
         self.code.extend(bytes);
         here
     }
 
-    /// Appends an instruction whose constant at `offset` is a slot.
-    pub(crate) fn slot(&mut self, bytes: &[u8], offset: i64, width: Width) -> u32 {
+    /// Appends an instruction whose constant at `offset` is an operand field.
+    pub(crate) fn operand_field(&mut self, bytes: &[u8], offset: i64, width: Width) -> u32 {
         let place = self.put(bytes).offset(offset);
-        self.table.slots.push(Slot { place, width });
-        self.table.slots.len() as u32 - 1
+        self.table
+            .operand_fields
+            .push(OperandField { place, width });
+        self.table.operand_fields.len() as u32 - 1
     }
 
-    /// Demands that these slots together, at the last instruction, make the distance of `page + addend`.
+    /// Demands that these operand fields together, at the last instruction, make the distance of `page + addend`.
     pub(crate) fn sum(&mut self, site: Svma, terms: &[(u32, i64)], addend: i64) {
-        self.demand(Demand::Address, site, terms, addend);
+        self.right_hand_side(RightHandSide::Address, site, terms, addend);
     }
 
-    pub(crate) fn demand(&mut self, demand: Demand, site: Svma, terms: &[(u32, i64)], addend: i64) {
-        let term = |&(slot, coefficient): &(u32, i64)| Term { slot, coefficient };
-        self.table.sums.push(Sum {
+    pub(crate) fn right_hand_side(
+        &mut self,
+        right_hand_side: RightHandSide,
+        site: Svma,
+        terms: &[(u32, i64)],
+        addend: i64,
+    ) {
+        let term = |&(operand_field, coefficient): &(u32, i64)| Term {
+            operand_field,
+            coefficient,
+        };
+        self.table.constraints.push(Constraint {
             site,
-            demand,
+            right_hand_side,
             need: 0,
             addend,
             terms: terms.iter().map(term).collect(),
@@ -91,13 +104,13 @@ impl Body {
     /// `lea rax, [rip+...]`, to point to the page.
     pub(crate) fn point(&mut self) -> u32 {
         let site = self.here();
-        let slot = self.slot(&[0x48, 0x8d, 0x05, 0, 0, 0, 0], 3, Width::Word);
+        let operand_field = self.operand_field(&[0x48, 0x8d, 0x05, 0, 0, 0, 0], 3, Width::I32);
         let end = self.here();
-        self.sum(site, &[(slot, 1)], -end.signed());
-        slot
+        self.sum(site, &[(operand_field, 1)], -end.signed());
+        operand_field
     }
 
-    /// An instruction that reads `field` of the page from where `base`, the slot of [`Body::point`], points to.
+    /// An instruction that reads `field` of the page from where `base`, the operand field of [`Body::point`], points to.
     pub(crate) fn field(
         &mut self,
         base: u32,
@@ -107,10 +120,10 @@ impl Body {
         field: i64,
     ) -> u32 {
         let site = self.here();
-        let slot = self.slot(bytes, offset, width);
-        let end = self.table.slots[base as usize].place.offset(4);
-        self.sum(site, &[(base, 1), (slot, 1)], field - end.signed());
-        slot
+        let operand_field = self.operand_field(bytes, offset, width);
+        let end = self.table.operand_fields[base as usize].place.offset(4);
+        self.sum(site, &[(base, 1), (operand_field, 1)], field - end.signed());
+        operand_field
     }
 
     /// The image with the body in place of its function, and the table.

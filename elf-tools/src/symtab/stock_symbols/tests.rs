@@ -41,7 +41,7 @@ fn compile(macros: &[(&str, i64)]) -> Vec<u8> {
     let output = directory.path().join("vdso.so");
     let source = concat!(
         env!("CARGO_MANIFEST_DIR"),
-        "/src/symtab/vocabulary/fixture.c"
+        "/src/symtab/stock_symbols/fixture.c"
     );
     let mut command = Command::new(std::env::var("CC").unwrap_or_else(|_| "cc".to_owned()));
     command.args([
@@ -59,7 +59,7 @@ fn compile(macros: &[(&str, i64)]) -> Vec<u8> {
         concat!(
             "-Wl,-T,",
             env!("CARGO_MANIFEST_DIR"),
-            "/src/symtab/vocabulary/fixture.lds"
+            "/src/symtab/stock_symbols/fixture.lds"
         ),
     ]);
     command.args(
