@@ -158,6 +158,9 @@ impl Build<'_> {
             Style::Operands => "-DSTYLE_OPERANDS".into(),
             Style::Stock => "-DSTYLE_STOCK".into(),
         });
+        if self.generation.name == "hidden" {
+            definitions.push("-DHIDDEN_ACCESSES".into());
+        }
         if !self.generation.is_relocation_capable() {
             definitions.push("-DBARE".into());
         }

@@ -22,7 +22,7 @@ use relocator_process::apply::{self, Options, RunningKernel};
 use relocator_process::targets::live::Live;
 use relocator_tests::bed::control::COVERED;
 use relocator_tests::bed::hammer::Hammer;
-use relocator_tests::bed::{Bed, OldVdso};
+use relocator_tests::bed::{Bed, old_vdso};
 use tempfile::TempDir;
 
 const HAMMER: &str = env!("CARGO_BIN_EXE_hammer");
@@ -84,7 +84,7 @@ impl Tool {
         };
         eprintln!("old vDSO: {spec}");
         let tables = TempDir::new().expect("a directory");
-        let mut bed = Bed::new(OldVdso::open(&spec).expect("an old vDSO"));
+        let mut bed = Bed::new(old_vdso(&spec).expect("an old vDSO"));
         bed.gives_way = true;
         Self {
             kernel: RunningKernel::read(&tables::Options::default())

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use elf_tools::Avma;
 use kernel_fixtures::fixture;
-use relocator_tests::bed::{Bed, OldVdso};
+use relocator_tests::bed::{Bed, old_vdso};
 use relocator_tests::command::{relocator, run};
 use relocator_tests::readelf::readelf;
 use relocator_tests::running::EMULATION;
@@ -380,7 +380,7 @@ fn inspect_shows_image_tables_and_mappings() {
 
 #[test]
 fn inspect_recognises_what_a_restored_process_has() {
-    let old = OldVdso::open(&"fixture:got".parse().unwrap()).unwrap();
+    let old = old_vdso(&"fixture:got".parse().unwrap()).unwrap();
     for patched in [false, true] {
         let bed = Bed {
             patched,

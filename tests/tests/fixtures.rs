@@ -19,7 +19,7 @@ const KEPT: (Strategy, &str) = (Strategy::Keep, "it reads no vvar");
 const RELOCATED: (Strategy, &str) = (Strategy::Relocate, "relocations resolved");
 const UNKNOWN: (Strategy, &str) = (Strategy::Proxy, "the image carries no relocation table");
 
-const STORIES: [Story; 11] = [
+const STORIES: [Story; 12] = [
     ("got", [RELOCATED, RELOCATED, KEPT]),
     ("operands", [RELOCATED, RELOCATED, KEPT]),
     ("reordered", [RELOCATED, RELOCATED, KEPT]),
@@ -50,6 +50,7 @@ const STORIES: [Story; 11] = [
         ],
     ),
     ("bare", [UNKNOWN, UNKNOWN, UNKNOWN]),
+    ("stock", [RELOCATED, RELOCATED, KEPT]),
     ("hidden", [RELOCATED, RELOCATED, KEPT]),
 ];
 

@@ -8,7 +8,7 @@ use relocator::placement::PAGE;
 use relocator_cli::source::Spec;
 use relocator_process::apply::place::{Limits, Place, REACH, Unit, place, room};
 use relocator_process::apply::recognise::{self, KernelMapping, Own, Seen};
-use relocator_tests::bed::{Bed, OldVdso, Restored};
+use relocator_tests::bed::{Bed, Restored, old_vdso};
 
 const LIMITS: Limits = Limits {
     lowest: 0x1_0000,
@@ -20,7 +20,7 @@ fn own() -> Own {
 }
 
 fn bed() -> Bed {
-    Bed::new(OldVdso::open(&"fixture:operands".parse().unwrap()).unwrap())
+    Bed::new(old_vdso(&"fixture:operands".parse().unwrap()).unwrap())
 }
 
 fn launch(bed: &Bed) -> Restored {

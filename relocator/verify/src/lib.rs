@@ -20,12 +20,14 @@
 //! | [`in_flight`] | threads that are inside when the kernel is swapped |
 //! | [`emulated`] | another kernel's mappings in this process, kept current from the running one's |
 //! | [`memory`] | memory that code can be run in |
+//! | [`bed`] | programs that run as a restore on another kernel leaves them |
 //! | [`compare`] | the strategies side by side |
 //!
 //! Nothing that was linked runs in the calling process, unless a benchmark asks for it: [`compare::InProcess`].
 
 pub(crate) mod address_space;
 mod approach;
+pub mod bed;
 pub(crate) mod calls;
 mod candidate;
 pub(crate) mod child;

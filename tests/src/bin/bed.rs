@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode};
 use clap::Parser;
 use elf_tools::Avma;
 use relocator_cli::source::Spec;
-use relocator_tests::bed::{Bed, OldVdso, PARK, Restored};
+use relocator_tests::bed::{Bed, PARK, Restored, old_vdso};
 
 /// Start a program as a restore by CRIU on another kernel leaves it: with an old vDSO, and the kernel's own parked.
 #[derive(Parser)]
@@ -48,12 +48,12 @@ fn launch(arguments: &Arguments) -> Result<Restored, String> {
         park: arguments.park,
         room_below: arguments.room_below,
         room_behind: arguments.room_behind,
-        ..Bed::new(OldVdso::open(&arguments.old)?)
+        ..Bed::new(old_vdso(&arguments.old)?)
     };
     let (program, rest) = arguments.program.split_first().ok_or("no program")?;
     let mut command = Command::new(program);
     command.args(rest);
-    bed.launch(command)
+    Ok(bed.launch(command)?)
 }
 
 fn main() -> ExitCode {

@@ -246,7 +246,7 @@ fn make_restored(
             let own = named(&mappings(std::process::id().cast_signed())?, VDSO)?;
             let beginning = own.start..own.start.offset(Mark::SIZE as i64);
             let bytes = memory(std::process::id().cast_signed(), &beginning)?;
-            remote.write(vdso.start, &bytes)
+            Ok(remote.write(vdso.start, &bytes)?)
         }
     }
 }
@@ -273,7 +273,7 @@ fn jumps_and_mark(
         old_vvar: hammer.restored.zeros.start,
         new_vvar: vvar,
     };
-    remote.write(vdso, &mark.bytes())
+    Ok(remote.write(vdso, &mark.bytes())?)
 }
 
 /// The record of a process, and where it is.
@@ -300,7 +300,7 @@ fn another_kernel() -> Result<(), String> {
         note.len() as u64 == found.at.end.0 - found.at.start.0,
         || format!("{} bytes instead of {:?}", note.len(), found.at),
     )?;
-    remotely(pid, |remote| remote.write(found.at.start, &note))?;
+    remotely(pid, |remote| Ok(remote.write(found.at.start, &note)?))?;
     let before = Snapshot::of(pid)?;
     let refused = linker.roll_back(pid).map(|outcome| outcome.state);
     let is_refused = refused
@@ -328,7 +328,7 @@ fn damaged_record() -> Result<(), String> {
     for place in [20, note.len() / 2, note.len() - 5] {
         let mut damaged = note.clone();
         damaged[place] ^= 0x10;
-        remotely(pid, |remote| remote.write(found.at.start, &damaged))?;
+        remotely(pid, |remote| Ok(remote.write(found.at.start, &damaged)?))?;
         let before = Snapshot::of(pid)?;
         for done in [linker.apply(pid), linker.roll_back(pid)] {
             let done = done.map(|outcome| outcome.state);
@@ -340,7 +340,7 @@ fn damaged_record() -> Result<(), String> {
         before.is(&Snapshot::of(pid)?)?;
         hammered(&mut hammer, EVERYTHING)?;
     }
-    remotely(pid, |remote| remote.write(found.at.start, &note))?;
+    remotely(pid, |remote| Ok(remote.write(found.at.start, &note)?))?;
     is(State::RolledBack, linker.roll_back(pid)?.state)?;
     hammered(&mut hammer, COVERED)?;
     hammer.finish().map(drop)

@@ -23,9 +23,10 @@ use relocator_process::targets::live::Live;
 use relocator_tests::bed::control::{COVERED, EVERYTHING};
 use relocator_tests::bed::hammer::Hammer;
 use relocator_tests::bed::remote::Remote;
-use relocator_tests::bed::{Bed, OldVdso, PARK, Restored};
+use relocator_tests::bed::{Bed, PARK, Restored, old_vdso};
 use relocator_tests::running::in_words;
 use relocator_tests::trials::{ensure, trial};
+use relocator_verify::bed;
 
 use crate::snapshot::{self, Snapshot, mappings, memory, named};
 use crate::subject::{Linker, check};
@@ -83,7 +84,7 @@ pub(crate) fn spec() -> Spec {
 }
 
 pub(crate) fn bed() -> Result<Bed, String> {
-    let mut bed = Bed::new(OldVdso::open(&spec())?);
+    let mut bed = Bed::new(old_vdso(&spec())?);
     bed.gives_way = true;
     Ok(bed)
 }
@@ -225,7 +226,7 @@ pub(crate) fn map(
         0,
     ];
     let what = format!("mapping {range:?}");
-    remote.call(&what, libc::SYS_mmap, arguments).map(drop)
+    Ok(remote.call(&what, libc::SYS_mmap, arguments).map(drop)?)
 }
 
 /// Parts of a range where nothing is mapped.
@@ -324,8 +325,12 @@ fn name_memory(pid: i32, range: &Range<Avma>) -> Result<(), String> {
                 0,
             ];
             match remote.call("naming memory", libc::SYS_prctl, arguments) {
-                Err(error) if error.contains("Invalid argument") => Ok(()),
-                result => result.map(drop),
+                Err(bed::Error::System { source, .. })
+                    if source.raw_os_error() == Some(libc::EINVAL) =>
+                {
+                    Ok(())
+                }
+                result => Ok(result.map(drop)?),
             }
         })
     })
@@ -354,7 +359,7 @@ fn memory_file(restored: &Restored) -> Result<(), String> {
     remotely(pid, |remote| {
         let file = with_scratch(remote, NAME, |remote, scratch| {
             let arguments = [scratch.0, 0, 0, 0, 0, 0];
-            remote.call("memfd_create", libc::SYS_memfd_create, arguments)
+            Ok(remote.call("memfd_create", libc::SYS_memfd_create, arguments)?)
         })?;
         let path = format!("/proc/{pid}/fd/{file}");
         fs::write(&path, &bytes).map_err(|error| format!("{path}: {error}"))?;
@@ -367,7 +372,7 @@ fn memory_file(restored: &Restored) -> Result<(), String> {
             file,
             0,
         ];
-        remote.call("mmap", libc::SYS_mmap, arguments).map(drop)
+        Ok(remote.call("mmap", libc::SYS_mmap, arguments).map(drop)?)
     })
 }
 

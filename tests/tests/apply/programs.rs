@@ -15,7 +15,7 @@ use relocator_cli::source::Spec;
 use relocator_process::apply::report::State;
 use relocator_tests::bed::python::{self, Python};
 use relocator_tests::bed::server::Server;
-use relocator_tests::bed::{Bed, OldVdso, Restored};
+use relocator_tests::bed::{Bed, Restored, old_vdso};
 use relocator_tests::running::in_words;
 use relocator_tests::trials::{ensure, trial};
 use tempfile::TempDir;
@@ -70,7 +70,7 @@ pub(crate) fn trials(listing: bool) -> Vec<Trial> {
 }
 
 fn bed(spec: &Spec) -> Result<Bed, String> {
-    let mut bed = Bed::new(OldVdso::open(spec)?);
+    let mut bed = Bed::new(old_vdso(spec)?);
     bed.gives_way = true;
     Ok(bed)
 }

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use relocator::threads::Memory;
 use relocator_cli::source::Spec;
 use relocator_process::tracing::{ProcessMemory, Tracee};
-use relocator_tests::bed::{Bed, OldVdso, Restored};
+use relocator_tests::bed::{Bed, OldVdso, Restored, old_vdso};
 use relocator_tests::command;
 use relocator_tests::odd::Other;
 use relocator_tests::running::in_words;
@@ -34,7 +34,7 @@ const OTHER: &str = "5.10";
 
 /// The old vDSO, which takes longer to find than anything else.
 static OLD_VDSO: LazyLock<Result<OldVdso, String>> =
-    LazyLock::new(|| OldVdso::open(&Spec::Kernel(OLD.to_owned())));
+    LazyLock::new(|| old_vdso(&Spec::Kernel(OLD.to_owned())));
 
 /// How often processes that never rest are worked on.
 const RUNS: u64 = 100;

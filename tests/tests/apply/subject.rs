@@ -12,7 +12,7 @@ use relocator_process::apply::report::Outcome;
 use relocator_process::apply::{self, Options, RunningKernel};
 use relocator_tests::bed::control::COVERED;
 use relocator_tests::bed::hammer::Hammer;
-use relocator_tests::bed::{Bed, OldVdso};
+use relocator_tests::bed::{Bed, old_vdso};
 use relocator_tests::running::in_words;
 use tempfile::TempDir;
 
@@ -74,7 +74,7 @@ impl Linker {
 
 /// A hammer on a bed for the vDSO that a source has. What CRIU's jumps cover has to be right from the beginning.
 pub(crate) fn hammer(spec: &Spec, threads: usize, idle: usize) -> Result<Hammer, String> {
-    let mut bed = Bed::new(OldVdso::open(spec)?);
+    let mut bed = Bed::new(old_vdso(spec)?);
     bed.gives_way = true;
     let hammer = Hammer::start(&bed, Path::new(HAMMER), threads, idle)?;
     hammer.control.set_right(COVERED);

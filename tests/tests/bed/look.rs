@@ -103,7 +103,9 @@ fn is_parked(bed: &Bed, restored: &Restored, maps: &[MemoryMap]) -> Result<(), S
 
 fn auxiliary_vector_agrees(restored: &Restored) -> Result<(), String> {
     // A kernel may not let it be changed; the program itself, which is asked by calling, sees the one on its stack.
-    restored.auxv.clone()?;
+    if let Err(error) = &restored.auxv {
+        return Err(relocator::in_words(error));
+    }
     let bytes = fs::read(format!("/proc/{}/auxv", restored.pid())).map_err(io)?;
     let words = bytes.chunks_exact(8).map(|word| {
         let mut bytes = [0; 8];

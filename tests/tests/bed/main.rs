@@ -12,7 +12,7 @@ use kernel_fixtures::fixture;
 use kernel_source::{Cache, VERSIONS};
 use libtest_mimic::{Arguments, Trial};
 use relocator_cli::source::Spec;
-use relocator_tests::bed::{Bed, OldVdso, python};
+use relocator_tests::bed::{Bed, old_vdso, python};
 use relocator_tests::running::RUNNING;
 use relocator_tests::stock;
 use relocator_tests::trials::trial;
@@ -23,7 +23,7 @@ const ANY: &str = "got";
 const SECOND: Duration = Duration::from_secs(1);
 
 fn bed(spec: &Spec) -> Result<Bed, String> {
-    OldVdso::open(spec).map(Bed::new)
+    old_vdso(spec).map(Bed::new)
 }
 
 fn any() -> Result<Bed, String> {

@@ -101,7 +101,9 @@ pub(crate) fn what_cannot_be_is_refused() -> Result<(), String> {
         ),
     ];
     for (refusal, words) in refusals {
-        let is_right = refusal.as_ref().is_err_and(|error| error.contains(words));
+        let is_right = refusal
+            .as_ref()
+            .is_err_and(|error| relocator::in_words(error).contains(words));
         ensure(is_right, || format!("{words}: {refusal:?}"))?;
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! The auxiliary vector of a program that has not begun yet.
 
+use std::io;
 use std::ops::Range;
 
 use elf_tools::Avma;
@@ -7,18 +8,19 @@ use nix::libc;
 use procfs::process::Process;
 
 use super::remote::Remote;
+use super::{Error, Result};
 
 /// More arguments, variables and entries than any program has that is tested.
 const MOST_WORDS: usize = 1 << 20;
 
 /// Has the vector on the stack, and the kernel's copy of it, name another vDSO. The result says whether the kernel's
 /// copy could be changed.
-pub(super) fn name_vdso(remote: &mut Remote<'_>, vdso: Avma) -> Result<Result<(), String>, String> {
+pub(super) fn name_vdso(remote: &mut Remote<'_>, vdso: Avma) -> Result<Result<()>> {
     let vector = find(remote)?;
     let mut at = vector.start;
     loop {
         match word(remote, at)? {
-            libc::AT_NULL => return Err("no vDSO is in the auxiliary vector".to_owned()),
+            libc::AT_NULL => return Err(Error::missing("a vDSO in the auxiliary vector")),
             libc::AT_SYSINFO_EHDR => break,
             _ => at = at.offset(16),
         }
@@ -35,10 +37,13 @@ const MM_MAP_WORDS: usize = 13;
 const SCRATCH: i64 = -4096;
 
 /// Has the kernel copy the vector again.
-fn change_copy(remote: &mut Remote<'_>, vector: &Range<Avma>) -> Result<(), String> {
+fn change_copy(remote: &mut Remote<'_>, vector: &Range<Avma>) -> Result<()> {
     let stat = Process::new(remote.pid()).and_then(|process| process.stat());
-    let stat = stat.map_err(|error| error.to_string())?;
-    let known = |field: Option<u64>| field.ok_or("the kernel does not say where its data is");
+    let failed = |error| Error::system("the program's /proc/PID/stat")(io::Error::other(error));
+    let stat = stat.map_err(failed)?;
+    let known = |field: Option<u64>| {
+        field.ok_or_else(|| Error::missing("where its data is, in /proc/PID/stat"))
+    };
     let brk = remote.call("asking for the end of its data", libc::SYS_brk, [0; 6])?;
     let size = vector.end.0 - vector.start.0;
     let words: [u64; MM_MAP_WORDS] = [
@@ -75,20 +80,20 @@ fn change_copy(remote: &mut Remote<'_>, vector: &Range<Avma>) -> Result<(), Stri
 }
 
 /// Where it is: behind the arguments and the environment, each of which ends with a null pointer.
-fn find(remote: &Remote<'_>) -> Result<Range<Avma>, String> {
+fn find(remote: &Remote<'_>) -> Result<Range<Avma>> {
     let stack = Avma(remote.registers().0.rsp);
     let arguments = word(remote, stack)?;
     let behind = arguments
         .checked_mul(8)
         .and_then(|size| size.checked_add(16));
-    let behind = behind.ok_or("the stack does not begin with arguments")?;
+    let behind = behind.ok_or_else(|| Error::missing("the number of arguments on the stack"))?;
     let environment = stack.offset(behind.cast_signed());
     let start = skip(remote, environment, 8)?;
     Ok(start..skip(remote, start, 16)?)
 }
 
 /// Behind the first entry that begins with a zero.
-fn skip(remote: &Remote<'_>, mut at: Avma, entry: i64) -> Result<Avma, String> {
+fn skip(remote: &Remote<'_>, mut at: Avma, entry: i64) -> Result<Avma> {
     for _ in 0..MOST_WORDS {
         let is_last = word(remote, at)? == 0;
         at = at.offset(entry);
@@ -96,11 +101,13 @@ fn skip(remote: &Remote<'_>, mut at: Avma, entry: i64) -> Result<Avma, String> {
             return Ok(at);
         }
     }
-    Err("the stack of a program that begins has no end".to_owned())
+    Err(Error::missing("the end of the environment on the stack"))
 }
 
-fn word(remote: &Remote<'_>, at: Avma) -> Result<u64, String> {
+fn word(remote: &Remote<'_>, at: Avma) -> Result<u64> {
     let bytes = remote.read(at, 8)?;
-    let bytes = bytes.try_into().map_err(|_| "a word is short")?;
-    Ok(u64::from_le_bytes(bytes))
+    Ok(bytes
+        .iter()
+        .rev()
+        .fold(0, |word, &byte| word << 8 | u64::from(byte)))
 }

@@ -13,18 +13,18 @@ use relocator_process::tracing::Tracee;
 
 use super::remote::Remote;
 use super::space::Space;
-use super::{Bed, auxv, words};
+use super::{Bed, Error, Result, auxv};
 
 /// Where everything is.
 pub(super) struct Layout {
     pub(super) text: Range<Avma>,
     pub(super) zeros: Range<Avma>,
     pub(super) parked: Vec<LiveMapping>,
-    pub(super) auxv: Result<(), String>,
+    pub(super) auxv: Result<()>,
 }
 
 /// Restores a program that has not begun yet.
-pub(super) fn restore(bed: &Bed, tracee: &mut Tracee) -> Result<Layout, String> {
+pub(super) fn restore(bed: &Bed, tracee: &mut Tracee) -> Result<Layout> {
     let space = Space::of(tracee.pid().as_raw())?;
     let unit = space.unit()?;
     let vdso = find(&unit, mapping_name::VDSO)?.clone();
@@ -34,7 +34,7 @@ pub(super) fn restore(bed: &Bed, tracee: &mut Tracee) -> Result<Layout, String> 
     let (parked, distance) = parked(bed, &space, &unit)?;
 
     let mut remote = Remote::new(tracee, vdso.start, vdso.size)?;
-    let new = Image::parse(&remote.read(vdso.start, vdso.size as usize)?).map_err(|e| words(&e))?;
+    let new = Image::parse(&remote.read(vdso.start, vdso.size as usize)?)?;
     let code = code(bed, text.start, &new, vdso.start.offset(distance))?;
     map(&mut remote, &zeros, libc::PROT_READ)?;
     map(&mut remote, &text, libc::PROT_READ | libc::PROT_WRITE)?;
@@ -63,60 +63,74 @@ pub(super) fn restore(bed: &Bed, tracee: &mut Tracee) -> Result<Layout, String> 
 }
 
 /// Where the old text is to be.
-fn choose(bed: &Bed, space: &Space) -> Result<Range<Avma>, String> {
+fn choose(bed: &Bed, space: &Space) -> Result<Range<Avma>> {
     let size = bed.old.image.bytes().len() as u64;
     let size = size.next_multiple_of(PAGE);
     let start = match bed.text {
         Some(start) if start.0.is_multiple_of(PAGE) => start,
-        Some(start) => return Err(format!("{start} is not the start of a page")),
+        Some(at) => {
+            return Err(Error::Place {
+                what: "the old vDSO",
+                at,
+                reason: "it is not the start of a page".to_owned(),
+            });
+        }
         None => space.place(size)?,
     };
     let end = start.0.checked_add(size);
-    let end = end.ok_or_else(|| format!("{start} is too high"))?;
+    let out_of_bounds = || Error::Place {
+        what: "the old vDSO",
+        at: start,
+        reason: "that is outside the address space".to_owned(),
+    };
+    let end = end.ok_or_else(out_of_bounds)?;
     match start.0 > bed.old.vvar_size {
         true => Ok(start..Avma(end)),
-        false => Err(format!("{start} is too low")),
+        false => Err(out_of_bounds()),
     }
 }
 
 /// What the text is to hold.
-fn code(bed: &Bed, text: Avma, new: &Image, new_base: Avma) -> Result<Vec<u8>, String> {
+fn code(bed: &Bed, text: Avma, new: &Image, new_base: Avma) -> Result<Vec<u8>> {
     let bytes = bed.old.bytes_at(text)?;
     if bytes.len() > bed.old.image.bytes().len().next_multiple_of(PAGE as usize) {
-        return Err("the image has no room for what its own kernel fills in".to_owned());
+        return Err(Error::missing("room for what its own kernel fills in"));
     }
     if !bed.patched {
         return Ok(bytes);
     }
-    let image = Image::parse(&bytes).map_err(|error| words(&error))?;
-    criu::patch(&image, new, new_base).map(|patched| patched.bytes)
+    let image = Image::parse(&bytes)?;
+    let patched = criu::patch(&image, new, new_base);
+    let patched = patched.map_err(|reason| Error::missing(reason.to_string()))?;
+    Ok(patched.bytes)
 }
 
 /// The kernel's mappings where they are to be, and how far that is.
-fn parked(
-    bed: &Bed,
-    space: &Space,
-    unit: &[LiveMapping],
-) -> Result<(Vec<LiveMapping>, i64), String> {
-    let start = unit.first().ok_or("there is nothing to park")?.start;
+fn parked(bed: &Bed, space: &Space, unit: &[LiveMapping]) -> Result<(Vec<LiveMapping>, i64)> {
+    let start = unit
+        .first()
+        .ok_or_else(|| Error::missing("a mapping of the kernel"))?
+        .start;
     let distance = bed.park.distance_from(start);
     let moved = unit.iter().map(|mapping| LiveMapping {
         start: mapping.start.offset(distance),
         ..mapping.clone()
     });
     let moved: Vec<_> = moved.collect();
-    let end = moved.last().ok_or("there is nothing to park")?;
+    let end = moved
+        .last()
+        .ok_or_else(|| Error::missing("a mapping of the kernel"))?;
     let range = bed.park..end.start.offset(end.size.cast_signed());
     space.check_free("the kernel's unit", &range)?;
     Ok((moved, distance))
 }
 
-fn find<'a>(mappings: &'a [LiveMapping], name: &str) -> Result<&'a LiveMapping, String> {
+fn find<'a>(mappings: &'a [LiveMapping], name: &str) -> Result<&'a LiveMapping> {
     let found = mappings.iter().find(|mapping| mapping.name == name);
-    found.ok_or_else(|| format!("there is no {name}"))
+    found.ok_or_else(|| Error::missing(name))
 }
 
-fn map(remote: &mut Remote<'_>, range: &Range<Avma>, protection: i32) -> Result<(), String> {
+fn map(remote: &mut Remote<'_>, range: &Range<Avma>, protection: i32) -> Result<()> {
     let size = range.end.0 - range.start.0;
     if size == 0 {
         return Ok(());
@@ -135,7 +149,7 @@ fn map(remote: &mut Remote<'_>, range: &Range<Avma>, protection: i32) -> Result<
 }
 
 /// Makes the text executable, and no longer writable.
-fn protect(remote: &mut Remote<'_>, range: &Range<Avma>) -> Result<(), String> {
+fn protect(remote: &mut Remote<'_>, range: &Range<Avma>) -> Result<()> {
     let size = range.end.0 - range.start.0;
     let protection = libc::PROT_READ | libc::PROT_EXEC;
     let arguments = [range.start.0, size, protection as u64, 0, 0, 0];
@@ -144,7 +158,7 @@ fn protect(remote: &mut Remote<'_>, range: &Range<Avma>) -> Result<(), String> {
 }
 
 /// Mappings of somebody else, so that there is as much room as was asked for. They can neither be read nor written.
-fn neighbours(bed: &Bed, remote: &mut Remote<'_>, all: &Range<Avma>) -> Result<(), String> {
+fn neighbours(bed: &Bed, remote: &mut Remote<'_>, all: &Range<Avma>) -> Result<()> {
     if let Some(room) = bed.room_below {
         let end = all.start.offset(-room.next_multiple_of(PAGE).cast_signed());
         map(remote, &(end.offset(-(PAGE as i64))..end), libc::PROT_NONE)?;
@@ -157,7 +171,7 @@ fn neighbours(bed: &Bed, remote: &mut Remote<'_>, all: &Range<Avma>) -> Result<(
 }
 
 /// Moves one of the kernel's mappings; system calls are made from where the vDSO is.
-fn park(remote: &mut Remote<'_>, from: &LiveMapping, to: &LiveMapping) -> Result<(), String> {
+fn park(remote: &mut Remote<'_>, from: &LiveMapping, to: &LiveMapping) -> Result<()> {
     let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
     let arguments = [
         from.start.0,

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::libc;
 use relocator_process::tracing::{Stop, Tracee, UserRegisters};
 
-use super::words;
+use super::{Error, Result};
 
 /// How long a system call may take.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -30,11 +30,11 @@ pub struct Remote<'a> {
 
 impl<'a> Remote<'a> {
     /// Uses the first such instruction in the code at `start`.
-    pub fn new(tracee: &'a mut Tracee, start: Avma, size: u64) -> Result<Self, String> {
+    pub fn new(tracee: &'a mut Tracee, start: Avma, size: u64) -> Result<Self> {
         let path = format!("/proc/{}/mem", tracee.pid());
         let memory = OpenOptions::new().read(true).write(true).open(&path);
-        let memory = memory.map_err(|error| format!("{path}: {error}"))?;
-        let registers = tracee.registers().map_err(|error| words(&error))?;
+        let memory = memory.map_err(Error::system(path))?;
+        let registers = tracee.registers()?;
         let mut remote = Self {
             tracee,
             memory,
@@ -43,7 +43,7 @@ impl<'a> Remote<'a> {
         };
         let code = remote.read(start, size as usize)?;
         let at = code.windows(SYSCALL.len()).position(|two| two == SYSCALL);
-        let at = at.ok_or("its vDSO makes no system calls")?;
+        let at = at.ok_or_else(|| Error::missing("a system call in its vDSO"))?;
         remote.instruction = start.offset(at as i64);
         Ok(remote)
     }
@@ -64,56 +64,59 @@ impl<'a> Remote<'a> {
     }
 
     /// Makes one.
-    pub fn call(&mut self, what: &str, number: i64, arguments: [u64; 6]) -> Result<u64, String> {
+    pub fn call(&mut self, what: &str, number: i64, arguments: [u64; 6]) -> Result<u64> {
         let mut registers = self.registers;
         registers.set_pc(self.instruction);
         let raw = &mut registers.0;
         raw.rax = number.cast_unsigned();
         [raw.rdi, raw.rsi, raw.rdx, raw.r10, raw.r8, raw.r9] = arguments;
-        let result = self
-            .step(&registers)
-            .map_err(|error| format!("{what}: {error}"))?;
+        let result = self.step(&registers)?;
         match result.wrapping_neg() {
-            error @ 1..=ERRORS => Err(format!("{what}: {}", Errno::from_raw(error as i32).desc())),
+            error @ 1..=ERRORS => Err(Error::system(what)(Errno::from_raw(error as i32))),
             _ => Ok(result),
         }
     }
 
-    fn step(&mut self, registers: &UserRegisters) -> Result<u64, String> {
+    fn step(&mut self, registers: &UserRegisters) -> Result<u64> {
         let tracee = &mut *self.tracee;
-        let put = tracee.set_registers(registers);
-        put.map_err(|error| words(&error))?;
+        tracee.set_registers(registers)?;
         loop {
             let stepped = tracee.step(0).and_then(|()| tracee.wait(PATIENCE));
-            match stepped.map_err(|error| words(&error))? {
+            match stepped? {
                 Some(Stop::TRAP) => break,
                 // A process that is stopped is so until it is told otherwise; whoever wants it to be stopped afterwards says so.
                 Some(Stop::Signal(libc::SIGSTOP) | Stop::Group) => {}
-                Some(stop) => return Err(format!("there was {stop}")),
-                None => return Err(format!("it takes more than {PATIENCE:?}")),
+                Some(stop) => {
+                    let expected = "a step";
+                    return Err(Error::Stopped { expected, stop });
+                }
+                None => {
+                    return Err(Error::Slow {
+                        what: "make a system call",
+                    });
+                }
             }
         }
-        let after = tracee.registers().map_err(|error| words(&error))?;
+        let after = tracee.registers()?;
         Ok(after.0.rax)
     }
 
     /// Puts the registers back.
-    pub fn finish(self) -> Result<(), String> {
-        let put = self.tracee.set_registers(&self.registers);
-        put.map_err(|error| words(&error))
+    pub fn finish(self) -> Result<()> {
+        Ok(self.tracee.set_registers(&self.registers)?)
     }
 
     /// Reads memory.
-    pub fn read(&self, at: Avma, size: usize) -> Result<Vec<u8>, String> {
+    pub fn read(&self, at: Avma, size: usize) -> Result<Vec<u8>> {
         let mut bytes = vec![0; size];
         let read = self.memory.read_exact_at(&mut bytes, at.0);
-        read.map_err(|error| format!("memory at {at}: {error}"))?;
+        read.map_err(Error::system(format!("memory at {at}")))?;
         Ok(bytes)
     }
 
     /// Writes memory, which it need not be allowed to write itself.
-    pub fn write(&self, at: Avma, bytes: &[u8]) -> Result<(), String> {
+    pub fn write(&self, at: Avma, bytes: &[u8]) -> Result<()> {
         let written = self.memory.write_all_at(bytes, at.0);
-        written.map_err(|error| format!("writing at {at}: {error}"))
+        written.map_err(Error::system(format!("writing at {at}")))
     }
 }
