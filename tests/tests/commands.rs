@@ -211,7 +211,7 @@ fn verify_says_what_is_emulated() {
 #[test]
 fn compare_puts_strategies_side_by_side() {
     let report = json(
-        "relocator.compare/2",
+        "relocator.compare/3",
         &["compare", "fixture:got", "--rounds", "1"],
     );
     assert_members(
@@ -239,12 +239,12 @@ fn compare_puts_strategies_side_by_side() {
     let rows = old["rows"].as_array().unwrap();
     let strategies: Vec<&str> = rows
         .iter()
-        .map(|row| row["strategy"].as_str().unwrap())
+        .map(|row| row["approach"].as_str().unwrap())
         .collect();
     let known = "relocate proxy step-out syscall criu nothing native";
     assert_eq!(strategies.join(" "), known);
     let members = [
-        "strategy",
+        "approach",
         "covered",
         "functions",
         "calls",
@@ -261,10 +261,10 @@ fn compare_puts_strategies_side_by_side() {
     ];
     for row in rows {
         assert_members(row, &members);
-        let is_on_zeros = ["criu", "nothing"].contains(&row["strategy"].as_str().unwrap());
+        let is_on_zeros = ["criu", "nothing"].contains(&row["approach"].as_str().unwrap());
         assert_eq!(row["mismatches"] != 0, is_on_zeros, "{row}");
         let is_carried =
-            ["relocate", "proxy", "syscall"].contains(&row["strategy"].as_str().unwrap());
+            ["relocate", "proxy", "syscall"].contains(&row["approach"].as_str().unwrap());
         if is_carried {
             let worst = &row["in_flight"]["worst"];
             for ending in ["wrong", "crashed", "hung", "stuck"] {

@@ -25,7 +25,7 @@ pub const LINK: &str = "relocator.link/1";
 /// Schema of `relocator verify --json`.
 pub const VERIFY: &str = "relocator.verify/1";
 /// Schema of `relocator compare --json`.
-pub const COMPARE: &str = "relocator.compare/2";
+pub const COMPARE: &str = "relocator.compare/3";
 /// Schema of `relocator step-out --json`.
 pub const STEP_OUT: &str = "relocator.step-out/1";
 

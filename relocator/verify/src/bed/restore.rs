@@ -78,15 +78,15 @@ fn choose(bed: &Bed, space: &Space) -> Result<Range<Avma>> {
         None => space.place(size)?,
     };
     let end = start.0.checked_add(size);
-    let out_of_bounds = || Error::Place {
+    let out_of_bounds = |reason: &str| Error::Place {
         what: "the old vDSO",
         at: start,
-        reason: "that is outside the address space".to_owned(),
+        reason: reason.to_owned(),
     };
-    let end = end.ok_or_else(out_of_bounds)?;
+    let end = end.ok_or_else(|| out_of_bounds("it is too high"))?;
     match start.0 > bed.old.vvar_size {
         true => Ok(start..Avma(end)),
-        false => Err(out_of_bounds()),
+        false => Err(out_of_bounds("it is too low")),
     }
 }
 
