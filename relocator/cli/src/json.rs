@@ -32,6 +32,9 @@ pub const STEP_OUT: &str = "relocator.step-out/1";
 /// Schema of `relocator apply --json` and `relocator rollback --json`.
 pub const APPLY: &str = "relocator.apply/1";
 
+/// Schema of `relocator demo --json`.
+pub const DEMO: &str = "relocator.demo/1";
+
 /// A kernel, old or new.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Kernel {

@@ -4,10 +4,12 @@
 
 mod apply;
 mod compare;
+mod demo;
 mod derive;
 mod in_flight;
 mod inspect;
 mod link;
+mod manual;
 mod output;
 mod recognised;
 mod running;
@@ -22,12 +24,20 @@ use std::process::ExitCode;
 use crate::Error;
 use clap::{Parser, Subcommand};
 
+/// The version, and what was built.
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (",
+    env!("RELOCATOR_BUILD"),
+    ")"
+);
+
 /// A linker for vDSOs: makes an old kernel's vDSO run on a new kernel's vvar.
 ///
 /// A SOURCE is `self` (the running kernel), `pid:N` (a process), `fixture:NAME` (built in), `kernel:VERSION` (fetched from
 /// the distribution), or a file: a vDSO, a vmlinux, a vmlinuz, or a symbol table object.
 #[derive(Parser)]
-#[command(name = "relocator", version, max_term_width = 100)]
+#[command(name = "relocator", version = VERSION, max_term_width = 100)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -35,6 +45,11 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Show the main job on a process that runs: link it, compare, undo it.
+    Demo(demo::Arguments),
+    /// The program that `demo` works on.
+    #[command(hide = true)]
+    DemoProgram(demo::program::Arguments),
     /// Show what a source says about itself.
     Inspect(inspect::Arguments),
     /// Show or write the symbol table of a kernel's vvar.
@@ -53,6 +68,10 @@ enum Command {
     Apply(apply::Arguments),
     /// Undo what `apply` has done to a process.
     Rollback(apply::RollbackArguments),
+    /// Print a completion script for a shell.
+    Completions(manual::CompletionArguments),
+    /// Write man pages, one for each command, into a directory.
+    Man(manual::ManArguments),
 }
 
 /// How a command that did its work ended.
@@ -67,6 +86,8 @@ enum Outcome {
 pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command {
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::DemoProgram(arguments) => demo::program::run(&arguments).map(|()| Outcome::Done),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Symtab(arguments) => symtab::run(&arguments),
         Command::Derive(arguments) => derive::run(&arguments),
@@ -76,6 +97,8 @@ pub fn run() -> ExitCode {
         Command::StepOut(arguments) => step_out::run(&arguments),
         Command::Apply(arguments) => apply::run(&arguments),
         Command::Rollback(arguments) => apply::roll_back(&arguments),
+        Command::Completions(arguments) => manual::completions(&arguments),
+        Command::Man(arguments) => manual::write(&arguments),
     };
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,

@@ -24,6 +24,11 @@ pub(crate) fn print(json: bool, value: &impl Serialize, text: impl Display) -> R
     Ok(())
 }
 
+/// Prints bytes as they are.
+pub(crate) fn print_bytes(bytes: &[u8]) -> Result<()> {
+    Ok(std::io::stdout().lock().write_all(bytes)?)
+}
+
 /// Writes a file whole or not at all. What exists and is no regular file, such as a pipe or `/dev/stdout`, is written to as
 /// it is, since it cannot be replaced.
 pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {

@@ -5,6 +5,8 @@ mod report;
 mod summary;
 mod table;
 
+pub(crate) use table::grouped;
+
 use std::io::IsTerminal;
 use std::path::PathBuf;
 

@@ -205,7 +205,7 @@ fn ratio(timing: &Timing) -> Option<String> {
 }
 
 /// Digits in groups of three.
-pub(super) fn grouped(number: u64) -> String {
+pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let head = digits.len() % 3;
     let groups = digits.as_bytes()[head..]
