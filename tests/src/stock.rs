@@ -8,7 +8,7 @@ use elf_tools::image::Image;
 use elf_tools::kernel::KernelFile;
 use elf_tools::layout::btf::Btf;
 use elf_tools::symtab::{Symtab, stock_symbols};
-use kernel_source::Cache;
+use kernel_source::{Cache, Pin};
 
 use crate::running::{RUNNING, in_words};
 
@@ -60,11 +60,25 @@ pub fn shared(open: impl Fn() -> Result<Kernel, String> + Send + Sync + 'static)
     Arc::new(move || opened.get_or_init(|| open().map(Arc::new)).clone())
 }
 
+/// Says that figures may differ from those that were counted on another package.
+fn report(kernel: &kernel_source::Kernel) {
+    if let Pin::Other(pinned) = &kernel.pin {
+        let (package, version) = (&kernel.package, &kernel.package_version);
+        eprintln!(
+            "kernel {}: {package} {version} is not the package that figures were counted on ({pinned})",
+            kernel.version
+        );
+    }
+}
+
 /// A kernel of the distribution and its file, or why it could not be fetched. `listing` tests is no reason to fetch.
 pub fn fetched(cache: &Cache, version: &str, listing: bool) -> (Shared, Result<PathBuf, String>) {
     let path = match listing {
         true => Ok(PathBuf::new()),
-        false => cache.fetch(version).map(|kernel| kernel.path),
+        false => cache.fetch(version).map(|kernel| {
+            report(&kernel);
+            kernel.path
+        }),
     };
     let path = path.map_err(|error| in_words(&error));
     let file = path.clone();

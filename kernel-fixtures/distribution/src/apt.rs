@@ -92,7 +92,7 @@ impl Apt {
             progress.update(line);
         })?;
         drop(progress);
-        if let Some(package) = package::newest(request, self.packages(request)?) {
+        if let Some(package) = package::choose(request, self.packages(request)?) {
             return Ok(package);
         }
         // Failures of single lists do not matter as long as the kernel is in another.
@@ -286,6 +286,7 @@ mod tests {
             name: "linux-image-x".to_owned(),
             version: "1:6.12-1".to_owned(),
             size: 10,
+            sha256: None,
         };
         let unfinished = "linux-image-x_1%3a6.12-1_amd64.deb";
         for (name, size) in [

@@ -11,13 +11,15 @@
 //! CACHE/apt/SERIES/                 apt's lists and unfinished downloads
 //! ```
 //!
-//! A kernel stays what it was when it was first fetched, until its directory is removed.
+//! A kernel stays what it was when it was first fetched, until its directory is removed. Of the series in [`VERSIONS`], the
+//! package is taken that figures in tests and documents were counted on, as long as the archive has it: [`Pin`].
 
 mod apt;
 mod archive;
 mod error;
 mod message;
 mod package;
+mod pin;
 mod progress;
 mod record;
 mod sources;
@@ -29,6 +31,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 pub use error::FetchError;
+pub use pin::Pin;
 
 use archive::{Archives, Group};
 use package::Request;
@@ -48,6 +51,8 @@ pub struct Kernel {
     pub package: String,
     /// The version of that package: "6.12.94-1".
     pub package_version: String,
+    /// Whether it is the one that figures were counted on.
+    pub pin: Pin,
     /// The kernel file, a bzImage.
     pub path: PathBuf,
 }
@@ -224,6 +229,7 @@ mod tests {
                 name: format!("linux-image-{version}-cloud-amd64"),
                 version: package_version.to_owned(),
                 size: 1 << 20,
+                sha256: None,
             };
             record::write(&cache.directory(&request), version, &package, |file| {
                 fs::write(file, "kernel").map_err(FetchError::io(file))

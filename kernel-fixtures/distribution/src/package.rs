@@ -1,6 +1,6 @@
 //! Which package a kernel is in.
 
-use super::{FetchError, version};
+use super::{FetchError, pin, version};
 
 /// The names of cloud kernels' packages. From 7.x the kernel itself is in `linux-binary-*`, on which `linux-image-*`,
 /// then without contents, depends.
@@ -100,6 +100,8 @@ pub(super) struct Package {
     pub(super) version: String,
     /// How many bytes there are to download.
     pub(super) size: u64,
+    /// Its hash in the archive's index, which apt checks after a download.
+    pub(super) sha256: Option<String>,
 }
 
 /// Reads the package descriptions that `apt-cache show` prints. Incomplete ones are left out.
@@ -119,14 +121,20 @@ pub(super) fn parse_descriptions(text: &str) -> Vec<Package> {
                 name: name.to_owned(),
                 version: version.to_owned(),
                 size,
+                sha256: field("SHA256").map(str::to_owned),
             });
         }
     }
     packages
 }
 
+/// The pinned one of the packages that match, or else the newest.
+pub(super) fn choose(request: &Request, packages: Vec<Package>) -> Option<Package> {
+    pin::choose(request.text(), &packages).or_else(|| newest(request, packages))
+}
+
 /// The newest of the packages that match.
-pub(super) fn newest(request: &Request, packages: Vec<Package>) -> Option<Package> {
+fn newest(request: &Request, packages: Vec<Package>) -> Option<Package> {
     packages
         .into_iter()
         .filter(|package| request.matches(package))
@@ -175,6 +183,7 @@ mod tests {
             name,
             version,
             size,
+            sha256: None,
         }
     }
 

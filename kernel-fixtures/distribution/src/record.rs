@@ -1,10 +1,10 @@
 //! A kernel in the cache: the file, and a record of what it is beside it.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::package::Package;
-use super::{FetchError, Kernel};
+use super::{FetchError, Kernel, pin};
 
 const KERNEL: &str = "vmlinuz";
 const RECORD: &str = "kernel.txt";
@@ -21,12 +21,13 @@ pub(super) fn read(directory: &Path, version: &str) -> Option<Kernel> {
     let path = directory.join(KERNEL);
     let size: u64 = field("size")?.parse().ok()?;
     let is_whole = fs::metadata(&path).is_ok_and(|file| file.is_file() && file.len() == size);
-    is_whole.then_some(Kernel {
-        version: version.to_owned(),
-        package: field("package")?,
-        package_version: field("package-version")?,
-        path,
-    })
+    let package = Package {
+        name: field("package")?,
+        version: field("package-version")?,
+        size,
+        sha256: field("package-sha256"),
+    };
+    is_whole.then(|| kernel(version, package, path))
 }
 
 /// Puts a kernel into its directory. `write` gets the path of a file to write it to.
@@ -47,20 +48,28 @@ pub(super) fn write(
         .len();
     persist(new, &path)?;
 
-    let record = format!(
+    let mut record = format!(
         "version: {version}\npackage: {}\npackage-version: {}\nsize: {size}\n",
         package.name, package.version
     );
+    if let Some(sha256) = &package.sha256 {
+        record.push_str(&format!("package-sha256: {sha256}\n"));
+    }
     let path_of_record = directory.join(RECORD);
     let new = tempfile::NamedTempFile::new_in(directory).map_err(FetchError::io(directory))?;
     fs::write(new.path(), record).map_err(FetchError::io(new.path()))?;
     persist(new, &path_of_record)?;
-    Ok(Kernel {
+    Ok(kernel(version, package.clone(), path))
+}
+
+fn kernel(version: &str, package: Package, path: PathBuf) -> Kernel {
+    Kernel {
         version: version.to_owned(),
-        package: package.name.clone(),
-        package_version: package.version.clone(),
+        pin: pin::of(version, &package),
+        package: package.name,
+        package_version: package.version,
         path,
-    })
+    }
 }
 
 fn persist(file: tempfile::NamedTempFile, path: &Path) -> Result<(), FetchError> {
@@ -79,6 +88,7 @@ mod tests {
             name: "linux-image-6.12.94+deb13-cloud-amd64".to_owned(),
             version: "6.12.94-1".to_owned(),
             size: 1,
+            sha256: Some("0123".to_owned()),
         }
     }
 

@@ -144,6 +144,7 @@ mod tests {
             name: "k".to_owned(),
             version: "1".to_owned(),
             size: 1,
+            sha256: None,
         };
         let target = directory.path().join("kernel");
         let unpacked = kernel(&deb, &package, &target, "6.12").unwrap();
