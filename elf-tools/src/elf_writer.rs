@@ -5,6 +5,7 @@
 
 use object::elf;
 
+use crate::arch::SPECIFIED;
 use crate::image::{LinuxVersion, note};
 use crate::{Error, Result};
 
@@ -127,7 +128,7 @@ pub(crate) fn object_with_notes(notes: &[u8]) -> (Vec<u8>, NewSection<'static>) 
     let header = Fields::default()
         .bytes(&ident)
         .half(elf::ET_DYN.0)
-        .half(elf::EM_X86_64.0)
+        .half(SPECIFIED.machine_number())
         .word(1)
         .xword(0)
         .xword(FILE_HEADER as u64)

@@ -23,6 +23,7 @@ mod address;
 mod elf;
 mod elf_writer;
 
+pub mod arch;
 pub mod derive;
 pub mod disassembly;
 mod error;
@@ -36,5 +37,6 @@ pub mod relocation;
 pub mod symtab;
 
 pub use address::{Avma, Svma};
-pub use elf::{Class, Machine};
+pub use arch::Machine;
+pub use elf::Class;
 pub use error::{Error, Result};

@@ -14,7 +14,7 @@ use crate::reentry::{self, ReentryTable};
 use crate::relocation::Relocations;
 use crate::relocation::encode::Tables;
 use crate::relocation::table::Reader;
-use crate::{Class, Error, Machine, Result};
+use crate::{Error, Result, arch};
 
 /// Size of the descriptor without the build-id.
 const DESCRIPTOR: usize = 8;
@@ -101,10 +101,12 @@ fn parse<'data>(bytes: &'data [u8], image: &Image) -> Result<View<'data>> {
     };
     note::check_abi(&announcement, DESCRIPTOR)?;
     check_identity(&announcement, image)?;
-    if (view.machine, view.class) != (Machine::X86_64, Class::Elf64) {
+    if !arch::is_supported(view.machine, view.class) {
         let reason = format!(
-            "an object for {} {:?}; relocation types are specified for 64-bit x86-64",
-            view.machine, view.class
+            "an object for {} {:?}; relocation types are specified for {}",
+            view.machine,
+            view.class,
+            arch::SUPPORTED
         );
         return Err(Error::unsupported("relocation table", reason));
     }
