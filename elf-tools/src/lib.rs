@@ -20,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod build_id;
 mod elf;
 mod elf_writer;
 
@@ -38,5 +39,6 @@ pub mod symtab;
 
 pub use address::{Avma, Svma};
 pub use arch::Machine;
+pub use build_id::{BuildId, ParseBuildIdError};
 pub use elf::Class;
 pub use error::{Error, Result};

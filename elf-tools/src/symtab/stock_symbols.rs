@@ -54,7 +54,7 @@ fn from_candidates(
             }
         };
         let mut symtab = symtab(layout, image, placement, &places)?;
-        symtab.build_id = image.build_id().map(<[u8]>::to_vec);
+        symtab.build_id = image.build_id().cloned();
         symtab.linux_version = image.linux_version();
         match &agreed {
             Some((first, earlier)) if *earlier != symtab => {
