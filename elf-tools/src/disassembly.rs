@@ -5,8 +5,6 @@
 
 use std::ops::Range;
 
-use iced_x86::{ConstantOffsets, Decoder, DecoderOptions, FlowControl, Mnemonic, OpKind};
-
 use crate::Svma;
 use crate::image::Image;
 
@@ -34,7 +32,7 @@ pub enum Flow {
 pub enum Access {
     /// It has none.
     None,
-    /// It computes the address (`lea`).
+    /// It computes the address and does not touch the memory.
     Address,
     /// It reads or writes that many bytes.
     Memory(u32),
@@ -85,11 +83,19 @@ impl Instruction {
     }
 }
 
+/// Decodes the bytes of one image.
+pub(crate) trait Decode {
+    /// Goes to an address; whether there is one.
+    fn seek(&mut self, address: Svma) -> bool;
+
+    /// The next instruction.
+    fn next(&mut self) -> Instruction;
+}
+
 /// Decodes along control flow first and fills the gaps in sequence.
-pub(crate) struct Sweep<'a> {
+pub(crate) struct Sweep<'a, D> {
     image: &'a Image,
-    /// Over all of the image's bytes: expensive to construct, cheap to seek.
-    decoder: Decoder<'a>,
+    decoder: D,
     /// For each byte of the image: whether an instruction covers it.
     covered: Vec<bool>,
     /// Straight lines of instructions, as they were decoded: address of the first, and their indices.
@@ -97,12 +103,12 @@ pub(crate) struct Sweep<'a> {
     instructions: Vec<Instruction>,
 }
 
-impl<'a> Sweep<'a> {
-    pub(crate) fn new(image: &'a Image, bitness: u32) -> Self {
+impl<'a, D: Decode> Sweep<'a, D> {
+    pub(crate) fn new(image: &'a Image, decoder: D) -> Self {
         let end = image.text().last().map_or(0, |range| range.end as usize);
         Self {
             image,
-            decoder: Decoder::with_ip(bitness, image.bytes(), 0, DecoderOptions::NONE),
+            decoder,
             covered: vec![false; end],
             lines: Vec::new(),
             instructions: Vec::with_capacity(end / 4),
@@ -157,14 +163,13 @@ impl<'a> Sweep<'a> {
         else {
             return;
         };
-        if self.decoder.set_position(address.index()).is_err() {
+        if !self.decoder.seek(address) {
             return;
         }
-        self.decoder.set_ip(address.0);
-        let mut decoded = iced_x86::Instruction::default();
-        while self.decoder.ip() < range.end {
-            self.decoder.decode_out(&mut decoded);
-            let instruction = describe(&self.decoder, &decoded);
+        let mut next = address;
+        while next.0 < range.end {
+            let instruction = self.decoder.next();
+            next = instruction.end();
             if instruction.end().0 > range.end {
                 return;
             }
@@ -184,73 +189,5 @@ impl<'a> Sweep<'a> {
                 Flow::Return | Flow::Stop => return,
             }
         }
-    }
-}
-
-fn describe(decoder: &Decoder<'_>, decoded: &iced_x86::Instruction) -> Instruction {
-    let flow = flow(decoded);
-    let has_memory =
-        (0..decoded.op_count()).any(|operand| decoded.op_kind(operand) == OpKind::Memory);
-    let has_only_registers =
-        (0..decoded.op_count()).all(|operand| decoded.op_kind(operand) == OpKind::Register);
-    // Asking the decoder takes longer than finding out that there is nothing to ask.
-    let constants = match has_only_registers {
-        true => ConstantOffsets::default(),
-        false => decoder.get_constant_offsets(decoded),
-    };
-    // A branch distance is an immediate to the decoder; it never depends on vvar.
-    let is_branch = matches!(flow, Flow::Jump(_) | Flow::Branch(_) | Flow::Call(_));
-    let immediate = match constants.has_immediate() && !is_branch {
-        true => Field {
-            offset: constants.immediate_offset() as u8,
-            size: constants.immediate_size() as u8,
-        },
-        false => Field::default(),
-    };
-    let displacement = match constants.has_displacement() {
-        true => Field {
-            offset: constants.displacement_offset() as u8,
-            size: constants.displacement_size() as u8,
-        },
-        false => Field::default(),
-    };
-    let access = match decoded.mnemonic() {
-        _ if !has_memory => Access::None,
-        Mnemonic::Lea => Access::Address,
-        _ => Access::Memory(decoded.memory_size().size() as u32),
-    };
-    let target = decoded
-        .is_ip_rel_memory_operand()
-        .then(|| Svma(decoded.ip_rel_memory_address()));
-    let length = decoded.len() as u8;
-    Instruction {
-        address: Svma(decoded.ip()),
-        length,
-        displacement,
-        immediate,
-        target,
-        access,
-        flow,
-    }
-}
-
-fn flow(decoded: &iced_x86::Instruction) -> Flow {
-    let target = Svma(decoded.near_branch_target());
-    match decoded.flow_control() {
-        _ if decoded.is_invalid() => Flow::Stop,
-        FlowControl::Next => Flow::Next,
-        FlowControl::UnconditionalBranch => Flow::Jump(target),
-        FlowControl::ConditionalBranch => Flow::Branch(target),
-        FlowControl::Call
-            if matches!(decoded.mnemonic(), Mnemonic::Syscall | Mnemonic::Sysenter) =>
-        {
-            Flow::Next
-        }
-        FlowControl::Call => Flow::Call(target),
-        FlowControl::IndirectBranch | FlowControl::IndirectCall => Flow::Indirect,
-        FlowControl::Return => Flow::Return,
-        // `int 0x80` comes back; `int3` and `ud2` do not.
-        FlowControl::Interrupt if decoded.mnemonic() == Mnemonic::Int => Flow::Next,
-        _ => Flow::Stop,
     }
 }

@@ -7,7 +7,7 @@ use object::LittleEndian;
 use object::elf::{self, FileHeader32, FileHeader64};
 use object::read::elf::{Dyn, FileHeader, ProgramHeader, SectionHeader, Sym};
 
-use crate::{Error, Result};
+use crate::{Error, Machine, Result};
 
 /// Width of an ELF file's addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -16,45 +16,6 @@ pub enum Class {
     Elf32,
     /// 64-bit structures.
     Elf64,
-}
-
-/// Instruction set an ELF file is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Machine {
-    /// 32-bit x86.
-    X86,
-    /// x86-64, including x32 (which is x86-64 in [`Class::Elf32`]).
-    X86_64,
-    /// 32-bit Arm.
-    Arm,
-    /// 64-bit Arm.
-    Aarch64,
-    /// Any other `e_machine`.
-    Other(u16),
-}
-
-impl Machine {
-    fn from_number(number: u16) -> Self {
-        match elf::Machine(number) {
-            elf::EM_386 => Self::X86,
-            elf::EM_X86_64 => Self::X86_64,
-            elf::EM_ARM => Self::Arm,
-            elf::EM_AARCH64 => Self::Aarch64,
-            _ => Self::Other(number),
-        }
-    }
-}
-
-impl std::fmt::Display for Machine {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::X86 => f.write_str("x86"),
-            Self::X86_64 => f.write_str("x86-64"),
-            Self::Arm => f.write_str("arm"),
-            Self::Aarch64 => f.write_str("arm64"),
-            Self::Other(number) => write!(f, "ELF machine {number}"),
-        }
-    }
 }
 
 /// A program header.

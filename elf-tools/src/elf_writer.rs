@@ -5,8 +5,9 @@
 
 use object::elf;
 
+use crate::arch::SPECIFIED;
 use crate::image::{LinuxVersion, note};
-use crate::{Error, Result};
+use crate::{BuildId, Error, Result};
 
 /// Where a section's content is.
 pub(crate) enum Content {
@@ -90,11 +91,11 @@ pub(crate) fn object_symbol(
 /// The notes of an object that holds a table: which table it is and of which image, and the kernel's version.
 pub(crate) fn announcement(
     kind: u32,
-    build_id: &[u8],
+    build_id: Option<&BuildId>,
     linux_version: Option<LinuxVersion>,
 ) -> Vec<u8> {
     let descriptor = Fields::default().word(note::ABI_VERSION).word(0);
-    let descriptor = descriptor.bytes(build_id).0;
+    let descriptor = descriptor.bytes(build_id.map_or(&[], BuildId::as_bytes)).0;
     let mut notes = Vec::new();
     add_note(&mut notes, note::OWNER, kind, &descriptor);
     if let Some(LinuxVersion(code)) = linux_version {
@@ -127,7 +128,7 @@ pub(crate) fn object_with_notes(notes: &[u8]) -> (Vec<u8>, NewSection<'static>) 
     let header = Fields::default()
         .bytes(&ident)
         .half(elf::ET_DYN.0)
-        .half(elf::EM_X86_64.0)
+        .half(SPECIFIED.machine_number())
         .word(1)
         .xword(0)
         .xword(FILE_HEADER as u64)

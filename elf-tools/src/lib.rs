@@ -20,9 +20,11 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod build_id;
 mod elf;
 mod elf_writer;
 
+pub mod arch;
 pub mod derive;
 pub mod disassembly;
 mod error;
@@ -36,5 +38,7 @@ pub mod relocation;
 pub mod symtab;
 
 pub use address::{Avma, Svma};
-pub use elf::{Class, Machine};
+pub use arch::Machine;
+pub use build_id::{BuildId, ParseBuildIdError};
+pub use elf::Class;
 pub use error::{Error, Result};

@@ -5,9 +5,10 @@
 
 use std::ops::Range;
 
-use crate::disassembly::{Flow, Instruction, Sweep};
+use crate::arch;
+use crate::disassembly::{Flow, Instruction};
 use crate::image::Image;
-use crate::{Error, Machine, Result, Svma};
+use crate::{Error, Result, Svma};
 
 /// An exported function's reach.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,18 +29,8 @@ pub struct Code {
 }
 
 impl Code {
-    /// Decodes an x86 image.
+    /// Decodes an image. Only x86 code, of 32 and 64 bits, is decoded.
     pub fn of(image: &Image) -> Result<Self> {
-        let bitness = match image.machine() {
-            Machine::X86_64 => 64,
-            Machine::X86 => 32,
-            other => {
-                return Err(Error::unsupported(
-                    "instruction set",
-                    format!("{other}; only x86 code is decoded"),
-                ));
-            }
-        };
         let mut entries: Vec<Svma> = image
             .exports()
             .iter()
@@ -55,7 +46,7 @@ impl Code {
                 ));
             }
         }
-        let instructions = Sweep::new(image, bitness).run(&entries);
+        let instructions = arch::decode(image, &entries)?;
         let mut walk = Walk::new(&instructions);
         let functions = entries.iter().map(|&entry| walk.function(entry)).collect();
         Ok(Self {

@@ -81,12 +81,12 @@ fn constant(instruction: &Instruction, field: Field) -> OperandField {
 impl Subject {
     /// Its build-id.
     pub fn build_id(&self) -> &[u8] {
-        self.image.build_id().unwrap()
+        self.image.build_id().unwrap().as_bytes()
     }
 
     /// A table of it as an object.
     pub fn object(&self, table: &Relocations) -> Vec<u8> {
-        object::write(table, self.build_id(), Some(VERSION)).unwrap()
+        object::write(table, self.image.build_id(), Some(VERSION)).unwrap()
     }
 
     /// An object read as a table of it.

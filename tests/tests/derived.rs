@@ -74,7 +74,7 @@ fn everything_is_attributed(kernel: &Kernel) -> Result<(), String> {
     ensure(same, || "alternatives make a difference".to_owned())?;
 
     let build_id = patched.build_id().ok_or("no build-id")?;
-    let file = object::write(table, build_id, patched.linux_version()).map_err(words)?;
+    let file = object::write(table, Some(build_id), patched.linux_version()).map_err(words)?;
     let code = Code::of(&patched).map_err(words)?;
     let read = object::read(&file, &patched, &code).map_err(words)?;
     ensure(read == *table, || "the table changes in a file".to_owned())

@@ -9,7 +9,7 @@ use elf_tools::kernel::{KernelFile, is_kernel_file};
 use elf_tools::reachability::Code;
 use elf_tools::relocation::{self, Kind, Relocation, object, write};
 use elf_tools::symtab::{self, Provenance, Symtab};
-use elf_tools::{Avma, Svma};
+use elf_tools::{Avma, BuildId, Svma};
 use kernel_fixtures::fixture;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -122,7 +122,11 @@ fn use_image(bytes: &[u8], new: &Pretend) {
 fn derive_and_link(old: &mut Old, home: Option<&Symtab>, new: &Pretend) {
     let derivation = home.and_then(|home| words(derive(&old.image, &old.code, home)));
     if let Some(derivation) = derivation {
-        if let Some(written) = words(object::write(&derivation.relocations, b"id", None)) {
+        if let Some(written) = words(object::write(
+            &derivation.relocations,
+            BuildId::new(b"id").as_ref(),
+            None,
+        )) {
             assert!(object::is_table(&written));
         }
         old.set_table(derivation.relocations);
@@ -135,7 +139,7 @@ static SUMS: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let old = Pretend::open("operands").old;
     let table = as_sums(old.relocations.as_ref().unwrap(), &old.code);
     let build_id = old.image.build_id().unwrap();
-    object::write(&table, build_id, old.image.linux_version()).unwrap()
+    object::write(&table, Some(build_id), old.image.linux_version()).unwrap()
 });
 
 /// Everything that is done with a relocation table object.
@@ -145,7 +149,7 @@ fn use_relocations(bytes: &[u8], new: &Pretend) {
     let Some(table) = words(object::read(bytes, &old.image, &old.code)) else {
         return;
     };
-    if let Some(written) = words(object::write(&table, old.image.build_id().unwrap(), None)) {
+    if let Some(written) = words(object::write(&table, old.image.build_id(), None)) {
         let read = object::read(&written, &old.image, &old.code);
         assert_eq!(
             read.expect("what was written is read").constraints.len(),

@@ -7,7 +7,6 @@ use elf_tools::image::Image;
 use elf_tools::relocation::{Relocations, object};
 use elf_tools::symtab;
 use kernel_fixtures::fixture;
-use relocator::hexadecimal::digits;
 use relocator_cli::cache::Cache;
 use relocator_tests::command::{Ran, run, run_with_cache};
 use relocator_tests::constraints::as_sums;
@@ -34,7 +33,7 @@ impl Lost {
         let at = bytes.windows(note.len()).position(|bytes| bytes == note);
         bytes[at.unwrap()] = 9;
         let image = Image::parse(&bytes).unwrap();
-        let object = object::write(&table, image.build_id().unwrap(), image.linux_version());
+        let object = object::write(&table, image.build_id(), image.linux_version());
         let lost = Self {
             directory: tempfile::tempdir().unwrap(),
             image,
@@ -115,7 +114,7 @@ fn a_file_that_is_named_comes_before_the_cache() {
 fn a_cache_that_is_damaged_is_not_believed() {
     let lost = Lost::new();
     let mut flipped = lost.object.clone();
-    let id = lost.image.build_id().unwrap();
+    let id = lost.image.build_id().unwrap().as_bytes();
     let at = flipped.windows(id.len()).position(|b| b == id).unwrap();
     flipped[at] ^= 1;
     for bytes in [&b""[..], b"not a table", &lost.object[..300], &flipped] {
@@ -144,12 +143,12 @@ fn symbols_of_its_kernel_are_used() {
 #[test]
 fn a_file_that_does_not_fit_is_refused() {
     let lost = Lost::new();
-    let own = digits(lost.image.build_id().unwrap());
+    let own = lost.image.build_id().unwrap().to_string();
     let other = Pretend::open("got");
     let other_id = other.old.image.build_id().unwrap();
-    let others = object::write(&Relocations::default(), other_id, None).unwrap();
+    let others = object::write(&Relocations::default(), Some(other_id), None).unwrap();
     let mut symbols = other.symtab.clone().unwrap();
-    symbols.build_id = Some(other_id.to_vec());
+    symbols.build_id = Some(other_id.clone());
     let symbols = symtab::elf::write(&symbols).unwrap();
     let mut table = object::read(
         &lost.object,
@@ -159,8 +158,8 @@ fn a_file_that_does_not_fit_is_refused() {
     .unwrap();
     table.constraints[3].terms[0].coefficient = 0;
     let id = lost.image.build_id().unwrap();
-    let wrong = object::write(&table, id, None).unwrap();
-    let other = digits(other_id);
+    let wrong = object::write(&table, Some(id), None).unwrap();
+    let other = other_id.to_string();
     for (bytes, words) in [
         (&others[..], &[&*own, &*other][..]),
         (&symbols, &[&own, &other]),

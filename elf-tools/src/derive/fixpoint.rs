@@ -8,56 +8,56 @@ use std::collections::BTreeSet;
 
 use rustc_hash::FxHashMap;
 
-use super::machine::{Findings, Known, Machine, Spill, State};
+use super::machine::{Findings, Known, Learned, Machine, Spill, State};
 use super::pool::{Merge, Pool};
 use super::value::Unknown;
-use super::{Architecture, Learned};
+use crate::arch::Dataflow;
 use crate::disassembly::Flow;
 use crate::reachability::{Code, Function};
 
 /// Deepest chain of calls inside an image. Stock images have 2.
 const MAX_DEPTH: u32 = 8;
 /// Most instructions that are applied for one image. Stock images take some 20,000.
-pub(super) const MAX_STEPS: u32 = 1_000_000;
+pub(crate) const MAX_STEPS: u32 = 1_000_000;
 
 /// What is known of one function.
 #[derive(Debug)]
-pub(super) struct Analysis {
-    pub(super) pool: Pool,
-    pub(super) findings: Findings,
+pub(crate) struct Analysis {
+    pub(crate) pool: Pool,
+    pub(crate) findings: Findings,
     /// Whether every way through the function could be followed to its end.
-    pub(super) complete: bool,
+    pub(crate) complete: bool,
     /// Its blocks at the fixpoint, if they were asked for.
-    pub(super) blocks: Vec<Block>,
+    pub(crate) blocks: Vec<Block>,
     /// The chains of calls that blocks refer to. The first is the function itself.
-    pub(super) contexts: Vec<Context>,
+    pub(crate) contexts: Vec<Context>,
 }
 
 /// A chain of calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Context {
+pub(crate) struct Context {
     /// Index of the chain without the last call.
-    pub(super) caller: u32,
+    pub(crate) caller: u32,
     /// Index of the instruction that the last call returns to.
-    pub(super) returns_to: u32,
+    pub(crate) returns_to: u32,
     depth: u32,
 }
 
 /// Instructions that follow each other, with what is known before each of them.
 #[derive(Debug, Default)]
-pub(super) struct Block {
-    pub(super) context: u32,
+pub(crate) struct Block {
+    pub(crate) context: u32,
     /// Index of the first instruction.
-    pub(super) start: u32,
+    pub(crate) start: u32,
     /// By instruction.
-    pub(super) states: Vec<State>,
+    pub(crate) states: Vec<State>,
     /// Contexts and first instructions of the blocks that may come next.
-    pub(super) next: Vec<(u32, u32)>,
+    pub(crate) next: Vec<(u32, u32)>,
 }
 
 /// Whether the states of the fixpoint are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Keep {
+pub(crate) enum Keep {
     Findings,
     States,
 }
@@ -88,7 +88,7 @@ enum Exit {
 }
 
 /// Whether each instruction begins a block: something jumps to it, or returns to it.
-pub(super) fn leaders(code: &Code) -> Vec<bool> {
+pub(crate) fn leaders(code: &Code) -> Vec<bool> {
     let mut leaders = vec![false; code.instructions().len()];
     for (index, instruction) in code.instructions().iter().enumerate() {
         let target = match instruction.flow {
@@ -106,8 +106,8 @@ pub(super) fn leaders(code: &Code) -> Vec<bool> {
 }
 
 /// Analyses a function whose flow the code tells.
-pub(super) fn analyse<A: Architecture>(
-    architecture: &A,
+pub(crate) fn analyse(
+    dataflow: &dyn Dataflow,
     code: &Code,
     leaders: &[bool],
     function: &Function,
@@ -115,7 +115,7 @@ pub(super) fn analyse<A: Architecture>(
     steps_left: &mut u32,
 ) -> Analysis {
     let mut solver = Solver {
-        architecture,
+        dataflow,
         code,
         leaders,
         pool: Pool::default(),
@@ -145,8 +145,8 @@ pub(super) fn analyse<A: Architecture>(
     }
 }
 
-struct Solver<'a, A> {
-    architecture: &'a A,
+struct Solver<'a> {
+    dataflow: &'a dyn Dataflow,
     code: &'a Code,
     leaders: &'a [bool],
     pool: Pool,
@@ -164,9 +164,9 @@ struct Solver<'a, A> {
     recording: Option<Vec<State>>,
 }
 
-impl<A: Architecture> Solver<'_, A> {
+impl Solver<'_> {
     fn run(&mut self, entry: u32, keep: Keep) -> Vec<Block> {
-        let state = self.architecture.entry_state(&mut self.pool);
+        let state = self.dataflow.entry_state(&mut self.pool);
         let edge = Edge {
             context: 0,
             start: entry,
@@ -241,7 +241,7 @@ impl<A: Architecture> Solver<'_, A> {
             state: state.clone(),
             findings: &mut self.findings,
             at: start,
-            flags: A::FLAGS,
+            flags: self.dataflow.flags(),
         };
         loop {
             let index = machine.at;
@@ -249,7 +249,7 @@ impl<A: Architecture> Solver<'_, A> {
             if let Some(states) = &mut self.recording {
                 states.push(machine.state.clone());
             }
-            self.architecture.apply(index, &mut machine);
+            self.dataflow.apply(index, &mut machine);
             let instruction = &self.code.instructions()[index as usize];
             let next = index + 1;
             let index_of = |target| self.code.index_of(target);
@@ -270,9 +270,7 @@ impl<A: Architecture> Solver<'_, A> {
                 Flow::Jump(target) => index_of(target).map(|target| vec![edge(target, None)]),
                 Flow::Branch(target) => {
                     let learned = match index > start {
-                        true => self
-                            .architecture
-                            .learned(index, &machine.state, machine.pool),
+                        true => self.dataflow.learned(index, &machine.state, machine.pool),
                         false => Learned::default(),
                     };
                     let not_taken = edge(next, learned.not_taken);
@@ -293,7 +291,7 @@ impl<A: Architecture> Solver<'_, A> {
                     return (state, exit);
                 }
                 Flow::Return => {
-                    let state = self.architecture.returned(machine, context == 0);
+                    let state = self.dataflow.returned(machine, context == 0);
                     let Context {
                         caller, returns_to, ..
                     } = self.contexts[context as usize];

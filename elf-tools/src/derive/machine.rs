@@ -8,24 +8,24 @@ use super::pool::{MAX_VALUES, Merge, Pool};
 use super::value::{ConstantId, SetId, Unknown, UnknownId, Value};
 
 /// Room for the registers of any architecture, condition flags included.
-pub(super) const REGISTERS: usize = 34;
+pub(crate) const REGISTERS: usize = 34;
 
 /// Most places of the stack that are followed. Stock functions save some 20.
 const MAX_SPILLS: usize = 256;
 
 /// Something saved on the stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Spill {
+pub(crate) struct Spill {
     /// The stack pointer that the place is relative to.
-    pub(super) base: UnknownId,
-    pub(super) offset: i64,
-    pub(super) size: u32,
-    pub(super) set: SetId,
+    pub(crate) base: UnknownId,
+    pub(crate) offset: i64,
+    pub(crate) size: u32,
+    pub(crate) set: SetId,
 }
 
 impl Spill {
     /// Whether both are the same place.
-    pub(super) fn is_at(&self, other: &Self) -> bool {
+    pub(crate) fn is_at(&self, other: &Self) -> bool {
         (self.base, self.offset, self.size) == (other.base, other.offset, other.size)
     }
 
@@ -38,81 +38,88 @@ impl Spill {
 
 /// What every register and every saved place may hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct State {
-    pub(super) registers: [SetId; REGISTERS],
+pub(crate) struct State {
+    pub(crate) registers: [SetId; REGISTERS],
     /// By base and offset.
-    pub(super) stack: Vec<Spill>,
+    pub(crate) stack: Vec<Spill>,
     /// What registers held at the entry, where the code has found out by comparing.
-    pub(super) known: Vec<Known>,
+    pub(crate) known: Vec<Known>,
 }
 
 /// That a register held this number at the entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Known {
-    pub(super) register: u8,
-    pub(super) number: i64,
+pub(crate) struct Known {
+    pub(crate) register: u8,
+    pub(crate) number: i64,
+}
+
+/// What a branch says about the entry.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Learned {
+    pub(crate) taken: Option<Known>,
+    pub(crate) not_taken: Option<Known>,
 }
 
 /// An instruction's access to memory that is not the stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Access {
+pub(crate) struct Access {
     /// Index of the instruction.
-    pub(super) at: u32,
+    pub(crate) at: u32,
     /// The addresses.
-    pub(super) address: SetId,
+    pub(crate) address: SetId,
     /// Bytes.
-    pub(super) size: u32,
-    pub(super) writes: bool,
+    pub(crate) size: u32,
+    pub(crate) writes: bool,
 }
 
 /// What an instruction writes to memory that is not the stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Store {
+pub(crate) struct Store {
     /// Index of the instruction.
-    pub(super) at: u32,
+    pub(crate) at: u32,
     /// The addresses.
-    pub(super) address: SetId,
+    pub(crate) address: SetId,
     /// Bytes.
-    pub(super) size: u32,
+    pub(crate) size: u32,
     /// The values.
-    pub(super) set: SetId,
+    pub(crate) set: SetId,
 }
 
 /// What was found out about a function.
 #[derive(Debug, Default)]
-pub(super) struct Findings {
-    pub(super) accesses: FxHashSet<Access>,
+pub(crate) struct Findings {
+    pub(crate) accesses: FxHashSet<Access>,
     /// What it leaves in memory that is not the stack.
-    pub(super) stores: FxHashSet<Store>,
+    pub(crate) stores: FxHashSet<Store>,
     /// Whether the stack is used in a way that is not understood, or written above the frame: where return addresses and
     /// saved registers are cannot be told then.
-    pub(super) stack_is_lost: bool,
+    pub(crate) stack_is_lost: bool,
     /// Constants that do something else as well, and so must keep their values.
-    pub(super) pinned: BTreeSet<ConstantId>,
+    pub(crate) pinned: BTreeSet<ConstantId>,
     /// Unknowns that something depends on.
-    pub(super) used: BTreeSet<UnknownId>,
+    pub(crate) used: BTreeSet<UnknownId>,
     /// Instructions that are not understood, with the reason.
-    pub(super) opaque: BTreeMap<u32, String>,
+    pub(crate) opaque: BTreeMap<u32, String>,
 }
 
 /// A state that instructions are applied to.
 #[derive(Debug)]
-pub(super) struct Machine<'a> {
-    pub(super) pool: &'a mut Pool,
-    pub(super) state: State,
-    pub(super) findings: &'a mut Findings,
+pub(crate) struct Machine<'a> {
+    pub(crate) pool: &'a mut Pool,
+    pub(crate) state: State,
+    pub(crate) findings: &'a mut Findings,
     /// Index of the instruction that is applied.
-    pub(super) at: u32,
+    pub(crate) at: u32,
     /// The register that holds condition flags.
-    pub(super) flags: u8,
+    pub(crate) flags: u8,
 }
 
 impl Machine<'_> {
-    pub(super) fn read(&self, register: u8) -> SetId {
+    pub(crate) fn read(&self, register: u8) -> SetId {
         self.state.registers[usize::from(register)]
     }
 
-    pub(super) fn write(&mut self, register: u8, set: SetId) {
+    pub(crate) fn write(&mut self, register: u8, set: SetId) {
         let set = if self.pool.values(set).len() > MAX_VALUES {
             self.consume(set);
             self.computed(register)
@@ -123,17 +130,17 @@ impl Machine<'_> {
     }
 
     /// A number that the instruction computes in a way that is not followed.
-    pub(super) fn computed(&mut self, register: u8) -> SetId {
+    pub(crate) fn computed(&mut self, register: u8) -> SetId {
         self.pool.of_unknown(Unknown::Computed(self.at, register))
     }
 
-    pub(super) fn write_computed(&mut self, register: u8) {
+    pub(crate) fn write_computed(&mut self, register: u8) {
         let set = self.computed(register);
         self.write(register, set);
     }
 
     /// Condition flags depend on these sets.
-    pub(super) fn set_flags(&mut self, sets: &[SetId]) {
+    pub(crate) fn set_flags(&mut self, sets: &[SetId]) {
         let values = sets
             .iter()
             .flat_map(|&set| self.pool.values(set).to_vec())
@@ -143,12 +150,12 @@ impl Machine<'_> {
     }
 
     /// The instruction decides by the condition flags.
-    pub(super) fn use_flags(&mut self) {
+    pub(crate) fn use_flags(&mut self) {
         self.pin(self.read(self.flags));
     }
 
     /// The exact values matter: constants of the code in them must not change.
-    pub(super) fn pin(&mut self, set: SetId) {
+    pub(crate) fn pin(&mut self, set: SetId) {
         for value in self.pool.values(set) {
             self.findings.pinned.extend(value.constants());
         }
@@ -162,7 +169,7 @@ impl Machine<'_> {
     }
 
     /// Whatever the instruction makes of the values is not followed.
-    pub(super) fn consume(&mut self, set: SetId) {
+    pub(crate) fn consume(&mut self, set: SetId) {
         self.pin(set);
         if self.pool.has_address(set) {
             self.opaque("an address is computed with in a way that is not understood");
@@ -170,12 +177,12 @@ impl Machine<'_> {
     }
 
     /// The stack, or its pointer, is used in a way that is not followed.
-    pub(super) fn lose_stack(&mut self, reason: &str) {
+    pub(crate) fn lose_stack(&mut self, reason: &str) {
         self.findings.stack_is_lost = true;
         self.opaque(reason);
     }
 
-    pub(super) fn opaque(&mut self, reason: &str) {
+    pub(crate) fn opaque(&mut self, reason: &str) {
         self.findings
             .opaque
             .entry(self.at)
@@ -183,7 +190,7 @@ impl Machine<'_> {
     }
 
     /// The lower half of `set`; if it cannot be followed, a number that `register` stands for.
-    pub(super) fn narrowed(&mut self, set: SetId, signed: bool, register: u8) -> SetId {
+    pub(crate) fn narrowed(&mut self, set: SetId, signed: bool, register: u8) -> SetId {
         let mut hidden = Vec::new();
         let narrowed = self.pool.narrowed(set, signed, &mut hidden);
         self.findings.pinned.extend(hidden);
@@ -194,7 +201,7 @@ impl Machine<'_> {
     }
 
     /// Either of two sets.
-    pub(super) fn either(&mut self, left: SetId, right: SetId, register: u8) -> SetId {
+    pub(crate) fn either(&mut self, left: SetId, right: SetId, register: u8) -> SetId {
         let place = Unknown::Computed(self.at, register);
         match self.pool.merged(left, right, place) {
             Merge::Set(set) => set,
@@ -207,7 +214,7 @@ impl Machine<'_> {
     }
 
     /// What an instruction reads from memory.
-    pub(super) fn load(&mut self, address: SetId, size: u32) -> SetId {
+    pub(crate) fn load(&mut self, address: SetId, size: u32) -> SetId {
         let mut values = Vec::new();
         let mut elsewhere = false;
         self.depend(address);
@@ -262,7 +269,7 @@ impl Machine<'_> {
     }
 
     /// What an instruction writes to memory.
-    pub(super) fn store(&mut self, address: SetId, size: u32, set: SetId) {
+    pub(crate) fn store(&mut self, address: SetId, size: u32, set: SetId) {
         let values = self.pool.values(address).to_vec();
         let is_certain = values.len() == 1;
         self.depend(address);
@@ -333,14 +340,14 @@ impl Machine<'_> {
     }
 
     /// Moves the stack pointer down and saves a value there.
-    pub(super) fn push(&mut self, stack_pointer: u8, size: u32, set: SetId) {
+    pub(crate) fn push(&mut self, stack_pointer: u8, size: u32, set: SetId) {
         self.move_stack(stack_pointer, -i64::from(size));
         let address = self.read(stack_pointer);
         self.store(address, size, set);
     }
 
     /// Takes a value from the top of the stack.
-    pub(super) fn pop(&mut self, stack_pointer: u8, size: u32) -> SetId {
+    pub(crate) fn pop(&mut self, stack_pointer: u8, size: u32) -> SetId {
         let address = self.read(stack_pointer);
         let set = self.load(address, size);
         self.move_stack(stack_pointer, size.into());
@@ -355,7 +362,7 @@ impl Machine<'_> {
     }
 
     /// Forgets what lies below the stack pointer: frames of functions that have returned.
-    pub(super) fn forget_below(&mut self, stack_pointer: u8) {
+    pub(crate) fn forget_below(&mut self, stack_pointer: u8) {
         let [value] = self.pool.values(self.read(stack_pointer)) else {
             return;
         };

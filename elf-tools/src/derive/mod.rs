@@ -9,57 +9,30 @@
 //! |---|---|
 //! | `value`, `pool` | affine values with provenance; sets of them by number |
 //! | `machine` | the abstract state: registers, what is saved on the stack |
-//! | `x86_64` | what instructions do to it; another architecture is another module with another `Architecture` |
+//! | [`crate::arch`] | what instructions do to it: a `Dataflow` for each architecture |
 //! | `fixpoint` | control flow, callees as if inlined, until nothing new is found |
 //! | `attribute` | addresses to symbols |
 //! | `table` | accesses to relocations |
 //! | `reentry` | states to recipes that put a thread back to the entry of its function |
 
 mod attribute;
-mod fixpoint;
-mod machine;
-mod pool;
+pub(crate) mod fixpoint;
+pub(crate) mod machine;
+pub(crate) mod pool;
 pub(crate) mod reentry;
 mod table;
-mod value;
-mod x86_64;
+pub(crate) mod value;
 
+use crate::arch::{self, Arch};
 use crate::image::{Image, alternatives};
 use crate::reachability::Code;
 use crate::relocation::Relocations;
 use crate::symtab::Symtab;
-use crate::{Class, Error, Machine, Result, Svma};
+use crate::{Error, Result, Svma};
 
 use attribute::Vvar;
 use fixpoint::Keep;
-use machine::{Known, State};
-use pool::Pool;
 use table::Table;
-
-/// What the analysis has to know about an instruction set.
-trait Architecture {
-    /// The number under which condition flags are kept.
-    const FLAGS: u8;
-
-    /// The state at a function's entry.
-    fn entry_state(&self, pool: &mut Pool) -> State;
-
-    /// Applies the instruction of that index, but for where control goes.
-    fn apply(&self, index: u32, machine: &mut machine::Machine<'_>);
-
-    /// What is known where the branch of that index is taken, and where it is not; `state` is that before it.
-    fn learned(&self, index: u32, state: &State, pool: &Pool) -> Learned;
-
-    /// The state after a return instruction has been applied; `to_caller` if it leaves the image.
-    fn returned(&self, machine: machine::Machine<'_>, to_caller: bool) -> State;
-}
-
-/// What a branch says about the entry.
-#[derive(Debug, Clone, Copy, Default)]
-struct Learned {
-    taken: Option<Known>,
-    not_taken: Option<Known>,
-}
 
 /// What the code of an image says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,14 +45,14 @@ pub struct Derivation {
 
 /// Derives the relocation table of `image` from its code, for the layout of its own kernel, `symtab`.
 ///
-/// It makes no difference whether alternatives have been applied. Errors where the image is not a 64-bit x86-64 one,
+/// It makes no difference whether alternatives have been applied. Errors where the image's architecture is not supported,
 /// where the table does not say how far the vvar is from the image, and where an alternative that was not applied
 /// refers to the vvar.
 pub fn derive(image: &Image, code: &Code, symtab: &Symtab) -> Result<Derivation> {
-    check_architecture(image)?;
+    let arch = arch::of_image(image)?;
     let vvar = Vvar::of(symtab)?;
-    check_alternatives(image, &vvar)?;
-    let architecture = x86_64::X86_64::new(image, code);
+    check_alternatives(arch, image, &vvar)?;
+    let dataflow = arch.dataflow(image, code);
     let leaders = fixpoint::leaders(code);
     let mut table = Table::new(image, code, &vvar);
     let mut steps_left = fixpoint::MAX_STEPS;
@@ -87,7 +60,7 @@ pub fn derive(image: &Image, code: &Code, symtab: &Symtab) -> Result<Derivation>
         // Where control goes cannot be told, so nothing can; the linker knows by itself that it must not run.
         if function.indirect.is_none() {
             let analysis = fixpoint::analyse(
-                &architecture,
+                &*dataflow,
                 code,
                 &leaders,
                 function,
@@ -101,19 +74,6 @@ pub fn derive(image: &Image, code: &Code, symtab: &Symtab) -> Result<Derivation>
         relocations: table.finish(),
         unreached: unreached(code, &vvar),
     })
-}
-
-/// Fails for an image whose code is not understood.
-fn check_architecture(image: &Image) -> Result<()> {
-    if (image.machine(), image.class()) == (Machine::X86_64, Class::Elf64) {
-        return Ok(());
-    }
-    let reason = format!(
-        "{} in {:?}; the code of 64-bit x86-64 images is understood",
-        image.machine(),
-        image.class()
-    );
-    Err(Error::unsupported("image", reason))
 }
 
 /// References to the vvar in instructions that no function reaches.
@@ -133,22 +93,16 @@ fn unreached(code: &Code, vvar: &Vvar<'_>) -> Vec<Svma> {
 }
 
 /// Code that a kernel patches in or out at boot must not depend on the vvar: the table describes what is in the image.
-fn check_alternatives(image: &Image, vvar: &Vvar<'_>) -> Result<()> {
+fn check_alternatives(arch: &dyn Arch, image: &Image, vvar: &Vvar<'_>) -> Result<()> {
     for alternative in alternatives::read(image)? {
         // A replacement is linked for where it is put.
-        for (bytes, at) in [
-            (&alternative.original, alternative.original.start),
-            (&alternative.replacement, alternative.original.start),
-        ] {
-            let bytes = &image.bytes()[bytes.start as usize..bytes.end as usize];
-            let decoder = iced_x86::Decoder::with_ip(64, bytes, at, iced_x86::DecoderOptions::NONE);
-            let refers = |instruction: &iced_x86::Instruction| {
-                instruction.is_ip_rel_memory_operand()
-                    && vvar.contains(instruction.ip_rel_memory_address() as i64)
-            };
-            if let Some(found) = decoder.into_iter().find(refers) {
+        let at = Svma(alternative.original.start);
+        for bytes in [&alternative.original, &alternative.replacement] {
+            let code = &image.bytes()[bytes.start as usize..bytes.end as usize];
+            let mut references = arch.data_references(code, at).into_iter();
+            if let Some((found, _)) = references.find(|(_, to)| vvar.contains(to.signed())) {
                 let reason = "an alternative refers to the vvar";
-                return Err(Error::malformed("alternative", found.ip(), reason));
+                return Err(Error::malformed("alternative", found.0, reason));
             }
         }
     }

@@ -7,14 +7,14 @@ use rustc_hash::FxHashMap;
 use super::value::{ConstantId, Scaled, SetId, Unknown, UnknownId, Value};
 
 /// Most values that a location may have. Stock code stays below 5; beyond the limit a value counts as unknown.
-pub(super) const MAX_VALUES: usize = 10;
+pub(crate) const MAX_VALUES: usize = 10;
 
 /// Most different constants that are kept apart; more are an index of some sort.
 const MAX_CONSTANTS: usize = 4;
 
 /// Unknowns and sets of values by number, so that states are small and compared quickly.
 #[derive(Debug, Default)]
-pub(super) struct Pool {
+pub(crate) struct Pool {
     unknowns: Vec<Unknown>,
     unknown_ids: FxHashMap<Unknown, UnknownId>,
     sets: Vec<Vec<Value>>,
@@ -26,18 +26,18 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    pub(super) fn unknown(&mut self, unknown: Unknown) -> UnknownId {
+    pub(crate) fn unknown(&mut self, unknown: Unknown) -> UnknownId {
         *self.unknown_ids.entry(unknown).or_insert_with(|| {
             self.unknowns.push(unknown);
             self.unknowns.len() as UnknownId - 1
         })
     }
 
-    pub(super) fn unknown_of(&self, id: UnknownId) -> Unknown {
+    pub(crate) fn unknown_of(&self, id: UnknownId) -> Unknown {
         self.unknowns[id as usize]
     }
 
-    pub(super) fn is_stack(&self, id: UnknownId) -> bool {
+    pub(crate) fn is_stack(&self, id: UnknownId) -> bool {
         matches!(
             self.unknown_of(id),
             Unknown::Stack | Unknown::AlignedStack(_)
@@ -45,7 +45,7 @@ impl Pool {
     }
 
     /// Whether an unknown is one number as long as the function runs.
-    pub(super) fn is_the_same_always(&self, id: UnknownId) -> bool {
+    pub(crate) fn is_the_same_always(&self, id: UnknownId) -> bool {
         matches!(
             self.unknown_of(id),
             Unknown::Initial(_) | Unknown::Stack | Unknown::AlignedStack(_)
@@ -53,7 +53,7 @@ impl Pool {
     }
 
     /// The number of a set; `values` need not be in order.
-    pub(super) fn set(&mut self, mut values: Vec<Value>) -> SetId {
+    pub(crate) fn set(&mut self, mut values: Vec<Value>) -> SetId {
         values.sort_unstable();
         values.dedup();
         if let Some(&id) = self.set_ids.get(&values) {
@@ -65,27 +65,27 @@ impl Pool {
         id
     }
 
-    pub(super) fn one(&mut self, value: Value) -> SetId {
+    pub(crate) fn one(&mut self, value: Value) -> SetId {
         self.set(vec![value])
     }
 
     /// The set of one unknown.
-    pub(super) fn of_unknown(&mut self, unknown: Unknown) -> SetId {
+    pub(crate) fn of_unknown(&mut self, unknown: Unknown) -> SetId {
         let id = self.unknown(unknown);
         self.one(Value::unknown(id))
     }
 
-    pub(super) fn values(&self, set: SetId) -> &[Value] {
+    pub(crate) fn values(&self, set: SetId) -> &[Value] {
         &self.sets[set as usize]
     }
 
     /// Whether any value of the set has the image's address in it.
-    pub(super) fn has_address(&self, set: SetId) -> bool {
+    pub(crate) fn has_address(&self, set: SetId) -> bool {
         self.values(set).iter().any(|value| value.base != 0)
     }
 
     /// Every sum of a value of `left` and `factor` times a value of `right`; `None` where that cannot be told.
-    pub(super) fn sum(&mut self, left: SetId, right: SetId, factor: i64) -> Option<SetId> {
+    pub(crate) fn sum(&mut self, left: SetId, right: SetId, factor: i64) -> Option<SetId> {
         if let Some(&known) = self.constraints.get(&(left, right, factor)) {
             return known;
         }
@@ -106,7 +106,7 @@ impl Pool {
     }
 
     /// Every value of `set`, times `factor`.
-    pub(super) fn product(&mut self, set: SetId, factor: i64) -> Option<SetId> {
+    pub(crate) fn product(&mut self, set: SetId, factor: i64) -> Option<SetId> {
         let zero = Value::default();
         let products: Option<Vec<Value>> = self
             .values(set)
@@ -117,7 +117,7 @@ impl Pool {
     }
 
     /// `set` multiplied by a constant of the code, which stays known as the scale of an unknown.
-    pub(super) fn scaled(
+    pub(crate) fn scaled(
         &mut self,
         set: SetId,
         factor: i64,
@@ -141,7 +141,7 @@ impl Pool {
 
     /// The lower half of every value, extended by zeros or by the sign; `None` if it is not known or an address would be
     /// cut. Constants of the code in it are added to `hidden`: in a half they may not change as they like.
-    pub(super) fn narrowed(
+    pub(crate) fn narrowed(
         &mut self,
         set: SetId,
         signed: bool,
@@ -173,7 +173,7 @@ impl Pool {
     }
 
     /// Both sets, with numbers that are too many replaced by an unknown. `place` names where they meet.
-    pub(super) fn merged(&mut self, left: SetId, right: SetId, place: Unknown) -> Merge {
+    pub(crate) fn merged(&mut self, left: SetId, right: SetId, place: Unknown) -> Merge {
         if left == right {
             return Merge::Set(left);
         }
@@ -255,7 +255,7 @@ impl Pool {
     }
 
     /// One unknown for everything in a set.
-    pub(super) fn forgotten(&mut self, sets: [SetId; 2], place: Unknown) -> SetId {
+    pub(crate) fn forgotten(&mut self, sets: [SetId; 2], place: Unknown) -> SetId {
         let unknown = self.unknown(place);
         let values: Vec<Value> = sets
             .into_iter()
@@ -267,7 +267,7 @@ impl Pool {
     }
 
     /// All constants of the code that these unknowns depend on without showing it.
-    pub(super) fn hidden_constants(&self, used: &BTreeSet<UnknownId>) -> BTreeSet<ConstantId> {
+    pub(crate) fn hidden_constants(&self, used: &BTreeSet<UnknownId>) -> BTreeSet<ConstantId> {
         let mut constants = BTreeSet::new();
         let mut seen = used.clone();
         let mut pending: Vec<UnknownId> = used.iter().copied().collect();
@@ -287,7 +287,7 @@ impl Pool {
 }
 
 /// What came of merging two sets.
-pub(super) enum Merge {
+pub(crate) enum Merge {
     Set(SetId),
     /// More values than can be followed.
     TooMany,

@@ -208,15 +208,16 @@ impl<'a> Table<'a> {
             _ => instruction.immediate,
         };
         let place = instruction.address.offset(i64::from(field.offset));
-        let bytes = &self.image.bytes()[place.index()..];
-        let (width, value) = match (field.size, bytes) {
-            (1, [byte, ..]) => (Width::I8, i64::from(*byte as i8)),
-            (4, [a, b, c, d, ..]) => (Width::I32, i64::from(i32::from_le_bytes([*a, *b, *c, *d]))),
-            _ => {
-                let place = instruction.address;
-                let width = Width::None;
-                return (OperandField { place, width }, 0);
-            }
+        let bytes = self.image.bytes().get(place.index()..).unwrap_or_default();
+        let width = match field.size {
+            1 => Width::I8,
+            4 => Width::I32,
+            _ => Width::None,
+        };
+        let Some(value) = width.get(bytes).filter(|_| width != Width::None) else {
+            let place = instruction.address;
+            let width = Width::None;
+            return (OperandField { place, width }, 0);
         };
         (OperandField { place, width }, value)
     }

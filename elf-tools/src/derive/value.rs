@@ -10,7 +10,7 @@ const MAX_TERMS: usize = 8;
 
 /// A number that the analysis knows nothing about, except where it comes from. Equal unknowns are equal numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Unknown {
+pub(crate) enum Unknown {
     /// What a register held when the function was entered.
     Initial(u8),
     /// The stack pointer at the function's entry.
@@ -30,42 +30,42 @@ pub(super) enum Unknown {
 }
 
 /// Index of an unknown in [`Pool`].
-pub(super) type UnknownId = u32;
+pub(crate) type UnknownId = u32;
 /// Index of a set of values in [`Pool`].
-pub(super) type SetId = u32;
+pub(crate) type SetId = u32;
 /// A constant of the code: index of the instruction times two, plus one for the immediate.
-pub(super) type ConstantId = u32;
+pub(crate) type ConstantId = u32;
 
 /// An unknown with what it is multiplied by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Scaled {
-    pub(super) unknown: UnknownId,
-    pub(super) coefficient: i64,
+pub(crate) struct Scaled {
+    pub(crate) unknown: UnknownId,
+    pub(crate) coefficient: i64,
     /// The constant of the code that is the coefficient, if there is one.
-    pub(super) scale: Option<ConstantId>,
+    pub(crate) scale: Option<ConstantId>,
 }
 
 /// One abstract value.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-pub(super) struct Value {
+pub(crate) struct Value {
     /// How often the image's address is in it.
-    pub(super) base: i64,
-    pub(super) constant: i64,
+    pub(crate) base: i64,
+    pub(crate) constant: i64,
     /// By unknown.
-    pub(super) terms: Vec<Scaled>,
+    pub(crate) terms: Vec<Scaled>,
     /// Constants of the code that add up to `constant`, with coefficients; by constant.
-    pub(super) provenance: Vec<(ConstantId, i64)>,
+    pub(crate) provenance: Vec<(ConstantId, i64)>,
 }
 
 impl Value {
-    pub(super) fn constant(constant: i64) -> Self {
+    pub(crate) fn constant(constant: i64) -> Self {
         Self {
             constant,
             ..Self::default()
         }
     }
 
-    pub(super) fn unknown(unknown: UnknownId) -> Self {
+    pub(crate) fn unknown(unknown: UnknownId) -> Self {
         Self {
             terms: vec![Scaled {
                 unknown,
@@ -77,17 +77,17 @@ impl Value {
     }
 
     /// Whether it is a number that no address is part of.
-    pub(super) fn is_number(&self, pool: &Pool) -> bool {
+    pub(crate) fn is_number(&self, pool: &Pool) -> bool {
         self.base == 0 && self.stack(pool).is_none()
     }
 
     /// The stack pointer that is part of it.
-    pub(super) fn stack(&self, pool: &Pool) -> Option<&Scaled> {
+    pub(crate) fn stack(&self, pool: &Pool) -> Option<&Scaled> {
         self.terms.iter().find(|term| pool.is_stack(term.unknown))
     }
 
     /// The unknown that it is, if it is nothing else.
-    pub(super) fn as_unknown(&self) -> Option<UnknownId> {
+    pub(crate) fn as_unknown(&self) -> Option<UnknownId> {
         match (self.base, self.constant, &self.terms[..]) {
             (0, 0, [term]) if term.coefficient == 1 => Some(term.unknown),
             _ => None,
@@ -95,13 +95,13 @@ impl Value {
     }
 
     /// The constants of the code that it depends on.
-    pub(super) fn constants(&self) -> impl Iterator<Item = ConstantId> {
+    pub(crate) fn constants(&self) -> impl Iterator<Item = ConstantId> {
         let scales = self.terms.iter().filter_map(|term| term.scale);
         self.provenance.iter().map(|entry| entry.0).chain(scales)
     }
 
     /// `self + factor * other`; `None` where coefficients overflow.
-    pub(super) fn plus(&self, other: &Self, factor: i64, pool: &Pool) -> Option<Self> {
+    pub(crate) fn plus(&self, other: &Self, factor: i64, pool: &Pool) -> Option<Self> {
         let mut sum = Self {
             base: self.base.checked_add(other.base.checked_mul(factor)?)?,
             constant: self

@@ -12,7 +12,7 @@ use std::fmt;
 use std::ops::Range;
 
 use crate::elf::View;
-use crate::{Class, Error, Machine, Result, Svma};
+use crate::{BuildId, Class, Error, Machine, Result, Svma};
 
 pub use export::Export;
 pub use note::TablesNote;
@@ -48,7 +48,7 @@ pub struct Image {
     text: Vec<Range<u64>>,
     has_sections: bool,
     loaded: u64,
-    build_id: Option<Vec<u8>>,
+    build_id: Option<BuildId>,
     linux_version: Option<LinuxVersion>,
     tables: Option<TablesNote>,
 }
@@ -157,8 +157,8 @@ impl Image {
     }
 
     /// GNU build-id.
-    pub fn build_id(&self) -> Option<&[u8]> {
-        self.build_id.as_deref()
+    pub fn build_id(&self) -> Option<&BuildId> {
+        self.build_id.as_ref()
     }
 
     /// Version of the kernel the image was built with, from its `Linux` note.

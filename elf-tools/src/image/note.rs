@@ -4,7 +4,7 @@ use object::elf;
 
 use crate::elf::{Note, View};
 use crate::image::LinuxVersion;
-use crate::{Error, Result};
+use crate::{BuildId, Error, Result};
 
 /// Owner of the notes that `docs/abi.md` specifies.
 pub(crate) const OWNER: &[u8] = b"vDSO";
@@ -68,7 +68,7 @@ impl TablesNote {
 
 /// What the notes of an image say.
 pub(super) struct Notes {
-    pub(super) build_id: Option<Vec<u8>>,
+    pub(super) build_id: Option<BuildId>,
     pub(super) linux_version: Option<LinuxVersion>,
     pub(super) tables: Option<TablesNote>,
 }
@@ -102,12 +102,12 @@ pub(crate) fn only<'data>(notes: &[Note<'data>], kind: u32) -> Result<Option<Not
 }
 
 /// GNU build-id.
-pub(crate) fn build_id(notes: &[Note<'_>]) -> Option<Vec<u8>> {
+pub(crate) fn build_id(notes: &[Note<'_>]) -> Option<BuildId> {
     let wanted = elf::NT_GNU_BUILD_ID.0;
     notes
         .iter()
         .find(|n| n.owner == b"GNU" && n.kind == wanted)
-        .map(|n| n.descriptor.to_vec())
+        .and_then(|n| BuildId::new(n.descriptor))
 }
 
 /// The `Linux` note of type 0 holds `LINUX_VERSION_CODE`.

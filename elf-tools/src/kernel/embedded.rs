@@ -7,7 +7,8 @@ use object::LittleEndian;
 use object::elf;
 
 use super::{address_bits, u16_at};
-use crate::elf::{Class, Machine, Section, Segment, View, string_at};
+use crate::elf::{Section, Segment, View, string_at};
+use crate::{Class, Machine};
 
 /// The largest image considered. Stock ones have 4 to 16 KiB.
 const MAX_VDSO: usize = 256 << 10;

@@ -27,7 +27,7 @@ use std::fmt;
 pub use decompress::Compression;
 pub use embedded::EmbeddedVdso;
 
-pub use crate::elf::{Class, Machine};
+pub use crate::{Class, Machine};
 use crate::{Error, Result};
 
 /// A kernel file, taken apart.
@@ -90,7 +90,7 @@ impl KernelFile {
     /// [`Error::NotFound`], naming the images that are there instead.
     pub fn native_vdso(&self) -> Result<&EmbeddedVdso> {
         let class = match self.machine {
-            Some(Machine::X86 | Machine::Arm) => Class::Elf32,
+            Some(machine) if machine.is_32_bit() => Class::Elf32,
             _ => Class::Elf64,
         };
         let native = |vdso: &&EmbeddedVdso| {

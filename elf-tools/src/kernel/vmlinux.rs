@@ -3,8 +3,8 @@
 use object::elf;
 
 use super::address_bits;
-use crate::elf::{Machine, View};
-use crate::{Error, Result};
+use crate::elf::View;
+use crate::{Error, Machine, Result};
 
 /// How much of a file it takes to see its program headers, which linkers put right behind the ELF header.
 const HEADERS: usize = 64 << 10;

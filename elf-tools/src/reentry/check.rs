@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use crate::Svma;
+use crate::arch::{Arch, Registers};
 use crate::disassembly::Flow;
 use crate::reachability::{Code, Function};
 use crate::reentry::{
@@ -11,19 +12,10 @@ use crate::reentry::{
 };
 use crate::symtab::name::MAX_LEN;
 
-/// The arguments of a function that are passed in registers.
-const ARGUMENTS: [Register; 6] = [
-    Register::RDI,
-    Register::RSI,
-    Register::RDX,
-    Register::RCX,
-    Register(8),
-    Register(9),
-];
-
 /// Takes a table's recipes, and then its contexts, in the table's order. What is wrong is an error in words.
 pub(super) struct Checker<'a> {
     code: &'a Code,
+    registers: &'static Registers,
     recipes: BTreeSet<Recipe>,
     last: Option<Key>,
     contexts: usize,
@@ -35,10 +27,11 @@ pub(super) struct Checker<'a> {
 type Key = (Svma, Svma, Vec<Call>);
 
 impl<'a> Checker<'a> {
-    pub(super) fn new(code: &'a Code) -> Self {
+    pub(super) fn new(arch: &dyn Arch, code: &'a Code) -> Self {
         let functions = code.functions().iter();
         Self {
             code,
+            registers: arch.registers(),
             recipes: BTreeSet::new(),
             last: None,
             contexts: 0,
@@ -58,7 +51,9 @@ impl<'a> Checker<'a> {
                 "{second} comes behind {first}, and must come before it, once"
             ));
         }
-        recipe.clear.iter().try_for_each(check_clear)?;
+        for clear in &recipe.clear {
+            check_clear(clear, self.registers.arguments)?;
+        }
         match self.recipes.insert(recipe.clone()) {
             true => Ok(()),
             false => Err("it is there twice".to_owned()),
@@ -171,8 +166,8 @@ fn check_source(source: &Source) -> Result<(), String> {
     }
 }
 
-fn check_clear(clear: &Clear) -> Result<(), String> {
-    if !ARGUMENTS.contains(&clear.argument) {
+fn check_clear(clear: &Clear, arguments: &[Register]) -> Result<(), String> {
+    if !arguments.contains(&clear.argument) {
         return Err(format!("{} is no argument", clear.argument));
     }
     match clear.size {

@@ -16,7 +16,7 @@ use crate::reentry::record::{
 use crate::reentry::{
     Call, Clear, Context, Location, Recipe, Recovery, ReentryTable, Register, STRINGS, Source,
 };
-use crate::{Error, Result, Svma};
+use crate::{Error, Result, Svma, arch};
 
 /// A re-entry table as it is stored.
 pub(crate) struct Stored {
@@ -31,7 +31,7 @@ pub(crate) struct Stored {
 impl Stored {
     /// Refuses a table that a reader would have to refuse: one that is not of this image, or that contradicts itself.
     pub(crate) fn encode(table: &ReentryTable, image: &Image, code: &Code) -> Result<Self> {
-        let mut checker = Checker::new(code);
+        let mut checker = Checker::new(arch::of_image(image)?, code);
         let mut steps = Vec::new();
         let mut recipes = Vec::new();
         for (index, recipe) in table.recipes.iter().enumerate() {

@@ -19,10 +19,9 @@ mod encode;
 mod read;
 mod record;
 
-use std::fmt;
-
 use crate::Svma;
 
+pub use crate::arch::Register;
 pub use crate::derive::reentry::derive;
 pub(crate) use encode::Stored;
 pub(crate) use read::read;
@@ -35,49 +34,6 @@ const MAX_CALLS: usize = 16;
 
 /// How many contexts a stored table can have. Images have about a thousand.
 const MAX_CONTEXTS: usize = 1 << 16;
-
-/// A general register by its DWARF number (System V psABI for x86-64, figure 3.36).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Register(pub u8);
-
-impl Register {
-    /// Number of general registers.
-    pub const COUNT: usize = 16;
-    /// `rax`
-    pub const RAX: Self = Self(0);
-    /// `rdx`
-    pub const RDX: Self = Self(1);
-    /// `rcx`
-    pub const RCX: Self = Self(2);
-    /// `rbx`
-    pub const RBX: Self = Self(3);
-    /// `rsi`
-    pub const RSI: Self = Self(4);
-    /// `rdi`
-    pub const RDI: Self = Self(5);
-    /// `rbp`
-    pub const RBP: Self = Self(6);
-    /// `rsp`
-    pub const RSP: Self = Self(7);
-
-    /// Index into an array of all general registers.
-    pub fn index(self) -> usize {
-        usize::from(self.0)
-    }
-}
-
-impl fmt::Display for Register {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const NAMES: [&str; Register::COUNT] = [
-            "rax", "rdx", "rcx", "rbx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11",
-            "r12", "r13", "r14", "r15",
-        ];
-        match NAMES.get(self.index()) {
-            Some(name) => f.write_str(name),
-            None => write!(f, "register {}", self.0),
-        }
-    }
-}
 
 /// Where a thread that was stopped has a number: as it was stopped, before anything is put back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use object::elf;
 
+use crate::arch::{self, Arch};
 use crate::elf::{Section, View, string_at};
 use crate::image::{Image, note};
 use crate::reachability::Code;
@@ -47,7 +48,9 @@ pub(crate) fn read(view: &View<'_>, image: &Image, code: &Code) -> Result<Option
     if note.descriptor[8..] != digest(image, code).to_le_bytes() {
         return Ok(None);
     }
-    Reader::new(view, code)?.table(note.offset).map(Some)
+    Reader::new(view, arch::of_image(image)?, code)?
+        .table(note.offset)
+        .map(Some)
 }
 
 fn is_ours(section: &Section) -> bool {
@@ -71,7 +74,7 @@ struct Records<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(view: &View<'a>, code: &'a Code) -> Result<Self> {
+    fn new(view: &View<'a>, arch: &dyn Arch, code: &'a Code) -> Result<Self> {
         let context_section = only(view, ContextRecord::SECTION)?;
         let strings = view.sections.get(context_section.link);
         let strings =
@@ -93,7 +96,7 @@ impl<'a> Reader<'a> {
             recipes: Records::of::<RecipeRecord>(view)?,
             steps: Records::of::<StepRecord>(view)?,
             strings: view.data(strings)?,
-            checker: Checker::new(code),
+            checker: Checker::new(arch, code),
         })
     }
 

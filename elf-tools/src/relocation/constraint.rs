@@ -1,41 +1,13 @@
 //! Relocations of code that computes an address from several constants.
 //!
-//! `lea rax,[rip+D]; mov ecx,[rax+E]` reads a field at an address that is the sum of two constants of the code. Which of
-//! the two changes when the field moves is for the linker to choose, and the choice depends on what else they take part
-//! in: a [`Constraint`] states the condition and no more. `docs/abi.md`, section 4.2.
+//! One instruction forms an address with a constant, and another one reads at a distance from it:
+//! the address of the field is the sum of two constants of the code. Which of the two changes when
+//! the field moves is for the linker to choose, and the choice depends on what else they take part
+//! in. So a [`Constraint`] states the condition and no more. `docs/abi.md`, section 4.2.
 
 use crate::Svma;
 
-/// How a constant is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Width {
-    /// Not at all: a memory operand without displacement. Its value is 0 as long as the instruction is not replaced.
-    None,
-    /// One byte, signed.
-    I8,
-    /// Four bytes, signed.
-    I32,
-}
-
-impl Width {
-    /// In bytes.
-    pub fn bytes(self) -> u64 {
-        match self {
-            Self::None => 0,
-            Self::I8 => 1,
-            Self::I32 => 4,
-        }
-    }
-
-    /// Whether `value` can be stored without changing its meaning.
-    pub fn fits(self, value: i64) -> bool {
-        match self {
-            Self::None => value == 0,
-            Self::I8 => i8::try_from(value).is_ok(),
-            Self::I32 => i32::try_from(value).is_ok(),
-        }
-    }
-}
+pub use crate::arch::Width;
 
 /// A constant in code that addresses are formed with: a displacement or an immediate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

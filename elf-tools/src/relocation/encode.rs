@@ -2,6 +2,7 @@
 
 use object::elf;
 
+use crate::arch::SPECIFIED;
 use crate::elf_writer::{
     Content, NewSection, RELA, SYMBOL, add_name, object_symbol, table_section,
 };
@@ -45,12 +46,8 @@ impl Tables {
             tables.need(need, section as u16);
         }
         for entry in &relocations.entries {
-            tables.entry(Rela {
-                place: entry.place,
-                number: entry.kind.number(),
-                symbol: entry.need as usize + 1,
-                addend: entry.addend,
-            });
+            let kind = Type::Kind(entry.kind);
+            tables.entry(kind, entry.place, entry.need as usize + 1, entry.addend)?;
         }
         for constraint in &relocations.constraints {
             tables.sum(constraint, relocations)?;
@@ -76,12 +73,12 @@ impl Tables {
     }
 
     fn sum(&mut self, constraint: &Constraint, relocations: &Relocations) -> Result<()> {
-        self.entry(Rela {
-            place: constraint.site,
-            number: Type::Constraint(constraint.right_hand_side).number(),
-            symbol: constraint.need as usize + 1,
-            addend: constraint.addend,
-        });
+        self.entry(
+            Type::Constraint(constraint.right_hand_side),
+            constraint.site,
+            constraint.need as usize + 1,
+            constraint.addend,
+        )?;
         for term in &constraint.terms {
             let operand_field = relocations
                 .operand_fields
@@ -94,12 +91,8 @@ impl Tables {
                     );
                     self.failed(constraint.site, reason)
                 })?;
-            self.entry(Rela {
-                place: operand_field.place,
-                number: Type::Term(operand_field.width).number(),
-                symbol: 0,
-                addend: term.coefficient,
-            });
+            let kind = Type::Term(operand_field.width);
+            self.entry(kind, operand_field.place, 0, term.coefficient)?;
         }
         Ok(())
     }
@@ -112,17 +105,22 @@ impl Tables {
         }
         let (binding, undefined) = (elf::STB_GLOBAL.0, elf::SHN_UNDEF.0);
         let symbol = self.symbols.add(reason, binding, undefined, 0, 0);
-        self.entry(Rela {
-            place: opaque.site,
-            number: Type::Opaque.number(),
-            symbol,
-            addend: 0,
-        });
-        Ok(())
+        self.entry(Type::Opaque, opaque.site, symbol, 0)
     }
 
-    fn entry(&mut self, entry: Rela) {
+    fn entry(&mut self, kind: Type, place: Svma, symbol: usize, addend: i64) -> Result<()> {
+        let Some(number) = kind.number(SPECIFIED) else {
+            let reason = format!("no relocation type is specified for {kind:?}");
+            return Err(self.failed(place, reason));
+        };
+        let entry = Rela {
+            place,
+            number,
+            symbol,
+            addend,
+        };
         self.relocations.extend(entry.encode());
+        Ok(())
     }
 
     /// An error about the entry that is to be written next.

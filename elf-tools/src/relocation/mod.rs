@@ -17,9 +17,8 @@ pub mod write;
 
 use std::fmt;
 
-use ::object::elf;
-
 use crate::Svma;
+use crate::arch::{Arch, RelocationType, SPECIFIED};
 use crate::symtab::name::Reference;
 
 pub use constraint::{Constraint, Opaque, OperandField, RightHandSide, Term, Width};
@@ -27,7 +26,8 @@ pub use postlink::postlink;
 pub use read::read;
 pub use uses::{FunctionUses, Uses};
 
-/// How a relocation is calculated and stored. The names are those of the x86-64 psABI.
+/// How a relocation is calculated and stored. Numbers and names are those
+/// of the architecture's psABI: [`crate::arch`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// S + A - P in 64 bits.
@@ -64,39 +64,15 @@ pub enum Quantity {
 }
 
 impl Kind {
-    /// Every kind with its number and name in the psABI.
-    const ALL: [(Self, u32, &'static str); 10] = [
-        (Self::Abs64, elf::R_X86_64_64.0, "R_X86_64_64"),
-        (Self::Pc32, elf::R_X86_64_PC32.0, "R_X86_64_PC32"),
-        (Self::GlobDat, elf::R_X86_64_GLOB_DAT.0, "R_X86_64_GLOB_DAT"),
-        (Self::Abs32, elf::R_X86_64_32.0, "R_X86_64_32"),
-        (Self::Abs32S, elf::R_X86_64_32S.0, "R_X86_64_32S"),
-        (Self::Abs16, elf::R_X86_64_16.0, "R_X86_64_16"),
-        (Self::Abs8, elf::R_X86_64_8.0, "R_X86_64_8"),
-        (Self::Pc64, elf::R_X86_64_PC64.0, "R_X86_64_PC64"),
-        (Self::Size32, elf::R_X86_64_SIZE32.0, "R_X86_64_SIZE32"),
-        (Self::Size64, elf::R_X86_64_SIZE64.0, "R_X86_64_SIZE64"),
-    ];
-
-    /// The kind with that number in the psABI, if the ABI allows it.
-    pub fn from_number(number: u32) -> Option<Self> {
-        Self::ALL
-            .iter()
-            .find(|entry| entry.1 == number)
-            .map(|entry| entry.0)
+    /// The kind with that number in the architecture's psABI, if the ABI allows it.
+    pub(crate) fn from_number(arch: &dyn Arch, number: u32) -> Option<Self> {
+        let mut types = arch.relocation_types().iter();
+        types.find(|of| of.number == number).map(|of| of.kind)
     }
 
-    fn entry(self) -> (u32, &'static str) {
-        let entry = Self::ALL
-            .iter()
-            .find(|entry| entry.0 == self)
-            .expect("every kind is listed");
-        (entry.1, entry.2)
-    }
-
-    /// Its number in the psABI.
-    pub fn number(self) -> u32 {
-        self.entry().0
+    /// Its relocation type; `None` if the architecture has none.
+    pub(crate) fn relocation_type(self, arch: &dyn Arch) -> Option<&'static RelocationType> {
+        arch.relocation_types().iter().find(|of| of.kind == self)
     }
 
     /// Width of the place in bytes.
@@ -135,7 +111,10 @@ impl Kind {
 /// The name in the psABI.
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.entry().1)
+        match self.relocation_type(SPECIFIED) {
+            Some(of) => f.write_str(of.name),
+            None => write!(f, "{self:?}"),
+        }
     }
 }
 

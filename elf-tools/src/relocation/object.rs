@@ -14,7 +14,7 @@ use crate::reentry::{self, ReentryTable};
 use crate::relocation::Relocations;
 use crate::relocation::encode::Tables;
 use crate::relocation::table::Reader;
-use crate::{Class, Error, Machine, Result};
+use crate::{BuildId, Error, Result, arch};
 
 /// Size of the descriptor without the build-id.
 const DESCRIPTOR: usize = 8;
@@ -25,10 +25,10 @@ pub fn is_table(bytes: &[u8]) -> bool {
     note.is_ok_and(|note| note.is_some())
 }
 
-/// Writes the table of the image with that build-id, which is empty if the image has none.
+/// Writes the table of the image with that build-id, if the image has one.
 pub fn write(
     relocations: &Relocations,
-    build_id: &[u8],
+    build_id: Option<&BuildId>,
     linux_version: Option<LinuxVersion>,
 ) -> Result<Vec<u8>> {
     let notes = elf_writer::announcement(note::NT_RELOCATIONS, build_id, linux_version);
@@ -44,9 +44,8 @@ pub fn write_with_reentry(
     image: &Image,
     code: &Code,
 ) -> Result<Vec<u8>> {
-    let build_id = image.build_id().unwrap_or_default();
     let kind = note::NT_RELOCATIONS;
-    let mut notes = elf_writer::announcement(kind, build_id, image.linux_version());
+    let mut notes = elf_writer::announcement(kind, image.build_id(), image.linux_version());
     let stored = reentry::Stored::encode(reentry, image, code)?;
     stored.announce(&mut notes);
     assemble(relocations, &notes, Some(stored))
@@ -101,10 +100,12 @@ fn parse<'data>(bytes: &'data [u8], image: &Image) -> Result<View<'data>> {
     };
     note::check_abi(&announcement, DESCRIPTOR)?;
     check_identity(&announcement, image)?;
-    if (view.machine, view.class) != (Machine::X86_64, Class::Elf64) {
+    if !arch::is_supported(view.machine, view.class) {
         let reason = format!(
-            "an object for {} {:?}; relocation types are specified for 64-bit x86-64",
-            view.machine, view.class
+            "an object for {} {:?}; relocation types are specified for {}",
+            view.machine,
+            view.class,
+            arch::SUPPORTED
         );
         return Err(Error::unsupported("relocation table", reason));
     }
@@ -123,24 +124,20 @@ fn announcement<'data>(view: &View<'data>) -> Result<Option<Note<'data>>> {
 
 /// A table only fits the image that it was made for.
 fn check_identity(announcement: &Note<'_>, image: &Image) -> Result<()> {
-    let stated = &announcement.descriptor[DESCRIPTOR..];
-    let own = image.build_id().unwrap_or_default();
-    if stated == own {
+    let stated = BuildId::new(&announcement.descriptor[DESCRIPTOR..]);
+    let own = image.build_id();
+    if stated.as_ref() == own {
         return Ok(());
     }
     let reason = format!(
         "the table is of the image with {}, and this image has {}",
-        named(stated),
+        named(stated.as_ref()),
         named(own)
     );
     let offset = announcement.offset + DESCRIPTOR as u64;
     Err(Error::malformed("vDSO note", offset, reason))
 }
 
-fn named(build_id: &[u8]) -> String {
-    if build_id.is_empty() {
-        return "no build-id".to_owned();
-    }
-    let digits: String = build_id.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("build-id {digits}")
+fn named(build_id: Option<&BuildId>) -> String {
+    build_id.map_or_else(|| "no build-id".to_owned(), |id| format!("build-id {id}"))
 }

@@ -1,14 +1,17 @@
 //! Where in an image a table may refer to.
 
+use crate::arch::{self, Arch};
 use crate::disassembly::{Access, Instruction};
 use crate::image::Image;
 use crate::reachability::Code;
 use crate::relocation::{Kind, OperandField, Quantity, Width};
 use crate::symtab::name::Reference;
-use crate::{Class, Error, Machine, Result, Svma};
+use crate::{Error, Result, Svma};
 
 /// An image and its instructions, to check places against. Errors are reasons, in words.
 pub(super) struct Places<'a> {
+    /// The image's architecture.
+    pub(super) arch: &'static dyn Arch,
     image: &'a Image,
     code: &'a Code,
 }
@@ -16,13 +19,13 @@ pub(super) struct Places<'a> {
 impl<'a> Places<'a> {
     /// Refuses an image of an architecture that no relocation types are specified for.
     pub(super) fn new(image: &'a Image, code: &'a Code) -> Result<Self> {
-        if image.machine() == Machine::X86_64 && image.class() == Class::Elf64 {
-            return Ok(Self { image, code });
+        let (machine, class) = (image.machine(), image.class());
+        if let Some(arch) = arch::of(machine, class) {
+            return Ok(Self { arch, image, code });
         }
         let reason = format!(
-            "{} {:?}; relocation types are specified for 64-bit x86-64",
-            image.machine(),
-            image.class()
+            "{machine} {class:?}; relocation types are specified for {}",
+            arch::SUPPORTED
         );
         Err(Error::unsupported("relocation table", reason))
     }

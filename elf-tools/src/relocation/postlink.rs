@@ -5,6 +5,7 @@
 
 use object::elf;
 
+use crate::arch::{self, Arch};
 use crate::elf::View;
 use crate::image::Image;
 use crate::relocation::rela::{self, Rela};
@@ -29,12 +30,13 @@ pub fn postlink(linked: &[u8], options: &PostlinkOptions<'_>) -> Result<Vec<u8>>
     let image = Image::parse(linked)?;
     let view = image.view()?;
     let mut relocations = Relocations::default();
+    let arch = arch::of_image(&image)?;
     for section in view
         .sections
         .iter()
         .filter(|section| section.kind == elf::SHT_RELA.0)
     {
-        collect(&view, section, options, &mut relocations)?;
+        collect(arch, &view, section, options, &mut relocations)?;
     }
     if relocations.entries.is_empty() {
         return Err(Error::not_found(
@@ -47,6 +49,7 @@ pub fn postlink(linked: &[u8], options: &PostlinkOptions<'_>) -> Result<Vec<u8>>
 }
 
 fn collect(
+    arch: &dyn Arch,
     view: &View<'_>,
     section: &crate::elf::Section,
     options: &PostlinkOptions<'_>,
@@ -79,7 +82,7 @@ fn collect(
             let reason = "its symbol is undefined: the image has a relocation table already";
             return Err(failed(reason.to_owned()));
         }
-        let kind = Kind::from_number(number)
+        let kind = Kind::from_number(arch, number)
             .ok_or_else(|| failed(format!("type {number} is not allowed")))?;
         let need = need_index(relocations, &reference, options, symbol);
         relocations.entries.push(Relocation {

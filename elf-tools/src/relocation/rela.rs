@@ -1,8 +1,7 @@
 //! Entries of a relocation table as they are stored, and the numbers of their types.
 
-use object::elf;
-
 use crate::Svma;
+use crate::arch::Arch;
 use crate::elf_writer::RELA;
 use crate::relocation::{Kind, RightHandSide, Width};
 
@@ -49,7 +48,7 @@ pub(super) fn entries(table: &[u8]) -> impl Iterator<Item = Rela> {
 /// What an entry is, by its type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Type {
-    /// `R_X86_64_NONE`.
+    /// Nothing: the architecture's relocation type of that meaning.
     Ignored,
     /// A relocation of the psABI.
     Kind(Kind),
@@ -74,25 +73,27 @@ impl Type {
     ];
 
     /// The type of that number, if the ABI allows it.
-    pub(super) fn from_number(number: u32) -> Option<Self> {
-        if number == elf::R_X86_64_NONE.0 {
+    pub(super) fn from_number(arch: &dyn Arch, number: u32) -> Option<Self> {
+        if number == arch.ignored_relocation() {
             return Some(Self::Ignored);
         }
         let private = || {
             let found = Self::PRIVATE.iter().find(|entry| entry.1 == number);
             found.map(|entry| entry.0)
         };
-        Kind::from_number(number).map(Self::Kind).or_else(private)
+        Kind::from_number(arch, number)
+            .map(Self::Kind)
+            .or_else(private)
     }
 
-    /// Its number.
-    pub(super) fn number(self) -> u32 {
+    /// Its number; `None` for a kind that the architecture does not have.
+    pub(super) fn number(self, arch: &dyn Arch) -> Option<u32> {
         match self {
-            Self::Ignored => elf::R_X86_64_NONE.0,
-            Self::Kind(kind) => kind.number(),
+            Self::Ignored => Some(arch.ignored_relocation()),
+            Self::Kind(kind) => kind.relocation_type(arch).map(|of| of.number),
             private => {
                 let found = Self::PRIVATE.iter().find(|entry| entry.0 == private);
-                found.expect("every private type is listed").1
+                found.map(|entry| entry.1)
             }
         }
     }

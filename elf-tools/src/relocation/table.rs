@@ -124,7 +124,7 @@ impl<'a> Reader<'a> {
 
     fn entry(&mut self, index: usize, entry: Rela, symbols: &mut Symbols<'_, '_>) -> Result<()> {
         let failed = |reason| failed(index, entry.place, reason);
-        let kind = Type::from_number(entry.number)
+        let kind = Type::from_number(self.places.arch, entry.number)
             .ok_or_else(|| failed(format!("type {} is not allowed", entry.number)))?;
         if !matches!(kind, Type::Ignored | Type::Term(_)) {
             self.close()?;

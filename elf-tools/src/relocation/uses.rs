@@ -124,7 +124,8 @@ impl Relocations {
         }
     }
 
-    /// A distance operand field is used together with its own address (`lea operand field; add (operand field)`); that tells which operand field is meant.
+    /// Code that uses a stored distance adds it to the address of its own place: it loads that
+    /// address, and adds what is there. So the address tells which place is meant.
     fn is_plain_slot_address(&self, instruction: &Instruction) -> bool {
         let operand_field = instruction.target.and_then(|target| {
             self.covering(target)

@@ -12,7 +12,7 @@ use crate::elf_writer::{
 use crate::image::note;
 use crate::symtab::name::VersionedName;
 use crate::symtab::{Mapping, Provenance, Symbol, Symtab, mapping_name};
-use crate::{Error, Result};
+use crate::{BuildId, Error, Result};
 
 const PAGE: u64 = 0x1000;
 
@@ -37,8 +37,7 @@ pub fn read(bytes: &[u8], provenance: Provenance) -> Result<Symtab> {
     note::check_abi(&announcement, 8)?;
     let (mappings, sections) = mappings(&view)?;
     let mut symtab = Symtab::new(provenance, mappings)?;
-    let build_id = &announcement.descriptor[8..];
-    symtab.build_id = (!build_id.is_empty()).then(|| build_id.to_vec());
+    symtab.build_id = BuildId::new(&announcement.descriptor[8..]);
     symtab.linux_version = note::linux_version(&view.notes()?);
     let is_table = |kind: u32| kind == elf::SHT_DYNSYM.0 || kind == elf::SHT_SYMTAB.0;
     let dynamic = view
@@ -160,7 +159,7 @@ fn symbol(raw: &RawSymbol<'_>, mapping: usize, place: &Mapping) -> Result<Option
 
 /// Writes the table as a symbol table object.
 pub fn write(symtab: &Symtab) -> Result<Vec<u8>> {
-    let build_id = symtab.build_id.as_deref().unwrap_or_default();
+    let build_id = symtab.build_id.as_ref();
     let notes = elf_writer::announcement(note::NT_SYMBOLS, build_id, symtab.linux_version);
     let (mut bytes, note_section) = object_with_notes(&notes);
     let mut strings = vec![0u8];

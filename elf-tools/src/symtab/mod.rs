@@ -15,7 +15,7 @@ mod vvar_accesses;
 use rustc_hash::FxHashMap;
 
 use crate::image::LinuxVersion;
-use crate::{Error, Result};
+use crate::{BuildId, Error, Result};
 
 /// The names of the kernel's mappings, as `/proc/PID/maps` spells them.
 pub mod mapping_name {
@@ -76,7 +76,7 @@ pub struct Symtab {
     /// Elements by the names of their arrays, which are asked for more often than anything else.
     elements: FxHashMap<String, usize>,
     /// Build-id of the vDSO this kernel ships, if the source knows it.
-    pub build_id: Option<Vec<u8>>,
+    pub build_id: Option<BuildId>,
     /// The kernel's version, if the source knows it.
     pub linux_version: Option<LinuxVersion>,
 }

@@ -11,7 +11,7 @@ use super::vvar_accesses::Evidence;
 use super::{Mapping, Symbol, Symtab, mapping_name};
 use crate::image::Image;
 use crate::layout::Layout;
-use crate::{Class, Error, Machine, Result};
+use crate::{Error, Result};
 
 /// Semantic version of every symbol of a stock kernel.
 const VERSION: u32 = 1;
@@ -21,27 +21,15 @@ const LOWEST: i64 = 0x10000;
 
 /// Derives the symbols of the kernel that `layout` describes and whose own vDSO `image` is.
 ///
-/// Only x86-64 kernels are understood. Errors where the layout lacks the structs of a vvar, and where no page layout,
+/// Errors where the image's architecture is not supported, where the layout lacks the structs of a vvar, and where no page layout,
 /// or more than one, agrees with the image's code; the error then states what each candidate fails at.
 pub fn from_layout(layout: &dyn Layout, image: &Image) -> Result<Symtab> {
-    let evidence = evidence(image)?;
+    let evidence = Evidence::of(image)?;
     let candidates = match layout.enumeration("vdso_pages")? {
         Some(enumerators) => vec![page_layouts::from_enumerators(&enumerators)?],
         None => page_layouts::entries(),
     };
     from_candidates(layout, image, &evidence, &candidates)
-}
-
-fn evidence(image: &Image) -> Result<Evidence> {
-    match (image.machine(), image.class()) {
-        (Machine::X86_64, Class::Elf64) => Evidence::of(image),
-        (machine, class) => {
-            let reason = format!(
-                "{machine} in {class:?}; the vvar of x86-64 kernels (64-bit images) is understood"
-            );
-            Err(Error::unsupported("image", reason))
-        }
-    }
 }
 
 fn from_candidates(
@@ -66,7 +54,7 @@ fn from_candidates(
             }
         };
         let mut symtab = symtab(layout, image, placement, &places)?;
-        symtab.build_id = image.build_id().map(<[u8]>::to_vec);
+        symtab.build_id = image.build_id().cloned();
         symtab.linux_version = image.linux_version();
         match &agreed {
             Some((first, earlier)) if *earlier != symtab => {

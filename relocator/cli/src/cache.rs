@@ -12,7 +12,6 @@ use elf_tools::reentry::ReentryTable;
 use elf_tools::relocation::{Relocations, object};
 
 use anyhow::{Context, Result};
-use relocator::hexadecimal;
 use relocator::link::Old;
 use relocator::tables::{self, DERIVATION_VERSION, Store};
 
@@ -49,8 +48,8 @@ impl Cache {
 
     /// Where the table of an image is kept; nowhere if nothing tells the image from others.
     pub fn path(&self, image: &Image) -> Option<PathBuf> {
-        let build_id = image.build_id().filter(|id| !id.is_empty())?;
-        let name = format!("{}.{DERIVATION_VERSION}.so", hexadecimal::digits(build_id));
+        let build_id = image.build_id()?;
+        let name = format!("{build_id}.{DERIVATION_VERSION}.so");
         Some(self.root.join(name))
     }
 

@@ -8,7 +8,6 @@ use elf_tools::relocation::Relocations;
 use elf_tools::symtab::Provenance;
 use serde::Serialize;
 
-use relocator::hexadecimal;
 use relocator::link::LinkedImage;
 use relocator::plan::FunctionPlan;
 use relocator::source::{LiveMapping, Source};
@@ -62,7 +61,7 @@ impl Kernel {
     pub fn new(source: &Source) -> Self {
         Self {
             source: source.name.clone(),
-            build_id: source.build_id().map(hexadecimal::digits),
+            build_id: source.build_id().map(elf_tools::BuildId::to_string),
             kernel: source
                 .linux_version()
                 .map(|version: LinuxVersion| version.to_string()),

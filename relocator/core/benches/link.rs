@@ -121,7 +121,7 @@ fn stock(criterion: &mut Criterion) {
         let link = |old: &Old| link(old, &new, &placement, Policy::Auto).expect("it links");
         let old = derive();
         let relocations = old.relocations.as_ref().expect("a derived table");
-        let table = object::write(relocations, image.build_id().unwrap_or_default(), None)
+        let table = object::write(relocations, image.build_id(), None)
             .expect("a table that can be written");
         let read = || {
             let image = parse();

@@ -20,7 +20,6 @@
 
 pub mod criu;
 mod error;
-pub mod hexadecimal;
 mod input;
 pub mod link;
 pub mod placement;

@@ -7,7 +7,7 @@ use elf_tools::kernel::{KernelFile, is_kernel_file};
 use elf_tools::layout::btf::Btf;
 use elf_tools::layout::dwarf::Dwarf;
 use elf_tools::symtab::{self, Provenance, Symtab, stock_symbols};
-use elf_tools::{Avma, relocation};
+use elf_tools::{Avma, BuildId, relocation};
 
 use crate::placement::Placement;
 use crate::{Error, Result};
@@ -116,11 +116,11 @@ impl Source {
     }
 
     /// The build-id of the vDSO.
-    pub fn build_id(&self) -> Option<&[u8]> {
+    pub fn build_id(&self) -> Option<&BuildId> {
         let of_table = || {
             self.symtab
                 .as_ref()
-                .and_then(|symtab| symtab.build_id.as_deref())
+                .and_then(|symtab| symtab.build_id.as_ref())
         };
         self.image
             .as_ref()

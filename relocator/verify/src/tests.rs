@@ -172,7 +172,7 @@ fn an_image_that_does_not_run_here_is_refused_as_the_running_one() {
         .is_ok()
     );
     let mut bytes = running.image.bytes().to_vec();
-    let build_id = running.image.build_id().unwrap();
+    let build_id = running.image.build_id().unwrap().as_bytes();
     let at = bytes
         .windows(build_id.len())
         .position(|window| window == build_id)

@@ -249,7 +249,7 @@ fn a_table_and_its_image_know_each_other() {
         let note = image.tables_note().expect(fixture.name);
         let symtab = symtab(fixture);
         assert_eq!(
-            symtab.build_id.as_deref(),
+            symtab.build_id.as_ref(),
             image.build_id(),
             "{}",
             fixture.name

@@ -32,7 +32,7 @@ fuzz_target!(|bytes: &[u8]| {
     };
     // What was derived can be written, and is the same when it is read.
     let table = derivation.relocations;
-    let id = image.build_id().unwrap_or_default();
+    let id = image.build_id();
     let written = object::write(&table, id, None).expect("what was derived can be written");
     let read = object::read(&written, &image, &code).expect("what was written can be read");
     assert_eq!(read, table);

@@ -9,15 +9,13 @@ use gimli::{
     UnwindSection,
 };
 
-use super::source::{CALLEE_SAVED, Stopped, number, register};
+use super::source::Stopped;
+use crate::arch::Arch;
 use crate::derive::machine::State;
 use crate::derive::value::{SetId, UnknownId};
 use crate::image::Image;
 use crate::reentry::Register;
 use crate::{Error, Result, Svma};
-
-/// DWARF's number of the return address, the last of the registers that count here.
-const RETURN_ADDRESS: u16 = 16;
 
 /// The rules for a range of instructions.
 #[derive(Debug, Clone)]
@@ -25,8 +23,8 @@ struct Row {
     start: u64,
     end: u64,
     frame: Frame,
-    /// For each callee-saved register where it is.
-    saved: [Saved; CALLEE_SAVED.len()],
+    /// For each callee-saved register, in the architecture's order, where it is.
+    saved: Vec<Saved>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -63,7 +61,8 @@ pub(super) struct Active<'a> {
 
 impl Rules {
     /// Reads `.eh_frame`; no rules where there is none.
-    pub(super) fn read(image: &Image) -> Result<Self> {
+    pub(super) fn read(arch: &dyn Arch, image: &Image) -> Result<Self> {
+        let registers = arch.registers();
         let view = image.view()?;
         let Some(section) = view.section(".eh_frame") else {
             return Ok(Self::default());
@@ -91,20 +90,17 @@ impl Rules {
                     end: row.end_address(),
                     frame: match row.cfa() {
                         CfaRule::RegisterAndOffset { register, offset }
-                            if register.0 < RETURN_ADDRESS =>
+                            if register.0 < registers.return_address =>
                         {
                             Frame::At(Register(register.0 as u8), *offset)
                         }
                         _ => Frame::Other,
                     },
-                    saved: CALLEE_SAVED.map(|saved| {
-                        let dwarf = gimli::Register(register(saved).0.into());
-                        match row.register(dwarf) {
-                            None | Some(RegisterRule::SameValue) => Saved::InPlace,
-                            Some(RegisterRule::Offset(offset)) => Saved::At(offset),
-                            Some(_) => Saved::Other,
-                        }
-                    }),
+                    saved: registers
+                        .callee_saved
+                        .iter()
+                        .map(|saved| saved_in(row, *saved))
+                        .collect(),
                 });
             }
         }
@@ -128,21 +124,33 @@ impl Rules {
     }
 }
 
+/// Where a row says that a register is.
+fn saved_in(row: &gimli::UnwindTableRow<usize>, register: Register) -> Saved {
+    match row.register(gimli::Register(register.0.into())) {
+        None | Some(RegisterRule::SameValue) => Saved::InPlace,
+        Some(RegisterRule::Offset(offset)) => Saved::At(offset),
+        Some(_) => Saved::Other,
+    }
+}
+
 impl Row {
     fn check(&self, stopped: &Stopped<'_>, active: &Active<'_>) -> Result<(), String> {
         let Frame::At(base, offset) = self.frame else {
             return Err("call frame information uses an expression for the frame".to_owned());
         };
-        let value = stopped.register(number(base));
+        let value = stopped.register(stopped.arch.number(base));
         let place = value.and_then(|value| stopped.place(value));
         let frame = place.map(|(unknown, at)| (unknown, at + offset));
-        let expected = (active.returns_at.0, active.returns_at.1 + 8);
+        let above = stopped.arch.frame_above_return_address();
+        let expected = (active.returns_at.0, active.returns_at.1 + above);
         if frame != Some(expected) {
             return Err(format!(
                 "call frame information puts the frame at {base}{offset:+}, and the code does not"
             ));
         }
-        for (&number, saved) in CALLEE_SAVED.iter().zip(self.saved) {
+        let registers = stopped.arch.registers().callee_saved;
+        for (&register, &saved) in registers.iter().zip(&self.saved) {
+            let number = stopped.arch.number(register);
             let entered = active.entered.registers[usize::from(number)];
             let found: Option<SetId> = match saved {
                 Saved::InPlace => Some(stopped.state.registers[usize::from(number)]),
@@ -151,8 +159,7 @@ impl Row {
             };
             if found != Some(entered) {
                 return Err(format!(
-                    "call frame information and the code disagree on where {} is",
-                    register(number)
+                    "call frame information and the code disagree on where {register} is"
                 ));
             }
         }

@@ -1,8 +1,8 @@
 //! What a function does to memory besides its stack and its results, and which of it an activation that is given up must
 //! take back.
 //!
-//! A function that only stores, as those that tell the time do, can begin anew at any boundary: it stores again. One that
-//! reads what it has stored keeps a state there. Of these `getrandom` can begin anew: it *marks* its state as in use while
+//! A function that only stores, as those that tell the time do, can start over at any boundary: it stores again. One that
+//! reads what it has stored keeps a state there. Of these `getrandom` can start over: it *marks* its state as in use while
 //! it runs, and would take a state that is still marked for somebody else's. And it keeps the *generation* of the kernel's
 //! random number generator with the key; small numbers, which another kernel's may equal by accident, so that the
 //! key would be used again.
@@ -12,13 +12,12 @@ use rustc_hash::FxHashMap;
 use super::memory::{Bytes, Place, is_kernels, place};
 use super::reach::Reach;
 use super::source::Stopped;
+use crate::arch::Arch;
 use crate::derive::fixpoint::Analysis;
 use crate::derive::machine::Store;
 use crate::derive::pool::Pool;
 use crate::derive::value::{SetId, Unknown};
 use crate::reentry::{Clear, Register};
-
-use super::source;
 
 /// What a function leaves in memory.
 #[derive(Debug, Default)]
@@ -41,7 +40,7 @@ pub(super) struct Mark {
 }
 
 impl Effects {
-    pub(super) fn of(analysis: &Analysis, reach: &Reach) -> Self {
+    pub(super) fn of(arch: &dyn Arch, analysis: &Analysis, reach: &Reach) -> Self {
         if !reads_what_was_there(analysis, reach) {
             return Self::default();
         }
@@ -51,7 +50,7 @@ impl Effects {
         changes.dedup();
         Self {
             changes,
-            mark: mark(&analysis.pool, &stores, analysis),
+            mark: mark(arch, &stores, analysis),
         }
     }
 }
@@ -78,7 +77,8 @@ fn reads_what_was_there(analysis: &Analysis, reach: &Reach) -> bool {
 }
 
 /// Finds the mark: a byte of an object to which 1 is stored, and 0.
-fn mark(pool: &Pool, stores: &[Store], analysis: &Analysis) -> Option<Mark> {
+fn mark(arch: &dyn Arch, stores: &[Store], analysis: &Analysis) -> Option<Mark> {
+    let pool = &analysis.pool;
     let constant = |set: SetId| match pool.values(set) {
         [value] if value.base == 0 && value.terms.is_empty() => Some(value.constant),
         _ => None,
@@ -97,7 +97,7 @@ fn mark(pool: &Pool, stores: &[Store], analysis: &Analysis) -> Option<Mark> {
         (!cleared.is_empty()).then(|| (of_byte(1, Some(at)), cleared, at))
     })?;
     let clear = |offset: i64, size: u8| Clear {
-        argument: source::register(at.0),
+        argument: arch.register(at.0),
         offset,
         size,
     };
@@ -138,7 +138,7 @@ fn is_read_from_kernel(pool: &Pool, set: SetId, analysis: &Analysis) -> bool {
 /// Whether a thread still has the arguments that point to what has to be cleared.
 pub(super) fn can_clear(stopped: &Stopped<'_>, clear: &[Clear]) -> Result<(), Register> {
     let lost = clear.iter().map(|clear| clear.argument).find(|&argument| {
-        let number = source::number(argument);
+        let number = stopped.arch.number(argument);
         !stopped.is_in_place(number, false) && stopped.initial(number, false).is_none()
     });
     lost.map_or(Ok(()), Err)

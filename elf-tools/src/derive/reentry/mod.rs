@@ -22,10 +22,10 @@ mod source;
 
 use std::collections::BTreeMap;
 
+use crate::arch::{self, Arch};
 use crate::derive::fixpoint::{self, Analysis, Block, Keep};
 use crate::derive::machine::State;
 use crate::derive::value::UnknownId;
-use crate::derive::x86_64;
 use crate::image::Image;
 use crate::reachability::{Code, Function};
 use crate::reentry::{Call, Context, Location, Recipe, Recovery, ReentryTable, Register, Source};
@@ -35,20 +35,17 @@ use cfi::{Active, Rules};
 use effects::Effects;
 use prototype::Argument;
 use reach::Reach;
-use source::{CALLEE_SAVED, RSP, Stopped};
-
-/// `syscall`
-const SYSCALL: [u8; 2] = [0x0f, 0x05];
+use source::Stopped;
 
 /// Derives the re-entry table of `image` from its code.
 ///
-/// Alternatives must be as they are in the process: they decide where boundaries are. Errors where the image is not a
-/// 64-bit x86-64 one, and where its call frame information is malformed.
+/// Alternatives must be as they are in the process: they decide where boundaries are. Errors where the image's
+/// architecture is not supported, and where its call frame information is malformed.
 pub fn derive(image: &Image, code: &Code) -> Result<ReentryTable> {
-    super::check_architecture(image)?;
-    let architecture = x86_64::X86_64::new(image, code);
+    let arch = arch::of_image(image)?;
+    let dataflow = arch.dataflow(image, code);
     let leaders = fixpoint::leaders(code);
-    let rules = Rules::read(image)?;
+    let rules = Rules::read(arch, image)?;
     let mut steps_left = fixpoint::MAX_STEPS;
     let mut collected = Collected::default();
     for function in code.functions() {
@@ -58,7 +55,7 @@ pub fn derive(image: &Image, code: &Code) -> Result<ReentryTable> {
             continue;
         }
         let analysis = fixpoint::analyse(
-            &architecture,
+            &*dataflow,
             code,
             &leaders,
             function,
@@ -72,12 +69,13 @@ pub fn derive(image: &Image, code: &Code) -> Result<ReentryTable> {
         }
         let reach = Reach::of(&analysis);
         let recipes = Recipes {
+            arch,
             image,
             code,
             function,
             rules: &rules,
-            arguments: arguments(image, function),
-            effects: Effects::of(&analysis, &reach),
+            arguments: arguments(arch, image, function),
+            effects: Effects::of(arch, &analysis, &reach),
             reach,
             analysis: &analysis,
         };
@@ -87,9 +85,9 @@ pub fn derive(image: &Image, code: &Code) -> Result<ReentryTable> {
 }
 
 /// The arguments of a function: those of a name that is known, if it has one.
-fn arguments(image: &Image, function: &Function) -> &'static [Argument] {
+fn arguments(arch: &dyn Arch, image: &Image, function: &Function) -> Vec<(Register, Argument)> {
     let exports = image.exports_at(function.entry);
-    let known = exports.map(|export| prototype::arguments(&export.name));
+    let known = exports.map(|export| prototype::arguments(&export.name, arch.registers()));
     known
         .min_by_key(|arguments| arguments.len())
         .unwrap_or_default()
@@ -142,11 +140,12 @@ impl Collected {
 
 /// What the recipes of one function are made from.
 struct Recipes<'a> {
+    arch: &'static dyn Arch,
     image: &'a Image,
     code: &'a Code,
     function: &'a Function,
     rules: &'a Rules,
-    arguments: &'static [Argument],
+    arguments: Vec<(Register, Argument)>,
     effects: Effects,
     reach: Reach,
     analysis: &'a Analysis,
@@ -167,9 +166,10 @@ impl Recipes<'_> {
                 let index = block.start + offset as u32;
                 let boundary = self.code.instructions()[index as usize].address;
                 let stopped = Stopped {
+                    arch: self.arch,
                     pool: &self.analysis.pool,
                     state,
-                    is_system_call: self.image.bytes()[boundary.index()..].starts_with(&SYSCALL),
+                    is_system_call: self.is_system_call(boundary),
                 };
                 let (calls, recovery) = match &frames {
                     Some(frames) => self.recovery(boundary, &stopped, frames, (number, offset)),
@@ -190,21 +190,32 @@ impl Recipes<'_> {
         }
     }
 
+    fn is_system_call(&self, boundary: Svma) -> bool {
+        let code = self.image.bytes().get(boundary.index()..);
+        code.is_some_and(|code| self.arch.is_system_call(code))
+    }
+
+    fn stack_pointer(&self) -> Register {
+        self.arch.registers().stack_pointer
+    }
+
     /// The calls of a context, innermost first; the last is the one that called the function.
     fn frames(&self, context: u32) -> Option<Vec<Frame<'_>>> {
+        let stack_pointer = self.arch.number(self.stack_pointer());
         let mut frames = Vec::new();
         let mut next = Some(context);
         while let Some(context) = next {
             let known = self.analysis.contexts[context as usize];
             let entered = self.entered(context)?;
             let stopped = Stopped {
+                arch: self.arch,
                 pool: &self.analysis.pool,
                 state: &entered.states[0],
                 is_system_call: false,
             };
             let instructions = self.code.instructions();
             frames.push(Frame {
-                returns_at: stopped.place(stopped.register(RSP)?)?,
+                returns_at: stopped.place(stopped.register(stack_pointer)?)?,
                 returns_to: instructions
                     .get(known.returns_to as usize)
                     .map(|instruction| instruction.address),
@@ -258,22 +269,19 @@ impl Recipes<'_> {
             .entry_stack()
             .ok_or("the stack pointer of the entry is lost")?;
         let in_place = Source {
-            location: Location::Register(Register::RSP),
+            location: Location::Register(self.stack_pointer()),
             image: 0,
             constant: 0,
             scale: 1,
             low: false,
         };
         if stack != in_place {
-            recipe.registers.push((Register::RSP, stack));
+            recipe.registers.push((self.stack_pointer(), stack));
         }
-        let saved = CALLEE_SAVED.map(|number| (source::register(number), false));
-        let arguments = self
-            .arguments
-            .iter()
-            .map(|argument| (argument.register, argument.is_low));
-        for (register, is_low) in arguments.chain(saved) {
-            let number = source::number(register);
+        let saved = self.arch.registers().callee_saved.iter();
+        let saved = saved.map(|&register| (register, Argument::Whole));
+        for (register, kind) in self.arguments.iter().copied().chain(saved) {
+            let (number, is_low) = (self.arch.number(register), kind == Argument::Low);
             if stopped.is_in_place(number, is_low) {
                 continue;
             }

@@ -1,45 +1,24 @@
 //! Where a thread still has what it had at the entry of its function.
 
+use crate::arch::Arch;
 use crate::derive::machine::{Spill, State};
 use crate::derive::pool::Pool;
 use crate::derive::value::{SetId, Unknown, UnknownId, Value};
 use crate::reentry::{Location, Register, Source};
 
-/// Callee-saved registers by the processor's numbers: rbx, rbp, r12 to r15.
-pub(super) const CALLEE_SAVED: [u8; 6] = [3, 5, 12, 13, 14, 15];
-
-/// The processor's number of the stack pointer.
-pub(super) const RSP: u8 = 4;
-
-/// From the processor's numbers to DWARF's.
-const DWARF: [u8; Register::COUNT] = [0, 2, 1, 3, 7, 6, 4, 5, 8, 9, 10, 11, 12, 13, 14, 15];
-
 /// Largest factor of an argument of 32 bits: the product does not overflow, so that it can be undone.
 const MAX_SCALE: u64 = 1 << 30;
-
-/// The register that the processor calls `number`.
-pub(super) fn register(number: u8) -> Register {
-    Register(DWARF[usize::from(number)])
-}
-
-/// The processor's number of a register.
-pub(super) fn number(register: Register) -> u8 {
-    let found = DWARF.iter().position(|&dwarf| dwarf == register.0);
-    found.unwrap_or(usize::from(register.0)) as u8
-}
 
 /// What is known of a thread at one boundary.
 #[derive(Clone, Copy)]
 pub(super) struct Stopped<'a> {
+    pub(super) arch: &'static dyn Arch,
     pub(super) pool: &'a Pool,
     pub(super) state: &'a State,
     /// Whether the instruction is a system call. A thread can come back to it to repeat the call, and the processor has
     /// overwritten two registers then.
     pub(super) is_system_call: bool,
 }
-
-/// rcx and r11, by the processor's numbers: where `syscall` puts the program counter and the flags.
-const SYSTEM_CALL: [u8; 2] = [1, 11];
 
 impl Stopped<'_> {
     /// The value of a set, if there is one only.
@@ -57,7 +36,8 @@ impl Stopped<'_> {
 
     /// What a register may hold, if that can be relied on.
     fn set(&self, number: u8) -> Option<SetId> {
-        let is_lost = self.is_system_call && SYSTEM_CALL.contains(&number);
+        let clobbers = self.arch.registers().system_call_clobbers;
+        let is_lost = self.is_system_call && clobbers.contains(&self.arch.register(number));
         (!is_lost).then(|| self.state.registers[usize::from(number)])
     }
 
@@ -142,7 +122,7 @@ impl Stopped<'_> {
             sources.all(|other| other == Some(first)).then_some(first)
         };
         let registers = (0..Register::COUNT as u8).filter_map(|number| {
-            let location = Location::Register(register(number));
+            let location = Location::Register(self.arch.register(number));
             one(self.set(number)?, location)
         });
         let spills = self.state.stack.iter().filter_map(|spill| {
@@ -167,7 +147,9 @@ impl Stopped<'_> {
     }
 
     pub(super) fn stack_location(&self, base: UnknownId, offset: i64) -> Option<Location> {
-        let order = std::iter::once(RSP).chain((0..Register::COUNT as u8).filter(|&n| n != RSP));
+        let first = self.arch.number(self.arch.registers().stack_pointer);
+        let rest = (0..Register::COUNT as u8).filter(|&number| number != first);
+        let order = std::iter::once(first).chain(rest);
         order.into_iter().find_map(|number| {
             let value = self.register(number)?;
             let [term] = value.terms[..] else {
@@ -175,7 +157,7 @@ impl Stopped<'_> {
             };
             let points = value.base == 0 && term.unknown == base && term.coefficient == 1;
             points.then(|| Location::Memory {
-                base: register(number),
+                base: self.arch.register(number),
                 offset: offset - value.constant,
             })
         })

@@ -71,7 +71,7 @@ fn what_is_damaged_counts_as_absent_until_it_is_replaced() {
         assert_eq!(get(&cache, &old), None, "{length} bytes");
     }
     let mut other = bytes.clone();
-    let build_id = old.image.build_id().unwrap();
+    let build_id = old.image.build_id().unwrap().as_bytes();
     let at = bytes.windows(build_id.len()).position(|b| b == build_id);
     other[at.unwrap()] ^= 1;
     fs::write(&path, other).unwrap();
@@ -101,7 +101,7 @@ fn an_image_that_nothing_tells_from_others_is_not_kept() {
     let directory = tempfile::tempdir().unwrap();
     let cache = Cache::at(directory.path().to_owned());
     let old = bare();
-    let build_id = old.image.build_id().unwrap();
+    let build_id = old.image.build_id().unwrap().as_bytes();
     let mut bytes = old.image.bytes().to_vec();
     let at = bytes.windows(build_id.len()).position(|b| b == build_id);
     // The owner of the note is no longer GNU.

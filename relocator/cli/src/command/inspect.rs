@@ -100,11 +100,9 @@ fn image_report(source: &Source, image: &elf_tools::image::Image) -> Result<Imag
         what: source.name.clone(),
         source: error,
     };
-    let old = match image.machine() {
-        elf_tools::Machine::X86_64 | elf_tools::Machine::X86 => {
-            Some(Old::read(image.clone()).map_err(failed)?)
-        }
-        _ => None,
+    let old = match elf_tools::arch::is_decoded(image.machine()) {
+        true => Some(Old::read(image.clone()).map_err(failed)?),
+        false => None,
     };
     let relocations = old.as_ref().and_then(|old| old.relocations.as_ref());
     let uses = old.as_ref().and_then(|old| old.uses.as_ref());

@@ -6,9 +6,8 @@ use std::ops::Range;
 use crate::json::Mapping;
 use crate::source::Spec;
 use anyhow::Result;
-use elf_tools::Avma;
 use elf_tools::image::Image;
-use relocator::hexadecimal;
+use elf_tools::{Avma, BuildId};
 use relocator_process::apply::recognise::{self, KernelUnit, OldText, Own};
 use relocator_process::apply::record::{Found, Record};
 use serde::Serialize;
@@ -115,7 +114,7 @@ fn old(text: &OldText, zeros: Option<Range<Avma>>) -> Result<Old> {
     Ok(Old {
         address: text.image.0,
         size: text.size,
-        build_id: build_id.map(hexadecimal::digits),
+        build_id: build_id.map(BuildId::to_string),
         told: text.is_told,
         mapping: text.mapping.clone().into(),
         zeros: zeros.map(Pages::from),
@@ -132,7 +131,7 @@ fn link(text: &OldText) -> Result<Option<Link>> {
     Ok(Some(Link {
         address,
         size,
-        new_build_id: hexadecimal::digits(&record.new),
+        new_build_id: BuildId::new(&record.new).map_or_else(String::new, |id| id.to_string()),
         complete: record.is_complete(&text.bytes, start)?,
         functions: record.entries.len(),
         moved: record.moved.len(),

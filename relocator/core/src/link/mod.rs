@@ -13,7 +13,7 @@ mod resolve;
 mod solve;
 
 use elf_tools::relocation::{Relocations, Width};
-use elf_tools::{Class, Machine, Svma};
+use elf_tools::{Svma, arch};
 
 use crate::placement::Placement;
 use crate::plan::own::{self, Failures, Own};
@@ -65,7 +65,7 @@ pub fn link(
     policy: Policy,
 ) -> Result<LinkedImage> {
     let image = &old.image;
-    if (image.machine(), image.class()) != (Machine::X86_64, Class::Elf64) {
+    if !arch::is_supported(image.machine(), image.class()) {
         let what = format!("a {} image of {:?}", image.machine(), image.class());
         return Err(Error::Unlinkable {
             what,

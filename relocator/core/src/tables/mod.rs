@@ -12,16 +12,15 @@ mod tests;
 use std::fmt;
 use std::sync::Arc;
 
-use elf_tools::Svma;
 use elf_tools::derive::Derivation;
 use elf_tools::image::Image;
 use elf_tools::reachability::Code;
 use elf_tools::reentry::ReentryTable;
 use elf_tools::relocation::{Relocations, object};
 use elf_tools::symtab::{self, Symtab};
+use elf_tools::{BuildId, Svma};
 
 use crate::error::in_words;
-use crate::hexadecimal;
 use crate::link::Old;
 use crate::source::Source;
 use crate::{Error, Result};
@@ -175,9 +174,9 @@ fn from_file(old: &mut Old, file: &Given, options: &Options) -> Result<Found> {
         return Err(Error::input(name)(error));
     }
     let symbols = symtab::elf::read(bytes, symtab::Provenance::File).map_err(Error::input(name))?;
-    let (named, own) = (symbols.build_id.as_deref(), old.image.build_id());
+    let (named, own) = (symbols.build_id.as_ref(), old.image.build_id());
     if named.is_some() && named != own {
-        let hex = |id: Option<&[u8]>| id.map_or_else(|| "none".to_owned(), hexadecimal::digits);
+        let hex = |id: Option<&BuildId>| id.map_or_else(|| "none".to_owned(), BuildId::to_string);
         let reason = format!(
             "its kernel's vDSO has build-id {}, and this one has {}",
             hex(named),
@@ -235,9 +234,6 @@ pub fn object(
     let image = &old.image;
     match reentry {
         Some(reentry) => object::write_with_reentry(relocations, reentry, image, &old.code),
-        None => {
-            let build_id = image.build_id().unwrap_or_default();
-            object::write(relocations, build_id, image.linux_version())
-        }
+        None => object::write(relocations, image.build_id(), image.linux_version()),
     }
 }

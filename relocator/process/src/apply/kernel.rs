@@ -5,7 +5,7 @@
 
 use elf_tools::image::Image;
 use elf_tools::reentry::ReentryTable;
-use elf_tools::{Avma, Svma};
+use elf_tools::{Avma, BuildId, Svma};
 
 use super::content::Content;
 use super::place::Limits;
@@ -71,7 +71,7 @@ impl RunningKernel {
 
     /// Build-id of its vDSO.
     pub(super) fn build_id(&self) -> &[u8] {
-        self.own.image.build_id().unwrap_or_default()
+        self.own.image.build_id().map_or(&[], BuildId::as_bytes)
     }
 
     /// What a process gets back when the link of a text is undone. If it was linked on another kernel before, that is not what is found,

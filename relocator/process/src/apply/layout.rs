@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use elf_tools::Avma;
+use elf_tools::{Avma, BuildId};
 
 use super::content::Content;
 use super::place::Room;
@@ -201,7 +201,12 @@ impl Draft {
     fn record(&self, text: &Text, linked: &LinkedImage, kernel: &Kernel, at: Avma) -> Record {
         let functions = linked.functions.iter();
         Record {
-            old: text.old.image.build_id().unwrap_or_default().to_vec(),
+            old: text
+                .old
+                .image
+                .build_id()
+                .map_or(&[][..], BuildId::as_bytes)
+                .to_vec(),
             new: kernel.build_id.clone(),
             image: text.found.image,
             text: kernel.base.range(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use elf_tools::Avma;
+use elf_tools::{Avma, BuildId};
 use nix::unistd::Pid;
 
 use super::job::Crossed;
@@ -10,7 +10,6 @@ use super::layout::Layout;
 use super::record::{Placed, Record};
 use super::survey::Survey;
 use super::text::Text;
-use relocator::hexadecimal;
 use relocator::link::LinkedImage;
 use relocator::plan::FunctionPlan;
 use relocator::tables::OldTables;
@@ -109,7 +108,7 @@ impl LinkedText {
     pub(super) fn recorded(text: &Text, record: &Record) -> Self {
         Self {
             image: text.found.image,
-            build_id: hexadecimal::digits(&record.old),
+            build_id: BuildId::new(&record.old).map_or_else(String::new, |id| id.to_string()),
             tables: text.tables.clone(),
             functions: Vec::new(),
             jumps: text.jumps.len(),

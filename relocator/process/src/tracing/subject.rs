@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use elf_tools::image::Image;
-use elf_tools::{Avma, Class, Machine};
+use elf_tools::{Avma, arch};
 use nix::errno::Errno;
 use nix::libc;
 use nix::unistd::Pid;
@@ -84,7 +84,7 @@ impl Subject {
     pub fn check_width(&self, vdsos: &[Range<Avma>]) -> Result<()> {
         for range in vdsos {
             if let Some(image) = self.image(range)
-                && (image.class() != Class::Elf64 || image.machine() != Machine::X86_64)
+                && !arch::is_supported(image.machine(), image.class())
             {
                 let reason = format!("is no 64-bit one: its vDSO is for {}", image.machine());
                 return Err(refused(self.pid, reason));

@@ -24,7 +24,6 @@ use super::tally::Tally;
 use crate::Approach;
 use crate::child::Progress;
 use crate::{Error, Result};
-use relocator::hexadecimal;
 
 /// How often a thread is stopped at one boundary in one trace. `getrandom` goes around often, and every time is the same.
 fn most_visits(scenario: &Scenario) -> u32 {
@@ -322,7 +321,7 @@ impl Subject<'_, '_> {
             let bytes = bytes.get(..usize::from(length)).unwrap_or_default();
             self.tally.explain(Failure {
                 address: at.0,
-                instruction: hexadecimal::digits(bytes),
+                instruction: bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
                 namespaces: self.namespaces,
                 variant,
                 scenario: ready.scenario.to_string(),

@@ -2,7 +2,7 @@
 
 use elf_tools::image::Image;
 use elf_tools::symtab::mapping_name;
-use elf_tools::{Avma, Class, Machine};
+use elf_tools::{Avma, arch};
 
 use super::OldText;
 use crate::targets::Mapping;
@@ -178,7 +178,7 @@ fn read(mapping: &Mapping, at: Avma, memory: &dyn Memory) -> Result<OldText, Str
     }
     let behind = &bytes[(at.0 - mapping.range.start.0) as usize..];
     let image = Image::parse(behind).map_err(|error| error.to_string())?;
-    if image.class() != Class::Elf64 || image.machine() != Machine::X86_64 {
+    if !arch::is_supported(image.machine(), image.class()) {
         return Err("it is no x86-64 shared object".to_owned());
     }
     let mut exports = image.exports().iter();

@@ -10,10 +10,10 @@ use iced_x86::{
     OpAccess, OpKind, Register,
 };
 
-use super::machine::{Known, Machine, REGISTERS, State};
-use super::pool::Pool;
-use super::value::{Unknown, Value};
-use super::{Architecture, Learned};
+use crate::arch::Dataflow;
+use crate::derive::machine::{Known, Learned, Machine, REGISTERS, State};
+use crate::derive::pool::Pool;
+use crate::derive::value::{Unknown, Value};
 use crate::disassembly::Flow;
 use crate::image::Image;
 use crate::reachability::Code;
@@ -26,12 +26,12 @@ const RBP: u8 = 5;
 const R11: u8 = 11;
 
 /// Decoded instructions of an image.
-pub(super) struct X86_64<'a> {
+pub(super) struct Instructions<'a> {
     code: &'a Code,
     decoded: Vec<Instruction>,
 }
 
-impl<'a> X86_64<'a> {
+impl<'a> Instructions<'a> {
     pub(super) fn new(image: &Image, code: &'a Code) -> Self {
         let mut decoder = Decoder::with_ip(64, image.bytes(), 0, DecoderOptions::NONE);
         let decode = |instruction: &crate::disassembly::Instruction| {
@@ -47,8 +47,10 @@ impl<'a> X86_64<'a> {
     }
 }
 
-impl Architecture for X86_64<'_> {
-    const FLAGS: u8 = 16;
+impl Dataflow for Instructions<'_> {
+    fn flags(&self) -> u8 {
+        16
+    }
 
     fn entry_state(&self, pool: &mut Pool) -> State {
         let mut registers = [0; REGISTERS];
@@ -118,6 +120,25 @@ impl Architecture for X86_64<'_> {
         machine.forget_below(RSP);
         machine.state
     }
+
+    fn compared_with(&self, index: u32) -> Option<i64> {
+        let i = self.decoded.get(index as usize)?;
+        let is_comparison = i.mnemonic() == Mnemonic::Cmp && i.op0_kind() == OpKind::Memory;
+        (is_comparison && is_immediate(i.op1_kind())).then(|| i.immediate(1) as i64)
+    }
+}
+
+fn is_immediate(kind: OpKind) -> bool {
+    matches!(
+        kind,
+        OpKind::Immediate8
+            | OpKind::Immediate16
+            | OpKind::Immediate32
+            | OpKind::Immediate8to16
+            | OpKind::Immediate8to32
+            | OpKind::Immediate8to64
+            | OpKind::Immediate32to64
+    )
 }
 
 /// One instruction about to be applied.
