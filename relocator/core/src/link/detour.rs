@@ -16,6 +16,7 @@ use iced_x86::{Encoder, FlowControl, Mnemonic};
 
 use crate::link::constant::{self, Constant, LONGEST, Reader};
 use crate::link::encode::damaged;
+use crate::threads::Moved;
 use crate::{Error, Result};
 
 /// Length of `jmp rel32`.
@@ -30,18 +31,6 @@ const MAX_BARRED: usize = 16;
 
 /// `int3`, for bytes that nobody may execute.
 const TRAP: u8 = 0xcc;
-
-/// A boundary that is elsewhere now: what a thread that was stopped at `from` would have executed next is at `to`.
-///
-/// At the first boundary of a detour there is a jump to the new place, so a thread can also go on from there. At the
-/// others there is nothing any more: a thread that was stopped there must be carried over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Moved {
-    /// The boundary in the old image.
-    pub from: Svma,
-    /// The place of the same instruction in the linked image.
-    pub to: Svma,
-}
 
 /// Where instructions are that were moved out of line.
 #[derive(Debug, Default)]

@@ -13,17 +13,18 @@ mod resolve;
 mod solve;
 
 use elf_tools::relocation::{Relocations, Width};
-use elf_tools::{Class, Machine, Svma};
+use elf_tools::{Class, Machine};
 
 use crate::placement::Placement;
 use crate::plan::own::{self, Failures, Own};
-use crate::plan::{self, FunctionPlan, Policy};
+use crate::plan::{self, FunctionPlan, Policy, Strategy};
+use crate::threads::{CodeNow, Patch};
 use crate::{Error, Result};
 
 pub use crate::input::{New, Old, Withheld};
+pub use crate::threads::Moved;
 use constant::Constant;
 use defaults::Defaults;
-pub use detour::Moved;
 use detour::{Detours, Relocated};
 pub use resolve::Unresolved;
 use solve::{Problem, Refusal, Solution};
@@ -43,17 +44,21 @@ pub struct LinkedImage {
 }
 
 impl LinkedImage {
-    /// Where an instruction of the old image is now, if it was moved.
-    pub fn moved_to(&self, boundary: Svma) -> Option<Svma> {
-        let found = self.moved.iter().find(|moved| moved.from == boundary);
-        found.map(|moved| moved.to)
-    }
-
-    /// The instruction of the old image that was moved to a place, or that a jump there leads back to.
-    pub fn moved_from(&self, place: Svma) -> Option<Svma> {
-        let mut all = self.moved.iter().chain(&self.jumps_back);
-        let found = all.find(|moved| moved.to == place);
-        found.map(|moved| moved.from)
+    /// What threads find where this image is.
+    pub fn code_now(&self) -> CodeNow {
+        let patch = |function: &FunctionPlan| {
+            let code = function.patch.clone()?;
+            let entry = function.entry;
+            Some(Patch { entry, code })
+        };
+        let mut functions = self.functions.iter();
+        CodeNow {
+            size: self.bytes.len(),
+            is_relocated: functions.any(|function| function.strategy == Strategy::Relocate),
+            patches: self.functions.iter().filter_map(patch).collect(),
+            moved: self.moved.clone(),
+            jumps_back: self.jumps_back.clone(),
+        }
     }
 }
 

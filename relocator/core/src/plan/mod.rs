@@ -108,20 +108,6 @@ pub struct FunctionPlan {
 }
 
 impl FunctionPlan {
-    /// What is known of a function that somebody else has decided about: what threads may find there.
-    pub fn unnamed(entry: Svma, strategy: Strategy, reason: &str, patch: Option<Vec<u8>>) -> Self {
-        Self {
-            names: Vec::new(),
-            entry,
-            size: 0,
-            strategy,
-            reason: reason.to_owned(),
-            relocations: 0,
-            detours: 0,
-            patch,
-        }
-    }
-
     /// The name it is reported under.
     pub fn name(&self) -> &str {
         self.names.first().map_or("", String::as_str)

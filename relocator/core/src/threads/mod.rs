@@ -8,6 +8,7 @@
 //! serves a live process, checkpoint files, and tests.
 
 pub mod carry;
+mod code_now;
 pub mod frames;
 pub mod random;
 mod stopped;
@@ -17,8 +18,8 @@ use elf_tools::reentry::{Context, ReentryTable, Register};
 use elf_tools::{Avma, Svma};
 
 use crate::criu;
-use crate::link::{LinkedImage, Old};
-use crate::plan::{FunctionPlan, Strategy};
+use crate::input::Old;
+pub use code_now::{CodeNow, Moved, Patch};
 use stopped::Stopped;
 
 /// Length of the `syscall` instruction. A thread that is to repeat a system call is brought back by it.
@@ -108,10 +109,10 @@ pub struct Crossing<'a> {
     pub old: &'a Old,
     /// Its recipes.
     pub reentry: &'a ReentryTable,
-    /// What is in the process now, if that is not the old image but what it was linked to earlier.
-    pub before: Option<&'a LinkedImage>,
+    /// What is in the process now, if that is not the old image as it was.
+    pub before: Option<&'a CodeNow>,
     /// What will be there.
-    pub after: &'a LinkedImage,
+    pub after: &'a CodeNow,
     /// Where the first byte of all of them is.
     pub image: Avma,
 }
@@ -160,26 +161,26 @@ impl Crossing<'_> {
 
     /// Whether constants of the code are others than at home.
     fn was_linked(&self) -> bool {
-        let is_relocated = |function: &FunctionPlan| function.strategy == Strategy::Relocate;
-        let before = self.before;
-        before.is_some_and(|linked| linked.functions.iter().any(is_relocated))
+        self.before.is_some_and(|code| code.is_relocated)
     }
 
     /// The function whose entry was overwritten earlier, if a thread is in what it was overwritten with, and the bytes from
     /// the thread's instruction on.
     fn replaced(&self, place: Svma, registers: &Registers) -> Option<(Svma, &[u8])> {
         let place = instruction(place, registers)?;
-        self.before?.functions.iter().find_map(|function| {
-            let patch = function.patch.as_ref()?;
-            let offset = place.0.checked_sub(function.entry.0)? as usize;
-            let rest = patch.get(offset..).filter(|rest| !rest.is_empty())?;
-            is_in_patch(patch, offset, registers).then_some((function.entry, rest))
-        })
+        self.before?
+            .patches
+            .iter()
+            .find_map(|Patch { entry, code }| {
+                let offset = place.0.checked_sub(entry.0)? as usize;
+                let rest = code.get(offset..).filter(|rest| !rest.is_empty())?;
+                is_in_patch(code, offset, registers).then_some((*entry, rest))
+            })
     }
 
     /// The place in the image that an address means; `None` outside of it.
     fn place(&self, pc: Avma) -> Option<Svma> {
-        let before = self.before.map_or(0, |linked| linked.bytes.len());
+        let before = self.before.map_or(0, |code| code.size);
         let size = self.old.image.bytes().len().max(before) as u64;
         let offset = pc.0.checked_sub(self.image.0)?;
         (offset < size).then_some(Svma(offset))
@@ -188,7 +189,7 @@ impl Crossing<'_> {
     /// The boundary of the old image that a thread is at. One that is to repeat a system call is at its instruction.
     fn boundary(&self, place: Svma, registers: &Registers) -> Option<Svma> {
         let place = instruction(place, registers)?;
-        let moved = self.before.and_then(|linked| linked.moved_from(place));
+        let moved = self.before.and_then(|code| code.moved_from(place));
         let boundary = moved.unwrap_or(place);
         self.old.code.index_of(boundary).map(|_| boundary)
     }
@@ -254,10 +255,9 @@ impl Crossing<'_> {
             return true;
         };
         let is_overwritten = |at: Svma| {
-            self.after.functions.iter().any(|function| {
-                let size = function.patch.as_ref().map_or(0, Vec::len) as u64;
+            self.after.patches.iter().any(|Patch { entry, code }| {
                 // At the entry, what was put there does what the function did.
-                (function.entry.0 + 1..function.entry.0 + size).contains(&at.0)
+                (entry.0 + 1..entry.0 + code.len() as u64).contains(&at.0)
             })
         };
         let mut seen = vec![false; code.instructions().len()];
