@@ -18,6 +18,7 @@
 
 #![forbid(unsafe_code)]
 
+mod arch;
 pub mod criu;
 mod error;
 pub mod hexadecimal;
@@ -26,6 +27,7 @@ pub mod link;
 pub mod placement;
 pub mod plan;
 pub mod proxy;
+mod reason;
 pub mod source;
 pub mod tables;
 pub mod threads;

@@ -89,7 +89,8 @@ fn code(bed: &Bed, text: Avma, new: &Image, new_base: Avma) -> Result<Vec<u8>, S
         return Ok(bytes);
     }
     let image = Image::parse(&bytes).map_err(|error| words(&error))?;
-    criu::patch(&image, new, new_base).map(|patched| patched.bytes)
+    let patched = criu::patch(&image, new, new_base).map_err(|error| words(&error))?;
+    Ok(patched.bytes)
 }
 
 /// The kernel's mappings where they are to be, and how far that is.

@@ -11,6 +11,7 @@ pub mod carry;
 mod code_now;
 pub mod frames;
 pub mod random;
+mod reason;
 mod stopped;
 
 use elf_tools::disassembly::Flow;
@@ -20,6 +21,7 @@ use elf_tools::{Avma, Svma};
 use crate::criu;
 use crate::input::Old;
 pub use code_now::{CodeNow, Moved, Patch};
+pub use reason::{RecipeFault, StuckReason};
 use stopped::Stopped;
 
 /// Length of the `syscall` instruction. A thread that is to repeat a system call is brought back by it.
@@ -74,7 +76,7 @@ pub enum Verdict {
         /// Where it is in the image.
         place: Svma,
         /// Why.
-        reason: String,
+        reason: StuckReason,
     },
 }
 
@@ -153,7 +155,7 @@ impl Crossing<'_> {
             Some((entry, bytes)) => stopped.in_replacement(entry, place, bytes),
             None => match self.boundary(place, registers) {
                 Some(boundary) => self.go_on(boundary, place, &stopped),
-                None => Err("no function of the image executes an instruction there".to_owned()),
+                None => Err(StuckReason::NoInstruction),
             },
         };
         verdict.unwrap_or_else(|reason| Verdict::Stuck { place, reason })
@@ -194,7 +196,12 @@ impl Crossing<'_> {
         self.old.code.index_of(boundary).map(|_| boundary)
     }
 
-    fn go_on(&self, boundary: Svma, place: Svma, stopped: &Stopped<'_>) -> Result<Verdict, String> {
+    fn go_on(
+        &self,
+        boundary: Svma,
+        place: Svma,
+        stopped: &Stopped<'_>,
+    ) -> Result<Verdict, StuckReason> {
         let contexts: Vec<&Context> = self.reentry.at(boundary).iter().collect();
         if contexts.iter().any(|context| context.function == boundary) {
             // At an entry everything is as it is at an entry, whatever is there now.
@@ -205,8 +212,7 @@ impl Crossing<'_> {
             .filter(|context| stopped.is_in(context))
             .collect();
         if all.is_empty() {
-            let reason = "no function is known to come here from where its callers are".to_owned();
-            return Err(reason);
+            return Err(StuckReason::UnknownCallers);
         }
         let reads = all.iter().any(|context| context.reads);
         if !reads && !self.meets_changes(boundary) {
@@ -214,21 +220,17 @@ impl Crossing<'_> {
         }
         let mut found: Option<FixUp> = None;
         for context in all {
-            let recipe = self.reentry.recipe(context).map_err(str::to_owned)?;
+            let recipe = self.reentry.recipe(context);
+            let recipe = recipe.map_err(|reason| StuckReason::NoRecipe(reason.to_owned()))?;
             let fix_up = stopped.re_enter(boundary, context, recipe)?;
             match &found {
                 Some(other) if *other != fix_up => {
-                    return Err(format!(
-                        "it may be in the function at {} or in that at {}",
-                        other.to, fix_up.to
-                    ));
+                    return Err(StuckReason::Ambiguous(other.to, fix_up.to));
                 }
                 _ => found = Some(fix_up),
             }
         }
-        found
-            .map(Verdict::FixUp)
-            .ok_or_else(|| "nothing is known of it".to_owned())
+        found.map(Verdict::FixUp).ok_or(StuckReason::UnknownCallers)
     }
 
     /// A thread at the entry of a function: it stays there, or goes there from a copy of the instruction.

@@ -14,9 +14,9 @@ use crate::{Error, Result, running};
 use relocator::criu;
 use relocator::link::{New, Old};
 use relocator::placement::END;
-use relocator::source::Source;
+use relocator::source::{NoSymtab, Source};
 use relocator::tables;
-use relocator::threads::{CodeNow, Crossing, Memory, Registers, Verdict};
+use relocator::threads::{CodeNow, Crossing, Memory, Registers, StuckReason, Verdict};
 
 /// The kernel that runs now.
 #[derive(Debug)]
@@ -63,8 +63,8 @@ impl RunningKernel {
     }
 
     /// Why its symbols are not known, if they are not.
-    pub(super) fn no_symtab(&self) -> Option<&str> {
-        self.source.no_symtab.as_deref()
+    pub(super) fn no_symtab(&self) -> Option<&NoSymtab> {
+        self.source.no_symtab.as_ref()
     }
 
     /// Build-id of its vDSO.
@@ -149,9 +149,7 @@ impl RunningKernel {
             }),
             None => Verdict::Stuck {
                 place: from,
-                reason:
-                    "it is in the new vDSO, which has to be moved, and no old one has this function"
-                        .to_owned(),
+                reason: StuckReason::NoOldFunction,
             },
         }
     }

@@ -18,6 +18,7 @@ use super::text::Text;
 use crate::targets::{Step, WORD, overlaps};
 use crate::{Error, Result};
 use relocator::criu;
+use relocator::plan::Refusal;
 use relocator::proxy::{self, SystemCall};
 use relocator::threads::{CodeNow, Write};
 
@@ -83,13 +84,13 @@ impl Stage {
     ) -> Result<Option<[u8; WORD]>> {
         let exports = text.old.image.exports_at(entry);
         let mut names = exports.clone().map(|export| export.name.as_str());
-        let refused = |reason: &str| {
+        let refused = |reason: Refusal| {
             // Aliases without underscores come behind.
             let name = exports.clone().map(|export| export.name.as_str()).min();
             Error::Link(relocator::Error::Refused {
                 function: name.unwrap_or_default().to_owned(),
                 entry,
-                reason: reason.to_owned(),
+                reason,
             })
         };
         let sizes = exports.clone().map(|export| export.size as usize);
@@ -97,7 +98,7 @@ impl Stage {
         if size < WORD {
             return match change.is_kept(entry, 0..size) {
                 true => Ok(None),
-                false => Err(refused("it is too short to be replaced at once")),
+                false => Err(refused(Refusal::TooShortAtOnce)),
             };
         }
         if let Some(call) = names.find_map(proxy::system_call) {
@@ -108,12 +109,11 @@ impl Stage {
         }
         // It runs its own code, of which nothing else may be missing.
         if patch > WORD || !change.is_kept(entry, WORD..criu::JUMP.min(size)) {
-            let reason = "what replaces it is too long to be written at once";
-            return Err(refused(reason));
+            return Err(refused(Refusal::TooLongAtOnce));
         }
         let own = text.old.image.bytes().get(entry.index()..);
         let own = own.and_then(|own| own.first_chunk());
-        let own = own.ok_or_else(|| refused("it leaves the image"))?;
+        let own = own.ok_or_else(|| refused(Refusal::LeavesImage))?;
         Ok(Some(*own))
     }
 

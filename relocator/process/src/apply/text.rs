@@ -18,7 +18,7 @@ use crate::targets::{Mapping, WORD};
 use crate::{Error, Result};
 use relocator::criu;
 use relocator::link::Old;
-use relocator::source::Source;
+use relocator::source::{NoSymtab, Source};
 use relocator::tables::{self, OldTables};
 use relocator::threads::{CodeNow, Memory};
 
@@ -89,13 +89,9 @@ impl Text {
         }
         without_jumps(image, &jumps, named.as_ref(), &name)?;
         let parsed = Image::parse(image).map_err(Error::input(&name))?;
-        let unknown = "the symbols of its kernel are not known (name that kernel as the old one)";
         let symtab = match &named {
-            Some(Named { source, .. }) => {
-                let reason = source.no_symtab.as_deref().unwrap_or("it has no symbols");
-                source.symtab.as_ref().ok_or(reason)
-            }
-            None => Err(unknown),
+            Some(Named { source, .. }) => source.symtab(),
+            None => Err(NoSymtab::UnknownKernel),
         };
         let options = known.tables;
         let (old, tables) = tables::find(parsed, &name, symtab, options)?;

@@ -174,13 +174,13 @@ const TRAP: u8 = 0xcc;
 fn as_criu_does(old: &Image, new: Option<&Image>, text: &[u8]) -> Result<Vec<u8>> {
     let mappings = AddressSpace::read()?.mappings();
     let vdso = mappings.iter().find(|(name, _)| name == mapping_name::VDSO);
-    let refused = |reason: String| Error::Unlinkable {
+    let refused = |reason: &dyn ToString| Error::Unlinkable {
         what: "an image as CRIU does".to_owned(),
-        reason,
+        reason: reason.to_string(),
     };
     let found = vdso.zip(new);
-    let (vdso, new) = found.ok_or_else(|| refused("the new kernel has no vDSO".to_owned()))?;
-    let patched = criu::patch(old, new, vdso.1).map_err(refused)?;
+    let (vdso, new) = found.ok_or_else(|| refused(&"the new kernel has no vDSO"))?;
+    let patched = criu::patch(old, new, vdso.1).map_err(|reason| refused(&reason))?;
     let mut text = text.to_vec();
     for entry in patched.entries {
         let place = entry.index()..entry.index() + criu::JUMP;
