@@ -130,7 +130,7 @@ fn links(old: &Kernel, new: &Kernel) -> Result<(), String> {
             _ if is_tied(function) => continue,
             _ => Strategy::Keep,
         };
-        let right = function.strategy == expected && !function.reason.is_empty();
+        let right = function.strategy == expected && !function.reason.to_string().is_empty();
         ensure(right, || format!("not {expected}: {function:#?}"))?;
     }
     let detours: usize = linked

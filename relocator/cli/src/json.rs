@@ -112,7 +112,7 @@ impl From<&FunctionPlan> for Function {
             name: plan.name().to_owned(),
             aliases: plan.names.iter().skip(1).cloned().collect(),
             strategy: plan.strategy.to_string(),
-            reason: plan.reason.clone(),
+            reason: plan.reason.to_string(),
             relocations: plan.relocations,
             detours: plan.detours,
         }

@@ -10,7 +10,7 @@ use elf_tools::image::Image;
 use elf_tools::symtab::{self, Provenance};
 use kernel_fixtures::fixture;
 use kernel_source::Cache;
-use relocator::source::Source;
+use relocator::source::{NoSymtab, Source};
 use relocator_process::running;
 
 use crate::{Error, Result};
@@ -119,7 +119,7 @@ fn open_fixture(name: &str) -> Result<Source> {
             let symtab = symtab::elf::read(&bytes, Provenance::Exported);
             source.symtab = Some(symtab.map_err(Error::input(&spec))?);
         }
-        None => source.no_symtab = Some("this fixture exports none".to_owned()),
+        None => source.no_symtab = Some(NoSymtab::FixtureWithout),
     }
     Ok(source)
 }

@@ -90,10 +90,22 @@ pub struct Patched {
     pub entries: Vec<Svma>,
 }
 
+/// Why CRIU cannot change an old image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unpatched {
+    /// A function of the old vDSO is not in the new one.
+    #[error("the new vDSO has no {0}, and the jump would lead to where it is not")]
+    NoTarget(&'static str),
+    /// A function is shorter than a jump, and nothing is behind it.
+    #[error("{0} ends with the image")]
+    NoRoom(&'static str),
+}
+
 /// Overwrites the entries of `old` with jumps to `new`, which is at `base`.
 ///
-/// CRIU jumps to just before the new vDSO where that lacks a symbol; here that is an error in words.
-pub fn patch(old: &Image, new: &Image, base: Avma) -> Result<Patched, String> {
+/// CRIU jumps to just before the new vDSO where that lacks a symbol; here that is an error.
+pub fn patch(old: &Image, new: &Image, base: Avma) -> Result<Patched, Unpatched> {
     let mut patched = Patched {
         bytes: old.bytes().to_vec(),
         entries: Vec::new(),
@@ -102,12 +114,10 @@ pub fn patch(old: &Image, new: &Image, base: Avma) -> Result<Patched, String> {
         let Some(entry) = old.export(symbol).map(|export| export.address) else {
             continue;
         };
-        let target = new.export(symbol).ok_or_else(|| {
-            format!("the new vDSO has no {symbol}, and the jump would lead to where it is not")
-        })?;
+        let target = new.export(symbol).ok_or(Unpatched::NoTarget(symbol))?;
         let span = entry.index()..entry.index() + JUMP;
         let Some(code) = patched.bytes.get_mut(span) else {
-            return Err(format!("{symbol} ends with the image"));
+            return Err(Unpatched::NoRoom(symbol));
         };
         code.copy_from_slice(&jump(target.address.at(base)));
         patched.entries.push(entry);

@@ -5,6 +5,8 @@ use elf_tools::reachability::Code;
 use elf_tools::relocation::{Relocations, Uses};
 use elf_tools::symtab::Symtab;
 
+use crate::reason::Forced;
+
 /// An old image with everything that was read from it.
 #[derive(Debug, Clone)]
 pub struct Old {
@@ -17,16 +19,16 @@ pub struct Old {
     /// Which function uses what of the table; present if the table is.
     pub uses: Option<Uses>,
     /// Functions that neither the old nor the new kernel's code may do, only the system call.
-    pub withheld: Vec<Withheld>,
+    pub forced: Vec<ForcedFunction>,
 }
 
-/// A function that has to make the system call.
+/// A function that is forced to the system call.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Withheld {
+pub struct ForcedFunction {
     /// One of its names.
     pub name: String,
     /// Why.
-    pub reason: String,
+    pub reason: Forced,
 }
 
 impl Old {
@@ -38,15 +40,16 @@ impl Old {
             code,
             relocations,
             uses,
-            withheld: Vec::new(),
+            forced: Vec::new(),
         }
     }
 
-    /// Has a function make the system call, whatever the policy is. It does not matter if the image has no such function.
-    pub fn withhold(&mut self, name: impl Into<String>, reason: impl Into<String>) {
-        self.withheld.push(Withheld {
+    /// Forces a function to the system call, whatever the policy is. A name that the image does not
+    /// have changes nothing.
+    pub fn force_system_call(&mut self, name: impl Into<String>, reason: Forced) {
+        self.forced.push(ForcedFunction {
             name: name.into(),
-            reason: reason.into(),
+            reason,
         });
     }
 

@@ -18,6 +18,7 @@
 
 #![forbid(unsafe_code)]
 
+mod arch;
 pub mod criu;
 mod error;
 mod input;
@@ -25,6 +26,7 @@ pub mod link;
 pub mod placement;
 pub mod plan;
 pub mod proxy;
+mod reason;
 pub mod source;
 pub mod tables;
 pub mod threads;

@@ -76,9 +76,10 @@ impl Placement {
             let base = image
                 .0
                 .checked_sub(below)
-                .ok_or_else(|| Error::Unlinkable {
-                    what: format!("an image at {image}"),
-                    reason: format!("{} would lie {below:#x} bytes below it", mapping.name),
+                .ok_or_else(|| Error::NoRoomBelow {
+                    image,
+                    mapping: mapping.name.clone(),
+                    below,
                 })?;
             mappings.push((mapping.name, Avma(base)));
         }

@@ -23,6 +23,44 @@ pub struct LiveMapping {
     pub size: u64,
 }
 
+/// Why a source has no symbol table.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NoSymtab {
+    /// It is a vDSO and nothing else.
+    #[error("a vDSO alone does not say how its kernel lays out vvar")]
+    VdsoAlone,
+    /// It is a process whose vDSO is not the running kernel's.
+    #[error("its vDSO is not the one of the running kernel")]
+    OtherKernel,
+    /// It is a fixture without one.
+    #[error("this fixture exports none")]
+    FixtureWithout,
+    /// Its kernel is not known.
+    #[error("the symbols of its kernel are not known (name that kernel as the old one)")]
+    UnknownKernel,
+    /// It should have one, which cannot be read or derived; what is wrong with it.
+    #[error("{0}")]
+    Unreadable(String),
+    /// It has none, and says nothing about that.
+    #[error("the source has no symbols")]
+    Unknown,
+}
+
+impl NoSymtab {
+    /// A word for programs, which stays the same from version to version.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::VdsoAlone => "vdso-alone",
+            Self::OtherKernel => "other-kernel",
+            Self::FixtureWithout => "fixture-without",
+            Self::UnknownKernel => "unknown-kernel",
+            Self::Unreadable(_) => "unreadable",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// A kernel as one source shows it.
 #[derive(Debug, Clone)]
 pub struct Source {
@@ -33,7 +71,7 @@ pub struct Source {
     /// The symbols of its vvar.
     pub symtab: Option<Symtab>,
     /// Why there is no symbol table, if there is none.
-    pub no_symtab: Option<String>,
+    pub no_symtab: Option<NoSymtab>,
     /// The mappings of the process, if the source is one.
     pub live: Vec<LiveMapping>,
 }
@@ -59,15 +97,10 @@ impl Source {
         } else if is_kernel_file(bytes) {
             source.read_kernel(bytes)?;
         } else if relocation::object::is_table(bytes) {
-            let reason = "a relocation table belongs to an image and is no source of its own; see --old-tables";
-            return Err(Error::Source {
-                text: source.name,
-                reason: reason.to_owned(),
-            });
+            return Err(Error::TableAsSource { name: source.name });
         } else {
             source.image = Some(Image::parse(bytes).map_err(Error::input(&source.name))?);
-            source.no_symtab =
-                Some("a vDSO alone does not say how its kernel lays out vvar".to_owned());
+            source.no_symtab = Some(NoSymtab::VdsoAlone);
         }
         Ok(source)
     }
@@ -79,7 +112,7 @@ impl Source {
         let image = image.map_err(Error::input(format!("{}, vDSO", self.name)))?;
         match symbols(&kernel, &image) {
             Ok(symtab) => self.symtab = Some(symtab),
-            Err(error) => self.no_symtab = Some(error.to_string()),
+            Err(error) => self.no_symtab = Some(NoSymtab::Unreadable(error.to_string())),
         }
         self.image = Some(image);
         Ok(())
@@ -87,21 +120,24 @@ impl Source {
 
     /// The vDSO, or an error that says the source has none.
     pub fn require_image(&self) -> Result<&Image> {
-        self.image.as_ref().ok_or_else(|| Error::Source {
-            text: self.name.clone(),
-            reason: "it has no vDSO image".to_owned(),
-        })
+        let name = || self.name.clone();
+        self.image
+            .as_ref()
+            .ok_or_else(|| Error::NoImage { name: name() })
     }
 
     /// The symbol table, or an error that says why the source has none.
     pub fn require_symtab(&self) -> Result<&Symtab> {
-        self.symtab.as_ref().ok_or_else(|| Error::Source {
-            text: self.name.clone(),
-            reason: format!(
-                "no symbol table: {}",
-                self.no_symtab.as_deref().unwrap_or("the source has none")
-            ),
+        self.symtab().map_err(|reason| Error::NoSymtab {
+            name: self.name.clone(),
+            reason,
         })
+    }
+
+    /// The symbol table, or why there is none.
+    pub fn symtab(&self) -> Result<&Symtab, NoSymtab> {
+        let reason = || self.no_symtab.clone().unwrap_or(NoSymtab::Unknown);
+        self.symtab.as_ref().ok_or_else(reason)
     }
 
     /// Where the symbol table came from.

@@ -13,7 +13,7 @@ use procfs::process::{MMapPath, Process};
 use crate::{Error, Result};
 use relocator::criu::Mark;
 use relocator::in_words;
-use relocator::source::{LiveMapping, Source};
+use relocator::source::{LiveMapping, NoSymtab, Source};
 
 /// Where the running kernel publishes its type information.
 const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -46,7 +46,7 @@ fn add_symtab(own: &mut Source) {
     };
     match table {
         Ok(table) => own.symtab = Some(table),
-        Err(error) => own.no_symtab = Some(in_words(&error)),
+        Err(error) => own.no_symtab = Some(NoSymtab::Unreadable(in_words(&error))),
     }
 }
 
@@ -62,7 +62,7 @@ pub fn process(pid: i32) -> Result<Source> {
         source.symtab = own.symtab;
         source.no_symtab = own.no_symtab;
     } else {
-        source.no_symtab = Some("its vDSO is not the one of the running kernel".to_owned());
+        source.no_symtab = Some(NoSymtab::OtherKernel);
     }
     Ok(source)
 }
@@ -244,7 +244,7 @@ mod tests {
         own.live = acted(&table, image.tables_note().unwrap());
         own.image = Some(image);
         add_symtab(&mut own);
-        let reason = own.no_symtab.unwrap();
+        let reason = own.no_symtab.unwrap().to_string();
         assert!(
             reason.contains("exported symbol table: malformed ELF header"),
             "{reason}"

@@ -8,14 +8,14 @@ use crate::Result;
 use relocator::plan::{FunctionPlan, Strategy};
 
 /// A function of an image that was mapped.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Candidate<'a> {
     /// Its names, the one that it is reported under first.
     pub(super) names: &'a [String],
     /// What linking did to it; `None` for one that runs unlinked, on its own kernel.
     pub(super) strategy: Option<Strategy>,
     /// Why.
-    pub(super) reason: &'a str,
+    pub(super) reason: String,
     /// Where it is called; `None` if it has no system call to be compared with.
     pub(super) entry: Option<Entry>,
     /// The kernel's own function of that name.
@@ -34,7 +34,7 @@ impl<'a> Candidate<'a> {
         Self {
             names: &plan.names,
             strategy: Some(plan.strategy),
-            reason: &plan.reason,
+            reason: plan.reason.to_string(),
             entry,
             native,
             home: None,

@@ -80,7 +80,7 @@ pub(super) fn at_home(emulation: &Emulation<'_>, options: &Options) -> Result<Ou
             let candidate = Candidate {
                 names,
                 strategy: None,
-                reason: AT_HOME,
+                reason: AT_HOME.to_owned(),
                 entry: own.entry(names),
                 native: running.entry(names),
                 home: None,
@@ -105,7 +105,7 @@ fn check(
     let refreshed = |entry| trampoline::through(Side::Subject, entry);
     let refreshed = Candidate {
         entry: candidate.entry.map(refreshed),
-        ..*candidate
+        ..candidate.clone()
     };
     let mut outcome = refreshed.check(rounds, progress)?;
     outcome.add(concurrency::check(emulated, candidate, rounds, progress)?);

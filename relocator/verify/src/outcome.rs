@@ -65,7 +65,7 @@ impl FunctionOutcome {
             name: candidate.name().to_owned(),
             aliases: candidate.names.iter().skip(1).cloned().collect(),
             strategy: candidate.strategy,
-            reason: candidate.reason.to_owned(),
+            reason: candidate.reason.clone(),
             calls: tally.calls,
             mismatches: tally.mismatches,
             repeated: tally.repeated,

@@ -263,7 +263,7 @@ fn jumps_and_mark(
     let new = Image::parse(&new).map_err(|error| in_words(&error))?;
     let linked = remote.read(text.start, (text.end.0 - text.start.0) as usize)?;
     let linked = Image::parse(&linked).map_err(|error| in_words(&error))?;
-    let patched = criu::patch(&linked, &new, vdso)?;
+    let patched = criu::patch(&linked, &new, vdso).map_err(|error| in_words(&error))?;
     for entry in &patched.entries {
         let code = &patched.bytes[entry.index()..][..criu::JUMP];
         remote.write(entry.at(text.start), code)?;

@@ -9,7 +9,10 @@ use elf_tools::relocation::{Opaque, Relocations};
 use kernel_fixtures::fixture;
 
 use relocator::in_words;
-use relocator::tables::{Given, Options, Provenance, ReentrySummary, find, object, reentry};
+use relocator::source::NoSymtab;
+use relocator::tables::{
+    Given, NoTables, Options, Provenance, ReentrySummary, find, object, reentry,
+};
 
 use super::*;
 
@@ -51,7 +54,8 @@ fn what_is_kept_is_found_and_replaced() {
         cache: Some(Arc::new(cache)),
         file: None,
     };
-    let (found, tables) = find(old.image.clone(), "bare", Err("none"), &options).unwrap();
+    let (found, tables) =
+        find(old.image.clone(), "bare", Err(NoSymtab::Unknown), &options).unwrap();
     assert_eq!(tables.provenance, Provenance::Cache);
     assert_eq!(tables.no_tables, None);
     assert_eq!(found.relocations, Some(table(&old, "second")));
@@ -127,9 +131,10 @@ fn a_cache_that_cannot_be_written_is_no_obstacle() {
         cache: Some(Arc::new(cache)),
         file: None,
     };
-    let (_, tables) = find(old.image, "bare", Err("no symbols"), &options).unwrap();
+    let (_, tables) = find(old.image, "bare", Err(NoSymtab::Unknown), &options).unwrap();
     assert_eq!(tables.provenance, Provenance::None);
-    assert!(tables.no_tables.unwrap().starts_with("no symbols"));
+    let expected = NoTables::NoSymtab(NoSymtab::Unknown);
+    assert_eq!(tables.no_tables, Some(expected));
 }
 
 /// The same image with other boot-time alternatives applied: the counter is read in another way.

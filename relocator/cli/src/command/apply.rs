@@ -143,7 +143,7 @@ fn report(outcome: &Applied) -> Report {
         address: text.image.0,
         build_id: text.build_id.clone(),
         tables: text.tables.provenance.word(),
-        no_tables: text.tables.no_tables.clone(),
+        no_tables: text.tables.no_tables.as_ref().map(ToString::to_string),
         jumps: text.jumps,
         record_bytes: text.record,
         functions: text.functions.iter().map(Function::from).collect(),
@@ -213,7 +213,7 @@ fn describe(text: &mut String, old: &LinkedText) {
     let mut table = output::table(&["function", "strategy", "why"]);
     for function in &old.functions {
         let strategy = function.strategy.name();
-        table.add_row([function.name(), strategy, &function.reason]);
+        table.add_row([function.name(), strategy, &function.reason.to_string()]);
     }
     let _ = writeln!(text, "{table}");
     if let Some(reason) = &old.tables.no_tables {

@@ -89,7 +89,7 @@ fn report(source: &Source, recognised: Option<Recognised>) -> Result<Report> {
         kernel: Kernel::new(source),
         image,
         symtab,
-        no_symtab: source.no_symtab.clone(),
+        no_symtab: source.no_symtab.as_ref().map(ToString::to_string),
         mappings: source.live.iter().map(Mapping::from).collect(),
         recognised,
     })

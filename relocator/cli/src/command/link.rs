@@ -78,7 +78,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     let report = Link::new(
         Kernel::old(&old_source, &old_tables),
         Kernel::new(&new_source),
-        old_tables.no_tables,
+        old_tables.no_tables.map(|reason| reason.to_string()),
         &linked,
     );
     output::print(arguments.json, &report, text(&report, &new_source))?;

@@ -7,6 +7,8 @@
 use elf_tools::Avma;
 use elf_tools::symtab::Symtab;
 
+use crate::reason::Unresolved;
+
 /// Most memory that one default may take. Two clocks of 232 bytes take 240.
 const MAX_SPAN: u64 = 64 << 10;
 
@@ -37,7 +39,7 @@ impl Defaults {
         name: &str,
         value: &[u8],
         symtab: &Symtab,
-    ) -> Result<Avma, String> {
+    ) -> Result<Avma, Unresolved> {
         let is_same = |known: &&(String, Vec<u8>, Avma)| known.0 == name && known.1 == value;
         if let Some(&(_, _, address)) = self.placed.iter().find(is_same) {
             return Ok(address);
@@ -53,9 +55,11 @@ impl Defaults {
             copies = copies.saturating_mul(count);
         }
         if span > MAX_SPAN || copies > MAX_SPAN {
-            return Err(format!(
-                "the default of `{name}` would take {span:#x} bytes; at most {MAX_SPAN:#x} are laid out"
-            ));
+            return Err(Unresolved::DefaultTooLarge {
+                name: name.to_owned(),
+                size: span,
+                most: MAX_SPAN,
+            });
         }
         let start = self.bytes.len().next_multiple_of(16);
         self.bytes.resize(start + span as usize, 0);
@@ -75,13 +79,12 @@ impl Defaults {
 }
 
 /// Stride and count of every array in `name`, outermost first.
-fn dimensions(name: &str, symtab: &Symtab) -> Result<Vec<(u64, u64)>, String> {
+fn dimensions(name: &str, symtab: &Symtab) -> Result<Vec<(u64, u64)>, Unresolved> {
     let ends = name.match_indices("[]").map(|(at, _)| at);
     let array = |end: usize| {
         let array = &name[..end];
-        symtab.array(array).ok_or_else(|| {
-            format!("the new kernel has no `{array}[]` that the default could follow")
-        })
+        let found = symtab.array(array);
+        found.ok_or_else(|| Unresolved::DefaultWithoutArray(array.to_owned()))
     };
     ends.map(array).collect()
 }

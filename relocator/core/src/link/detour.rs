@@ -14,9 +14,11 @@ use elf_tools::disassembly::{Flow, Instruction};
 use elf_tools::reachability::Code;
 use iced_x86::{Encoder, FlowControl, Mnemonic};
 
+use crate::Result;
+use crate::error::InstructionFault;
 use crate::link::constant::{self, Constant, LONGEST, Reader};
 use crate::link::encode::damaged;
-use crate::{Error, Result};
+use crate::threads::Moved;
 
 /// Length of `jmp rel32`.
 const JUMP: usize = 5;
@@ -24,24 +26,12 @@ const JUMP: usize = 5;
 /// Where moved code begins: processors fetch such blocks at once.
 const ALIGNMENT: usize = 16;
 
-/// Most slots that are ruled out one by one before all are. Each costs another solution, and more than a few only occur
-/// in tables that were made to cost time.
-const MAX_BARRED: usize = 16;
+/// Most operand fields that the linker excludes one by one before it excludes all. Each costs
+/// another solution, and more than a few only occur in tables that were made to cost time.
+const MAX_EXCLUDED: usize = 16;
 
 /// `int3`, for bytes that nobody may execute.
 const TRAP: u8 = 0xcc;
-
-/// A boundary that is elsewhere now: what a thread that was stopped at `from` would have executed next is at `to`.
-///
-/// At the first boundary of a detour there is a jump to the new place, so a thread can also go on from there. At the
-/// others there is nothing any more: a thread that was stopped there must be carried over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Moved {
-    /// The boundary in the old image.
-    pub from: Svma,
-    /// The place of the same instruction in the linked image.
-    pub to: Svma,
-}
 
 /// Where instructions are that were moved out of line.
 #[derive(Debug, Default)]
@@ -58,10 +48,10 @@ pub(super) struct Detours<'a> {
     bytes: &'a [u8],
     constants: &'a [Option<Constant>],
     /// Functions whose code must stay as it is, by index.
-    pinned: &'a [usize],
+    fixed: &'a [usize],
     ground: Option<Ground>,
-    /// Slots for which there turned out to be no room.
-    barred: Vec<u32>,
+    /// Operand fields for which there turned out to be no room.
+    excluded: Vec<u32>,
 }
 
 /// What instructions are in the way of moving others.
@@ -77,15 +67,15 @@ impl<'a> Detours<'a> {
         code: &'a Code,
         bytes: &'a [u8],
         constants: &'a [Option<Constant>],
-        pinned: &'a [usize],
+        fixed: &'a [usize],
     ) -> Self {
         Self {
             code,
             bytes,
             constants,
-            pinned,
+            fixed,
             ground: None,
-            barred: Vec::new(),
+            excluded: Vec::new(),
         }
     }
 
@@ -94,22 +84,22 @@ impl<'a> Detours<'a> {
         let Some(constant) = self.constants[operand_field as usize] else {
             return false;
         };
-        self.barred.len() < MAX_BARRED
-            && !self.barred.contains(&operand_field)
+        self.excluded.len() < MAX_EXCLUDED
+            && !self.excluded.contains(&operand_field)
             && self.can_be_wide(constant)
             && !self.windows(constant.instruction as usize).is_empty()
     }
 
-    /// Rules out moving the instruction of `operand_field`.
-    pub(super) fn bar(&mut self, operand_field: u32) {
-        self.barred.push(operand_field);
+    /// Excludes moving the instruction of `operand_field`.
+    pub(super) fn exclude(&mut self, operand_field: u32) {
+        self.excluded.push(operand_field);
     }
 
     /// Chooses the instructions that are moved for these slots, or returns an operand field for which there is no room beside the
     /// others.
-    pub(super) fn choose(&mut self, misfits: &[u32]) -> Result<Vec<Range<usize>>, u32> {
+    pub(super) fn choose(&mut self, out_of_range: &[u32]) -> Result<Vec<Range<usize>>, u32> {
         let mut chosen: Vec<Range<usize>> = Vec::new();
-        for &operand_field in misfits {
+        for &operand_field in out_of_range {
             let Some(constant) = self.constants[operand_field as usize] else {
                 return Err(operand_field);
             };
@@ -169,7 +159,7 @@ impl<'a> Detours<'a> {
         let code = &self.code.instructions()[window.clone()];
         let ground = self
             .ground
-            .get_or_insert_with(|| Ground::of(self.code, self.bytes, self.pinned));
+            .get_or_insert_with(|| Ground::of(self.code, self.bytes, self.fixed));
         ground.is_movable[window.clone()]
             .iter()
             .all(|&movable| movable)
@@ -182,7 +172,7 @@ impl<'a> Detours<'a> {
 }
 
 impl Ground {
-    fn of(code: &Code, bytes: &[u8], pinned: &[usize]) -> Self {
+    fn of(code: &Code, bytes: &[u8], fixed: &[usize]) -> Self {
         let mut ground = Self {
             is_target: vec![false; bytes.len()],
             is_movable: vec![true; code.instructions().len()],
@@ -208,7 +198,7 @@ impl Ground {
             ground.is_movable[index] =
                 !stays && !is_system_call(instruction, bytes) && !is_tied(instruction, bytes);
         }
-        for &function in pinned {
+        for &function in fixed {
             for &instruction in &code.functions()[function].reached {
                 ground.is_movable[instruction as usize] = false;
             }
@@ -243,20 +233,20 @@ fn is_tied(instruction: &Instruction, bytes: &[u8]) -> bool {
     is_pad || is_short_only
 }
 
-/// Moves the chosen runs of instructions behind the image. `bytes` has all other constants in place already; `misfits`
+/// Moves the chosen runs of instructions behind the image. `bytes` has all other constants in place already; `out_of_range`
 /// are the constants that have to be wide, with their values.
 pub(super) fn write(
     chosen: &[Range<usize>],
     code: &Code,
-    misfits: &[(Constant, i64)],
+    out_of_range: &[(Constant, i64)],
     bytes: &mut Vec<u8>,
 ) -> Result<Relocated> {
     let mut moved = Vec::new();
     let mut back = Vec::new();
     for window in chosen {
         let run = &code.instructions()[window.clone()];
-        let within = |misfit: &&(Constant, i64)| window.contains(&(misfit.0.instruction as usize));
-        let wide: Vec<(Constant, i64)> = misfits.iter().filter(within).copied().collect();
+        let within = |change: &&(Constant, i64)| window.contains(&(change.0.instruction as usize));
+        let wide: Vec<(Constant, i64)> = out_of_range.iter().filter(within).copied().collect();
         bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), TRAP);
         let to = Svma(bytes.len() as u64);
         let writer = Run {
@@ -299,7 +289,7 @@ impl Run<'_> {
             moved.push(Moved { from, to: at });
             let length = encoder
                 .encode(&intended, at.0)
-                .map_err(|error| damaged(from, &format!("cannot be moved: {error}")))?;
+                .map_err(|error| damaged(from, InstructionFault::Immovable(error.to_string())))?;
             at = at.offset(length as i64);
         }
         let mut code = encoder.take_buffer();
@@ -316,7 +306,7 @@ impl Run<'_> {
         for (constant, value) in self.wide {
             if constant.instruction as usize == index {
                 constant::widen(&mut intended, constant.part, *value)
-                    .ok_or_else(|| damaged(from, "has no form with a longer constant"))?;
+                    .ok_or_else(|| damaged(from, InstructionFault::NoLongForm))?;
             }
         }
         let is_branch = matches!(
@@ -337,12 +327,12 @@ impl Run<'_> {
         for (instruction, index) in self.run.iter().zip(self.first..) {
             let intended = self.intended(bytes, instruction.address, index)?;
             if !constant::is_same(&intended, &decoder.decode()) {
-                return Err(damaged(instruction.address, "would become another one"));
+                return Err(damaged(instruction.address, InstructionFault::Another));
             }
         }
         match decoder.can_decode() {
             false => Ok(()),
-            true => Err(damaged(self.run[0].address, "would become several")),
+            true => Err(damaged(self.run[0].address, InstructionFault::Several)),
         }
     }
 
@@ -370,17 +360,15 @@ impl Run<'_> {
         if leads(first.from, first.to) && (!self.goes_on() || leads(back, self.end())) {
             return Ok(());
         }
-        Err(damaged(first.from, "would not be reached at its new place"))
+        Err(damaged(first.from, InstructionFault::Unreached))
     }
 }
 
 /// `jmp rel32` at `from`.
 fn jump(from: Svma, to: Svma) -> Result<[u8; JUMP]> {
     let distance = to.signed() - from.signed() - JUMP as i64;
-    let distance = i32::try_from(distance).map_err(|_| Error::Unlinkable {
-        what: format!("the instruction at {from}"),
-        reason: format!("{to} is too far away to move it to"),
-    })?;
+    let distance =
+        i32::try_from(distance).map_err(|_| damaged(from, InstructionFault::TooFar(to)))?;
     let [a, b, c, d] = distance.to_le_bytes();
     Ok([0xe9, a, b, c, d])
 }

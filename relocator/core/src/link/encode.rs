@@ -5,10 +5,12 @@ use elf_tools::reachability::Code;
 use elf_tools::relocation::{Kind, OperandField, Quantity, Relocation, Relocations};
 use iced_x86::Instruction;
 
+use crate::error::InstructionFault;
 use crate::link::constant::{self, Constant, Reader};
-use crate::link::resolve::{Resolved, Unresolved};
+use crate::link::resolve::Resolved;
 use crate::placement::Placement;
-use crate::plan::own::Failure;
+use crate::plan::eligibility::{Failure, Fault};
+use crate::reason::Unresolved;
 use crate::{Error, Result};
 
 /// Applies every relocation that can be applied and returns the others with the reason. `bytes` begins with the image,
@@ -23,21 +25,15 @@ pub(super) fn entries(
     for (relocation, index) in relocations.entries.iter().zip(0..) {
         let value = match &resolved[relocation.need as usize] {
             Ok(resolved) => calculate(relocation, *resolved, placement),
-            Err(unresolved) => {
-                failures.push(Failure {
-                    index,
-                    reason: unresolved.to_string(),
-                });
+            Err(_) => {
+                let fault = Fault::Unresolved;
+                failures.push(Failure { index, fault });
                 continue;
             }
         };
         if !relocation.kind.fits(value) {
-            let need = &relocations.needs[relocation.need as usize].reference;
-            let reason = format!(
-                "`{need}` at {}: {value:#x} does not fit {}",
-                relocation.place, relocation.kind
-            );
-            failures.push(Failure { index, reason });
+            let fault = Fault::OutOfRange(value);
+            failures.push(Failure { index, fault });
             continue;
         }
         store(relocation, value, bytes);
@@ -86,7 +82,7 @@ pub(super) fn constants(
         }
         if let Some((_, instruction)) = expected.last_mut() {
             constant::set(instruction, constant.part, value)
-                .ok_or_else(|| damaged(address, "has no such constant"))?;
+                .ok_or_else(|| damaged(address, InstructionFault::NoConstant))?;
         }
     }
     for &(operand_field, value) in changes {
@@ -98,16 +94,13 @@ pub(super) fn constants(
     for (address, expected) in &expected {
         let found = reader.at(*address);
         if found.len() != expected.len() || !constant::is_same(expected, &found) {
-            return Err(damaged(*address, "would become another one"));
+            return Err(damaged(*address, InstructionFault::Another));
         }
     }
     Ok(())
 }
 
 /// An instruction that cannot be changed as intended.
-pub(super) fn damaged(address: Svma, reason: &str) -> Error {
-    Error::Unlinkable {
-        what: format!("the instruction at {address}"),
-        reason: format!("it {reason}"),
-    }
+pub(super) fn damaged(address: Svma, fault: InstructionFault) -> Error {
+    Error::Instruction { address, fault }
 }

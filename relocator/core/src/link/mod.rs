@@ -12,20 +12,20 @@ mod encode;
 mod resolve;
 mod solve;
 
-use elf_tools::relocation::{Relocations, Width};
-use elf_tools::{Svma, arch};
+use elf_tools::relocation::Relocations;
 
 use crate::placement::Placement;
-use crate::plan::own::{self, Failures, Own};
-use crate::plan::{self, FunctionPlan, Policy};
-use crate::{Error, Result};
+use crate::plan::eligibility::{self, Eligibility, Failures};
+use crate::plan::{self, FunctionPlan, Policy, Strategy};
+use crate::reason::Reason;
+use crate::threads::{CodeNow, Patch};
+use crate::{Error, Result, arch};
 
-pub use crate::input::{New, Old, Withheld};
+pub use crate::input::{ForcedFunction, New, Old};
+pub use crate::threads::Moved;
 use constant::Constant;
 use defaults::Defaults;
-pub use detour::Moved;
 use detour::{Detours, Relocated};
-pub use resolve::Unresolved;
 use solve::{Problem, Refusal, Solution};
 
 /// An image that runs on the new kernel.
@@ -43,17 +43,21 @@ pub struct LinkedImage {
 }
 
 impl LinkedImage {
-    /// Where an instruction of the old image is now, if it was moved.
-    pub fn moved_to(&self, boundary: Svma) -> Option<Svma> {
-        let found = self.moved.iter().find(|moved| moved.from == boundary);
-        found.map(|moved| moved.to)
-    }
-
-    /// The instruction of the old image that was moved to a place, or that a jump there leads back to.
-    pub fn moved_from(&self, place: Svma) -> Option<Svma> {
-        let mut all = self.moved.iter().chain(&self.jumps_back);
-        let found = all.find(|moved| moved.to == place);
-        found.map(|moved| moved.from)
+    /// What threads find where this image is.
+    pub fn code_now(&self) -> CodeNow {
+        let patch = |function: &FunctionPlan| {
+            let code = function.patch.clone()?;
+            let entry = function.entry;
+            Some(Patch { entry, code })
+        };
+        let mut functions = self.functions.iter();
+        CodeNow {
+            size: self.bytes.len(),
+            is_relocated: functions.any(|function| function.strategy == Strategy::Relocate),
+            patches: self.functions.iter().filter_map(patch).collect(),
+            moved: self.moved.clone(),
+            jumps_back: self.jumps_back.clone(),
+        }
     }
 }
 
@@ -65,19 +69,19 @@ pub fn link(
     policy: Policy,
 ) -> Result<LinkedImage> {
     let image = &old.image;
-    if !arch::is_supported(image.machine(), image.class()) {
-        let what = format!("a {} image of {:?}", image.machine(), image.class());
-        return Err(Error::Unlinkable {
-            what,
-            reason: "only 64-bit x86-64 images are linked".to_owned(),
-        });
+    let (machine, class) = (image.machine(), image.class());
+    if !arch::is_supported(machine, class) {
+        return Err(Error::Architecture { machine, class });
     }
     let mut bytes = image.bytes().to_vec();
-    let (owns, Relocated { moved, back }) = match &old.relocations {
-        None => (own::all(old, &Failures::default()), Relocated::default()),
+    let (eligible, Relocated { moved, back }) = match &old.relocations {
+        None => (
+            eligibility::all(old, &Failures::default()),
+            Relocated::default(),
+        ),
         Some(relocations) => relocate(old, relocations, new, placement, policy, &mut bytes)?,
     };
-    let plans = plan::plan(old, new, &owns, placement, policy)?;
+    let plans = plan::plan(old, new, &eligible, placement, policy)?;
     for function in &plans {
         if let Some(patch) = &function.patch {
             bytes[function.entry.index()..][..patch.len()].copy_from_slice(patch);
@@ -99,20 +103,19 @@ fn relocate(
     placement: &Placement,
     policy: Policy,
     bytes: &mut Vec<u8>,
-) -> Result<(Vec<Own>, Relocated)> {
+) -> Result<(Vec<Eligibility>, Relocated)> {
     let mut defaults = Defaults::behind(placement.image, bytes.len());
     let resolved = resolve::all(&relocations.needs, new.symtab, placement, &mut defaults);
     let entries = encode::entries(relocations, &resolved, placement, bytes);
     defaults.append_to(bytes);
     let constants = constant::find(&old.code, old.image.bytes(), &relocations.operand_fields);
     let (totals, constraints) = constraints::totals(relocations, &constants, &resolved, placement);
-    let mut owns = own::all(
-        old,
-        &Failures {
-            entries,
-            constraints,
-        },
-    );
+    let failures = Failures {
+        entries,
+        constraints,
+        unresolved: resolved.into_iter().map(Result::err).collect(),
+    };
+    let mut eligible = eligibility::all(old, &failures);
     let mut moved = Relocated::default();
     if policy.keeps_code() && !relocations.constraints.is_empty() {
         let code = CodeConstants {
@@ -121,9 +124,9 @@ fn relocate(
             constants: &constants,
             totals: &totals,
         };
-        moved = code.change(&mut owns, bytes)?;
+        moved = code.change(&mut eligible, bytes)?;
     }
-    Ok((owns, moved))
+    Ok((eligible, moved))
 }
 
 /// The constants of an image's code and what has to become of them.
@@ -136,53 +139,56 @@ struct CodeConstants<'a> {
 
 impl CodeConstants<'_> {
     /// Changes them for all functions that can run, and takes functions out for which there is no way to do it.
-    fn change(&self, owns: &mut [Own], bytes: &mut Vec<u8>) -> Result<Relocated> {
+    fn change(&self, eligible: &mut [Eligibility], bytes: &mut Vec<u8>) -> Result<Relocated> {
         let code = &self.old.code;
         let functions = code.functions();
-        let pinned: Vec<usize> = (0..functions.len())
-            .filter(|&index| plan::is_pinned(&self.old.image, functions[index].entry))
+        let fixed: Vec<usize> = (0..functions.len())
+            .filter(|&index| plan::is_known_by_address(&self.old.image, functions[index].entry))
             .collect();
-        let mut detours = Detours::new(code, self.old.image.bytes(), self.constants, &pinned);
+        let mut detours = Detours::new(code, self.old.image.bytes(), self.constants, &fixed);
         let (solution, refusals, chosen) = loop {
-            let (solution, refusals) = self.solve(owns, &pinned, &mut detours);
-            match detours.choose(&solution.misfits) {
+            let (solution, refusals) = self.solve(eligible, &fixed, &mut detours);
+            match detours.choose(&solution.out_of_range) {
                 Ok(chosen) => break (solution, refusals, chosen),
-                Err(operand_field) => detours.bar(operand_field),
+                Err(operand_field) => detours.exclude(operand_field),
             }
         };
         for refusal in refusals {
-            owns[refusal.function] = Own::No(self.reason(refusal));
+            eligible[refusal.function] = Eligibility::Ineligible(self.reason(refusal));
         }
-        let is_misfit = |operand_field: u32| solution.misfits.binary_search(&operand_field).is_ok();
-        let (misfits, changes): (Vec<_>, Vec<_>) = solution
+        let is_out_of_range =
+            |operand_field: u32| solution.out_of_range.binary_search(&operand_field).is_ok();
+        let (out_of_range, changes): (Vec<_>, Vec<_>) = solution
             .changes
             .iter()
             .copied()
-            .partition(|change| is_misfit(change.0));
+            .partition(|change| is_out_of_range(change.0));
         let operand_fields = &self.relocations.operand_fields;
         encode::constants(operand_fields, self.constants, code, &changes, bytes)?;
-        let wide: Vec<(Constant, i64)> = misfits
+        let wide: Vec<(Constant, i64)> = out_of_range
             .iter()
             .filter_map(|&(operand_field, value)| {
                 Some((self.constants[operand_field as usize]?, value))
             })
             .collect();
-        self.count_detours(owns, &wide, solution.fewest);
+        self.count_detours(eligible, &wide, solution.fewest);
         detour::write(&chosen, code, &wide, bytes)
     }
 
     fn solve(
         &self,
-        owns: &[Own],
-        pinned: &[usize],
+        eligible: &[Eligibility],
+        fixed: &[usize],
         detours: &mut Detours<'_>,
     ) -> (Solution, Vec<Refusal>) {
         let uses = self.old.uses.iter().flat_map(|uses| &uses.by_function);
-        let functions: Vec<(usize, &[u32])> = owns
+        let functions: Vec<(usize, &[u32])> = eligible
             .iter()
             .zip(uses)
             .enumerate()
-            .filter(|(index, (own, _))| matches!(own, Own::Relocate(_)) && !pinned.contains(index))
+            .filter(|(index, (eligibility, _))| {
+                matches!(eligibility, Eligibility::Relocated(_)) && !fixed.contains(index)
+            })
             .map(|(index, (_, uses))| (index, uses.constraints.as_slice()))
             .filter(|function| !function.1.is_empty())
             .collect();
@@ -200,39 +206,24 @@ impl CodeConstants<'_> {
         problem.solve(&mut |operand_field| detours.is_possible(operand_field))
     }
 
-    /// Why a function cannot have its constants, in words that name the first constraint that is to blame.
-    fn reason(&self, refusal: Refusal) -> String {
+    /// Why a function cannot have its constants: the first constraint that is to blame.
+    fn reason(&self, refusal: Refusal) -> Reason {
         let constraint = &self.relocations.constraints[refusal.constraint as usize];
         let reference = &self.relocations.needs[constraint.need as usize].reference;
-        let operand_fields = constraint
-            .terms
-            .iter()
-            .map(|term| self.relocations.operand_fields[term.operand_field as usize]);
-        let describe = |width: Width| match width {
-            Width::None => "no constant",
-            Width::I8 => "1 byte",
-            Width::I32 => "4 bytes",
-        };
-        let places: Vec<String> = operand_fields
-            .map(|operand_field| {
-                format!(
-                    "{} ({})",
-                    operand_field.place,
-                    describe(operand_field.width)
-                )
-            })
-            .collect();
-        format!(
-            "`{reference}` at {}: the constants at {} {}",
-            constraint.site,
-            places.join(", "),
-            refusal.fault
-        )
+        let terms = constraint.terms.iter();
+        let operand_fields =
+            terms.map(|term| self.relocations.operand_fields[term.operand_field as usize]);
+        Reason::Unsolvable {
+            reference: reference.to_string(),
+            site: constraint.site,
+            operand_fields: operand_fields.collect(),
+            fault: refusal.fault,
+        }
     }
 
-    fn count_detours(&self, owns: &mut [Own], wide: &[(Constant, i64)], fewest: bool) {
-        for (own, function) in owns.iter_mut().zip(self.old.code.functions()) {
-            if let Own::Relocate(relocated) = own {
+    fn count_detours(&self, eligible: &mut [Eligibility], wide: &[(Constant, i64)], fewest: bool) {
+        for (eligibility, function) in eligible.iter_mut().zip(self.old.code.functions()) {
+            if let Eligibility::Relocated(relocated) = eligibility {
                 let reaches = |(constant, _): &&(Constant, i64)| {
                     function
                         .reached

@@ -7,62 +7,7 @@ use elf_tools::symtab::{Symbol, Symtab};
 
 use crate::link::defaults::Defaults;
 use crate::placement::Placement;
-
-/// Why a need is not met.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Unresolved {
-    /// There is no table to look in.
-    #[error("`{0}` cannot be looked up: no symbol table of the new kernel")]
-    NoTable(String),
-    /// The new kernel does not have it.
-    #[error("`{0}` is missing in the new kernel")]
-    Missing(String),
-    /// The new kernel stores something else under the name.
-    #[error("`{name}` has semantic version {found} in the new kernel, {wanted} in the image")]
-    Version {
-        /// The symbol.
-        name: String,
-        /// What the image reads.
-        wanted: u32,
-        /// What the kernel stores.
-        found: u32,
-    },
-    /// The field has another width.
-    #[error("`{name}` has {found} bytes in the new kernel, {wanted} in the image")]
-    Size {
-        /// The symbol.
-        name: String,
-        /// What the image reads.
-        wanted: u64,
-        /// What the kernel stores.
-        found: u64,
-    },
-    /// The array is shorter than the indices that the image may use.
-    #[error("`{name}` has {found} elements in the new kernel, {wanted} in the image")]
-    Count {
-        /// The array.
-        name: String,
-        /// What the image may index.
-        wanted: u64,
-        /// What the kernel has.
-        found: u64,
-    },
-    /// The placement leaves the symbol's mapping out.
-    #[error("`{name}` lies in {mapping}, which is not mapped")]
-    Unmapped {
-        /// The symbol.
-        name: String,
-        /// Its mapping.
-        mapping: String,
-    },
-    /// Two symbols of one distance are in mappings that move on their own.
-    #[error("`{0}` spans two mappings of the new kernel")]
-    Split(String),
-    /// The default cannot be laid out.
-    #[error("{0}")]
-    Default(String),
-}
+use crate::reason::Unresolved;
 
 /// What a need resolves to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,7 +105,7 @@ impl<'a> Resolver<'a> {
     fn default(&mut self, name: &VersionedName, value: &[u8]) -> Result<Avma, Unresolved> {
         let element = self.element(name)?;
         let first = self.defaults.place(&name.name, value, self.symtab);
-        Ok(first.map_err(Unresolved::Default)?.offset(element))
+        Ok(first?.offset(element))
     }
 
     /// Distance from the first elements of the arrays in a name to those that are meant.

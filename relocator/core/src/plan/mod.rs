@@ -4,7 +4,7 @@
 //! entry becomes a jump to the function of that name in the new vDSO, or a *system call* where the new kernel has none.
 //! What cannot be told is never guessed; the reason goes into the report.
 
-pub(crate) mod own;
+pub(crate) mod eligibility;
 
 use std::fmt;
 
@@ -14,8 +14,9 @@ use elf_tools::{Avma, Svma};
 
 use crate::input::{New, Old};
 use crate::placement::Placement;
-use crate::{Error, Result, proxy};
-use own::{Own, Relocated};
+pub use crate::reason::{ConstraintFault, Forced, Reason, Refusal, Unresolved, Unsolvable};
+use crate::{Error, Result, arch, proxy};
+use eligibility::Eligibility;
 
 /// What happens to a function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -98,7 +99,7 @@ pub struct FunctionPlan {
     /// What happens to it.
     pub strategy: Strategy,
     /// Why.
-    pub reason: String,
+    pub reason: Reason,
     /// Number of relocations that it uses.
     pub relocations: usize,
     /// Number of instructions moved out of line because an operand no longer fits.
@@ -108,20 +109,6 @@ pub struct FunctionPlan {
 }
 
 impl FunctionPlan {
-    /// What is known of a function that somebody else has decided about: what threads may find there.
-    pub fn unnamed(entry: Svma, strategy: Strategy, reason: &str, patch: Option<Vec<u8>>) -> Self {
-        Self {
-            names: Vec::new(),
-            entry,
-            size: 0,
-            strategy,
-            reason: reason.to_owned(),
-            relocations: 0,
-            detours: 0,
-            patch,
-        }
-    }
-
     /// The name it is reported under.
     pub fn name(&self) -> &str {
         self.names.first().map_or("", String::as_str)
@@ -135,11 +122,11 @@ impl Policy {
     }
 }
 
-/// Plans every function of `old`. `owns` says for each whether its own code can run.
+/// Plans every function of `old`. `eligible` says for each whether its own code can run.
 pub(crate) fn plan(
     old: &Old,
     new: &New<'_>,
-    owns: &[Own],
+    eligible: &[Eligibility],
     placement: &Placement,
     policy: Policy,
 ) -> Result<Vec<FunctionPlan>> {
@@ -150,8 +137,8 @@ pub(crate) fn plan(
         policy,
     };
     let mut plans = Vec::with_capacity(old.code.functions().len());
-    for (function, own) in old.code.functions().iter().zip(owns) {
-        plans.push(planner.function(function, own)?);
+    for (function, eligibility) in old.code.functions().iter().zip(eligible) {
+        plans.push(planner.function(function, eligibility)?);
     }
     planner.resolve_conflicts(&mut plans)?;
     check_patches(&plans)?;
@@ -160,12 +147,10 @@ pub(crate) fn plan(
             .iter()
             .find(|plan| !matches!(plan.strategy, Strategy::Keep | Strategy::Relocate))
     {
-        let (function, entry, reason) = (plan.name().to_owned(), plan.entry, plan.reason.clone());
-        return Err(Error::Refused {
-            function,
-            entry,
-            reason,
-        });
+        return Err(refused(
+            plan,
+            Refusal::NotRelocated(Box::new(plan.reason.clone())),
+        ));
     }
     Ok(plans)
 }
@@ -177,14 +162,19 @@ fn check_patches(plans: &[FunctionPlan]) -> Result<()> {
     for pair in patched.windows(2) {
         let end = pair[0].entry.0 + pair[0].patch.as_ref().map_or(0, Vec::len) as u64;
         if pair[1].entry.0 < end {
-            return Err(Error::Refused {
-                function: pair[1].name().to_owned(),
-                entry: pair[1].entry,
-                reason: format!("it begins inside the replacement of {}", pair[0].name()),
-            });
+            let other = pair[0].name().to_owned();
+            return Err(refused(pair[1], Refusal::InsideReplacement(other)));
         }
     }
     Ok(())
+}
+
+fn refused(plan: &FunctionPlan, reason: Refusal) -> Error {
+    Error::Refused {
+        function: plan.name().to_owned(),
+        entry: plan.entry,
+        reason,
+    }
 }
 
 struct Planner<'a> {
@@ -195,7 +185,7 @@ struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    fn function(&self, function: &Function, own: &Own) -> Result<FunctionPlan> {
+    fn function(&self, function: &Function, eligibility: &Eligibility) -> Result<FunctionPlan> {
         let exports = self.old.image.exports_at(function.entry);
         let names = exports.clone().map(|export| export.name.clone());
         let mut names: Vec<String> = names.collect();
@@ -205,139 +195,99 @@ impl Planner<'_> {
             entry: function.entry,
             size: exports.map(|export| export.size).max().unwrap_or(0),
             strategy: Strategy::Keep,
-            reason: String::new(),
+            reason: Reason::ReadsNoVvar,
             relocations: 0,
             detours: 0,
             patch: None,
         };
-        if let Some(landing) = plan.names.iter().find(|name| must_stay(name)) {
-            let reason = format!("the kernel returns to `{landing}` by address");
+        if let Some(name) = plan.names.iter().find(|name| arch::is_return_address(name)) {
+            let reason = Reason::ReturnAddress { name: name.clone() };
             return Ok(FunctionPlan { reason, ..plan });
         }
-        if let Some(tied) = plan.names.iter().find(|name| is_tied(name)) {
-            return self.tied(plan.clone(), tied);
+        let recognised = plan
+            .names
+            .iter()
+            .find(|name| arch::is_kernel_recognised(name));
+        if let Some(name) = recognised.cloned() {
+            return self.kernel_recognised(plan, name);
         }
-        let withheld = self.old.withheld.iter();
-        let mut withheld = withheld.filter(|withheld| plan.names.contains(&withheld.name));
-        if let Some(withheld) = withheld.next() {
-            return self.withheld(plan, &withheld.reason);
+        let mut forced = self.old.forced.iter();
+        if let Some(forced) = forced.find(|forced| plan.names.contains(&forced.name)) {
+            return self.forced(plan, forced.reason);
         }
         if !self.policy.keeps_code() {
-            return self.replace(plan, "asked for".to_owned());
+            return self.replace(plan, Reason::Requested);
         }
-        match own {
-            Own::Keep(reason) => Ok(FunctionPlan {
-                reason: reason.clone(),
-                ..plan
-            }),
-            Own::Relocate(relocated) => Ok(FunctionPlan {
+        match eligibility {
+            Eligibility::Unchanged => Ok(plan),
+            Eligibility::Relocated(relocated) => Ok(FunctionPlan {
                 strategy: Strategy::Relocate,
-                reason: relocated.to_string(),
+                reason: Reason::Resolved {
+                    relocations: relocated.relocations,
+                    detours: relocated.detours,
+                    fewest: relocated.fewest,
+                },
                 relocations: relocated.relocations,
                 detours: relocated.detours,
                 ..plan
             }),
-            Own::No(reason) => self.replace(plan, reason.clone()),
+            Eligibility::Ineligible(reason) => self.replace(plan, reason.clone()),
         }
     }
 
     /// A function that only works in the kernel's own vDSO.
-    fn tied(&self, plan: FunctionPlan, name: &str) -> Result<FunctionPlan> {
-        let why = format!("the kernel recognises `{name}` by its place in its own vDSO");
-        match self.target(&plan.names) {
-            Some(target) => self.patched(plan, Strategy::Proxy, why, |planner, code, entry| {
-                proxy::proxy_patch(planner.placement.image, entry, code, target)
-            }),
-            None => Ok(FunctionPlan {
-                reason: format!("{why}, and the new one has none to send it to"),
-                ..plan
-            }),
+    fn kernel_recognised(&self, plan: FunctionPlan, name: String) -> Result<FunctionPlan> {
+        let target = self.target(&plan.names);
+        let has_target = target.is_some();
+        let reason = Reason::KernelRecognised { name, has_target };
+        match target {
+            Some(target) => self.jump(plan, reason, target),
+            None => Ok(FunctionPlan { reason, ..plan }),
         }
     }
 
-    /// A function that has to make the system call.
-    fn withheld(&self, plan: FunctionPlan, reason: &str) -> Result<FunctionPlan> {
-        let call = plan.names.iter().find_map(|name| proxy::system_call(name));
-        let call = call.ok_or_else(|| Error::Refused {
-            function: plan.name().to_owned(),
-            entry: plan.entry,
-            reason: format!("{reason}, and no system call does the same"),
-        })?;
-        self.patched(plan, Strategy::Syscall, reason.to_owned(), |_, code, _| {
-            proxy::system_call_patch(code, call)
-        })
+    /// A function that the caller forces to the system call.
+    fn forced(&self, plan: FunctionPlan, reason: Forced) -> Result<FunctionPlan> {
+        match system_call(&plan) {
+            Some(call) => self.stub(plan, Reason::Forced(reason), call),
+            None => Err(refused(&plan, Refusal::NoSystemCall(reason))),
+        }
     }
 
     /// Gives the function another implementation.
-    fn replace(&self, plan: FunctionPlan, reason: String) -> Result<FunctionPlan> {
-        let proxied = self.target(&plan.names);
-        let call = plan.names.iter().find_map(|name| proxy::system_call(name));
-        let jump = |plan: FunctionPlan, target: Avma| {
-            self.patched(
-                plan,
-                Strategy::Proxy,
-                reason.clone(),
-                |planner, code, entry| {
-                    proxy::proxy_patch(planner.placement.image, entry, code, target)
-                },
-            )
-        };
-        let stub = |plan: FunctionPlan, call: proxy::SystemCall, reason: String| {
-            self.patched(plan, Strategy::Syscall, reason, |_, code, _| {
-                proxy::system_call_patch(code, call)
-            })
-        };
-        match (proxied, call) {
-            (_, Some(call)) if self.policy == Policy::Syscall => stub(plan, call, reason),
-            (Some(target), None) => jump(plan, target),
-            (Some(target), Some(call)) => match jump(plan.clone(), target) {
+    fn replace(&self, plan: FunctionPlan, reason: Reason) -> Result<FunctionPlan> {
+        match (self.target(&plan.names), system_call(&plan)) {
+            (_, Some(call)) if self.policy == Policy::Syscall => self.stub(plan, reason, call),
+            (Some(target), None) => self.jump(plan, reason, target),
+            (Some(target), Some(call)) => match self.jump(plan.clone(), reason.clone(), target) {
                 Ok(plan) => Ok(plan),
-                Err(_) => stub(plan, call, format!("{reason}; a jump does not fit")),
+                Err(_) => self.stub(plan, Reason::NoRoomForJump(Box::new(reason)), call),
             },
-            (None, Some(call)) => stub(
-                plan,
-                call,
-                format!("{reason}; the new vDSO has no such function"),
-            ),
-            (None, None) => Err(Error::Refused {
-                function: plan.name().to_owned(),
-                entry: plan.entry,
-                reason: format!(
-                    "{reason}; the new vDSO has no such function, and no system call does the same"
-                ),
-            }),
+            (None, Some(call)) => self.stub(plan, Reason::NotInNewVdso(Box::new(reason)), call),
+            (None, None) => Err(refused(&plan, Refusal::NoReplacement(Box::new(reason)))),
         }
     }
 
-    fn patched(
+    /// The function as a jump to the new vDSO's.
+    fn jump(&self, plan: FunctionPlan, reason: Reason, target: Avma) -> Result<FunctionPlan> {
+        let patch = proxy::proxy_patch(self.placement.image, plan.entry, self.code(&plan), target);
+        patched(plan, Strategy::Proxy, reason, patch)
+    }
+
+    /// The function as a system call.
+    fn stub(
         &self,
         plan: FunctionPlan,
-        strategy: Strategy,
-        reason: String,
-        patch: impl Fn(&Self, &[u8], Svma) -> Vec<u8>,
+        reason: Reason,
+        call: proxy::SystemCall,
     ) -> Result<FunctionPlan> {
-        let patch = patch(
-            self,
-            &self.old.image.bytes()[plan.entry.index()..],
-            plan.entry,
-        );
-        if patch.len() as u64 > plan.size {
-            return Err(Error::Refused {
-                function: plan.name().to_owned(),
-                entry: plan.entry,
-                reason: format!(
-                    "{reason}; it has {} bytes, and its replacement {}",
-                    plan.size,
-                    patch.len()
-                ),
-            });
-        }
-        Ok(FunctionPlan {
-            strategy,
-            reason,
-            patch: Some(patch),
-            ..plan
-        })
+        let patch = proxy::system_call_patch(self.code(&plan), call);
+        patched(plan, Strategy::Syscall, reason, patch)
+    }
+
+    /// The image's bytes from a function's entry on.
+    fn code(&self, plan: &FunctionPlan) -> &[u8] {
+        &self.old.image.bytes()[plan.entry.index()..]
     }
 
     /// The new vDSO's function of one of these names.
@@ -353,7 +303,8 @@ impl Planner<'_> {
     fn resolve_conflicts(&self, plans: &mut [FunctionPlan]) -> Result<()> {
         loop {
             let conflict = plans.iter().enumerate().find_map(|(index, plan)| {
-                let runs = plan.patch.is_none() && !plan.names.iter().any(|name| must_stay(name));
+                let mut names = plan.names.iter();
+                let runs = plan.patch.is_none() && !names.any(|name| arch::is_return_address(name));
                 let other = runs
                     .then(|| {
                         plans
@@ -361,10 +312,8 @@ impl Planner<'_> {
                             .find(|other| enters(&self.old.code, index, other))
                     })
                     .flatten()?;
-                Some((
-                    index,
-                    format!("it shares code with {}, which is replaced", other.name()),
-                ))
+                let with = other.name().to_owned();
+                Some((index, Reason::SharedCode { with }))
             });
             let Some((index, reason)) = conflict else {
                 return Ok(());
@@ -377,6 +326,34 @@ impl Planner<'_> {
             plans[index] = self.replace(plan, reason)?;
         }
     }
+}
+
+/// The system call that does what a function does.
+fn system_call(plan: &FunctionPlan) -> Option<proxy::SystemCall> {
+    plan.names.iter().find_map(|name| proxy::system_call(name))
+}
+
+/// A function whose entry is overwritten.
+fn patched(
+    plan: FunctionPlan,
+    strategy: Strategy,
+    reason: Reason,
+    patch: Vec<u8>,
+) -> Result<FunctionPlan> {
+    if patch.len() as u64 > plan.size {
+        let too_short = Refusal::TooShort {
+            reason: Box::new(reason),
+            size: plan.size,
+            replacement: patch.len(),
+        };
+        return Err(refused(&plan, too_short));
+    }
+    Ok(FunctionPlan {
+        strategy,
+        reason,
+        patch: Some(patch),
+        ..plan
+    })
 }
 
 /// Whether function `index` begins at or can reach an instruction that the patch of `other` overwrites, beyond the entry.
@@ -404,38 +381,10 @@ fn enters(code: &Code, index: usize, other: &FunctionPlan) -> bool {
     jumps.any(|target| target > other.entry && target.0 < end)
 }
 
-/// In words that explain why the function's own code runs.
-impl fmt::Display for Relocated {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "all {} relocations resolved", self.relocations)?;
-        match self.detours {
-            0 => return Ok(()),
-            1 => f.write_str(", 1 instruction moved out of line")?,
-            detours => write!(f, ", {detours} instructions moved out of line")?,
-        }
-        if !self.fewest {
-            f.write_str(" (fewer may do)")?;
-        }
-        Ok(())
-    }
-}
-
 /// Whether the function at `entry` keeps its place whatever the tables say: it stays, or the kernel's own is used.
-pub(crate) fn is_pinned(image: &Image, entry: Svma) -> bool {
+pub(crate) fn is_known_by_address(image: &Image, entry: Svma) -> bool {
     let mut exports = image.exports_at(entry);
-    exports.any(|export| must_stay(&export.name) || is_tied(&export.name))
-}
-
-/// Functions whose address the kernel or the hardware knows: signal trampolines and the 32-bit system call pad.
-fn must_stay(name: &str) -> bool {
-    matches!(
-        name,
-        "__kernel_sigreturn" | "__kernel_rt_sigreturn" | "__kernel_vsyscall"
-    )
-}
-
-/// Functions that the kernel treats specially by their place in its own vDSO: `docs/architecture.md`.
-fn is_tied(name: &str) -> bool {
-    name == "__vdso_sgx_enter_enclave"
-        || (name.starts_with("__vdso_futex_robust_list") && name.ends_with("_try_unlock"))
+    exports.any(|export| {
+        arch::is_return_address(&export.name) || arch::is_kernel_recognised(&export.name)
+    })
 }

@@ -22,7 +22,7 @@ use elf_tools::{BuildId, Svma};
 
 use crate::error::in_words;
 use crate::link::Old;
-use crate::source::Source;
+use crate::source::{NoSymtab, Source};
 use crate::{Error, Result};
 
 pub use reentry::{LostReason, ReentrySummary, reentry};
@@ -98,7 +98,29 @@ pub struct OldTables {
     /// Where the table came from.
     pub provenance: Provenance,
     /// Why there is none, if there is none.
-    pub no_tables: Option<String>,
+    pub no_tables: Option<NoTables>,
+}
+
+/// Why an old image has no relocation table.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NoTables {
+    /// It carries none, and none can be derived without the symbols of its kernel.
+    #[error("{0}, and the image carries no table")]
+    NoSymtab(NoSymtab),
+    /// Deriving one failed; what is wrong.
+    #[error("{0}")]
+    NotDerived(String),
+}
+
+impl NoTables {
+    /// A word for programs, which stays the same from version to version.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NoSymtab(reason) => reason.code(),
+            Self::NotDerived(_) => "not-derived",
+        }
+    }
 }
 
 impl Source {
@@ -109,10 +131,7 @@ impl Source {
 
     /// The same for a copy of the vDSO, such as one with alternatives applied: a derived table describes just that code.
     pub fn old_as(&self, image: Image, options: &Options) -> Result<(Old, OldTables)> {
-        let none = self.no_symtab.as_deref();
-        let none = none.unwrap_or("the source has no symbols");
-        let symtab = self.symtab.as_ref().ok_or(none);
-        find(image, &self.name, symtab, options)
+        find(image, &self.name, self.symtab(), options)
     }
 }
 
@@ -123,7 +142,7 @@ impl Source {
 pub fn find(
     image: Image,
     name: &str,
-    symtab: Result<&Symtab, &str>,
+    symtab: Result<&Symtab, NoSymtab>,
     options: &Options,
 ) -> Result<(Old, OldTables)> {
     let mut old = Old::read(image).map_err(Error::input(name))?;
@@ -137,7 +156,7 @@ pub fn find(
     } else {
         match symtab {
             Ok(symtab) => derived(&mut old, symtab, options.cache.as_deref()),
-            Err(reason) => Err(format!("{reason}, and the image carries no table")),
+            Err(reason) => Err(NoTables::NoSymtab(reason)),
         }
     };
     let tables = match found {
@@ -154,7 +173,7 @@ pub fn find(
 }
 
 /// How a table was found, or why there is none.
-type Found = Result<Provenance, String>;
+type Found = Result<Provenance, NoTables>;
 
 fn cached(old: &Old, options: &Options) -> Option<Relocations> {
     options.cache.as_ref()?.relocations(&old.image, &old.code)
@@ -193,7 +212,7 @@ fn from_file(old: &mut Old, file: &Given, options: &Options) -> Result<Found> {
 fn derived(old: &mut Old, symtab: &Symtab, cache: Option<&dyn Store>) -> Found {
     match derive_into(old, symtab, cache) {
         Ok(_) => Ok(Provenance::Derived),
-        Err(error) => Err(in_words(&error)),
+        Err(error) => Err(NoTables::NotDerived(in_words(&error))),
     }
 }
 

@@ -6,7 +6,7 @@ use std::ops::Range;
 use elf_tools::{Avma, Svma};
 
 use super::frames::{self, Interrupted};
-use super::{Memory, Registers, Thread, Verdict, Write};
+use super::{Memory, Registers, StuckReason, Thread, Verdict, Write};
 
 /// What carries threads across.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -31,7 +31,7 @@ pub struct Stuck {
     /// Where it is in the image.
     pub place: Svma,
     /// Why.
-    pub reason: String,
+    pub reason: StuckReason,
 }
 
 /// What signals have interrupted in threads, by thread.

@@ -8,8 +8,10 @@
 //! serves a live process, checkpoint files, and tests.
 
 pub mod carry;
+mod code_now;
 pub mod frames;
 pub mod random;
+mod reason;
 mod stopped;
 
 use elf_tools::disassembly::Flow;
@@ -17,8 +19,9 @@ use elf_tools::reentry::{Context, ReentryTable, Register};
 use elf_tools::{Avma, Svma};
 
 use crate::criu;
-use crate::link::{LinkedImage, Old};
-use crate::plan::{FunctionPlan, Strategy};
+use crate::input::Old;
+pub use code_now::{CodeNow, Moved, Patch};
+pub use reason::{RecipeFault, StuckReason};
 use stopped::Stopped;
 
 /// Length of the `syscall` instruction. A thread that is to repeat a system call is brought back by it.
@@ -73,7 +76,7 @@ pub enum Verdict {
         /// Where it is in the image.
         place: Svma,
         /// Why.
-        reason: String,
+        reason: StuckReason,
     },
 }
 
@@ -108,10 +111,10 @@ pub struct Crossing<'a> {
     pub old: &'a Old,
     /// Its recipes.
     pub reentry: &'a ReentryTable,
-    /// What is in the process now, if that is not the old image but what it was linked to earlier.
-    pub before: Option<&'a LinkedImage>,
+    /// What is in the process now, if that is not the old image as it was.
+    pub before: Option<&'a CodeNow>,
     /// What will be there.
-    pub after: &'a LinkedImage,
+    pub after: &'a CodeNow,
     /// Where the first byte of all of them is.
     pub image: Avma,
 }
@@ -152,7 +155,7 @@ impl Crossing<'_> {
             Some((entry, bytes)) => stopped.in_replacement(entry, place, bytes),
             None => match self.boundary(place, registers) {
                 Some(boundary) => self.go_on(boundary, place, &stopped),
-                None => Err("no function of the image executes an instruction there".to_owned()),
+                None => Err(StuckReason::NoInstruction),
             },
         };
         verdict.unwrap_or_else(|reason| Verdict::Stuck { place, reason })
@@ -160,26 +163,26 @@ impl Crossing<'_> {
 
     /// Whether constants of the code are others than at home.
     fn was_linked(&self) -> bool {
-        let is_relocated = |function: &FunctionPlan| function.strategy == Strategy::Relocate;
-        let before = self.before;
-        before.is_some_and(|linked| linked.functions.iter().any(is_relocated))
+        self.before.is_some_and(|code| code.is_relocated)
     }
 
     /// The function whose entry was overwritten earlier, if a thread is in what it was overwritten with, and the bytes from
     /// the thread's instruction on.
     fn replaced(&self, place: Svma, registers: &Registers) -> Option<(Svma, &[u8])> {
         let place = instruction(place, registers)?;
-        self.before?.functions.iter().find_map(|function| {
-            let patch = function.patch.as_ref()?;
-            let offset = place.0.checked_sub(function.entry.0)? as usize;
-            let rest = patch.get(offset..).filter(|rest| !rest.is_empty())?;
-            is_in_patch(patch, offset, registers).then_some((function.entry, rest))
-        })
+        self.before?
+            .patches
+            .iter()
+            .find_map(|Patch { entry, code }| {
+                let offset = place.0.checked_sub(entry.0)? as usize;
+                let rest = code.get(offset..).filter(|rest| !rest.is_empty())?;
+                is_in_patch(code, offset, registers).then_some((*entry, rest))
+            })
     }
 
     /// The place in the image that an address means; `None` outside of it.
     fn place(&self, pc: Avma) -> Option<Svma> {
-        let before = self.before.map_or(0, |linked| linked.bytes.len());
+        let before = self.before.map_or(0, |code| code.size);
         let size = self.old.image.bytes().len().max(before) as u64;
         let offset = pc.0.checked_sub(self.image.0)?;
         (offset < size).then_some(Svma(offset))
@@ -188,12 +191,17 @@ impl Crossing<'_> {
     /// The boundary of the old image that a thread is at. One that is to repeat a system call is at its instruction.
     fn boundary(&self, place: Svma, registers: &Registers) -> Option<Svma> {
         let place = instruction(place, registers)?;
-        let moved = self.before.and_then(|linked| linked.moved_from(place));
+        let moved = self.before.and_then(|code| code.moved_from(place));
         let boundary = moved.unwrap_or(place);
         self.old.code.index_of(boundary).map(|_| boundary)
     }
 
-    fn go_on(&self, boundary: Svma, place: Svma, stopped: &Stopped<'_>) -> Result<Verdict, String> {
+    fn go_on(
+        &self,
+        boundary: Svma,
+        place: Svma,
+        stopped: &Stopped<'_>,
+    ) -> Result<Verdict, StuckReason> {
         let contexts: Vec<&Context> = self.reentry.at(boundary).iter().collect();
         if contexts.iter().any(|context| context.function == boundary) {
             // At an entry everything is as it is at an entry, whatever is there now.
@@ -204,8 +212,7 @@ impl Crossing<'_> {
             .filter(|context| stopped.is_in(context))
             .collect();
         if all.is_empty() {
-            let reason = "no function is known to come here from where its callers are".to_owned();
-            return Err(reason);
+            return Err(StuckReason::UnknownCallers);
         }
         let reads = all.iter().any(|context| context.reads);
         if !reads && !self.meets_changes(boundary) {
@@ -213,21 +220,17 @@ impl Crossing<'_> {
         }
         let mut found: Option<FixUp> = None;
         for context in all {
-            let recipe = self.reentry.recipe(context).map_err(str::to_owned)?;
+            let recipe = self.reentry.recipe(context);
+            let recipe = recipe.map_err(|reason| StuckReason::NoRecipe(reason.to_owned()))?;
             let fix_up = stopped.re_enter(boundary, context, recipe)?;
             match &found {
                 Some(other) if *other != fix_up => {
-                    return Err(format!(
-                        "it may be in the function at {} or in that at {}",
-                        other.to, fix_up.to
-                    ));
+                    return Err(StuckReason::Ambiguous(other.to, fix_up.to));
                 }
                 _ => found = Some(fix_up),
             }
         }
-        found
-            .map(Verdict::FixUp)
-            .ok_or_else(|| "nothing is known of it".to_owned())
+        found.map(Verdict::FixUp).ok_or(StuckReason::UnknownCallers)
     }
 
     /// A thread at the entry of a function: it stays there, or goes there from a copy of the instruction.
@@ -254,10 +257,9 @@ impl Crossing<'_> {
             return true;
         };
         let is_overwritten = |at: Svma| {
-            self.after.functions.iter().any(|function| {
-                let size = function.patch.as_ref().map_or(0, Vec::len) as u64;
+            self.after.patches.iter().any(|Patch { entry, code }| {
                 // At the entry, what was put there does what the function did.
-                (function.entry.0 + 1..function.entry.0 + size).contains(&at.0)
+                (entry.0 + 1..entry.0 + code.len() as u64).contains(&at.0)
             })
         };
         let mut seen = vec![false; code.instructions().len()];

@@ -3,7 +3,7 @@
 use elf_tools::reentry::{Context, Location, Recipe, Register, Source};
 use elf_tools::{Avma, Svma};
 
-use super::{FixUp, Memory, Registers, Verdict, Write};
+use super::{FixUp, Memory, RecipeFault, Registers, StuckReason, Verdict, Write};
 
 /// `ret`
 const RET: u8 = 0xc3;
@@ -57,7 +57,7 @@ impl Stopped<'_> {
         entry: Svma,
         place: Svma,
         bytes: &[u8],
-    ) -> Result<Verdict, String> {
+    ) -> Result<Verdict, StuckReason> {
         let mut fix_up = self.moved(place, entry);
         fix_up.registers.system_call = -1;
         if bytes[0] != RET {
@@ -83,20 +83,18 @@ impl Stopped<'_> {
         from: Svma,
         context: &Context,
         recipe: &Recipe,
-    ) -> Result<FixUp, String> {
+    ) -> Result<FixUp, StuckReason> {
         let mut fix_up = self.moved(from, context.function);
         let registers = &mut fix_up.registers;
         for &(register, ref source) in &recipe.registers {
             if self.was_linked && depends_on_layout(register, source) {
-                return Err(format!(
-                    "{register} of the entry is part of an address, in code that was linked earlier"
-                ));
+                return Err(StuckReason::LinkedEarlier(register));
             }
             let value = self
                 .value(source)
-                .map_err(|why| format!("{register} of the entry: {why}"))?;
+                .map_err(|fault| StuckReason::Register { register, fault })?;
             let place = registers.general.get_mut(register.index());
-            *place.ok_or_else(|| format!("{register} does not exist"))? = value;
+            *place.ok_or(RecipeFault::NoSuchRegister(register))? = value;
         }
         // What is begun anew is no system call that could be repeated.
         registers.system_call = -1;
@@ -111,7 +109,7 @@ impl Stopped<'_> {
         Ok(fix_up)
     }
 
-    fn value(&self, source: &Source) -> Result<u64, String> {
+    fn value(&self, source: &Source) -> Result<u64, RecipeFault> {
         let content = self.content(source.location)?;
         let image = self.image.0.wrapping_mul(source.image as u64);
         let scaled = content
@@ -120,9 +118,12 @@ impl Stopped<'_> {
         let value = match source.scale {
             1 => scaled,
             -1 => scaled.wrapping_neg(),
-            0 => return Err("a scale of 0".to_owned()),
+            0 => return Err(RecipeFault::NoScale),
             scale if scaled % scale == 0 => scaled / scale,
-            scale => return Err(format!("{scaled:#x} is no multiple of {scale}")),
+            scale => {
+                let value = scaled;
+                return Err(RecipeFault::NoMultiple { value, scale });
+            }
         };
         Ok(match source.low {
             true => u64::from(value as u32),
@@ -130,7 +131,7 @@ impl Stopped<'_> {
         })
     }
 
-    fn content(&self, location: Location) -> Result<u64, String> {
+    fn content(&self, location: Location) -> Result<u64, RecipeFault> {
         match location {
             Location::Nowhere => Ok(0),
             Location::Register(register) => self.general(self.registers, register),
@@ -140,16 +141,14 @@ impl Stopped<'_> {
                 let mut bytes = [0; 8];
                 match self.memory.read(at, &mut bytes) {
                     true => Ok(u64::from_le_bytes(bytes)),
-                    false => Err(format!("the stack cannot be read at {at}")),
+                    false => Err(RecipeFault::Unreadable(at)),
                 }
             }
         }
     }
 
-    fn general(&self, registers: &Registers, register: Register) -> Result<u64, String> {
+    fn general(&self, registers: &Registers, register: Register) -> Result<u64, RecipeFault> {
         let value = registers.general.get(register.index());
-        value
-            .copied()
-            .ok_or_else(|| format!("{register} does not exist"))
+        value.copied().ok_or(RecipeFault::NoSuchRegister(register))
     }
 }

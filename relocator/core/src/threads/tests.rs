@@ -33,17 +33,13 @@ fn verdicts(rax: u64) -> Vec<(u64, Registers, Verdict)> {
         mappings: Vec::new(),
     };
     let linked = crate::link::link(&old, &New::default(), &placement, Policy::Syscall).unwrap();
-    let mut before = linked.clone();
-    for function in &mut before.functions {
-        let is_it = function.entry == entry;
-        function.patch = is_it.then(|| criu::jump(TARGET).to_vec());
-        function.strategy = Strategy::Proxy;
-    }
+    let mut before = CodeNow::unchanged(old.image.bytes().len());
+    before.patch(entry, criu::jump(TARGET).to_vec());
     let crossing = Crossing {
         old: &old,
         reentry: &reentry,
         before: Some(&before),
-        after: &linked,
+        after: &linked.code_now(),
         image: BASE,
     };
     let places = 0..criu::JUMP as u64;

@@ -49,7 +49,7 @@ fn a_misfit_and_its_neighbour_are_moved() {
     let plan = linked.plan();
     assert_eq!((plan.strategy, plan.detours), (Strategy::Relocate, 1));
     assert_eq!(
-        plan.reason,
+        plan.reason.to_string(),
         "all 3 relocations resolved, 1 instruction moved out of line"
     );
     assert_eq!(moved(&linked), [7, 9]);
@@ -134,7 +134,8 @@ fn where_there_is_no_room_the_function_is_replaced() {
             linked.entry.offset(3),
             linked.entry.offset(7 + neighbour.len() as i64),
         );
-        assert_eq!(plan.reason, expected);
+        assert_eq!(plan.reason.to_string(), expected);
+        assert_eq!(plan.reason.code(), "constants-contradict");
         assert_eq!(linked.image.moved, []);
     }
     // What follows a system call is where its thread comes back to, but can be the first.

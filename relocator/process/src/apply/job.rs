@@ -8,16 +8,15 @@ use super::kernel::RunningKernel;
 use super::survey::Survey;
 use crate::targets::{Mapping, Step, Target, Thread, writable};
 use crate::{Error, Result};
-use relocator::link::LinkedImage;
 use relocator::threads::carry::{Carried, Contexts, Stuck, carry};
-use relocator::threads::{Crossing, Memory, Registers, Verdict, Write};
+use relocator::threads::{CodeNow, Crossing, Memory, Registers, StuckReason, Verdict, Write};
 
 /// What is to be done, in this order: threads leave the old texts, `early`, threads leave the new vDSO, `kernel`, `late`.
 /// After each step the process could go on.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Job {
     /// Each text: what threads find there now, and what they will.
-    pub(super) crossings: Vec<(Option<LinkedImage>, LinkedImage)>,
+    pub(super) crossings: Vec<(Option<CodeNow>, CodeNow)>,
     /// Memory that has to be written in any case.
     pub(super) stale: Vec<Write>,
     /// Makes texts independent of the kernel's mappings.
@@ -141,12 +140,12 @@ fn decide(
     match crossing.thread(registers, memory) {
         Verdict::FixUp(fix_up) if !is_entry(crossing, fix_up.to) => Verdict::Stuck {
             place: fix_up.from,
-            reason: "its instruction is somewhere else afterwards".to_owned(),
+            reason: StuckReason::MovedAfterwards,
         },
         // Nothing there is executed but what a tool has left that was killed, from which a thread finds its way by itself.
         Verdict::Outside => Verdict::Stuck {
             place: Svma(registers.pc.0.wrapping_sub(crossing.image.0)),
-            reason: "it comes from a system call of another tool's".to_owned(),
+            reason: StuckReason::ForeignSystemCall,
         },
         verdict => verdict,
     }

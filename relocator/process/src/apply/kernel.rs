@@ -3,7 +3,6 @@
 //! Threads are in there because jumps have sent them. When it is moved they have to leave, and go to the entry of the same
 //! function in an old text: whatever is there at the moment does what they were called for.
 
-use elf_tools::image::Image;
 use elf_tools::reentry::ReentryTable;
 use elf_tools::{Avma, BuildId, Svma};
 
@@ -13,12 +12,11 @@ use super::recognise::{KernelUnit, Own};
 use super::text::Text;
 use crate::{Error, Result, running};
 use relocator::criu;
-use relocator::link::{LinkedImage, New, Old};
+use relocator::link::{New, Old};
 use relocator::placement::END;
-use relocator::plan::{FunctionPlan, Strategy};
-use relocator::source::Source;
+use relocator::source::{NoSymtab, Source};
 use relocator::tables;
-use relocator::threads::{Crossing, Memory, Registers, Verdict};
+use relocator::threads::{CodeNow, Crossing, Memory, Registers, StuckReason, Verdict};
 
 /// The kernel that runs now.
 #[derive(Debug)]
@@ -28,7 +26,7 @@ pub struct RunningKernel {
     vdso: Old,
     reentry: ReentryTable,
     /// All of its vDSO, replaced.
-    gone: LinkedImage,
+    gone: CodeNow,
     pub(super) limits: Limits,
 }
 
@@ -41,7 +39,7 @@ impl RunningKernel {
         let image = source.require_image()?.clone();
         let vdso = Old::with_table(image, None).map_err(Error::input(&source.name))?;
         let (reentry, _) = tables::reentry(&vdso, &source.name, tables)?;
-        let gone = gone(&vdso.image);
+        let gone = CodeNow::gone(vdso.image.bytes().len());
         let limits = Limits {
             lowest: lowest()?,
             highest: END,
@@ -65,8 +63,8 @@ impl RunningKernel {
     }
 
     /// Why its symbols are not known, if they are not.
-    pub(super) fn no_symtab(&self) -> Option<&str> {
-        self.source.no_symtab.as_deref()
+    pub(super) fn no_symtab(&self) -> Option<&NoSymtab> {
+        self.source.no_symtab.as_ref()
     }
 
     /// Build-id of its vDSO.
@@ -151,23 +149,9 @@ impl RunningKernel {
             }),
             None => Verdict::Stuck {
                 place: from,
-                reason:
-                    "it is in the new vDSO, which has to be moved, and no old one has this function"
-                        .to_owned(),
+                reason: StuckReason::NoOldFunction,
             },
         }
-    }
-}
-
-/// The image if nothing of it can be executed any more.
-fn gone(image: &Image) -> LinkedImage {
-    let bytes = vec![0; image.bytes().len()];
-    let everything = FunctionPlan::unnamed(Svma(0), Strategy::Proxy, "it is moved", Some(bytes));
-    LinkedImage {
-        bytes: image.bytes().to_vec(),
-        functions: vec![everything],
-        moved: Vec::new(),
-        jumps_back: Vec::new(),
     }
 }
 

@@ -18,6 +18,7 @@ use relocator::criu;
 use relocator::link::LinkedImage;
 use relocator::placement::PAGE;
 use relocator::plan::FunctionPlan;
+use relocator::threads::CodeNow;
 
 /// Zeros that are left at the end of the text, in which a trampoline finds room the next time, even after one was left there.
 const SPARE: usize = 512;
@@ -45,7 +46,7 @@ pub(super) struct Layout {
     /// Has entries be its own.
     pub(super) late: Vec<Step>,
     /// What threads find there, in the beginning or in the end.
-    pub(super) after: LinkedImage,
+    pub(super) after: CodeNow,
     /// What is kept of it in the process.
     pub(super) record: Record,
 }
@@ -124,7 +125,7 @@ impl Draft {
         bytes.resize(bytes.len().max(end), 0);
         bytes[start..end].copy_from_slice(&linked.bytes);
         let used = linked.bytes.len().max(text.found.size);
-        let stage = Stage::new(text, &linked.functions, &bytes[start..], used)?;
+        let stage = Stage::new(text, &linked.code_now(), &bytes[start..], used)?;
         Ok(Self {
             end: start + used.max(stage.end()),
             bytes,
@@ -184,7 +185,7 @@ impl Draft {
         if stored.at.end > at.offset(limit as i64) {
             return Err(no_room(text));
         }
-        let mut after = linked.clone();
+        let mut after = linked.code_now();
         self.stage.extend(&mut after);
         let size = bytes.len();
         let replace = Step::Replace { at, bytes };

@@ -22,7 +22,7 @@ use crate::{Error, Result};
 use relocator::criu::Mark;
 use relocator::link::{Old, link};
 use relocator::placement::{PAGE, Placement};
-use relocator::plan::Policy;
+use relocator::plan::{Forced, Policy};
 use relocator::threads::frames::merge;
 use relocator::threads::{Write, random};
 
@@ -181,7 +181,7 @@ fn anew(
         job.late.extend(layout.late);
     }
     job.late.extend(survey.discard());
-    outcome.no_symbols = kernel.no_symtab().map(str::to_owned);
+    outcome.no_symbols = kernel.no_symtab().map(ToString::to_string);
     outcome.state = State::Linked;
     outcome.kernel = placed;
     Ok(job)
@@ -192,8 +192,8 @@ fn anew(
 fn trusted<'a>(text: &'a Text, droppable: &[Range<Avma>]) -> Cow<'a, Old> {
     let mut old = Cow::Borrowed(&text.old);
     if droppable.is_empty() {
-        let reason = "no memory of the process is marked as that of random states, so none could be made stale";
-        old.to_mut().withhold(GETRANDOM, reason);
+        let reason = Forced::RandomStatesUnknown;
+        old.to_mut().force_system_call(GETRANDOM, reason);
     }
     old
 }

@@ -18,10 +18,9 @@ use super::text::Text;
 use crate::targets::{Step, WORD, overlaps};
 use crate::{Error, Result};
 use relocator::criu;
-use relocator::link::LinkedImage;
-use relocator::plan::FunctionPlan;
+use relocator::plan::Refusal;
 use relocator::proxy::{self, SystemCall};
-use relocator::threads::Write;
+use relocator::threads::{CodeNow, Write};
 
 /// What everything that is added begins at a multiple of.
 pub(super) const ALIGNMENT: usize = 16;
@@ -50,12 +49,7 @@ impl Stage {
     /// For a text whose image becomes `after`, of which everything from `free` on is unused.
     ///
     /// Error: a function that cannot be overwritten at once.
-    pub(super) fn new(
-        text: &Text,
-        functions: &[FunctionPlan],
-        after: &[u8],
-        free: usize,
-    ) -> Result<Self> {
+    pub(super) fn new(text: &Text, code: &CodeNow, after: &[u8], free: usize) -> Result<Self> {
         let image = text.found.image;
         let now = text.found.image_bytes();
         let change = Change {
@@ -70,31 +64,33 @@ impl Stage {
             words: Vec::new(),
             stubs: Vec::new(),
         };
-        for function in functions {
-            if let Some(word) = stage.word(text, function, &change)? {
-                stage.words.push((function.entry, word));
+        for function in text.old.code.functions() {
+            let entry = function.entry;
+            let patch = code.patched(entry).map_or(0, <[u8]>::len);
+            if let Some(word) = stage.word(text, entry, patch, &change)? {
+                stage.words.push((entry, word));
             }
         }
         Ok(stage)
     }
 
-    /// What a function begins with; `None` if it begins as it does now.
+    /// What a function begins with of which `patch` bytes are to be replaced; `None` if it begins as it does now.
     fn word(
         &mut self,
         text: &Text,
-        function: &FunctionPlan,
+        entry: Svma,
+        patch: usize,
         change: &Change<'_>,
     ) -> Result<Option<[u8; WORD]>> {
-        let entry = function.entry;
         let exports = text.old.image.exports_at(entry);
         let mut names = exports.clone().map(|export| export.name.as_str());
-        let refused = |reason: &str| {
+        let refused = |reason: Refusal| {
             // Aliases without underscores come behind.
             let name = exports.clone().map(|export| export.name.as_str()).min();
             Error::Link(relocator::Error::Refused {
                 function: name.unwrap_or_default().to_owned(),
                 entry,
-                reason: reason.to_owned(),
+                reason,
             })
         };
         let sizes = exports.clone().map(|export| export.size as usize);
@@ -102,24 +98,22 @@ impl Stage {
         if size < WORD {
             return match change.is_kept(entry, 0..size) {
                 true => Ok(None),
-                false => Err(refused("it is too short to be replaced at once")),
+                false => Err(refused(Refusal::TooShortAtOnce)),
             };
         }
         if let Some(call) = names.find_map(proxy::system_call) {
             return Ok(Some(self.call(entry, call, change)));
         }
-        let patch = function.patch.as_ref().map_or(0, Vec::len);
         if patch == 0 && change.is_kept(entry, 0..WORD) {
             return Ok(None);
         }
         // It runs its own code, of which nothing else may be missing.
         if patch > WORD || !change.is_kept(entry, WORD..criu::JUMP.min(size)) {
-            let reason = "what replaces it is too long to be written at once";
-            return Err(refused(reason));
+            return Err(refused(Refusal::TooLongAtOnce));
         }
         let own = text.old.image.bytes().get(entry.index()..);
         let own = own.and_then(|own| own.first_chunk());
-        let own = own.ok_or_else(|| refused("it leaves the image"))?;
+        let own = own.ok_or_else(|| refused(Refusal::LeavesImage))?;
         Ok(Some(*own))
     }
 
@@ -182,19 +176,15 @@ impl Stage {
     }
 
     /// Has whoever is in what is overwritten at entries, in the beginning or in the end, count as being in what is replaced.
-    pub(super) fn extend(&self, linked: &mut LinkedImage) {
-        extend(linked, self.words.iter().map(|word| word.0));
+    pub(super) fn extend(&self, code: &mut CodeNow) {
+        extend(code, self.words.iter().map(|word| word.0));
     }
 }
 
 /// The same for these entries.
-pub(super) fn extend(linked: &mut LinkedImage, entries: impl Iterator<Item = Svma>) {
+pub(super) fn extend(code: &mut CodeNow, entries: impl Iterator<Item = Svma>) {
     for entry in entries {
-        let mut functions = linked.functions.iter_mut();
-        if let Some(function) = functions.find(|function| function.entry == entry) {
-            let patch = function.patch.get_or_insert_default();
-            patch.resize(patch.len().max(WORD), 0);
-        }
+        code.overwrite(entry, WORD);
     }
 }
 

@@ -17,11 +17,10 @@ use crate::features;
 use crate::targets::{Mapping, WORD};
 use crate::{Error, Result};
 use relocator::criu;
-use relocator::link::{LinkedImage, Old};
-use relocator::plan::{FunctionPlan, Strategy};
-use relocator::source::Source;
+use relocator::link::Old;
+use relocator::source::{NoSymtab, Source};
 use relocator::tables::{self, OldTables};
-use relocator::threads::Memory;
+use relocator::threads::{CodeNow, Memory};
 
 /// What the user says about old images.
 #[derive(Debug, Clone, Copy)]
@@ -90,13 +89,9 @@ impl Text {
         }
         without_jumps(image, &jumps, named.as_ref(), &name)?;
         let parsed = Image::parse(image).map_err(Error::input(&name))?;
-        let unknown = "the symbols of its kernel are not known (name that kernel as the old one)";
         let symtab = match &named {
-            Some(Named { source, .. }) => {
-                let reason = source.no_symtab.as_deref().unwrap_or("it has no symbols");
-                source.symtab.as_ref().ok_or(reason)
-            }
-            None => Err(unknown),
+            Some(Named { source, .. }) => source.symtab(),
+            None => Err(NoSymtab::UnknownKernel),
         };
         let options = known.tables;
         let (old, tables) = tables::find(parsed, &name, symtab, options)?;
@@ -122,17 +117,17 @@ impl Text {
     }
 
     /// What threads find there now, if that is not the old image: what it was linked to, or CRIU's jumps.
-    pub(super) fn before(&self) -> Result<Option<LinkedImage>> {
+    pub(super) fn before(&self) -> Result<Option<CodeNow>> {
         match &self.record {
             Some(found) => {
                 let start = self.found.mapping.start;
-                let mut linked = found.record.linked(&self.found.bytes, start)?;
-                for function in &mut linked.functions {
-                    if let Some(jump) = self.jump(function.entry) {
-                        function.patch = Some(jump.to_vec());
+                let mut code = found.record.linked(&self.found.bytes, start)?;
+                for entry in &found.record.entries {
+                    if let Some(jump) = self.jump(entry.at) {
+                        code.patch(entry.at, jump.to_vec());
                     }
                 }
-                Ok(Some(linked))
+                Ok(Some(code))
             }
             None if self.begun.is_some() => Ok(Some(self.staged())),
             None => Ok((!self.jumps.is_empty()).then(|| self.unlinked())),
@@ -140,17 +135,19 @@ impl Text {
     }
 
     /// The old image with what was put over its entries before it was to be replaced.
-    fn staged(&self) -> LinkedImage {
-        let mut linked = self.unlinked();
-        for function in &mut linked.functions {
+    fn staged(&self) -> CodeNow {
+        let unlinked = self.unlinked_bytes();
+        let mut code = self.unlinked();
+        for function in self.old.code.functions() {
             let start = function.entry.index();
             let now = self.found.image_bytes().get(start..start + WORD);
-            let own = linked.bytes.get(start..start + WORD);
-            if now != own {
-                function.patch = now.map(<[u8]>::to_vec);
+            let own = unlinked.get(start..start + WORD);
+            match now {
+                Some(now) if Some(now) != own => code.patch(function.entry, now.to_vec()),
+                _ => {}
             }
         }
-        linked
+        code
     }
 
     /// CRIU's jump at the entry of a function, if there is one now.
@@ -166,27 +163,20 @@ impl Text {
     }
 
     /// The old image with the jumps that it had.
-    pub(super) fn unlinked(&self) -> LinkedImage {
+    pub(super) fn unlinked(&self) -> CodeNow {
+        let mut code = CodeNow::unchanged(self.old.image.bytes().len());
+        for (entry, jump) in &self.jumps {
+            code.patch(*entry, jump.to_vec());
+        }
+        code
+    }
+
+    fn unlinked_bytes(&self) -> Vec<u8> {
         let mut bytes = self.old.image.bytes().to_vec();
         for (entry, jump) in &self.jumps {
             bytes[entry.index()..][..jump.len()].copy_from_slice(jump);
         }
-        let function = |entry: Svma| {
-            let jump = self.jumps.iter().find(|jump| jump.0 == entry);
-            let strategy = match jump {
-                Some(_) => Strategy::Proxy,
-                None => Strategy::Keep,
-            };
-            let patch = jump.map(|jump| jump.1.to_vec());
-            FunctionPlan::unnamed(entry, strategy, "it is as a restore has left it", patch)
-        };
-        let functions = self.old.code.functions().iter();
-        LinkedImage {
-            bytes,
-            functions: functions.map(|one| function(one.entry)).collect(),
-            moved: Vec::new(),
-            jumps_back: Vec::new(),
-        }
+        bytes
     }
 
     /// The exported function of one of these names.

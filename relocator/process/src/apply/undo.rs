@@ -96,7 +96,7 @@ fn undo_text(text: &Text, record: &Record, job: &mut Job) -> Result<()> {
     let mut bytes = record.undone(&found.bytes, found.mapping.start)?;
     let unlinked = text.unlinked();
     let image = (found.image.0 - old.start.0) as usize;
-    let stage = Stage::new(text, &unlinked.functions, &bytes[image..], found.size)?;
+    let stage = Stage::new(text, &unlinked, &bytes[image..], found.size)?;
     let late = stage.finish(&bytes[image..]);
     stage.put(&mut bytes, old.start);
     let mut after = unlinked;
@@ -120,7 +120,7 @@ fn undo_begun(text: &Text, begun: &Begun, job: &mut Job) -> Result<()> {
     let old = begun.base.range();
     let mut after = text.unlinked();
     let now = text.before()?;
-    let entries = now.iter().flat_map(|linked| &linked.functions);
+    let entries = text.old.code.functions().iter();
     let entries: Vec<Svma> = entries.map(|function| function.entry).collect();
     stage::extend(&mut after, entries.iter().copied());
     job.crossings.push((now, after));

@@ -19,6 +19,9 @@ pub enum Error {
     /// A vDSO whose kernel's mappings could not be laid out.
     #[error("the old kernel's mappings")]
     Layout(#[from] crate::emulated::Error),
+    /// CRIU's jumps could not be made.
+    #[error("CRIU's jumps")]
+    Jumps(#[from] relocator::criu::Unpatched),
     /// The process could not be traced.
     #[error(transparent)]
     Process(#[from] relocator_process::Error),

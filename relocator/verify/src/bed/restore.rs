@@ -100,8 +100,7 @@ fn code(bed: &Bed, text: Avma, new: &Image, new_base: Avma) -> Result<Vec<u8>> {
         return Ok(bytes);
     }
     let image = Image::parse(&bytes)?;
-    let patched = criu::patch(&image, new, new_base);
-    let patched = patched.map_err(|reason| Error::missing(reason.to_string()))?;
+    let patched = criu::patch(&image, new, new_base)?;
     Ok(patched.bytes)
 }
 

@@ -48,17 +48,17 @@ impl<'a> Unlinked<'a> {
     /// The bytes of its mapping if it is at `image`, where the new vDSO is at `vdso`, and the entries that were overwritten.
     pub(super) fn patched(&self, vdso: Avma) -> Result<criu::Patched> {
         let old = &self.prepared.old.image;
-        let refused = |reason| Error::Unlinkable {
+        let refused = |reason: &dyn ToString| Error::Unlinkable {
             what: "an image with the jumps of CRIU".to_owned(),
-            reason,
+            reason: reason.to_string(),
         };
         match (self.jumps, self.prepared.new.image) {
             (false, _) => Ok(criu::Patched {
                 bytes: old.bytes().to_vec(),
                 entries: Vec::new(),
             }),
-            (true, Some(new)) => criu::patch(old, new, vdso).map_err(refused),
-            (true, None) => Err(refused("the new kernel has no vDSO".to_owned())),
+            (true, Some(new)) => criu::patch(old, new, vdso).map_err(|reason| refused(&reason)),
+            (true, None) => Err(refused(&"the new kernel has no vDSO")),
         }
     }
 

@@ -14,9 +14,10 @@ use crate::address_space::AddressSpace;
 use crate::linked;
 use crate::target::OldImage;
 use crate::{Error, Result};
-use relocator::link::{LinkedImage, New, Old, link};
+use relocator::link::{New, Old, link};
 use relocator::placement::Placement;
 use relocator::plan::Policy;
+use relocator::threads::CodeNow;
 
 /// A kernel that the old image was linked to before.
 #[derive(Debug, Clone)]
@@ -46,8 +47,8 @@ pub(super) enum Ground<'a> {
 #[derive(Debug)]
 pub(super) struct Text {
     pub(super) bytes: Vec<u8>,
-    /// What linking has made of the old image, if it was linked to another kernel.
-    pub(super) linked: Option<LinkedImage>,
+    /// What threads find there, if the old image was linked to another kernel.
+    pub(super) linked: Option<CodeNow>,
 }
 
 impl<'a> Ground<'a> {
@@ -135,8 +136,8 @@ impl<'a> Ground<'a> {
                 };
                 let linked = link(old, &new, &placement, kernel.policy)?;
                 Ok(Text {
-                    bytes: linked.bytes.clone(),
-                    linked: Some(linked),
+                    linked: Some(linked.code_now()),
+                    bytes: linked.bytes,
                 })
             }
         }

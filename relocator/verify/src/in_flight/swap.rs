@@ -17,7 +17,7 @@ use relocator::link::{LinkedImage, New, Old, link};
 use relocator::placement::{PAGE, Placement};
 use relocator::plan::Policy;
 use relocator::threads::carry::{Contexts, Stuck, carry};
-use relocator::threads::{Crossing, Registers, Thread, Write, random};
+use relocator::threads::{CodeNow, Crossing, Registers, Thread, Write, random};
 use relocator_process::tracing::UserRegisters;
 
 /// An old image and the kernel that it finds itself on.
@@ -54,14 +54,15 @@ impl Kernels<'_> {
 pub(super) struct Swap<'a> {
     kernels: &'a Kernels<'a>,
     approach: Approach,
-    linked: Option<LinkedImage>,
+    /// What threads find afterwards, if the image is linked.
+    linked: Option<CodeNow>,
     image: Avma,
     /// The range of the layout that text is in, and what it holds before and after.
     text: Range<usize>,
     before: Vec<u8>,
     after: Vec<u8>,
     /// What the old image was linked to before, if it was.
-    earlier: Option<&'a LinkedImage>,
+    earlier: Option<&'a CodeNow>,
     size: usize,
 }
 
@@ -94,7 +95,7 @@ impl<'a> Swap<'a> {
         Ok(Self {
             kernels,
             approach,
-            linked,
+            linked: linked.as_ref().map(LinkedImage::code_now),
             image,
             before: whole(&now.bytes),
             size: now.bytes.len().max(after.len()),
@@ -173,13 +174,13 @@ const TRAP: u8 = 0xcc;
 fn as_criu_does(old: &Image, new: Option<&Image>, text: &[u8]) -> Result<Vec<u8>> {
     let mappings = AddressSpace::read()?.mappings();
     let vdso = mappings.iter().find(|(name, _)| name == mapping_name::VDSO);
-    let refused = |reason: String| Error::Unlinkable {
+    let refused = |reason: &dyn ToString| Error::Unlinkable {
         what: "an image as CRIU does".to_owned(),
-        reason,
+        reason: reason.to_string(),
     };
     let found = vdso.zip(new);
-    let (vdso, new) = found.ok_or_else(|| refused("the new kernel has no vDSO".to_owned()))?;
-    let patched = criu::patch(old, new, vdso.1).map_err(refused)?;
+    let (vdso, new) = found.ok_or_else(|| refused(&"the new kernel has no vDSO"))?;
+    let patched = criu::patch(old, new, vdso.1).map_err(|reason| refused(&reason))?;
     let mut text = text.to_vec();
     for entry in patched.entries {
         let place = entry.index()..entry.index() + criu::JUMP;

@@ -11,7 +11,7 @@ pub(super) struct Cover {
     sets: Vec<Vec<u32>>,
     chosen: Vec<u32>,
     /// Members that were tried in all ways already.
-    barred: Vec<u32>,
+    excluded: Vec<u32>,
     /// What the choice has at least: sets are only ever added.
     size: usize,
 }
@@ -25,7 +25,7 @@ impl Cover {
     /// The fewest members that all sets have one of.
     pub(super) fn fewest(&mut self, work: &mut Work) -> Result<&[u32], Fault> {
         self.chosen.clear();
-        self.barred.clear();
+        self.excluded.clear();
         while !self.choose(self.size, work)? {
             self.size += 1;
         }
@@ -45,33 +45,33 @@ impl Cover {
         work.spend(members.len() * open.iter().map(Vec::len).sum::<usize>())?;
         let sets_with = |member: &u32| open.iter().filter(|set| set.contains(member)).count();
         members.sort_by_cached_key(|member| (Reverse(sets_with(member)), *member));
-        let before = self.barred.len();
+        let before = self.excluded.len();
         for member in members {
             self.chosen.push(member);
             if self.choose(more - 1, work)? {
                 return Ok(true);
             }
             self.chosen.pop();
-            self.barred.push(member);
+            self.excluded.push(member);
         }
-        self.barred.truncate(before);
+        self.excluded.truncate(before);
         Ok(false)
     }
 
-    /// The sets that have no chosen member yet, less what is barred; `None` if `more` members are too few for them.
+    /// The sets that have no chosen member yet, less what is excluded; `None` if `more` members are too few for them.
     fn open(&self, more: usize, work: &mut Work) -> Result<Option<Vec<Vec<u32>>>, Fault> {
         let mut open: Vec<Vec<u32>> = Vec::new();
         // Sets that have nothing in common need a member each.
         let mut apart: Vec<u32> = Vec::new();
         let mut least = 0;
         for set in &self.sets {
-            let looked_at = self.chosen.len() + self.barred.len() + apart.len();
+            let looked_at = self.chosen.len() + self.excluded.len() + apart.len();
             work.spend(set.len() * (1 + looked_at))?;
             if set.iter().any(|member| self.chosen.contains(member)) {
                 continue;
             }
             let mut left = set.clone();
-            left.retain(|member| !self.barred.contains(member));
+            left.retain(|member| !self.excluded.contains(member));
             if !left.iter().any(|member| apart.contains(member)) {
                 apart.extend(&left);
                 least += 1;

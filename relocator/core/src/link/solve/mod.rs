@@ -1,7 +1,7 @@
 //! Choosing new values for the constants of the code.
 //!
 //! A table of constraints says what combinations of constants have to add up to, not which constant changes. The solver finds
-//! values for all of them at once: first as few *misfits* as possible, which are values that their instruction cannot
+//! values for all of them at once: first as few *out-of-range operands* as possible, which are values that their instruction cannot
 //! hold, then few changes.
 //!
 //! | module | does |
@@ -12,7 +12,7 @@
 //! | `cover` | the fewest exceptions that answer to every contradiction found so far |
 //! | `exist` | whether there are values with given exceptions; if not, which constants contradict each other |
 //! | `narrow`, `combine` | what a row says about the range of a variable; what rows together leave no value for |
-//! | `settle` | leaves alone what it can |
+//! | `minimise` | leaves alone what it can |
 //!
 //! Everything is exact. Tables can come from anywhere, so numbers that overflow and searches that take too long end with
 //! a reason and not with a wrong answer.
@@ -21,18 +21,17 @@ mod combine;
 mod cover;
 mod exist;
 mod fit;
+mod minimise;
 mod narrow;
-mod settle;
 mod system;
 mod tableau;
 #[cfg(test)]
 mod tests;
 mod variable;
 
-use std::fmt;
-
 use elf_tools::relocation::{Constraint, Relocations};
 
+pub(super) use crate::reason::Unsolvable as Fault;
 pub(super) use system::Solution;
 use system::{Constant, Equation};
 use tableau::Work;
@@ -42,28 +41,6 @@ const ATTEMPT: u64 = 1 << 23;
 
 /// Work for all attempts of one link. More than one is only needed where functions contradict each other.
 const TOTAL: u64 = ATTEMPT * 8;
-
-/// Why a system has no solution.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fault {
-    /// It contradicts itself, or what the instructions can hold.
-    Contradiction,
-    /// Numbers beyond 64 bits.
-    Overflow,
-    /// Finding out takes too long.
-    Exhausted,
-}
-
-/// Completes "the constants of its address ...".
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Contradiction => "cannot take values that fit their instructions",
-            Self::Overflow => "would exceed 64 bits",
-            Self::Exhausted => "depend on too many others to be solved for",
-        })
-    }
-}
 
 /// A function that cannot have what it needs together with the functions before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,7 +67,7 @@ pub(super) struct Problem<'a> {
 impl Problem<'_> {
     /// Solves for all functions that go together. One that does not is refused, later ones first to go.
     ///
-    /// `movable` tells for which operand fields a misfit can be accepted.
+    /// `movable` tells for which operand fields an out-of-range value can be accepted.
     pub(super) fn solve(&self, movable: &mut dyn FnMut(u32) -> bool) -> (Solution, Vec<Refusal>) {
         let mut attempts = Attempts::new(self, movable);
         let all = self.functions.iter().flat_map(|function| function.1);
@@ -170,7 +147,7 @@ impl<'a> Attempts<'a> {
         let mut refused = Vec::new();
         let mut solution = Solution {
             changes: Vec::new(),
-            misfits: Vec::new(),
+            out_of_range: Vec::new(),
             fewest: true,
         };
         for &(function, constraints) in problem.functions {

@@ -6,7 +6,7 @@ use elf_tools::relocation::{Term, Width};
 
 use super::Fault;
 use super::fit::{Fewest, Search};
-use super::settle::settle;
+use super::minimise::minimise;
 use super::tableau::{Tableau, Work};
 use super::variable::{Range, Variable};
 
@@ -30,12 +30,12 @@ pub(in crate::link) struct Solution {
     /// Constants that change, ascending, with their new values.
     pub(in crate::link) changes: Vec<(u32, i64)>,
     /// Those among them whose value does not fit their instruction, ascending.
-    pub(in crate::link) misfits: Vec<u32>,
-    /// Whether it is known that fewer misfits are impossible.
+    pub(in crate::link) out_of_range: Vec<u32>,
+    /// Whether it is known that fewer out-of-range operands are impossible.
     pub(in crate::link) fewest: bool,
 }
 
-/// Solves `equations` for new values of `constants`. `movable` tells for which constants a misfit can be accepted.
+/// Solves `equations` for new values of `constants`. `movable` tells for which constants an out-of-range value can be accepted.
 pub(super) fn solve(
     constants: &[Constant],
     equations: &[Equation<'_>],
@@ -44,7 +44,7 @@ pub(super) fn solve(
 ) -> Result<Solution, Fault> {
     let mut solution = Solution {
         changes: Vec::new(),
-        misfits: Vec::new(),
+        out_of_range: Vec::new(),
         fewest: true,
     };
     work.spend(constants.len())?;
@@ -64,13 +64,13 @@ pub(super) fn solve(
                 let value = value.checked_add(change).ok_or(Fault::Overflow)?;
                 solution.changes.push((operand_field, value));
                 if !variable.fits.contains(change) {
-                    solution.misfits.push(operand_field);
+                    solution.out_of_range.push(operand_field);
                 }
             }
         }
     }
     solution.changes.sort_unstable();
-    solution.misfits.sort_unstable();
+    solution.out_of_range.sort_unstable();
     Ok(solution)
 }
 
@@ -206,7 +206,7 @@ impl Part {
         let mut tableau = self.tableau(rows, work)?;
         let mut values = vec![0; self.variables.len()];
         let (ranges, fewest) = self.fit(&tableau, &mut values, movable, work)?;
-        match settle(&mut tableau, &ranges, &mut values, work) {
+        match minimise(&mut tableau, &ranges, &mut values, work) {
             // Whatever was reached holds and fits.
             Ok(()) | Err(Fault::Exhausted | Fault::Overflow) => Ok((values, fewest)),
             Err(fault) => Err(fault),

@@ -47,7 +47,7 @@ fn solve_with(
     solve(&constants, &equations, movable, &mut Work(ATTEMPT))
 }
 
-/// Solves, and checks that every constraint holds and that misfits are exactly those declared.
+/// Solves, and checks that every constraint holds and that out-of-range operands are exactly those declared.
 fn solved(constants: Constants<'_>, constraints: &Sums) -> Result<Solution, Fault> {
     let solution = solve_with(constants, constraints, &mut |_| true)?;
     check(constants, constraints, &solution);
@@ -69,7 +69,7 @@ fn check(constants: Constants<'_>, constraints: &Sums, solution: &Solution) {
         let fits = constant.0.fits(value);
         assert_eq!(
             !fits,
-            solution.misfits.contains(&operand_field),
+            solution.out_of_range.contains(&operand_field),
             "operand field {operand_field}"
         );
     }
@@ -111,7 +111,7 @@ fn one_field_that_moves_moves_alone() {
 }
 
 #[test]
-fn what_cannot_be_stored_is_a_misfit_and_only_that() {
+fn what_cannot_be_stored_is_out_of_range_and_only_that() {
     // The base cannot move, since the first field is where it was; the second has no displacement to take the 8.
     let constants = [(I32, 0x100), (I8, 4), (Width::None, 0)];
     let constraints = vec![
@@ -121,13 +121,13 @@ fn what_cannot_be_stored_is_a_misfit_and_only_that() {
     ];
     let solution = solved(&constants, &constraints).unwrap();
     assert_eq!(
-        (solution.changes, solution.misfits),
+        (solution.changes, solution.out_of_range),
         (vec![(2, 8)], vec![2])
     );
 }
 
 #[test]
-fn of_two_possible_misfits_the_movable_one_is_taken() {
+fn of_two_possible_operands_out_of_range_the_movable_one_is_taken() {
     let constants = [(Width::None, 0), (Width::None, 0)];
     let constraints = vec![(vec![(0, 1), (1, -1)], 8)];
     for (stuck, expected) in [(0, (1, -8)), (1, (0, 8))] {
@@ -158,7 +158,7 @@ fn coefficients_divide_or_there_is_no_solution() {
 
 #[test]
 fn rows_that_no_value_satisfies_do_not_hide_the_fewest() {
-    // With the second constant as the only misfit, 2b + 3c would be -1 and 0, for which trying values has no end.
+    // With the second constant as the only operand out of range, 2b + 3c would be -1 and 0, for which trying values has no end.
     let constants = [
         (Width::None, 0),
         (Width::None, 0),
@@ -170,7 +170,7 @@ fn rows_that_no_value_satisfies_do_not_hide_the_fewest() {
         (vec![(1, 2), (2, 3), (3, 1)], -1),
     ];
     let solution = solved(&constants, &constraints).unwrap();
-    assert_eq!((solution.misfits, solution.fewest), (vec![3], true));
+    assert_eq!((solution.out_of_range, solution.fewest), (vec![3], true));
     // A byte with every multiple of 16 is no better than another one.
     let constants = [(Width::None, 0), (I8, 2), (I8, 2), (I32, 0)];
     let constraints = vec![
@@ -178,7 +178,7 @@ fn rows_that_no_value_satisfies_do_not_hide_the_fewest() {
         (vec![(2, 16), (1, -16), (3, -1)], 0),
     ];
     let solution = solved(&constants, &constraints).unwrap();
-    assert_eq!((solution.misfits, solution.fewest), (vec![0], true));
+    assert_eq!((solution.out_of_range, solution.fewest), (vec![0], true));
 }
 
 #[test]
@@ -187,9 +187,15 @@ fn bytes_keep_to_their_range() {
     let constants = [(I8, 0), (I8, 100)];
     let constraints = vec![(vec![(0, -1), (1, 1)], 240)];
     let solution = solved(&constants, &constraints).unwrap();
-    assert_eq!((solution.misfits.len(), solution.changes.len()), (0, 2));
+    assert_eq!(
+        (solution.out_of_range.len(), solution.changes.len()),
+        (0, 2)
+    );
     let constraints = vec![(vec![(0, -1), (1, 1)], 256)];
-    assert_eq!(solved(&constants, &constraints).unwrap().misfits.len(), 1);
+    assert_eq!(
+        solved(&constants, &constraints).unwrap().out_of_range.len(),
+        1
+    );
 }
 
 #[test]
@@ -289,7 +295,7 @@ fn a_function_that_contradicts_itself_or_earlier_ones_is_refused_alone() {
     );
 }
 
-/// Fewest misfits by trying every change of every constant within a bound.
+/// Fewest out-of-range operands by trying every change of every constant within a bound.
 fn fewest_by_trying(constants: Constants<'_>, constraints: &Sums, bound: i64) -> Option<usize> {
     let mut values: Vec<i64> = constants.iter().map(|c| c.1 - bound).collect();
     let mut best: Option<usize> = None;
@@ -303,8 +309,8 @@ fn fewest_by_trying(constants: Constants<'_>, constraints: &Sums, bound: i64) ->
         };
         if constraints.iter().all(holds) {
             let pairs = values.iter().zip(constants);
-            let misfits = pairs.filter(|(value, c)| !c.0.fits(**value)).count();
-            best = Some(best.map_or(misfits, |best| best.min(misfits)));
+            let out_of_range = pairs.filter(|(value, c)| !c.0.fits(**value)).count();
+            best = Some(best.map_or(out_of_range, |best| best.min(out_of_range)));
         }
         // Counts up, the first constant fastest.
         let next = (0..values.len())
@@ -344,7 +350,7 @@ proptest! {
     /// Changes are small, so that whatever can be solved can be solved with values that are tried. Bytes are at the end of
     /// their range: they fit upwards by 3.
     #[test]
-    fn misfits_are_as_few_as_any_values_allow((widths, changes) in systems(4, 4, 5)) {
+    fn out_of_range_operands_are_as_few_as_any_values_allow((widths, changes) in systems(4, 4, 5)) {
         let value = |width: Width| if width == I8 { 124 } else { 0 };
         let constants: Vec<(Width, i64)> = widths.iter().map(|&w| (w, value(w))).collect();
         let present = |terms: &[(u32, i64)]| -> i64 {
@@ -356,11 +362,11 @@ proptest! {
         if let Some(least) = fewest_by_trying(&constants, &constraints, 6) {
             let found = found.expect("there is a solution");
             prop_assert!(found.fewest);
-            prop_assert!(found.misfits.len() <= least, "{} for {least}", found.misfits.len());
+            prop_assert!(found.out_of_range.len() <= least, "{} for {least}", found.out_of_range.len());
         }
     }
 
-    /// A system that is known to have a solution with certain misfits.
+    /// A system that is known to have a solution with certain operands out of range.
     #[test]
     fn planted_solutions_are_met(
         (widths, constraints) in systems(12, 14, 0),
@@ -382,6 +388,6 @@ proptest! {
             .collect();
         let least = new.iter().zip(&widths).filter(|(v, w)| !w.fits(**v)).count();
         let found = solved(&constants, &constraints).expect("it was made to have a solution");
-        prop_assert!(!found.fewest || found.misfits.len() <= least);
+        prop_assert!(!found.fewest || found.out_of_range.len() <= least);
     }
 }

@@ -349,24 +349,15 @@ fn threads_are_told_what_is_at_entries_now() {
     record.complete(&mut text, TEXT).unwrap();
     assert!(record.is_complete(&text, TEXT).unwrap());
     let linked = record.linked(&text, TEXT).unwrap();
-    assert_eq!(linked.bytes, text);
+    assert_eq!(linked.size, text.len());
     assert_eq!(
         (&linked.moved, &linked.jumps_back),
         (&record.moved, &record.jumps_back)
     );
-    let patches: Vec<_> = linked
-        .functions
-        .iter()
-        .map(|each| each.patch.clone())
-        .collect();
     let entry = record.entries[1].at.index();
-    assert_eq!(patches[1].as_deref(), Some(&text[entry..entry + 12]));
-    assert!(
-        patches
-            .iter()
-            .enumerate()
-            .all(|(index, patch)| index == 1 || patch.is_none())
-    );
+    let patch = linked.patched(record.entries[1].at);
+    assert_eq!(patch, Some(&text[entry..entry + 12]));
+    assert_eq!(linked.patches.len(), 1);
 
     // Incomplete: system calls are there.
     let call = [0xb8, 228, 0, 0, 0, 0x0f, 0x05, 0xc3];
@@ -374,14 +365,17 @@ fn threads_are_told_what_is_at_entries_now() {
     text[entry..entry + 8].copy_from_slice(&call);
     assert!(!record.is_complete(&text, TEXT).unwrap());
     let linked = record.linked(&text, TEXT).unwrap();
-    assert_eq!(linked.functions[2].patch.as_deref(), Some(call.as_slice()));
-    assert_eq!(linked.functions[1].patch.as_ref().map(Vec::len), Some(12));
+    assert_eq!(linked.patched(record.entries[2].at), Some(call.as_slice()));
+    assert_eq!(
+        linked.patched(record.entries[1].at).map(<[u8]>::len),
+        Some(12)
+    );
     record.complete(&mut text, TEXT).unwrap();
     assert!(record.is_complete(&text, TEXT).unwrap());
     // Where the image begins behind the start of the mapping, and where entries are not in it.
     let below = [vec![0; 0x1000], text.clone()].concat();
     let linked = record.linked(&below, TEXT.offset(-0x1000)).unwrap();
-    assert_eq!(linked.bytes, text);
+    assert_eq!(linked.size, text.len());
     assert!(record.linked(&text[..0x700], TEXT).is_err());
     assert!(record.complete(&mut text[..0x700], TEXT).is_err());
 }

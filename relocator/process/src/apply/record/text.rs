@@ -6,8 +6,8 @@ use elf_tools::{Avma, Svma};
 
 use super::{Before, Entry, Found, Record, find};
 use crate::{Error, Result};
-use relocator::link::LinkedImage;
-use relocator::plan::FunctionPlan;
+use relocator::plan::Strategy;
+use relocator::threads::CodeNow;
 
 /// What the header of a run takes where the next one is near. Bytes that do not differ are kept if they cost no more.
 const HEADER: usize = 2;
@@ -143,38 +143,36 @@ impl Record {
         Ok(())
     }
 
-    /// The linked image in the bytes of a mapping at `base`, as far as threads that are in it have to know it
-    /// ([`relocator::threads::Crossing::before`]). Names and numbers of relocations are not recorded.
+    /// What threads find in the bytes of a mapping at `base`.
     ///
     /// This is what is there now: of functions that do not [begin as they are to](Self::is_complete), what their entries
     /// are overwritten with meanwhile.
-    pub fn linked(&self, text: &[u8], base: Avma) -> Result<LinkedImage> {
+    pub fn linked(&self, text: &[u8], base: Avma) -> Result<CodeNow> {
         let image = self.span(text.len(), base, self.image, 0)?;
-        let functions = self.entries.iter();
-        let functions = functions.map(|entry| self.function(text, base, entry));
-        Ok(LinkedImage {
-            bytes: text[image.start..].to_vec(),
-            functions: functions.collect::<Result<_>>()?,
+        let mut entries = self.entries.iter();
+        let mut code = CodeNow {
+            size: text.len() - image.start,
+            is_relocated: entries.any(|entry| entry.strategy == Strategy::Relocate),
+            patches: Vec::new(),
             moved: self.moved.clone(),
             jumps_back: self.jumps_back.clone(),
-        })
+        };
+        for entry in &self.entries {
+            if let Some(patch) = self.patch(text, base, entry)? {
+                code.patch(entry.at, patch.to_vec());
+            }
+        }
+        Ok(code)
     }
 
-    fn function(&self, text: &[u8], base: Avma, entry: &Entry) -> Result<FunctionPlan> {
+    fn patch<'a>(&self, text: &'a [u8], base: Avma, entry: &Entry) -> Result<Option<&'a [u8]>> {
         let beginning = self.entry(text.len(), base, entry, entry.bytes.len())?;
         let replaced = match text[beginning] == entry.bytes {
             true => entry.replaced as usize,
             false => entry.bytes.len().max(entry.replaced as usize),
         };
         let patch = self.entry(text.len(), base, entry, replaced)?;
-        let patch = (replaced > 0).then(|| text[patch].to_vec());
-        let reason = "it was linked earlier";
-        Ok(FunctionPlan::unnamed(
-            entry.at,
-            entry.strategy,
-            reason,
-            patch,
-        ))
+        Ok((replaced > 0).then(|| &text[patch]))
     }
 
     fn entry(&self, text: usize, base: Avma, entry: &Entry, size: usize) -> Result<Range<usize>> {

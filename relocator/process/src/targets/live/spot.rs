@@ -13,7 +13,7 @@ use crate::targets::{Mapping, Step, Target, overlaps, writable};
 use crate::tracing::ProcessMemory;
 use relocator::placement::PAGE;
 use relocator::threads::carry::{Contexts, carry};
-use relocator::threads::{Registers, Verdict};
+use relocator::threads::{Registers, StuckReason, Verdict};
 
 /// A page that may end with zeros.
 struct Candidate {
@@ -98,7 +98,7 @@ fn is_executed(live: &Live, mappings: &[Mapping], place: Range<Avma>) -> Result<
     let decide = |registers: &Registers| match place.contains(&registers.pc) {
         true => Verdict::Stuck {
             place: Svma(registers.pc.0 - place.start.0),
-            reason: String::new(),
+            reason: StuckReason::InUse,
         },
         false => Verdict::Outside,
     };

@@ -10,7 +10,7 @@ use super::tableau::{Tableau, Work};
 use super::variable::Range;
 
 /// Makes fewer of `values`, which are changes, differ from 0. Every value stays in its range.
-pub(super) fn settle(
+pub(super) fn minimise(
     tableau: &mut Tableau,
     ranges: &[Range],
     values: &mut [i64],

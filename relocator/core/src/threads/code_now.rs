@@ -1,0 +1,96 @@
+//! What threads find where an old image is: the code that is there at some moment.
+//!
+//! A linked image is one such code; an old image whose entries another tool has overwritten is one
+//! too, and so is an image that a killed link has left half written. Threads need to know no more
+//! than this of any of them.
+
+use elf_tools::Svma;
+
+/// An instruction that is elsewhere now: what a thread that was stopped at `from` would have
+/// executed next is at `to`.
+///
+/// At the first boundary of a detour there is a jump to the new place, so a thread can also go on
+/// from there. At the others nothing is left: a thread that was stopped there must be carried along.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Moved {
+    /// The boundary in the old image.
+    pub from: Svma,
+    /// The place of the same instruction in the linked image.
+    pub to: Svma,
+}
+
+/// Code that was written over the entry of a function.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Patch {
+    /// The entry.
+    pub entry: Svma,
+    /// The bytes that are there now.
+    pub code: Vec<u8>,
+}
+
+/// The code that threads find where an old image is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CodeNow {
+    /// Size in bytes, from the first byte of the image on. A thread beyond is not inside.
+    pub size: usize,
+    /// Whether constants in it differ from those of the old image.
+    pub is_relocated: bool,
+    /// The entries that were overwritten, each once.
+    pub patches: Vec<Patch>,
+    /// Instructions that are elsewhere.
+    pub moved: Vec<Moved>,
+    /// The jumps at the ends of detours: a thread at `to` is about to go on at `from`.
+    pub jumps_back: Vec<Moved>,
+}
+
+impl CodeNow {
+    /// An image of `size` bytes as its own kernel has prepared it.
+    pub fn unchanged(size: usize) -> Self {
+        Self {
+            size,
+            ..Self::default()
+        }
+    }
+
+    /// An image of `size` bytes of which nothing can be executed any more.
+    pub fn gone(size: usize) -> Self {
+        let mut gone = Self::unchanged(size);
+        gone.patch(Svma(0), vec![0; size]);
+        gone
+    }
+
+    /// Notes that the function at `entry` begins with this code now.
+    pub fn patch(&mut self, entry: Svma, code: Vec<u8>) {
+        match self.patches.iter_mut().find(|patch| patch.entry == entry) {
+            Some(patch) => patch.code = code,
+            None => self.patches.push(Patch { entry, code }),
+        }
+    }
+
+    /// Notes that at least the first `size` bytes of the function at `entry` are not its own.
+    pub fn overwrite(&mut self, entry: Svma, size: usize) {
+        let mut code = self.patched(entry).unwrap_or_default().to_vec();
+        code.resize(code.len().max(size), 0);
+        self.patch(entry, code);
+    }
+
+    /// What the function at `entry` was overwritten with, if it was.
+    pub fn patched(&self, entry: Svma) -> Option<&[u8]> {
+        let patch = self.patches.iter().find(|patch| patch.entry == entry)?;
+        Some(&patch.code)
+    }
+
+    /// Where an instruction of the old image is now, if it was moved.
+    pub fn moved_to(&self, boundary: Svma) -> Option<Svma> {
+        let found = self.moved.iter().find(|moved| moved.from == boundary);
+        found.map(|moved| moved.to)
+    }
+
+    /// The instruction of the old image that was moved to a place, or that a jump there leads back
+    /// to.
+    pub fn moved_from(&self, place: Svma) -> Option<Svma> {
+        let mut all = self.moved.iter().chain(&self.jumps_back);
+        let found = all.find(|moved| moved.to == place);
+        found.map(|moved| moved.from)
+    }
+}
