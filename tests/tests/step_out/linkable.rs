@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use libtest_mimic::Trial;
 use nix::unistd::{Pid, gettid};
-use relocator_process::tracing::{Seized, Subject, Tracee, UserRegisters};
+use relocator_process::tracing::{Seized, TraceableProcess, Tracee, UserRegisters};
 use relocator_tests::odd::Other;
 
 use crate::check;
@@ -39,7 +39,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 fn refusal(pid: i32) -> Option<String> {
-    let checked = Subject::open(pid).and_then(|subject| subject.check_linkable());
+    let checked = TraceableProcess::open(pid).and_then(|subject| subject.check_linkable());
     checked.err().map(|error| error.to_string())
 }
 
@@ -122,7 +122,7 @@ fn of_32_bits() {
 
 fn code_segment() {
     let (victim, _) = Victim::hammer(HAMMER);
-    let subject = Subject::open(victim.pid()).unwrap();
+    let subject = TraceableProcess::open(victim.pid()).unwrap();
     let mut seized = Seized::stop(subject.pid(), Duration::from_secs(20)).unwrap();
     for tracee in seized.threads() {
         let registers = tracee.registers().unwrap();

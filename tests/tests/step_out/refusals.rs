@@ -4,7 +4,7 @@ use std::fs;
 
 use libtest_mimic::Trial;
 use nix::unistd::{Pid, gettid};
-use relocator_process::step_out::{Options, step_out};
+use relocator_process::step_out::{StepOutOptions, step_out};
 use relocator_process::tracing::Tracee;
 use relocator_tests::command::run;
 use relocator_tests::odd::Other;
@@ -25,7 +25,9 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 #[track_caller]
 fn assert_refused(pid: i32, reason: &str) {
-    let error = step_out(pid, &Options::default()).unwrap_err().to_string();
+    let error = step_out(pid, &StepOutOptions::default())
+        .unwrap_err()
+        .to_string();
     assert!(error.contains(reason), "{error}");
     assert!(error.starts_with(&format!("process {pid} ")), "{error}");
     // For another process, this one is no longer "this one".

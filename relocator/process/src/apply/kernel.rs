@@ -7,7 +7,7 @@ use elf_tools::image::Image;
 use elf_tools::reentry::ReentryTable;
 use elf_tools::{Avma, Svma};
 
-use super::content::Content;
+use super::chunk::MemoryChunk;
 use super::place::Limits;
 use super::recognise::{KernelUnit, Own};
 use super::text::Text;
@@ -76,10 +76,13 @@ impl RunningKernel {
 
     /// What a process gets back when the link of a text is undone. If it was linked on another kernel before, that is not what is found,
     /// which does not work on this one, but what CRIU would have made of the old image here, where `unit` is.
-    pub(super) fn base(&self, text: &Text, unit: &KernelUnit) -> Content {
+    pub(super) fn base(&self, text: &Text, unit: &KernelUnit) -> MemoryChunk {
         if text.record.is_none() {
-            let begun = text.begun.as_ref().map(|begun| begun.base.clone());
-            return begun.unwrap_or_else(|| Content {
+            let interrupted = text
+                .interrupted
+                .as_ref()
+                .map(|interrupted| interrupted.base.clone());
+            return interrupted.unwrap_or_else(|| MemoryChunk {
                 at: text.found.mapping.start,
                 bytes: text.found.bytes.clone(),
             });
@@ -95,7 +98,7 @@ impl RunningKernel {
                 bytes[place..place + jump.len()].copy_from_slice(&jump);
             }
         }
-        Content {
+        MemoryChunk {
             at: text.mapping.start,
             bytes,
         }
@@ -139,7 +142,7 @@ impl RunningKernel {
         let names: Vec<&str> = exports.map(|export| export.name.as_str()).collect();
         // The one that the program knows is called by most.
         let mut order: Vec<&Text> = texts.iter().collect();
-        order.sort_by_key(|text| !text.found.is_told);
+        order.sort_by_key(|text| !text.found.is_by_auxv);
         let target = order.iter().find_map(|text| text.function(&names));
         match target {
             Some(pc) => Verdict::FixUp(relocator::threads::FixUp {

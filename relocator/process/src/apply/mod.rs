@@ -4,20 +4,20 @@
 //! |---|---|
 //! | `recognise` | what in a process is a vDSO |
 //! | `text` | an old text, and what it was before anybody changed it |
-//! | `content` | memory of it |
+//! | `chunk` | memory of it |
 //! | `kernel` | the kernel that runs now |
 //! | `survey` | all of that, read while the process runs |
 //! | `place` | where the kernel's mappings go |
 //! | `layout` | the text as it will be |
-//! | `stage` | what its entries are while it is put in place |
-//! | `spare` | what a tool has left that was killed, by which the next one knows what was there |
+//! | `interim` | what its entries are while it is put in place |
+//! | `recovery` | what a tool has left that was killed, by which the next one knows what was there |
 //! | `record` | what the process keeps of it |
 //! | `link`, `undo` | what is to be done, as far as it can be said before threads stand still |
-//! | `job` | the rest: threads, and all steps in their order |
-//! | `report` | what was done, for commands |
+//! | `transaction` | the rest: threads, and all steps in their order |
+//! | `outcome` | what was done, for commands |
 //!
 //! A process is surveyed and everything is computed while it runs. Then all its threads stand still; if it is no longer what it was, or
-//! if a thread cannot be carried across where it is, the process goes on and it is tried again. Nothing has been written then.
+//! if a thread cannot be carried across where it is, the process goes on and it is tried again. Nothing has been commit then.
 //! The order of the steps is such that the process could go on after each of them without this tool:
 //!
 //! 1. Threads in old texts go back to entries of functions, which is right before and afterwards.
@@ -27,19 +27,19 @@
 //! 5. The kernel's mappings are moved. Nobody uses them.
 //! 6. Each entry becomes that of the linked function.
 
-mod content;
-pub(crate) mod job;
+mod chunk;
+mod interim;
 mod kernel;
 mod layout;
 mod link;
+pub mod outcome;
 pub mod place;
 pub mod recognise;
 pub mod record;
-pub mod report;
-mod spare;
-mod stage;
+mod recovery;
 mod survey;
 mod text;
+pub(crate) mod transaction;
 mod undo;
 
 use std::thread;
@@ -49,20 +49,20 @@ use nix::unistd::Pid;
 
 use crate::targets::Target;
 use crate::targets::live::{Live, lead_back, maps};
-use crate::tracing::Subject;
+use crate::tracing::TraceableProcess;
 use crate::{Error, Result};
-use job::Job;
 pub use kernel::RunningKernel;
+use outcome::{ApplyOutcome, ApplyTimes};
 use relocator::plan::Policy;
 use relocator::source::Source;
 use relocator::tables;
-use report::{Outcome, Times};
 use survey::Survey;
 use text::Known;
+use transaction::Transaction;
 
 /// How a process is treated.
 #[derive(Debug, Clone, Default)]
-pub struct Options {
+pub struct ApplyOptions {
     /// Which strategies may be used.
     pub policy: Policy,
     /// Where old tables may be.
@@ -89,10 +89,10 @@ pub fn apply(
     pid: i32,
     kernel: &RunningKernel,
     old: &[Source],
-    options: &Options,
-) -> Result<Outcome> {
+    options: &ApplyOptions,
+) -> Result<ApplyOutcome> {
     attempts(pid, kernel, old, options, &|survey, pid| {
-        link::job(survey, pid, kernel, options.policy)
+        link::plan(survey, pid, kernel, options.policy)
     })
 }
 
@@ -101,28 +101,28 @@ pub fn rollback(
     pid: i32,
     kernel: &RunningKernel,
     old: &[Source],
-    options: &Options,
-) -> Result<Outcome> {
+    options: &ApplyOptions,
+) -> Result<ApplyOutcome> {
     attempts(pid, kernel, old, options, &|survey, pid| {
-        undo::job(survey, pid, kernel.build_id())
+        undo::plan(survey, pid, kernel.build_id())
     })
 }
 
 /// What is to be done, and what to say about it.
-type Planned = (Option<Job>, Outcome);
+type Planned = (Option<Transaction>, ApplyOutcome);
 
 fn attempts(
     pid: i32,
     kernel: &RunningKernel,
     old: &[Source],
-    options: &Options,
+    options: &ApplyOptions,
     plan: &dyn Fn(&Survey, Pid) -> Result<Planned>,
-) -> Result<Outcome> {
+) -> Result<ApplyOutcome> {
     let known = Known {
         sources: old,
         tables: &options.tables,
     };
-    let subject = Subject::open(pid)?;
+    let subject = TraceableProcess::open(pid)?;
     subject.check_linkable()?;
     let pid = subject.pid();
     let deadline = Instant::now() + options.deadline.unwrap_or(DEADLINE);
@@ -135,8 +135,8 @@ fn attempts(
             .and_then(|survey| plan(&survey, pid).map(|planned| (survey, planned)));
         let tried = match planned {
             Ok((_, (None, outcome))) => return Ok(outcome),
-            Ok((survey, (Some(job), mut outcome))) => {
-                attempt(&subject, kernel, &survey, &job, &mut outcome).map(|()| outcome)
+            Ok((survey, (Some(transaction), mut outcome))) => {
+                attempt(&subject, kernel, &survey, &transaction, &mut outcome).map(|()| outcome)
             }
             // What could not be made out may have been on its way.
             Err(_) if maps::mappings(pid).is_ok_and(|now| now != mappings) => Err(changing(pid)),
@@ -144,7 +144,7 @@ fn attempts(
         };
         match tried {
             Ok(outcome) => {
-                return Ok(Outcome {
+                return Ok(ApplyOutcome {
                     attempts,
                     ..outcome
                 });
@@ -166,32 +166,32 @@ fn changing(pid: Pid) -> Error {
 
 /// Does it, if the process is still what it was and no thread is in the way.
 fn attempt(
-    subject: &Subject,
+    subject: &TraceableProcess,
     kernel: &RunningKernel,
     survey: &Survey,
-    job: &Job,
-    outcome: &mut Outcome,
+    transaction: &Transaction,
+    outcome: &mut ApplyOutcome,
 ) -> Result<()> {
     let pid = subject.pid();
     let mut live = Live::stop(pid.as_raw(), PATIENCE)?;
-    let standing = live.stopped_for();
+    let stop = live.stopped_for();
     for tracee in live.tracees() {
         let registers = tracee.registers()?;
         subject.check_thread(tracee.pid(), &registers)?;
         lead_back(tracee, &registers)?;
     }
-    let Some(mappings) = survey.holds(&live, &job.places())? else {
+    let Some(mappings) = survey.holds(&live, &transaction.places())? else {
         return Err(changing(pid));
     };
-    let (steps, crossed) = job.steps(survey, kernel, &live, &mappings)?;
+    let (steps, crossed) = transaction.steps(survey, kernel, &live, &mappings)?;
     live.carry_out(&steps)?;
-    let written = live.stopped_for();
-    let released = live.release();
+    let commit = live.stopped_for();
+    let total = live.release();
     outcome.crossed = crossed;
-    outcome.times = Times {
-        standing,
-        written,
-        released,
+    outcome.times = ApplyTimes {
+        stop,
+        commit,
+        total,
     };
     Ok(())
 }

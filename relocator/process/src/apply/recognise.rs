@@ -7,9 +7,9 @@
 //! Of each mapping a few headers are read; only what looks like a vDSO by those is read as a whole.
 
 mod kernel;
+mod placeholder;
 mod process;
 mod text;
-mod zeros;
 
 use std::ops::Range;
 
@@ -17,7 +17,7 @@ use elf_tools::Avma;
 use elf_tools::image::Image;
 use elf_tools::symtab::mapping_name;
 
-use super::content::place;
+use super::chunk::place;
 use crate::targets::Mapping;
 use crate::{Error, Result};
 use relocator::criu::Mark;
@@ -25,19 +25,19 @@ use relocator::placement::PAGE;
 use relocator::source::Source;
 use relocator::threads::Memory;
 
+pub use placeholder::{MAX_PLACEHOLDER, vvar_placeholder};
 pub use process::{Seen, process};
 pub use text::MAX_TEXT;
-pub use zeros::{MAX_ZEROS, zeros};
 
 /// What was found in a process.
 #[derive(Debug, Clone, Default)]
-pub struct Found {
+pub struct FoundVdsos {
     /// What the running kernel has mapped; `None` if its vDSO is not there.
     pub kernel: Option<KernelUnit>,
     /// Every other vDSO, lowest first.
     pub old: Vec<OldText>,
     /// Names and hints that do not say the truth, in words for a report.
-    pub lies: Vec<String>,
+    pub misleading_names: Vec<String>,
 }
 
 /// What the running kernel has mapped into a process.
@@ -88,7 +88,7 @@ pub struct OldText {
     /// Length of the image: up to its last loaded byte, or to the end of its section headers if that is behind.
     pub size: usize,
     /// Whether the program was told that this is its vDSO.
-    pub is_told: bool,
+    pub is_by_auxv: bool,
 }
 
 impl OldText {
@@ -158,9 +158,9 @@ pub fn recognise(
     told: Option<Avma>,
     memory: &dyn Memory,
     own: &Own,
-) -> Result<Found> {
-    let mut found = Found::default();
-    found.kernel = kernel::find(mappings, memory, own, &mut found.lies);
+) -> Result<FoundVdsos> {
+    let mut found = FoundVdsos::default();
+    found.kernel = kernel::find(mappings, memory, own, &mut found.misleading_names);
     let hints = text::Hints {
         told,
         marked: found
@@ -172,7 +172,7 @@ pub fn recognise(
             .as_ref()
             .and_then(|unit| Some(unit.vdso()?.range.start)),
     };
-    found.old = text::find(mappings, &hints, memory, &mut found.lies)?;
+    found.old = text::find(mappings, &hints, memory, &mut found.misleading_names)?;
     Ok(found)
 }
 

@@ -6,11 +6,11 @@ use elf_tools::Avma;
 use nix::unistd::Pid;
 
 use super::kernel::RunningKernel;
-use super::recognise::{Found, KernelUnit, OldText, recognise};
+use super::recognise::{FoundVdsos, KernelUnit, OldText, recognise};
 use super::record::Record;
-use super::spare::Spare;
+use super::recovery::RecoveryCopy;
 use super::text::{Known, Text};
-use crate::targets::live::{told_vdso, trampoline};
+use crate::targets::live::{auxv_vdso, injected_call};
 use crate::targets::{Mapping, Step, Target, overlaps};
 use crate::tracing::ProcessMemory;
 use crate::{Error, Result};
@@ -19,7 +19,7 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub(super) struct Survey {
     pub(super) mappings: Vec<Mapping>,
-    pub(super) found: Found,
+    pub(super) found: FoundVdsos,
     /// Old texts that are in use, without what tools have left in them that were killed.
     pub(super) texts: Vec<Text>,
     /// Copies of texts that are not in their place, since whoever made them was killed.
@@ -35,24 +35,24 @@ impl Survey {
         known: Known<'_>,
     ) -> Result<Self> {
         let memory = ProcessMemory::of(pid);
-        let told = told_vdso(pid);
+        let told = auxv_vdso(pid);
         let mut found = recognise(mappings, told, &memory, &kernel.own)?;
-        let (mut all, mut spares, mut leftovers) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut all, mut copies, mut leftovers) = (Vec::new(), Vec::new(), Vec::new());
         for mut old in std::mem::take(&mut found.old) {
             if is_file(&old, mappings) {
                 continue;
             }
             let is_leftover = is_leftover(&old)?;
-            trampoline::erase(&mut old.bytes);
+            injected_call::erase(&mut old.bytes);
             match is_leftover {
                 true => {
                     leftovers.push(old.mapping.clone());
-                    spares.extend(Spare::of(&old)?);
+                    copies.extend(RecoveryCopy::of(&old)?);
                 }
                 false => all.push(old),
             }
         }
-        let read = |old| Text::read(old, known, &spares, mappings, &memory);
+        let read = |old| Text::read(old, known, &copies, mappings, &memory);
         let texts = all.into_iter().map(read).collect::<Result<_>>()?;
         Ok(Self {
             mappings: mappings.to_vec(),
@@ -97,7 +97,11 @@ impl Survey {
         let kernel = self.found.kernel.iter().flat_map(|unit| &unit.mappings);
         let mut all: Vec<Range<Avma>> = kernel.map(|mapping| mapping.range.clone()).collect();
         all.extend(self.texts.iter().map(|text| text.found.mapping.clone()));
-        all.extend(self.texts.iter().filter_map(|text| text.zeros.clone()));
+        all.extend(
+            self.texts
+                .iter()
+                .filter_map(|text| text.placeholder.clone()),
+        );
         all.extend_from_slice(places);
         let matters = |mapping: &&Mapping| all.iter().any(|range| overlaps(range, &mapping.range));
         let same = now
@@ -107,7 +111,7 @@ impl Survey {
         let is_same = |text: &Text| {
             let mut bytes = vec![0; text.found.bytes.len()];
             let was_read = target.read(text.found.mapping.start, &mut bytes);
-            trampoline::erase(&mut bytes);
+            injected_call::erase(&mut bytes);
             was_read && bytes == text.found.bytes
         };
         let holds = same && self.texts.iter().all(is_same);
@@ -119,14 +123,14 @@ impl Survey {
 fn is_file(old: &OldText, mappings: &[Mapping]) -> bool {
     let mut mappings = mappings.iter();
     let mapping = mappings.find(|mapping| mapping.range == old.mapping);
-    !old.is_told && mapping.is_some_and(|mapping| mapping.name.starts_with('/'))
+    !old.is_by_auxv && mapping.is_some_and(|mapping| mapping.name.starts_with('/'))
 }
 
 /// Whether a text is a copy that was made for another place, and not put there.
 fn is_leftover(old: &OldText) -> Result<bool> {
     let start = old.mapping.start;
     let is_linked = Record::find(&old.bytes, start)?.is_some();
-    let is_copy =
-        Record::copied(&old.bytes, start).is_some() || trampoline::is_displaced(&old.bytes, start);
-    Ok(!is_linked && !old.is_told && is_copy)
+    let is_copy = Record::copied(&old.bytes, start).is_some()
+        || injected_call::is_displaced(&old.bytes, start);
+    Ok(!is_linked && !old.is_by_auxv && is_copy)
 }

@@ -10,9 +10,9 @@ use elf_tools::reentry::ReentryTable;
 use elf_tools::relocation::Relocation;
 use elf_tools::{Avma, Svma};
 
-use super::recognise::{OldText, zeros};
-use super::record::{Found, Record};
-use super::spare::{Begun, Spare};
+use super::recognise::{OldText, vvar_placeholder};
+use super::record::{FoundRecord, Record};
+use super::recovery::{InterruptedApply, RecoveryCopy};
 use crate::features;
 use crate::targets::{Mapping, WORD};
 use crate::{Error, Result};
@@ -42,9 +42,9 @@ pub(super) struct Text {
     /// What the mapping held before links and jumps.
     pub(super) pristine: Vec<u8>,
     /// Its link record.
-    pub(super) record: Option<Found>,
+    pub(super) record: Option<FoundRecord>,
     /// What is known of it if a tool was killed that was about to replace it.
-    pub(super) begun: Option<Begun>,
+    pub(super) interrupted: Option<InterruptedApply>,
     /// CRIU's jumps, as they are or were before it was linked.
     pub(super) jumps: Vec<(Svma, [u8; criu::JUMP])>,
     /// The old image.
@@ -54,7 +54,7 @@ pub(super) struct Text {
     /// How threads get out of it.
     pub(super) reentry: ReentryTable,
     /// Pages of zeros where its vvar was.
-    pub(super) zeros: Option<Range<Avma>>,
+    pub(super) placeholder: Option<Range<Avma>>,
 }
 
 impl Text {
@@ -62,23 +62,23 @@ impl Text {
     pub(super) fn read(
         mut found: OldText,
         known: Known<'_>,
-        spares: &[Spare],
+        copies: &[RecoveryCopy],
         mappings: &[Mapping],
         memory: &dyn Memory,
     ) -> Result<Self> {
         let name = format!("the vDSO at {}", found.image);
         let (record, mut mapping, mut pristine) = without_records(&found)?;
         let own = record.as_ref().map(|found| &found.record);
-        let begun = spares.iter().find_map(|spare| {
-            let begun = spare.begun(&found, own, &mapping, &pristine)?;
-            Some((spare, begun))
+        let interrupted = copies.iter().find_map(|copy| {
+            let interrupted = copy.interrupted(&found, own, &mapping, &pristine)?;
+            Some((copy, interrupted))
         });
-        let begun = begun.map(|(spare, begun)| {
+        let interrupted = interrupted.map(|(copy, interrupted)| {
             if record.is_none() {
-                spare.extend(&mut found, mappings, memory);
+                copy.extend(&mut found, mappings, memory);
             }
-            (mapping, pristine) = (begun.base.range(), begun.base.bytes.clone());
-            begun
+            (mapping, pristine) = (interrupted.base.range(), interrupted.base.bytes.clone());
+            interrupted
         });
         let size = image_size(&found, &mapping, &pristine);
         let start = (found.image.0 - mapping.start.0) as usize;
@@ -101,18 +101,18 @@ impl Text {
         let options = known.tables;
         let (old, tables) = tables::find(parsed, &name, symtab, options)?;
         let (reentry, _) = tables::reentry(&old, &name, options)?;
-        let zeros = zeros(mappings, memory, mapping.start);
+        let placeholder = vvar_placeholder(mappings, memory, mapping.start);
         Ok(Self {
             found,
             mapping,
             pristine,
             record,
-            begun,
+            interrupted,
             jumps,
             old,
             tables,
             reentry,
-            zeros,
+            placeholder,
         })
     }
 
@@ -134,7 +134,7 @@ impl Text {
                 }
                 Ok(Some(linked))
             }
-            None if self.begun.is_some() => Ok(Some(self.staged())),
+            None if self.interrupted.is_some() => Ok(Some(self.staged())),
             None => Ok((!self.jumps.is_empty()).then(|| self.unlinked())),
         }
     }
@@ -198,7 +198,7 @@ impl Text {
 }
 
 /// Takes away all link records; the outermost one, and the mapping and what it held before there was any.
-fn without_records(found: &OldText) -> Result<(Option<Found>, Range<Avma>, Vec<u8>)> {
+fn without_records(found: &OldText) -> Result<(Option<FoundRecord>, Range<Avma>, Vec<u8>)> {
     let mut range = found.mapping.clone();
     let mut bytes = found.bytes.clone();
     let mut outermost = None;

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use elf_tools::Avma;
 use nix::libc::{SIGTRAP, c_int};
 
-use super::subject::ignores;
+use super::process::ignores;
 use super::undisturbed::Undisturbed;
-use super::{PATIENCE, Place};
+use super::{PATIENCE, VdsoPlace};
 use crate::Result;
 use crate::tracing::{Standing, Stop, Tracee};
 use relocator::threads::frames;
@@ -51,7 +51,7 @@ pub(super) struct Surroundings<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Inside {
     /// Where it goes on.
-    pub(super) place: Place,
+    pub(super) place: VdsoPlace,
     /// Where it is saved, if it is not what the thread executes.
     pub(super) frame: Option<Avma>,
 }
@@ -102,13 +102,13 @@ impl<'a> Leaving<'a> {
         } = self.surroundings;
         let registers = self.tracee.registers()?.registers();
         let mut inside = Vec::new();
-        if let Some(place) = Place::inside(vdsos, registers.pc) {
+        if let Some(place) = VdsoPlace::inside(vdsos, registers.pc) {
             inside.push(Inside { place, frame: None });
         }
         for vdso in vdsos {
             let found = frames::of_thread(&registers, writable, vdso, &self.tracee.memory());
             inside.extend(found.iter().filter_map(|found| {
-                let place = Place::inside(vdsos, found.registers.pc)?;
+                let place = VdsoPlace::inside(vdsos, found.registers.pc)?;
                 let frame = Some(found.at);
                 Some(Inside { place, frame })
             }));
@@ -145,7 +145,7 @@ impl<'a> Leaving<'a> {
 
     fn executes_inside(&self) -> Result<bool> {
         let pc = self.tracee.registers()?.pc();
-        Ok(Place::inside(self.surroundings.vdsos, pc).is_some())
+        Ok(VdsoPlace::inside(self.surroundings.vdsos, pc).is_some())
     }
 
     /// Whether it has left, now that it stands.

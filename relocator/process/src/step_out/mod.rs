@@ -2,7 +2,7 @@
 //!
 //! | module | does |
 //! |---|---|
-//! | `subject` | the process: where its threads can be, and how it is left |
+//! | `process` | the process: where its threads can be, and how it is left |
 //! | `leave` | one thread leaves |
 //! | `undisturbed` | no termination of this process at a moment when it would hurt the other one |
 //!
@@ -12,7 +12,7 @@
 //! - **No signal mask is changed.** A mask would survive this tool, and blocking signals is not needed: they are delivered
 //!   by the kernel as they come, in its order. That costs another attempt now and then, since the frame of a handler can
 //!   hold a context inside the vDSO. It leaves when the handler has returned, so handlers are given time.
-//! - **A thread is let run for a moment and stopped again**, up to [`Options::runs`] times. The functions of a vDSO take
+//! - **A thread is let run for a moment and stopped again**, up to [`StepOutOptions::runs`] times. The functions of a vDSO take
 //!   less than a microsecond, so a few attempts almost always do.
 //! - **Only then is it stepped**, instruction by instruction. The kernel does not take the trap flag from a thread whose
 //!   tracer dies, so that the next instruction would end the process. So termination signals are held back meanwhile, and
@@ -21,7 +21,7 @@
 //! - **The stop signal is sent while all threads stand still**, and each of them takes it before it executes anything.
 
 mod leave;
-mod subject;
+mod process;
 mod undisturbed;
 
 use std::collections::BTreeMap;
@@ -32,12 +32,12 @@ use std::time::{Duration, Instant};
 use elf_tools::{Avma, Svma};
 
 use crate::Result;
-use crate::tracing::{Seized, Subject, Tracee, is_gone};
+use crate::tracing::{Seized, TraceableProcess, Tracee, is_gone};
 use leave::{Inside, Leaving, Left, Surroundings};
 
 /// How a process is treated.
 #[derive(Debug, Clone, Copy)]
-pub struct Options {
+pub struct StepOutOptions {
     /// Whether it goes on afterwards. Otherwise it is stopped, as by `SIGSTOP`.
     pub resume: bool,
     /// How long it is tried.
@@ -46,7 +46,7 @@ pub struct Options {
     pub runs: u32,
 }
 
-impl Default for Options {
+impl Default for StepOutOptions {
     fn default() -> Self {
         Self {
             resume: false,
@@ -58,7 +58,7 @@ impl Default for Options {
 
 /// What came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outcome {
+pub struct StepOutOutcome {
     /// The process.
     pub pid: i32,
     /// Its vDSOs.
@@ -81,7 +81,7 @@ pub struct Moved {
     /// Its number.
     pub thread: i32,
     /// Where it was last seen inside.
-    pub from: Place,
+    pub from: VdsoPlace,
     /// How often it was let run for that.
     pub runs: u32,
     /// How many instructions it was stepped.
@@ -94,7 +94,7 @@ pub struct Stuck {
     /// The thread it belongs to.
     pub thread: i32,
     /// Where it goes on.
-    pub place: Place,
+    pub place: VdsoPlace,
     /// The `ucontext` that holds it, if it was interrupted by a signal.
     pub frame: Option<Avma>,
     /// Why it cannot leave.
@@ -103,14 +103,14 @@ pub struct Stuck {
 
 /// A place in a vDSO.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct VdsoPlace {
     /// In the process.
     pub address: Avma,
     /// In the image.
     pub image: Svma,
 }
 
-impl Place {
+impl VdsoPlace {
     /// An address, if it is in one of the vDSOs.
     fn inside(vdsos: &[Range<Avma>], address: Avma) -> Option<Self> {
         let vdso = vdsos.iter().find(|vdso| vdso.contains(&address))?;
@@ -131,8 +131,8 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_mi
 /// that can be worked on, or ends; `Error::Io` where the system refuses. The process is untouched then.
 ///
 /// A thread in an uninterruptible system call is traced until the calling thread ends.
-pub fn step_out(pid: i32, options: &Options) -> Result<Outcome> {
-    let subject = Subject::open(pid)?;
+pub fn step_out(pid: i32, options: &StepOutOptions) -> Result<StepOutOutcome> {
+    let subject = TraceableProcess::open(pid)?;
     let was_stopped = subject.is_stopped()?;
     let deadline = Instant::now() + options.deadline;
     let mut attempt = Attempt::new(&subject, options, deadline);
@@ -153,8 +153,8 @@ pub fn step_out(pid: i32, options: &Options) -> Result<Outcome> {
 
 /// Attempts to have all threads outside.
 struct Attempt<'a> {
-    subject: &'a Subject,
-    options: &'a Options,
+    subject: &'a TraceableProcess,
+    options: &'a StepOutOptions,
     deadline: Instant,
     attempts: u32,
     threads: usize,
@@ -164,7 +164,7 @@ struct Attempt<'a> {
 }
 
 impl<'a> Attempt<'a> {
-    fn new(subject: &'a Subject, options: &'a Options, deadline: Instant) -> Self {
+    fn new(subject: &'a TraceableProcess, options: &'a StepOutOptions, deadline: Instant) -> Self {
         Self {
             subject,
             options,
@@ -269,7 +269,7 @@ impl<'a> Attempt<'a> {
     fn stuck_in_kernel(&self, seized: &Seized) -> Vec<Stuck> {
         let stuck = |tracee: &Tracee| {
             let thread = tracee.pid().as_raw();
-            let place = Place::inside(&self.vdsos, subject::blocked_at(tracee.pid())?)?;
+            let place = VdsoPlace::inside(&self.vdsos, process::blocked_at(tracee.pid())?)?;
             Some(Stuck {
                 thread,
                 place,
@@ -280,8 +280,8 @@ impl<'a> Attempt<'a> {
         seized.in_kernel().iter().filter_map(stuck).collect()
     }
 
-    fn outcome(self, stopped: bool) -> Outcome {
-        Outcome {
+    fn outcome(self, stopped: bool) -> StepOutOutcome {
+        StepOutOutcome {
             pid: self.subject.pid().as_raw(),
             vdsos: self.vdsos,
             threads: self.threads,

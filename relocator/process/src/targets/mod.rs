@@ -24,7 +24,7 @@ pub trait Target: Memory {
     fn mappings(&self) -> Result<Vec<Mapping>>;
 
     /// Where its program was told that its vDSO is: `AT_SYSINFO_EHDR` of the auxiliary vector.
-    fn told_vdso(&self) -> Option<Avma>;
+    fn auxv_vdso(&self) -> Option<Avma>;
 
     /// Its threads.
     fn threads(&self) -> Result<Vec<Thread>>;
@@ -99,7 +99,7 @@ pub enum Step {
         bytes: Vec<u8>,
     },
     /// Pages of code are kept, anywhere, until all steps are done: for whoever comes after this tool if it is killed.
-    Spare(Vec<u8>),
+    RecoveryCopy(Vec<u8>),
     /// A mapping of the kernel's is moved as a whole, over what is mapped there: nothing, or pages of zeros.
     Move {
         /// Where it is.
@@ -108,7 +108,7 @@ pub enum Step {
         to: Avma,
     },
     /// Private pages of zeros, which can only be read, are mapped where nothing is.
-    Zero(Range<Avma>),
+    Placeholder(Range<Avma>),
     /// Pages are unmapped.
     Unmap(Range<Avma>),
 }

@@ -1,7 +1,7 @@
-//! What is demanded of a process that is changed, beyond that its threads can be [stopped](Subject::open).
+//! What is demanded of a process that is changed, beyond that its threads can be [stopped](TraceableProcess::open).
 //!
 //! All of this is looked at before anything is stopped. What can only be seen of threads that stand still, or be asked by
-//! the process itself, is for the caller to look at then: [`Subject::check_thread`], [`Subject::undumpable`].
+//! the process itself, is for the caller to look at then: [`TraceableProcess::check_thread`], [`TraceableProcess::undumpable`].
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
@@ -11,7 +11,7 @@ use nix::libc;
 use nix::unistd::Pid;
 use procfs::process::{Process, StatFlags, Task};
 
-use super::{Subject, UserRegisters, request};
+use super::{TraceableProcess, UserRegisters, request};
 use crate::{Error, Result};
 
 /// The code segment of 64-bit programs: `__USER_CS` of `asm/segment.h`.
@@ -23,7 +23,7 @@ const IDENTITY: usize = 20;
 const CLASS_64: u8 = 2;
 const X86_64: [u8; 2] = [62, 0];
 
-impl Subject {
+impl TraceableProcess {
     /// Refuses a process that cannot be linked: `Error::Process`, with the reason and what can be done. It is untouched.
     pub fn check_linkable(&self) -> Result<()> {
         self.check_life()?;

@@ -5,10 +5,10 @@ use std::ops::Range;
 use elf_tools::Avma;
 use nix::unistd::Pid;
 
-use super::{Found, Own, recognise, zeros};
+use super::{FoundVdsos, Own, recognise, vvar_placeholder};
 use crate::Result;
 use crate::targets::Mapping;
-use crate::targets::live::{maps, told_vdso};
+use crate::targets::live::{auxv_vdso, maps};
 use crate::tracing::ProcessMemory;
 
 /// What was found in a process that may have changed since.
@@ -17,9 +17,9 @@ pub struct Seen {
     /// Its mappings, lowest first.
     pub mappings: Vec<Mapping>,
     /// Its vDSOs.
-    pub found: Found,
+    pub found: FoundVdsos,
     /// The pages of zeros directly below each old one.
-    pub zeros: Vec<Option<Range<Avma>>>,
+    pub placeholders: Vec<Option<Range<Avma>>>,
 }
 
 /// Looks at a process.
@@ -27,13 +27,13 @@ pub fn process(pid: i32, own: &Own) -> Result<Seen> {
     let pid = Pid::from_raw(pid);
     let memory = ProcessMemory::of(pid);
     let mappings = maps::mappings(pid)?;
-    let found = recognise(&mappings, told_vdso(pid), &memory, own)?;
-    let below = |start| zeros(&mappings, &memory, start);
+    let found = recognise(&mappings, auxv_vdso(pid), &memory, own)?;
+    let below = |start| vvar_placeholder(&mappings, &memory, start);
     let old = found.old.iter();
-    let zeros = old.map(|text| below(text.mapping.start)).collect();
+    let placeholders = old.map(|text| below(text.mapping.start)).collect();
     Ok(Seen {
         mappings,
         found,
-        zeros,
+        placeholders,
     })
 }

@@ -13,7 +13,7 @@ use super::*;
 use crate::targets::Protection;
 use crate::tracing::ProcessMemory;
 
-fn starts(found: &Found) -> Vec<u64> {
+fn starts(found: &FoundVdsos) -> Vec<u64> {
     let unit = found.kernel.as_ref().unwrap();
     let parts = unit.mappings.iter();
     parts.map(|part| part.range.start.0).collect()
@@ -24,9 +24,14 @@ fn in_place(at: u64) -> Vec<u64> {
 }
 
 /// The only remark.
-fn lie(found: &Found) -> &str {
-    assert_eq!(found.lies.len(), 1, "{:?}", found.lies);
-    &found.lies[0]
+fn misleading(found: &FoundVdsos) -> &str {
+    assert_eq!(
+        found.misleading_names.len(),
+        1,
+        "{:?}",
+        found.misleading_names
+    );
+    &found.misleading_names[0]
 }
 
 #[test]
@@ -41,7 +46,12 @@ fn every_fixture_is_found_next_to_the_kernels_own() {
                 .any(|export| export.name.starts_with("__vdso_"))
         );
         let found = Pretend::restored(&old).recognise(Some(OLD)).unwrap();
-        assert!(found.lies.is_empty(), "{}: {:?}", fixture.name, found.lies);
+        assert!(
+            found.misleading_names.is_empty(),
+            "{}: {:?}",
+            fixture.name,
+            found.misleading_names
+        );
         assert_eq!(starts(&found), in_place(UNIT));
         let unit = found.kernel.unwrap();
         assert!(unit.is_whole() && unit.mark.is_none());
@@ -49,7 +59,7 @@ fn every_fixture_is_found_next_to_the_kernels_own() {
             panic!("{}: {} texts", fixture.name, found.old.len());
         };
         assert_eq!(text.mapping, Avma(OLD)..Avma(OLD + old.len() as u64));
-        assert_eq!((text.image, text.is_told), (Avma(OLD), true));
+        assert_eq!((text.image, text.is_by_auxv), (Avma(OLD), true));
         assert_eq!(text.bytes, old);
         assert_eq!(text.size, fixture.image.len(), "{}", fixture.name);
     }
@@ -66,17 +76,21 @@ fn a_mark_is_no_difference_and_anything_else_is() {
     let vdso = UNIT + 6 * PAGE;
     process.part(vdso).1.as_mut().unwrap()[..Mark::SIZE].copy_from_slice(&mark.bytes());
     let found = process.recognise(None).unwrap();
-    assert!(found.lies.is_empty(), "{:?}", found.lies);
+    assert!(
+        found.misleading_names.is_empty(),
+        "{:?}",
+        found.misleading_names
+    );
     assert_eq!(found.kernel.unwrap().mark, Some(mark));
-    assert!(!found.old[0].is_told);
+    assert!(!found.old[0].is_by_auxv);
 
     process.part(vdso).1.as_mut().unwrap()[0] ^= 1;
     let found = process.recognise(None).unwrap();
     assert_eq!(found.kernel, None);
     assert!(
-        lie(&found).contains("bytes differ, the first at 0x0"),
+        misleading(&found).contains("bytes differ, the first at 0x0"),
         "{:?}",
-        found.lies
+        found.misleading_names
     );
 
     let mut process = Pretend::restored(&image("bare"));
@@ -85,7 +99,11 @@ fn a_mark_is_no_difference_and_anything_else_is() {
     let found = process.recognise(None).unwrap();
     assert_eq!(found.kernel, None);
     let expected = format!("1 bytes differ, the first at {last:#x}");
-    assert!(found.lies[0].contains(&expected), "{:?}", found.lies);
+    assert!(
+        found.misleading_names[0].contains(&expected),
+        "{:?}",
+        found.misleading_names
+    );
     assert_eq!(found.old.len(), 2, "what is called [vdso] is a vDSO still");
 }
 
@@ -126,15 +144,19 @@ fn names_that_lie_are_reported_and_not_believed() {
             2,
             "{name}: it is a vDSO, whatever its name"
         );
-        assert!(found.lies[0].contains(name), "{:?}", found.lies);
-        assert!(found.lies[0].contains("not mapped by the kernel"));
+        assert!(
+            found.misleading_names[0].contains(name),
+            "{:?}",
+            found.misleading_names
+        );
+        assert!(found.misleading_names[0].contains("not mapped by the kernel"));
     }
     for name in ["/tmp/[vvar]", "[anon:[vvar]]"] {
         let mut process = Pretend::restored(&image("bare"));
         process.hole(OLD + 16 * PAGE, 4, name);
         let found = process.recognise(Some(OLD)).unwrap();
         assert_eq!(starts(&found), in_place(UNIT), "{name}");
-        assert!(lie(&found).contains(name));
+        assert!(misleading(&found).contains(name));
     }
 }
 
@@ -144,7 +166,11 @@ fn a_file_of_that_very_name_is_told_by_its_content_or_its_place() {
     process.put(0x1_0000, CODE, "[vdso]", Some(image("got")));
     let found = process.recognise(Some(OLD)).unwrap();
     assert_eq!(starts(&found), in_place(UNIT));
-    assert!(found.lies[0].contains("0x10000"), "{:?}", found.lies);
+    assert!(
+        found.misleading_names[0].contains("0x10000"),
+        "{:?}",
+        found.misleading_names
+    );
 
     let mut process = Pretend::restored(&image("bare"));
     process.put(0x1_0000, CODE, "[vdso]", Some(new()));
@@ -160,7 +186,7 @@ fn a_label_may_be_missing_where_the_place_tells() {
     process.part(UNIT + 6 * PAGE).0.name.clear();
     let found = process.recognise(Some(OLD)).unwrap();
     assert_eq!(starts(&found), in_place(UNIT));
-    assert!(lie(&found).contains("is called ``"));
+    assert!(misleading(&found).contains("is called ``"));
 
     // An old vDSO from the running kernel, in a process whose new one is away.
     let mut process = Pretend::default();
@@ -175,7 +201,11 @@ fn an_old_vdso_from_the_running_kernel_is_an_old_one() {
     let found = Pretend::restored(&new()).recognise(Some(OLD)).unwrap();
     assert_eq!(starts(&found), in_place(UNIT));
     assert_eq!(found.old.len(), 1);
-    assert!(found.lies.is_empty(), "{:?}", found.lies);
+    assert!(
+        found.misleading_names.is_empty(),
+        "{:?}",
+        found.misleading_names
+    );
 }
 
 #[test]
@@ -186,7 +216,7 @@ fn a_unit_that_is_half_moved_is_found_where_it_is() {
     let found = process.recognise(Some(OLD)).unwrap();
     let expected = [OLD - 16 * PAGE, UNIT + 4 * PAGE, UNIT + 6 * PAGE];
     assert_eq!(starts(&found), expected);
-    assert!(lie(&found).contains("not at its own distances"));
+    assert!(misleading(&found).contains("not at its own distances"));
     assert!(!found.kernel.unwrap().is_whole());
 }
 
@@ -203,7 +233,7 @@ fn data_of_a_wrong_shape_is_missing() {
         let found = process.recognise(Some(OLD)).unwrap();
         let unit = found.kernel.as_ref().unwrap();
         assert_eq!(unit.missing, ["[vvar]"]);
-        assert!(!unit.is_whole() && !found.lies.is_empty());
+        assert!(!unit.is_whole() && !found.misleading_names.is_empty());
     }
     // Two that could be it, and neither in its place.
     let mut process = Pretend::restored(&image("bare"));
@@ -223,7 +253,7 @@ fn a_record_before_an_image_and_bytes_behind_it_belong_to_its_mapping() {
     let process = Pretend::restored(&bytes);
     let old = process.recognise(Some(OLD + PAGE)).unwrap().old;
     assert_eq!(old.len(), 1);
-    assert_eq!((old[0].image, old[0].is_told), (Avma(OLD + PAGE), true));
+    assert_eq!((old[0].image, old[0].is_by_auxv), (Avma(OLD + PAGE), true));
     assert_eq!(old[0].mapping.start, Avma(OLD));
     assert_eq!(
         (old[0].bytes.len(), old[0].size),
@@ -247,7 +277,7 @@ fn two_images_in_one_mapping_are_two() {
         .old;
     let found: Vec<_> = old
         .iter()
-        .map(|text| (text.image.0, text.is_told))
+        .map(|text| (text.image.0, text.is_by_auxv))
         .collect();
     assert_eq!(found, [(OLD, false), (second, true)]);
 }
@@ -260,7 +290,7 @@ fn what_cannot_be_executed_is_a_copy_unless_it_was_told() {
     assert_eq!(process.recognise(Some(OLD)).unwrap().old.len(), 1);
     let found = process.recognise(Some(copy)).unwrap();
     assert_eq!(found.old.len(), 2);
-    assert!(found.old[1].is_told);
+    assert!(found.old[1].is_by_auxv);
 }
 
 #[test]
@@ -285,9 +315,13 @@ fn libraries_are_none() {
     process.put(OLD + 64 * PAGE, CODE, "/lib/libc.so.6", Some(library));
     let found = process.recognise(Some(OLD)).unwrap();
     assert_eq!(found.old.len(), 1);
-    assert!(found.lies.is_empty(), "{:?}", found.lies);
+    assert!(
+        found.misleading_names.is_empty(),
+        "{:?}",
+        found.misleading_names
+    );
     let found = process.recognise(Some(OLD + 64 * PAGE)).unwrap();
-    assert!(lie(&found).contains("exports no __vdso_ function"));
+    assert!(misleading(&found).contains("exports no __vdso_ function"));
 }
 
 fn memory_of(bytes: &[u8], what: &[u8]) -> Vec<usize> {
@@ -310,11 +344,19 @@ fn hints_that_lead_nowhere_are_reported() {
         (u64::MAX, "nothing that can be read"),
     ] {
         let found = process.recognise(Some(told)).unwrap();
-        assert!(lie(&found).contains(reason), "{told:#x}: {:?}", found.lies);
+        assert!(
+            misleading(&found).contains(reason),
+            "{told:#x}: {:?}",
+            found.misleading_names
+        );
         assert_eq!(found.old.len(), 1);
     }
     let found = process.recognise(Some(UNIT + 6 * PAGE)).unwrap();
-    assert!(found.lies.is_empty(), "the kernel's own: {:?}", found.lies);
+    assert!(
+        found.misleading_names.is_empty(),
+        "the kernel's own: {:?}",
+        found.misleading_names
+    );
 }
 
 #[test]
@@ -331,10 +373,10 @@ fn mappings_that_are_too_large_or_torn_are_reported_where_hints_lead() {
     );
     large.resize(MAX_TEXT as usize + PAGE as usize, 0);
     let found = Pretend::restored(&large).recognise(Some(OLD)).unwrap();
-    assert!(found.old.is_empty() && lie(&found).contains("are not read"));
+    assert!(found.old.is_empty() && misleading(&found).contains("are not read"));
     let torn = &image("got")[..PAGE as usize];
     let found = Pretend::restored(torn).recognise(Some(OLD)).unwrap();
-    assert!(found.old.is_empty() && lie(&found).contains("the auxiliary vector"));
+    assert!(found.old.is_empty() && misleading(&found).contains("the auxiliary vector"));
     // Pages behind the first are not there: a file that was cut off.
     let mut process = Pretend::restored(&image("got"));
     process
@@ -344,7 +386,7 @@ fn mappings_that_are_too_large_or_torn_are_reported_where_hints_lead() {
         .unwrap()
         .truncate(PAGE as usize);
     let found = process.recognise(Some(OLD)).unwrap();
-    assert!(lie(&found).contains("cannot be read as a whole"));
+    assert!(misleading(&found).contains("cannot be read as a whole"));
 }
 
 #[test]
@@ -362,13 +404,13 @@ fn a_32_bit_vdso_is_an_error_in_words() {
 #[test]
 fn zeros_are_what_is_directly_below() {
     let mut process = Pretend::restored(&image("bare"));
-    assert_eq!(process.zeros(OLD), Some(OLD - 2 * PAGE..OLD));
-    assert_eq!(process.zeros(OLD + PAGE), None);
+    assert_eq!(process.placeholder(OLD), Some(OLD - 2 * PAGE..OLD));
+    assert_eq!(process.placeholder(OLD + PAGE), None);
     // Another mapping below belongs to them, as far as it is zero.
     let mut below = vec![0; 3 * PAGE as usize];
     below[PAGE as usize - 1] = 1;
     process.put(OLD - 5 * PAGE, READ, "", Some(below));
-    assert_eq!(process.zeros(OLD), Some(OLD - 4 * PAGE..OLD));
+    assert_eq!(process.placeholder(OLD), Some(OLD - 4 * PAGE..OLD));
     for change in [
         (|mapping| mapping.protection.write = true) as fn(&mut Mapping),
         |mapping| mapping.protection.read = false,
@@ -378,19 +420,19 @@ fn zeros_are_what_is_directly_below() {
     ] {
         let mut process = process.clone();
         change(&mut process.part(OLD - 2 * PAGE).0);
-        assert_eq!(process.zeros(OLD), None);
+        assert_eq!(process.placeholder(OLD), None);
     }
     process.part(OLD - 2 * PAGE).1.as_mut().unwrap()[2 * PAGE as usize - 1] = 1;
-    assert_eq!(process.zeros(OLD), None);
+    assert_eq!(process.placeholder(OLD), None);
 }
 
 #[test]
 fn large_mappings_of_zeros_are_the_programs_own() {
-    for (pages, is_taken) in [(MAX_ZEROS, true), (MAX_ZEROS + 1, false)] {
+    for (pages, is_taken) in [(MAX_PLACEHOLDER, true), (MAX_PLACEHOLDER + 1, false)] {
         let mut process = Pretend::default();
         let size = pages * PAGE;
         process.put(OLD - size, READ, "", Some(vec![0; size as usize]));
-        assert_eq!(process.zeros(OLD).is_some(), is_taken);
+        assert_eq!(process.placeholder(OLD).is_some(), is_taken);
     }
 }
 
@@ -457,5 +499,8 @@ fn this_process_has_the_kernels_and_what_it_maps_itself() {
     assert_eq!(unit.vdso().unwrap().range, live);
     let text = found.old.iter().find(|text| text.image == at).unwrap();
     assert_eq!(text.bytes, old);
-    assert_eq!(zeros(&mappings, &memory, at), Some(region.start()..at));
+    assert_eq!(
+        vvar_placeholder(&mappings, &memory, at),
+        Some(region.start()..at)
+    );
 }

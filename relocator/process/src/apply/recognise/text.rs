@@ -59,7 +59,7 @@ pub(super) fn find(
     mappings: &[Mapping],
     hints: &Hints,
     memory: &dyn Memory,
-    lies: &mut Vec<String>,
+    misleading_names: &mut Vec<String>,
 ) -> Result<Vec<OldText>> {
     let mut found: Vec<OldText> = Vec::new();
     let mut reasons: Vec<(Avma, String)> = Vec::new();
@@ -87,10 +87,10 @@ pub(super) fn find(
         let reason = reason.map_or("nothing that can be read is mapped there", |reason| {
             &reason.1
         });
-        lies.push(format!("{who} says that a vDSO is at {at}: {reason}"));
+        misleading_names.push(format!("{who} says that a vDSO is at {at}: {reason}"));
     }
     for text in &found {
-        lies.extend(remark(text, mappings));
+        misleading_names.extend(remark(text, mappings));
     }
     Ok(found)
 }
@@ -159,7 +159,7 @@ fn look(
         return Ok(Err("it is no x86-64 shared object".to_owned()));
     }
     Ok(read(mapping, at, memory).map(|text| OldText {
-        is_told: hints.told == Some(at),
+        is_by_auxv: hints.told == Some(at),
         ..text
     }))
 }
@@ -191,7 +191,7 @@ fn read(mapping: &Mapping, at: Avma, memory: &dyn Memory) -> Result<OldText, Str
         image: at,
         bytes,
         size,
-        is_told: false,
+        is_by_auxv: false,
     })
 }
 

@@ -37,11 +37,11 @@ pub(super) fn record(record: &Record) -> Result<(), String> {
     runs(&record.before, &record.text)?;
     at_most(record.kernel.len(), MAPPINGS, "mappings of the kernel's")?;
     record.kernel.iter().try_for_each(placed)?;
-    at_most(record.zeros.len(), MAPPINGS, "ranges of zeros")?;
+    at_most(record.placeholders.len(), MAPPINGS, "ranges of zeros")?;
     record
-        .zeros
+        .placeholders
         .iter()
-        .try_for_each(|zeros| range(zeros, "a range of zeros"))?;
+        .try_for_each(|placeholder| range(placeholder, "a range of zeros"))?;
     at_most(record.entries.len(), ENTRIES, "functions")?;
     record.entries.iter().try_for_each(entry)?;
     moved(&record.moved, "instructions that are elsewhere")?;

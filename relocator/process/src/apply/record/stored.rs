@@ -98,10 +98,10 @@ impl Record {
             put(bytes, placed.from.0);
             put_signed(bytes, distance(placed.to));
         }
-        put(bytes, self.zeros.len() as u64);
-        for zeros in &self.zeros {
-            put_signed(bytes, distance(zeros.start));
-            put(bytes, zeros.end.0 - zeros.start.0);
+        put(bytes, self.placeholders.len() as u64);
+        for placeholder in &self.placeholders {
+            put_signed(bytes, distance(placeholder.start));
+            put(bytes, placeholder.end.0 - placeholder.start.0);
         }
         put(bytes, self.entries.len() as u64);
         for entry in &self.entries {
@@ -229,8 +229,8 @@ fn read(reader: &mut Reader<'_>) -> Result<Record> {
             "mappings of the kernel's",
             |reader| placed(reader, image),
         )?,
-        zeros: list(reader, check::MAPPINGS, "ranges of zeros", |reader| {
-            zeros(reader, image)
+        placeholders: list(reader, check::MAPPINGS, "ranges of zeros", |reader| {
+            placeholder(reader, image)
         })?,
         entries: list(reader, check::ENTRIES, "functions", entry)?,
         moved: list(
@@ -300,11 +300,11 @@ fn placed(reader: &mut Reader<'_>, image: Avma) -> Result<Placed> {
     })
 }
 
-fn zeros(reader: &mut Reader<'_>, image: Avma) -> Result<Range<Avma>> {
+fn placeholder(reader: &mut Reader<'_>, image: Avma) -> Result<Range<Avma>> {
     let at = reader.offset();
     let start = image.offset(reader.signed()?);
-    let zeros = range(start, reader.number()?);
-    zeros.ok_or_else(|| Reader::wrong(at, "zeros that are in no address space"))
+    let placeholder = range(start, reader.number()?);
+    placeholder.ok_or_else(|| Reader::wrong(at, "zeros that are in no address space"))
 }
 
 fn entry(reader: &mut Reader<'_>) -> Result<Entry> {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use elf_tools::{Avma, Svma};
 
-use super::{Before, Entry, Found, Record, find};
+use super::{Before, Entry, FoundRecord, Record, find};
 use crate::{Error, Result};
 use relocator::link::LinkedImage;
 use relocator::plan::FunctionPlan;
@@ -52,7 +52,7 @@ impl Record {
         base: Avma,
         offset: usize,
         kept: &[Range<Avma>],
-    ) -> Result<Found> {
+    ) -> Result<FoundRecord> {
         let refused = |image, reason: &str| Error::Unlinkable {
             what: format!("the image at {image}"),
             reason: format!("its record cannot be stored at an offset of {offset:#x}: {reason}"),
@@ -86,7 +86,7 @@ impl Record {
             if note.len() <= room {
                 place[..note.len()].copy_from_slice(&note);
                 let at = start..start.offset(note.len() as i64);
-                return Ok(Found { record: self, at });
+                return Ok(FoundRecord { record: self, at });
             }
             // What it takes the place of makes it larger.
             room = note.len();

@@ -7,9 +7,9 @@ use elf_tools::Avma;
 use nix::libc;
 use nix::unistd::Pid;
 
+use super::injected_call;
 use super::space::Space;
 use super::steps::{self, Before};
-use super::trampoline;
 use super::worker::Worker;
 use crate::targets::{Mapping, Step, subtract};
 use crate::tracing::{ProcessMemory, Tracee};
@@ -30,7 +30,7 @@ pub(super) struct Execution<'a> {
     space: Space,
     done: Vec<Undo>,
     /// Code that is kept until the end.
-    spare: Vec<Range<Avma>>,
+    copy: Vec<Range<Avma>>,
 }
 
 /// New code in the process that is not in its place yet.
@@ -43,7 +43,7 @@ struct Prepared {
 enum Undo {
     Plain(Before),
     Unmap(Range<Avma>),
-    Zero(Range<Avma>),
+    Placeholder(Range<Avma>),
     Code { at: Avma, bytes: Vec<u8> },
     Move { from: Range<Avma>, to: Avma },
 }
@@ -64,7 +64,7 @@ impl<'a> Execution<'a> {
             memory: ProcessMemory::of(pid),
             space: Space::new(mappings),
             done: Vec::new(),
-            spare: Vec::new(),
+            copy: Vec::new(),
         })
     }
 
@@ -77,7 +77,7 @@ impl<'a> Execution<'a> {
                 let _ = self.undo(undo);
             }
         }
-        for place in std::mem::take(&mut self.spare) {
+        for place in std::mem::take(&mut self.copy) {
             let _ = self.unmap(&place);
         }
         result
@@ -91,7 +91,7 @@ impl<'a> Execution<'a> {
         });
         // They are of use until everything is undone: who comes after this tool if it is killed learns from them what was there.
         let unused = prepared.iter().map(|code| range(code.at, code.bytes.len()));
-        self.spare.extend(unused);
+        self.copy.extend(unused);
         result?;
         self.check(all)
     }
@@ -99,9 +99,9 @@ impl<'a> Execution<'a> {
     fn prepare_all(&mut self, all: &[Step], prepared: &mut VecDeque<Prepared>) -> Result<()> {
         for step in all {
             match step {
-                Step::Spare(bytes) => {
+                Step::RecoveryCopy(bytes) => {
                     let at = self.prepare(bytes)?;
-                    self.spare.push(range(at, bytes.len()));
+                    self.copy.push(range(at, bytes.len()));
                 }
                 Step::Replace { at, bytes } => {
                     let bytes = self.with_trampoline(*at, bytes);
@@ -118,7 +118,7 @@ impl<'a> Execution<'a> {
     fn with_trampoline(&self, at: Avma, bytes: &[u8]) -> Vec<u8> {
         let mut bytes = bytes.to_vec();
         let offset = self.code.0.checked_sub(at.0).map(|offset| offset as usize);
-        let place = offset.and_then(|offset| bytes.get_mut(offset..offset + trampoline::SIZE));
+        let place = offset.and_then(|offset| bytes.get_mut(offset..offset + injected_call::SIZE));
         if let Some(place) = place {
             place.copy_from_slice(&self.worker.code());
         }
@@ -179,9 +179,9 @@ impl<'a> Execution<'a> {
                 None => Err(self.failed(format!("nothing was prepared for {at}"))),
             },
             // It is there from the beginning.
-            Step::Spare(_) => Ok(()),
+            Step::RecoveryCopy(_) => Ok(()),
             Step::Move { from, to } => self.move_mapping(from, *to),
-            Step::Zero(place) => self.zero(place),
+            Step::Placeholder(place) => self.zero(place),
             Step::Unmap(place) => {
                 let covered = self.covered(place)?;
                 self.unmap(place)?;
@@ -234,7 +234,7 @@ impl<'a> Execution<'a> {
             self.unmap(&(at..Avma(at.0 + size)))?;
             return Err(self.failed(format!("{} is in use", place.start)));
         }
-        self.space.zeros(place);
+        self.space.placeholder(place);
         self.done.push(Undo::Unmap(place.clone()));
         Ok(())
     }
@@ -258,7 +258,7 @@ impl<'a> Execution<'a> {
             };
             covered.push(match mapping.is_private_code() {
                 true => Undo::Code { at: start, bytes },
-                false if bytes.iter().all(|&byte| byte == 0) => Undo::Zero(start..end),
+                false if bytes.iter().all(|&byte| byte == 0) => Undo::Placeholder(start..end),
                 false => return Err(self.failed(format!("{start} holds data"))),
             });
         }
@@ -269,7 +269,7 @@ impl<'a> Execution<'a> {
         match undo {
             Undo::Plain(before) => before.restore(self.others, self.worker.tracee()?),
             Undo::Unmap(place) => self.unmap(&place),
-            Undo::Zero(place) => {
+            Undo::Placeholder(place) => {
                 let size = place.end.0 - place.start.0;
                 self.map(place.start.0, size, libc::PROT_READ, libc::MAP_FIXED)
                     .map(drop)
@@ -346,7 +346,7 @@ fn is_ours_to_cover(mapping: &Mapping) -> bool {
 /// The parts of a place where nothing is.
 fn uncovered(place: Range<Avma>, covered: &[Undo]) -> Vec<Range<Avma>> {
     let covered = covered.iter().filter_map(|undo| match undo {
-        Undo::Zero(range) => Some(range.clone()),
+        Undo::Placeholder(range) => Some(range.clone()),
         Undo::Code { at, bytes } => Some(range(*at, bytes.len())),
         _ => None,
     });

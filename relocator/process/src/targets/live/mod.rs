@@ -4,8 +4,8 @@
 //! |---|---|
 //! | `maps` | what the kernel says about its memory |
 //! | `space` | the same, as it becomes while steps are carried out |
-//! | `trampoline` | code in the process that makes system calls, and leads a thread back if we die |
-//! | `spot` | where that code goes |
+//! | `injected_call` | code in the process that makes system calls, and leads a thread back if we die |
+//! | `site` | where that code goes |
 //! | `worker` | a thread that executes it |
 //! | `steps` | carries out [`Step`]s, those that need no system call by itself |
 //! | `execution` | those that need system calls, and undoes them |
@@ -14,11 +14,11 @@
 //! step the planner has seen to that; of what a step is made of, `steps` and `worker` do.
 
 mod execution;
+pub(crate) mod injected_call;
 pub(crate) mod maps;
+mod site;
 mod space;
-mod spot;
 mod steps;
-pub(crate) mod trampoline;
 mod worker;
 
 #[cfg(test)]
@@ -97,14 +97,14 @@ impl Live {
 }
 
 /// Where a process's program was told that its vDSO is.
-pub(crate) fn told_vdso(pid: Pid) -> Option<Avma> {
-    tracing::told_vdso(&Process::new(pid.as_raw()).ok()?)
+pub(crate) fn auxv_vdso(pid: Pid) -> Option<Avma> {
+    tracing::auxv_vdso(&Process::new(pid.as_raw()).ok()?)
 }
 
 /// Has a thread that stands still be where it goes by itself, if a tool has left it in its code that was killed. It may be stopped, and
 /// never come to execute that.
 pub(crate) fn lead_back(tracee: &Tracee, registers: &UserRegisters) -> Result<()> {
-    match trampoline::led_back(&registers.registers(), &tracee.memory()) {
+    match injected_call::led_back(&registers.registers(), &tracee.memory()) {
         // If this tool is killed in between as well, the thread is still on its way.
         Some(thread) => tracee
             .set_signal_mask(thread.mask)
@@ -135,8 +135,8 @@ impl Target for Live {
         Ok(self.mappings.get_or_init(|| read).clone())
     }
 
-    fn told_vdso(&self) -> Option<Avma> {
-        told_vdso(self.pid)
+    fn auxv_vdso(&self) -> Option<Avma> {
+        auxv_vdso(self.pid)
     }
 
     fn threads(&self) -> Result<Vec<Thread>> {

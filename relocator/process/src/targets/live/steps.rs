@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 
 use super::execution::Execution;
 use super::worker::Worker;
-use super::{Live, refused, spot, trampoline};
+use super::{Live, injected_call, refused, site};
 use crate::targets::{Mapping, Step, Thread, WORD};
 use crate::tracing::{ProcessMemory, Tracee};
 use crate::{Error, Result};
@@ -173,7 +173,7 @@ pub(super) fn fill(pid: Pid, write: &Write) -> Result<()> {
 
 /// Carries out steps that need system calls, and puts the thread that makes them back afterwards.
 fn with_worker(live: &mut Live, steps: &[Step], mappings: Vec<Mapping>) -> Result<()> {
-    let code = spot::find(live, steps, &mappings)?;
+    let code = site::find(live, steps, &mappings)?;
     let index = eligible(live, steps)?;
     let tracee = live.tracees().swap_remove(index);
     let mut worker = Worker::take(tracee, code)?;
@@ -181,7 +181,7 @@ fn with_worker(live: &mut Live, steps: &[Step], mappings: Vec<Mapping>) -> Resul
         .and_then(|()| Execution::new(&mut worker, live.seized.standing(), mappings))
         .and_then(|execution| execution.carry_out(steps));
     let tracee = worker.release()?;
-    let erased = tracee.poke(code, &[0; trampoline::SIZE]);
+    let erased = tracee.poke(code, &[0; injected_call::SIZE]);
     live.tracees().push(tracee);
     result?;
     erased

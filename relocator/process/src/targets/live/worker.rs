@@ -1,6 +1,6 @@
 //! A thread of the process that makes system calls for us.
 //!
-//! It is hijacked, so it has to be put back whatever happens: by us, if we live, and by the [`trampoline`] otherwise. That
+//! It is hijacked, so it has to be put back whatever happens: by us, if we live, and by the [`injected_call`] otherwise. That
 //! decides the order. Its registers lead into the trampoline before its signals are blocked, and signals are unblocked
 //! before the registers are put back, so that at any moment what it goes on with is right. It is never stepped: the kernel
 //! does not take the trap flag from a thread whose tracer has died.
@@ -13,7 +13,7 @@ use elf_tools::reentry::Register;
 use nix::errno::Errno;
 use nix::libc;
 
-use super::trampoline::{self, Interrupted};
+use super::injected_call::{self, Interrupted};
 use crate::tracing::{Stop, Tracee, UserRegisters};
 use crate::{Error, Result};
 
@@ -44,7 +44,7 @@ impl Worker {
             mask: tracee.signal_mask()?,
         };
         tracee.set_options(libc::PTRACE_O_TRACESYSGOOD)?;
-        tracee.poke(code, &trampoline::code(&thread, code))?;
+        tracee.poke(code, &injected_call::code(&thread, code))?;
         let mut worker = Self {
             tracee: Some(tracee),
             whole,
@@ -62,8 +62,8 @@ impl Worker {
     }
 
     /// The trampoline.
-    pub(super) fn code(&self) -> [u8; trampoline::SIZE] {
-        trampoline::code(&self.thread, self.code)
+    pub(super) fn code(&self) -> [u8; injected_call::SIZE] {
+        injected_call::code(&self.thread, self.code)
     }
 
     /// The thread.
@@ -103,7 +103,7 @@ impl Worker {
     }
 
     fn aim(&mut self, number: i64, arguments: &[u64]) -> Result<()> {
-        let registers = trampoline::calling(&self.thread, self.code, number, arguments);
+        let registers = injected_call::calling(&self.thread, self.code, number, arguments);
         let whole = self.whole.with(&registers);
         self.tracee()?.set_registers(&whole)
     }

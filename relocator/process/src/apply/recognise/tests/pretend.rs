@@ -6,7 +6,7 @@ use elf_tools::Avma;
 use elf_tools::image::Image;
 use kernel_fixtures::fixture;
 
-use super::super::{Found, Own, recognise, zeros};
+use super::super::{FoundVdsos, Own, recognise, vvar_placeholder};
 use crate::Result;
 use crate::targets::{Mapping, Protection};
 use relocator::placement::PAGE;
@@ -106,12 +106,12 @@ impl Pretend {
         self.0.iter().map(|part| part.0.clone()).collect()
     }
 
-    pub(super) fn recognise(&self, told: Option<u64>) -> Result<Found> {
+    pub(super) fn recognise(&self, told: Option<u64>) -> Result<FoundVdsos> {
         recognise(&self.mappings(), told.map(Avma), self, &own())
     }
 
-    pub(super) fn zeros(&self, below: u64) -> Option<Range<u64>> {
-        let found = zeros(&self.mappings(), self, Avma(below))?;
+    pub(super) fn placeholder(&self, below: u64) -> Option<Range<u64>> {
+        let found = vvar_placeholder(&self.mappings(), self, Avma(below))?;
         Some(found.start.0..found.end.0)
     }
 }

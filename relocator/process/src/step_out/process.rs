@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use procfs::process::{MMPermissions, Process};
 
-use crate::tracing::{Seized, Subject, proc_error, range};
+use crate::tracing::{Seized, TraceableProcess, proc_error, range};
 use crate::{Error, Result};
 
 /// How long a process is given to be stopped once all of its threads were told.
@@ -31,7 +31,7 @@ pub(super) fn ignores(thread: Pid, mask: u64) -> Result<bool> {
     Ok(status.sigign & mask != 0)
 }
 
-impl Subject {
+impl TraceableProcess {
     /// Whether it was stopped by a signal. It may be about to be, so that only some of its threads are.
     pub(super) fn is_stopped(&self) -> Result<bool> {
         Ok(self.states()?.contains(&'T'))

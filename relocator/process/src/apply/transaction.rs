@@ -15,7 +15,7 @@ use relocator::threads::{Crossing, Memory, Registers, Verdict, Write};
 /// What is to be done, in this order: threads leave the old texts, `early`, threads leave the new vDSO, `kernel`, `late`.
 /// After each step the process could go on.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Job {
+pub(super) struct Transaction {
     /// Each text: what threads find there now, and what they will.
     pub(super) crossings: Vec<(Option<LinkedImage>, LinkedImage)>,
     /// Memory that has to be written in any case.
@@ -39,7 +39,7 @@ pub struct Crossed {
     pub frames: usize,
 }
 
-impl Job {
+impl Transaction {
     /// Places that the steps need to be as they were.
     pub(super) fn places(&self) -> Vec<Range<Avma>> {
         let steps = self.early.iter().chain(&self.kernel).chain(&self.late);
@@ -47,8 +47,8 @@ impl Job {
             let (at, size) = match step {
                 Step::Replace { at, bytes } => (*at, bytes.len() as u64),
                 Step::Move { from, to } => (*to, from.end.0 - from.start.0),
-                Step::Zero(range) | Step::Unmap(range) => return Some(range.clone()),
-                Step::Registers(_) | Step::Write(_) | Step::Spare(_) => return None,
+                Step::Placeholder(range) | Step::Unmap(range) => return Some(range.clone()),
+                Step::Registers(_) | Step::Write(_) | Step::RecoveryCopy(_) => return None,
             };
             Some(at..at.offset(size as i64))
         };

@@ -24,19 +24,19 @@ const MAX_VDSO: u64 = 1 << 20;
 const FAREWELL: Duration = Duration::from_millis(200);
 
 /// Where a process's program was told that its vDSO is. After a restore that is not where the kernel's own is.
-pub(crate) fn told_vdso(process: &Process) -> Option<Avma> {
+pub(crate) fn auxv_vdso(process: &Process) -> Option<Avma> {
     let vector = process.auxv().ok()?;
     vector.get(&libc::AT_SYSINFO_EHDR).copied().map(Avma)
 }
 
 /// A process that can be worked on.
 #[derive(Debug)]
-pub struct Subject {
+pub struct TraceableProcess {
     pid: Pid,
     process: Process,
 }
 
-impl Subject {
+impl TraceableProcess {
     /// Looks at a process, and refuses what cannot be worked on: `Error::Process`, with the reason.
     pub fn open(pid: i32) -> Result<Self> {
         let pid = Pid::from_raw(pid);
@@ -132,7 +132,7 @@ impl Subject {
     /// Mappings that are vDSOs, the kernel's own first: the one of that name, and what the program takes for it, which a
     /// restore leaves where it was.
     pub fn vdsos(&self) -> Result<Vec<Range<Avma>>> {
-        let told = told_vdso(&self.process).map(|at| at.0);
+        let told = auxv_vdso(&self.process).map(|at| at.0);
         let maps = self.maps()?;
         let named = maps.iter().filter(|map| map.pathname == MMapPath::Vdso);
         let mut vdsos: Vec<_> = named.map(range).collect();

@@ -5,11 +5,11 @@ use std::time::Duration;
 use elf_tools::Avma;
 use nix::unistd::Pid;
 
-use super::job::Crossed;
 use super::layout::Layout;
 use super::record::{Placed, Record};
 use super::survey::Survey;
 use super::text::Text;
+use super::transaction::Crossed;
 use relocator::hexadecimal;
 use relocator::link::LinkedImage;
 use relocator::plan::FunctionPlan;
@@ -17,7 +17,7 @@ use relocator::tables::OldTables;
 
 /// What became of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub enum ApplyState {
     /// It has no old vDSO, or was not linked: nothing was done.
     Untouched,
     /// It was linked before: nothing was done.
@@ -32,11 +32,11 @@ pub enum State {
 
 /// What was done to a process, and what it took.
 #[derive(Debug, Clone)]
-pub struct Outcome {
+pub struct ApplyOutcome {
     /// The process.
     pub pid: i32,
     /// What became of it.
-    pub state: State,
+    pub state: ApplyState,
     /// Its old texts.
     pub texts: Vec<LinkedText>,
     /// The kernel's mappings, where they were and where they are.
@@ -46,27 +46,27 @@ pub struct Outcome {
     /// Why the running kernel's symbols are not known.
     pub no_symbols: Option<String>,
     /// Names and hints in the process that do not say the truth.
-    pub lies: Vec<String>,
+    pub misleading_names: Vec<String>,
     /// Its threads.
     pub crossed: Crossed,
     /// For how long it stood still.
-    pub times: Times,
+    pub times: ApplyTimes,
     /// How often that was.
     pub attempts: u32,
 }
 
-impl Outcome {
+impl ApplyOutcome {
     pub(super) fn new(pid: Pid, survey: &Survey) -> Self {
         Self {
             pid: pid.as_raw(),
-            state: State::Untouched,
+            state: ApplyState::Untouched,
             texts: Vec::new(),
             kernel: Vec::new(),
             unreachable: None,
             no_symbols: None,
-            lies: survey.found.lies.clone(),
+            misleading_names: survey.found.misleading_names.clone(),
             crossed: Crossed::default(),
-            times: Times::default(),
+            times: ApplyTimes::default(),
             attempts: 0,
         }
     }
@@ -121,11 +121,11 @@ impl LinkedText {
 
 /// For how long a process stood still.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Times {
+pub struct ApplyTimes {
     /// From when its first thread was asked to stop until all had.
-    pub standing: Duration,
+    pub stop: Duration,
     /// Until everything was written.
-    pub written: Duration,
+    pub commit: Duration,
     /// Until all threads went on.
-    pub released: Duration,
+    pub total: Duration,
 }

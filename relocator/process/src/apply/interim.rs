@@ -27,7 +27,7 @@ use relocator::threads::Write;
 pub(super) const ALIGNMENT: usize = 16;
 
 /// Entries that make system calls.
-pub(super) struct Stage {
+pub(super) struct InterimEntries {
     image: Avma,
     words: Vec<(Svma, [u8; WORD])>,
     /// Where entries jump to.
@@ -46,7 +46,7 @@ struct Change<'a> {
     record: Option<Range<Avma>>,
 }
 
-impl Stage {
+impl InterimEntries {
     /// For a text whose image becomes `after`, of which everything from `free` on is unused.
     ///
     /// Error: a function that cannot be overwritten at once.
@@ -65,17 +65,17 @@ impl Stage {
             free: free..now.len().min(after.len()),
             record: text.record.as_ref().map(|found| found.at.clone()),
         };
-        let mut stage = Self {
+        let mut interim = Self {
             image,
             words: Vec::new(),
             stubs: Vec::new(),
         };
         for function in functions {
-            if let Some(word) = stage.word(text, function, &change)? {
-                stage.words.push((function.entry, word));
+            if let Some(word) = interim.word(text, function, &change)? {
+                interim.words.push((function.entry, word));
             }
         }
-        Ok(stage)
+        Ok(interim)
     }
 
     /// What a function begins with; `None` if it begins as it does now.
