@@ -7,7 +7,8 @@ use elf_tools::Avma;
 use relocator::placement::PAGE;
 use relocator_cli::source::Spec;
 use relocator_process::apply::place::{Limits, REACH, Unit, UnitPlace, place, room};
-use relocator_process::apply::recognise::{self, KernelMapping, Own, Seen};
+use relocator_process::apply::recognise::{KernelMapping, Own, Seen};
+use relocator_process::targets::live::Running;
 use relocator_tests::bed::{Bed, OldVdso, Restored};
 
 const LIMITS: Limits = Limits {
@@ -74,7 +75,7 @@ fn the_place_is_that_of_the_old_vvar_if_there_is_room() {
             ..bed()
         };
         let restored = launch(&bed);
-        let seen = recognise::process(restored.pid(), &own).unwrap();
+        let seen = Seen::of(&Running::of(restored.pid()), &own).unwrap();
         let range = placed(&seen);
         let size = range.end.0 - range.start.0;
         let zeros = restored.zeros.end.0 - restored.zeros.start.0;
@@ -92,7 +93,7 @@ fn the_place_is_that_of_the_old_vvar_if_there_is_room() {
 fn a_program_with_libraries_has_no_old_vdso() {
     let mut child = Command::new("sleep").arg("60").spawn().unwrap();
     // Until it is executed it is a copy of this process, which has none either.
-    let seen = recognise::process(child.id().cast_signed(), &own());
+    let seen = Seen::of(&Running::of(child.id().cast_signed()), &own());
     child.kill().unwrap();
     child.wait().unwrap();
     let seen = seen.unwrap();
@@ -109,6 +110,6 @@ fn a_program_with_libraries_has_no_old_vdso() {
 fn a_process_that_has_ended_is_an_error() {
     let mut child = Command::new("true").spawn().unwrap();
     child.wait().unwrap();
-    let error = recognise::process(child.id().cast_signed(), &own());
+    let error = Seen::of(&Running::of(child.id().cast_signed()), &own());
     assert!(error.is_err(), "{error:?}");
 }

@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use elf_tools::Avma;
 use elf_tools::symtab::mapping_name;
-use procfs::process::{MMapPath, MemoryMap, Process};
 use relocator::source::LiveMapping;
-use relocator_process::running::kernel_mapping;
+use relocator_process::maps;
+use relocator_process::targets::Mapping;
 
 /// How far below the stack the old text is put. The kernel keeps at least 128 MiB free there for the stack to grow, and
 /// nothing is mapped there unless asked for by address.
@@ -14,25 +14,23 @@ const BELOW_STACK: u64 = 64 << 20;
 
 /// A snapshot of its mappings.
 pub(super) struct Space {
-    maps: Vec<MemoryMap>,
+    maps: Vec<Mapping>,
 }
 
 impl Space {
     pub(super) fn of(pid: i32) -> Result<Self, String> {
-        let maps = Process::new(pid).and_then(|process| process.maps());
+        let maps = maps::of(pid);
         let maps = maps.map_err(|error| format!("mappings of process {pid}: {error}"))?;
-        Ok(Self {
-            maps: maps.into_iter().collect(),
-        })
+        Ok(Self { maps })
     }
 
     /// The kernel's mappings, ascending.
     pub(super) fn unit(&self) -> Result<Vec<LiveMapping>, String> {
         let mappings = self.maps.iter().filter_map(|map| {
             Some(LiveMapping {
-                name: kernel_mapping(&map.pathname)?.to_owned(),
-                start: Avma(map.address.0),
-                size: map.address.1 - map.address.0,
+                name: maps::kernel_name(map)?.to_owned(),
+                start: map.range.start,
+                size: map.size(),
             })
         });
         let mappings: Vec<_> = mappings.collect();
@@ -45,8 +43,8 @@ impl Space {
 
     /// Where nothing will be in the way of something of that size.
     pub(super) fn place(&self, size: u64) -> Result<Avma, String> {
-        let stack = self.maps.iter().find(|map| map.pathname == MMapPath::Stack);
-        let stack = stack.ok_or("it has no stack")?.address.0;
+        let stack = self.maps.iter().find(|map| map.name == "[stack]");
+        let stack = stack.ok_or("it has no stack")?.range.start.0;
         let start = stack.checked_sub(BELOW_STACK.saturating_add(size));
         start
             .map(Avma)
@@ -58,12 +56,12 @@ impl Space {
         let taken = self
             .maps
             .iter()
-            .find(|map| map.address.0 < range.end.0 && range.start.0 < map.address.1);
+            .find(|map| map.range.start < range.end && range.start < map.range.end);
         match taken {
             None => Ok(()),
             Some(map) => Err(format!(
-                "{what} does not fit at {}: there is {:?}",
-                range.start, map.pathname
+                "{what} does not fit at {}: there is `{}`",
+                range.start, map.name
             )),
         }
     }

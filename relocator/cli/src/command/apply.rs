@@ -118,6 +118,7 @@ impl Process {
             policy: Policy::default(),
             tables: self.tables.options()?,
             deadline: Some(Duration::from_secs(self.deadline)),
+            dry_run: false,
         })
     }
 
@@ -175,6 +176,9 @@ fn state(state: State) -> &'static str {
         State::Linked => "linked",
         State::Completed => "completed",
         State::RolledBack => "rolled-back",
+        State::WouldBeLinked => "would-be-linked",
+        State::WouldBeCompleted => "would-be-completed",
+        State::WouldBeRolledBack => "would-be-rolled-back",
     }
 }
 
@@ -231,6 +235,11 @@ fn verdict(outcome: &Applied) -> String {
         State::Linked => "is linked",
         State::Completed => "is linked: what was begun earlier is complete now",
         State::RolledBack => "is what it was before it was linked",
+        State::WouldBeLinked => return "would be linked".to_owned(),
+        State::WouldBeCompleted => {
+            return "would be linked: what was begun earlier would be completed".to_owned();
+        }
+        State::WouldBeRolledBack => return "would be what it was before it was linked".to_owned(),
     };
     let crossed = &outcome.crossed;
     format!(

@@ -9,8 +9,9 @@ use anyhow::Result;
 use elf_tools::Avma;
 use elf_tools::image::Image;
 use relocator::hexadecimal;
-use relocator_process::apply::recognise::{self, KernelUnit, OldText, Own};
+use relocator_process::apply::recognise::{KernelUnit, OldText, Own, Seen};
 use relocator_process::apply::record::{FoundRecord, Record};
+use relocator_process::targets::live::Running;
 use serde::Serialize;
 
 #[derive(Serialize)]
@@ -75,7 +76,7 @@ impl From<Range<Avma>> for Pages {
 /// Looks at a process.
 pub(crate) fn look(pid: i32) -> Result<Recognised> {
     let own = Own::of(&Spec::Own.open()?)?;
-    let seen = recognise::process(pid, &own)?;
+    let seen = Seen::of(&Running::of(pid), &own)?;
     let old = seen.found.old.iter().zip(seen.placeholders);
     Ok(Recognised {
         kernel: seen.found.kernel.as_ref().map(unit),

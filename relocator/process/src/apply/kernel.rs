@@ -36,16 +36,21 @@ impl RunningKernel {
     /// Reads what linking to it takes. That is the same for all processes.
     /// `tables` says where its re-entry table may be kept.
     pub fn read(tables: &tables::Options) -> Result<Self> {
-        let source = running::own()?;
+        let limits = Limits {
+            lowest: lowest()?,
+            highest: END,
+        };
+        Self::of(running::own()?, limits, tables)
+    }
+
+    /// A kernel of which a source has everything: its vDSO, its symbols, and the sizes of its mappings in their order. Processes
+    /// that it runs can map what `limits` says.
+    pub fn of(source: Source, limits: Limits, tables: &tables::Options) -> Result<Self> {
         let own = Own::of(&source)?;
         let image = source.require_image()?.clone();
         let vdso = Old::with_table(image, None).map_err(Error::input(&source.name))?;
         let (reentry, _) = tables::reentry(&vdso, &source.name, tables)?;
         let gone = gone(&vdso.image);
-        let limits = Limits {
-            lowest: lowest()?,
-            highest: END,
-        };
         Ok(Self {
             source,
             own,

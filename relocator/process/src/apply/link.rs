@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use elf_tools::Avma;
-use nix::unistd::Pid;
 
 use super::interim;
 use super::kernel::RunningKernel;
@@ -16,8 +15,7 @@ use super::record::{Placed, Record};
 use super::survey::Survey;
 use super::text::Text;
 use super::{Planned, Transaction};
-use crate::targets::Step;
-use crate::targets::live::maps;
+use crate::targets::{Step, Target};
 use crate::{Error, Result};
 use relocator::criu::Mark;
 use relocator::link::{Old, link};
@@ -34,13 +32,13 @@ const ROOM: usize = 2;
 
 /// What has to be done, or nothing if the process is linked already or has no old vDSO.
 pub(super) fn plan(
+    target: &impl Target,
     survey: &Survey,
-    pid: Pid,
     kernel: &RunningKernel,
     policy: Policy,
 ) -> Result<Planned> {
-    let unit = survey.unit(pid)?;
-    let mut outcome = ApplyOutcome::new(pid, survey);
+    let unit = survey.unit()?;
+    let mut outcome = ApplyOutcome::new(survey);
     if survey.texts.is_empty() {
         return Ok((None, outcome));
     }
@@ -52,7 +50,7 @@ pub(super) fn plan(
     match links {
         Some(links) => finish(survey, unit, &links, outcome),
         None => {
-            let transaction = anew(survey, pid, unit, kernel, policy, &mut outcome)?;
+            let transaction = link_all(target, survey, unit, kernel, policy, &mut outcome)?;
             Ok((Some(transaction), outcome))
         }
     }
@@ -111,9 +109,9 @@ fn finish(
 }
 
 /// Links all texts, whatever they were linked to before.
-fn anew(
+fn link_all(
+    target: &impl Target,
     survey: &Survey,
-    pid: Pid,
     unit: &KernelUnit,
     kernel: &RunningKernel,
     policy: Policy,
@@ -150,7 +148,7 @@ fn anew(
             in_place(unit, &unreachable)?
         }
     };
-    let droppable = maps::droppable(pid)?;
+    let droppable = target.droppable()?;
     let mut transaction = Transaction {
         kernel: moves(unit, &placed)?,
         stale: random::stale(&droppable),

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use elf_tools::Avma;
-use nix::unistd::Pid;
 
 use super::layout::Layout;
 use super::record::{Placed, Record};
 use super::survey::Survey;
 use super::text::Text;
 use super::transaction::Crossed;
+use crate::Result;
+use crate::targets::{Target, Whereabouts};
 use relocator::hexadecimal;
 use relocator::link::LinkedImage;
 use relocator::plan::FunctionPlan;
@@ -28,6 +29,12 @@ pub enum ApplyState {
     Completed,
     /// It is what it was before it was linked.
     RolledBack,
+    /// A dry run: it would be linked.
+    WouldBeLinked,
+    /// A dry run: a link that is not complete would be completed.
+    WouldBeCompleted,
+    /// A dry run: it would be what it was before it was linked.
+    WouldBeRolledBack,
 }
 
 /// What was done to a process, and what it took.
@@ -47,18 +54,72 @@ pub struct ApplyOutcome {
     pub no_symbols: Option<String>,
     /// Names and hints in the process that do not say the truth.
     pub misleading_names: Vec<String>,
-    /// Its threads.
+    /// Its threads, as they were carried across.
     pub crossed: Crossed,
+    /// Its threads, as a dry run sees them.
+    pub seen: Option<ThreadsSeen>,
     /// For how long it stood still.
     pub times: ApplyTimes,
-    /// How often that was.
+    /// How often the process was surveyed; each time but the last, something was in the way.
     pub attempts: u32,
 }
 
+impl ApplyState {
+    /// What a dry run says instead.
+    pub(super) fn only_planned(self) -> Self {
+        match self {
+            Self::Linked => Self::WouldBeLinked,
+            Self::Completed => Self::WouldBeCompleted,
+            Self::RolledBack => Self::WouldBeRolledBack,
+            other => other,
+        }
+    }
+}
+
+/// Where threads are during a dry run, which does not stop them: a stop alone ends some waits early (`epoll_wait`, `semop`, and
+/// others of `signal(7)`), so it would not leave the process alone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ThreadsSeen {
+    /// Number of all threads.
+    pub threads: usize,
+    /// Those that wait in the kernel and were called from an old text or from the kernel's vDSO. They would have to be carried
+    /// across. Whether that is possible is only known when they stand still.
+    pub inside: Vec<ThreadInside>,
+    /// Those of which it cannot be told where they are, since they run.
+    pub unknown: usize,
+}
+
+/// A thread inside a vDSO.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ThreadInside {
+    /// Its number.
+    pub thread: i32,
+    /// Where it goes on.
+    pub pc: Avma,
+}
+
+impl ThreadsSeen {
+    pub(super) fn of(target: &impl Target, survey: &Survey) -> Result<Self> {
+        let texts: Vec<_> = survey.occupied().collect();
+        let mut seen = Self::default();
+        for Whereabouts { thread, pc } in target.whereabouts()? {
+            seen.threads += 1;
+            match pc {
+                Some(pc) if texts.iter().any(|text| text.contains(&pc)) => {
+                    seen.inside.push(ThreadInside { thread, pc });
+                }
+                Some(_) => {}
+                None => seen.unknown += 1,
+            }
+        }
+        Ok(seen)
+    }
+}
+
 impl ApplyOutcome {
-    pub(super) fn new(pid: Pid, survey: &Survey) -> Self {
+    pub(super) fn new(survey: &Survey) -> Self {
         Self {
-            pid: pid.as_raw(),
+            pid: survey.id,
             state: ApplyState::Untouched,
             texts: Vec::new(),
             kernel: Vec::new(),
@@ -66,6 +127,7 @@ impl ApplyOutcome {
             no_symbols: None,
             misleading_names: survey.found.misleading_names.clone(),
             crossed: Crossed::default(),
+            seen: None,
             times: ApplyTimes::default(),
             attempts: 0,
         }
@@ -119,13 +181,13 @@ impl LinkedText {
     }
 }
 
-/// For how long a process stood still.
+/// For how long a process stood still, each time from when this tool asked the first thread to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ApplyTimes {
-    /// From when its first thread was asked to stop until all had.
+    /// Until all threads had stopped.
     pub stop: Duration,
     /// Until everything was written.
     pub commit: Duration,
-    /// Until all threads went on.
+    /// Until this tool had let all threads go on.
     pub total: Duration,
 }

@@ -8,7 +8,6 @@
 
 mod kernel;
 mod placeholder;
-mod process;
 mod text;
 
 use std::ops::Range;
@@ -18,15 +17,13 @@ use elf_tools::image::Image;
 use elf_tools::symtab::mapping_name;
 
 use super::chunk::place;
-use crate::targets::Mapping;
+use crate::targets::{Mapping, Target};
 use crate::{Error, Result};
 use relocator::criu::Mark;
 use relocator::placement::PAGE;
 use relocator::source::Source;
-use relocator::threads::Memory;
 
 pub use placeholder::{MAX_PLACEHOLDER, vvar_placeholder};
-pub use process::{Seen, process};
 pub use text::MAX_TEXT;
 
 /// What was found in a process.
@@ -149,31 +146,46 @@ impl Own {
     }
 }
 
-/// Finds out what in a process is a vDSO.
-///
-/// `mappings` are all of the process, lowest first, and `told` is where its auxiliary vector says that its vDSO is. A
-/// process that has a 32-bit vDSO is an error.
-pub fn recognise(
-    mappings: &[Mapping],
-    told: Option<Avma>,
-    memory: &dyn Memory,
-    own: &Own,
-) -> Result<FoundVdsos> {
+/// Finds out what in a process is a vDSO. A process that has a 32-bit vDSO is an error.
+pub fn recognise(target: &impl Target, own: &Own) -> Result<FoundVdsos> {
+    let mappings = target.mappings()?;
     let mut found = FoundVdsos::default();
-    found.kernel = kernel::find(mappings, memory, own, &mut found.misleading_names);
+    let names = &mut found.misleading_names;
+    found.kernel = kernel::find(&mappings, target, own, names);
+    let unit = found.kernel.as_ref();
     let hints = text::Hints {
-        told,
-        marked: found
-            .kernel
-            .as_ref()
-            .and_then(|unit| Some(unit.mark?.old_vdso)),
-        kernel: found
-            .kernel
-            .as_ref()
-            .and_then(|unit| Some(unit.vdso()?.range.start)),
+        auxv: target.auxv_vdso(),
+        marked: unit.and_then(|unit| Some(unit.mark?.old_vdso)),
+        kernel: unit.and_then(|unit| Some(unit.vdso()?.range.start)),
     };
-    found.old = text::find(mappings, &hints, memory, &mut found.misleading_names)?;
+    found.old = text::find(&mappings, &hints, target, names)?;
     Ok(found)
+}
+
+/// What was found in a process, with its mappings, for reports.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// Its mappings, lowest first.
+    pub mappings: Vec<Mapping>,
+    /// Its vDSOs.
+    pub found: FoundVdsos,
+    /// The vvar placeholder directly below each old one.
+    pub placeholders: Vec<Option<Range<Avma>>>,
+}
+
+impl Seen {
+    /// Looks at a process, which may change at any time if it is [running](crate::targets::live::Running).
+    pub fn of(target: &impl Target, own: &Own) -> Result<Self> {
+        let mappings = target.mappings()?;
+        let found = recognise(target, own)?;
+        let below = |text: &OldText| vvar_placeholder(&mappings, target, text.mapping.start);
+        let placeholders = found.old.iter().map(below).collect();
+        Ok(Self {
+            mappings,
+            found,
+            placeholders,
+        })
+    }
 }
 
 #[cfg(test)]

@@ -3,21 +3,21 @@
 use std::ops::Range;
 
 use elf_tools::Avma;
-use nix::unistd::Pid;
 
 use super::kernel::RunningKernel;
 use super::recognise::{FoundVdsos, KernelUnit, OldText, recognise};
 use super::record::Record;
 use super::recovery::RecoveryCopy;
 use super::text::{Known, Text};
-use crate::targets::live::{auxv_vdso, injected_call};
-use crate::targets::{Mapping, Step, Target, overlaps};
-use crate::tracing::ProcessMemory;
+use crate::targets::live::injected_call;
+use crate::targets::{Mapping, Step, StoppedTarget, Target, overlaps};
 use crate::{Error, Result};
 
 /// What there is in a process.
 #[derive(Debug)]
 pub(super) struct Survey {
+    /// The number of the process.
+    pub(super) id: i32,
     pub(super) mappings: Vec<Mapping>,
     pub(super) found: FoundVdsos,
     /// Old texts that are in use, without what tools have left in them that were killed.
@@ -27,19 +27,17 @@ pub(super) struct Survey {
 }
 
 impl Survey {
-    /// In a process with these mappings.
+    /// In a process.
     pub(super) fn of(
-        pid: Pid,
-        mappings: &[Mapping],
+        target: &impl Target,
         kernel: &RunningKernel,
         known: Known<'_>,
     ) -> Result<Self> {
-        let memory = ProcessMemory::of(pid);
-        let told = auxv_vdso(pid);
-        let mut found = recognise(mappings, told, &memory, &kernel.own)?;
+        let mappings = target.mappings()?;
+        let mut found = recognise(target, &kernel.own)?;
         let (mut all, mut copies, mut leftovers) = (Vec::new(), Vec::new(), Vec::new());
         for mut old in std::mem::take(&mut found.old) {
-            if is_file(&old, mappings) {
+            if is_file(&old, &mappings) {
                 continue;
             }
             let is_leftover = is_leftover(&old)?;
@@ -52,10 +50,11 @@ impl Survey {
                 false => all.push(old),
             }
         }
-        let read = |old| Text::read(old, known, &copies, mappings, &memory);
+        let read = |old| Text::read(old, known, &copies, &mappings, target);
         let texts = all.into_iter().map(read).collect::<Result<_>>()?;
         Ok(Self {
-            mappings: mappings.to_vec(),
+            id: target.id(),
+            mappings,
             found,
             texts,
             leftovers,
@@ -63,9 +62,9 @@ impl Survey {
     }
 
     /// What the running kernel has mapped.
-    pub(super) fn unit(&self, pid: Pid) -> Result<&KernelUnit> {
+    pub(super) fn unit(&self) -> Result<&KernelUnit> {
         let refused = |reason: String| Error::Process {
-            pid: pid.as_raw(),
+            pid: self.id,
             reason,
         };
         let unit = self.found.kernel.as_ref();
@@ -81,6 +80,13 @@ impl Survey {
         }
     }
 
+    /// Where threads must not be without being carried across: old texts, and the kernel's vDSO.
+    pub(super) fn occupied(&self) -> impl Iterator<Item = Range<Avma>> {
+        let vdso = self.found.kernel.as_ref().and_then(KernelUnit::vdso);
+        let texts = self.texts.iter().map(|text| &text.found.mapping);
+        texts.chain(vdso.map(|vdso| &vdso.range)).cloned()
+    }
+
     /// Unmaps what was left behind.
     pub(super) fn discard(&self) -> impl Iterator<Item = Step> {
         self.leftovers.iter().cloned().map(Step::Unmap)
@@ -90,7 +96,7 @@ impl Survey {
     /// that are to be used. Its mappings now, if it is.
     pub(super) fn holds(
         &self,
-        target: &impl Target,
+        target: &impl StoppedTarget,
         places: &[Range<Avma>],
     ) -> Result<Option<Vec<Mapping>>> {
         let now = target.mappings()?;

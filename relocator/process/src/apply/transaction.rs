@@ -6,7 +6,7 @@ use elf_tools::{Avma, Svma};
 
 use super::kernel::RunningKernel;
 use super::survey::Survey;
-use crate::targets::{Mapping, Step, Target, Thread, writable};
+use crate::targets::{Mapping, Step, StoppedTarget, Thread, writable};
 use crate::{Error, Result};
 use relocator::link::LinkedImage;
 use relocator::threads::carry::{Carried, Contexts, Stuck, carry};
@@ -60,14 +60,12 @@ impl Transaction {
         &self,
         survey: &Survey,
         kernel: &RunningKernel,
-        target: &impl Target,
+        target: &impl StoppedTarget,
         mappings: &[Mapping],
     ) -> Result<(Vec<Step>, Crossed)> {
         let threads = target.threads()?;
         let writable = writable(mappings);
-        let vdso = survey.found.kernel.as_ref().and_then(|unit| unit.vdso());
-        let texts = survey.texts.iter().map(|text| &text.found.mapping);
-        let texts: Vec<Range<Avma>> = texts.chain(vdso.map(|vdso| &vdso.range)).cloned().collect();
+        let texts: Vec<Range<Avma>> = survey.occupied().collect();
         let contexts = Contexts::of(&threads, &writable, &texts, target);
         let mut old = Carried::default();
         for (text, (before, after)) in survey.texts.iter().zip(&self.crossings) {
@@ -108,7 +106,7 @@ impl Transaction {
         &self,
         survey: &Survey,
         kernel: &RunningKernel,
-        target: &impl Target,
+        target: &impl StoppedTarget,
         threads: &[Thread],
         contexts: &Contexts,
     ) -> Carried {

@@ -3,7 +3,6 @@
 use std::ops::Range;
 
 use elf_tools::{Avma, Svma};
-use nix::unistd::Pid;
 
 use super::chunk::MemoryChunk;
 use super::interim::{self, InterimEntries};
@@ -21,13 +20,13 @@ use relocator::threads::Write;
 use relocator::threads::frames::merge;
 
 /// What has to be done, or nothing if the process is not linked.
-pub(super) fn plan(survey: &Survey, pid: Pid, build_id: &[u8]) -> Result<Planned> {
-    let mut outcome = ApplyOutcome::new(pid, survey);
+pub(super) fn plan(survey: &Survey, build_id: &[u8]) -> Result<Planned> {
+    let mut outcome = ApplyOutcome::new(survey);
     let is_changed = |text: &Text| text.record.is_some() || text.interrupted.is_some();
     if !survey.texts.iter().any(is_changed) {
         return Ok((None, outcome));
     }
-    let unit = survey.unit(pid)?;
+    let unit = survey.unit()?;
     let mut transaction = Transaction::default();
     let mut back: Vec<Placed> = Vec::new();
     let mut placeholders: Vec<Range<Avma>> = Vec::new();
@@ -38,7 +37,7 @@ pub(super) fn plan(survey: &Survey, pid: Pid, build_id: &[u8]) -> Result<Planned
                 if record.new != build_id {
                     let reason = "was linked to another kernel, and is on this one now: it cannot be put back to what it was \
                                   there, only be linked to this one";
-                    return Err(refused(pid, reason));
+                    return Err(refused(survey.id, reason));
                 }
                 if back.is_empty() {
                     back = record.kernel.iter().map(turned).collect();
@@ -60,7 +59,7 @@ pub(super) fn plan(survey: &Survey, pid: Pid, build_id: &[u8]) -> Result<Planned
     if !back.is_empty() {
         transaction.kernel = moves(unit, &back)?;
     }
-    free(survey, &transaction.kernel, pid)?;
+    free(survey, &transaction.kernel)?;
     // Old code that no jump covers reads zeros, so they are there before it is: only where a record has taken their place they
     // come back when that is gone.
     let placeholders = vacant(&placeholders, survey, unit, &back);
@@ -79,9 +78,9 @@ pub(super) fn plan(survey: &Survey, pid: Pid, build_id: &[u8]) -> Result<Planned
     Ok((Some(transaction), outcome))
 }
 
-fn refused(pid: Pid, reason: impl Into<String>) -> Error {
+fn refused(pid: i32, reason: impl Into<String>) -> Error {
     Error::Process {
-        pid: pid.as_raw(),
+        pid,
         reason: reason.into(),
     }
 }
@@ -189,7 +188,7 @@ fn vacant(
 }
 
 /// The places where the kernel's mappings were must be free still.
-fn free(survey: &Survey, moves: &[Step], pid: Pid) -> Result<()> {
+fn free(survey: &Survey, moves: &[Step]) -> Result<()> {
     for step in moves {
         let Step::Move { from, to } = step else {
             continue;
@@ -201,7 +200,7 @@ fn free(survey: &Survey, moves: &[Step], pid: Pid) -> Result<()> {
                 "has {} {} at {} now, where a mapping of the kernel's would have to go back to",
                 mapping.protection, mapping.name, mapping.range.start
             );
-            return Err(refused(pid, reason));
+            return Err(refused(survey.id, reason));
         }
     }
     Ok(())

@@ -32,6 +32,7 @@ use std::time::{Duration, Instant};
 use elf_tools::{Avma, Svma};
 
 use crate::Result;
+use crate::targets::live::blocked_at;
 use crate::tracing::{Seized, TraceableProcess, Tracee, is_gone};
 use leave::{Inside, Leaving, Left, Surroundings};
 
@@ -269,7 +270,7 @@ impl<'a> Attempt<'a> {
     fn stuck_in_kernel(&self, seized: &Seized) -> Vec<Stuck> {
         let stuck = |tracee: &Tracee| {
             let thread = tracee.pid().as_raw();
-            let place = VdsoPlace::inside(&self.vdsos, process::blocked_at(tracee.pid())?)?;
+            let place = VdsoPlace::inside(&self.vdsos, blocked_at(tracee.pid())?)?;
             Some(Stuck {
                 thread,
                 place,

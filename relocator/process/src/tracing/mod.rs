@@ -24,7 +24,7 @@ mod tracee;
 
 pub use memory::ProcessMemory;
 pub use process::TraceableProcess;
-pub(crate) use process::{auxv_vdso, proc_error, range};
+pub(crate) use process::{auxv_vdso, proc_error};
 pub use registers::UserRegisters;
 pub use seize::{Seized, Standing, is_gone};
 pub use stop::Stop;

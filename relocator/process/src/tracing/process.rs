@@ -6,15 +6,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use elf_tools::image::Image;
+use elf_tools::symtab::mapping_name;
 use elf_tools::{Avma, Class, Machine};
 use nix::errno::Errno;
 use nix::libc;
 use nix::unistd::Pid;
 use procfs::ProcError;
-use procfs::process::{MMapPath, MemoryMap, Process, StatFlags};
+use procfs::process::{Process, StatFlags};
 
 use super::{ProcessMemory, is_gone};
-use crate::{Error, Result};
+use crate::targets::Mapping;
+use crate::{Error, Result, maps};
 use relocator::threads::Memory;
 
 /// The largest mapping that is taken for a vDSO.
@@ -132,24 +134,22 @@ impl TraceableProcess {
     /// Mappings that are vDSOs, the kernel's own first: the one of that name, and what the program takes for it, which a
     /// restore leaves where it was.
     pub fn vdsos(&self) -> Result<Vec<Range<Avma>>> {
-        let told = auxv_vdso(&self.process).map(|at| at.0);
+        let by_auxv = auxv_vdso(&self.process);
         let maps = self.maps()?;
-        let named = maps.iter().filter(|map| map.pathname == MMapPath::Vdso);
-        let mut vdsos: Vec<_> = named.map(range).collect();
-        let others = maps.iter().filter(|map| Some(map.address.0) == told);
-        for other in others.map(range) {
-            if !vdsos.contains(&other) && self.image(&other).is_some() {
-                vdsos.push(other);
+        let named = maps.iter().filter(|map| map.name == mapping_name::VDSO);
+        let mut vdsos: Vec<_> = named.map(|map| map.range.clone()).collect();
+        let others = maps.iter().filter(|map| Some(map.range.start) == by_auxv);
+        for other in others.map(|map| &map.range) {
+            if !vdsos.contains(other) && self.image(other).is_some() {
+                vdsos.push(other.clone());
             }
         }
         Ok(vdsos)
     }
 
     /// Its mappings.
-    pub fn maps(&self) -> Result<Vec<MemoryMap>> {
-        let maps = self.process.maps();
-        let maps = maps.map_err(|error| proc_error(self.pid, error))?;
-        Ok(maps.into_iter().collect())
+    pub fn maps(&self) -> Result<Vec<Mapping>> {
+        maps::of(self.pid.as_raw()).map_err(|error| io_error(self.pid, error))
     }
 
     /// The image that is mapped there, if it is one.
@@ -192,7 +192,11 @@ pub(crate) fn proc_error(pid: Pid, error: ProcError) -> Error {
     }
 }
 
-/// Where a mapping is.
-pub(crate) fn range(map: &MemoryMap) -> Range<Avma> {
-    Avma(map.address.0)..Avma(map.address.1)
+/// What an error of a file of `/proc` means.
+fn io_error(pid: Pid, error: io::Error) -> Error {
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ESRCH) => refused(pid, "does not exist"),
+        Some(Errno::EACCES | Errno::EPERM) => refused(pid, "may not be looked at"),
+        _ => Error::io(format!("process {pid}"))(error),
+    }
 }

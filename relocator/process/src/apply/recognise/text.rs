@@ -33,7 +33,7 @@ const EXPORT: &str = "__vdso_";
 #[derive(Debug, Default)]
 pub(super) struct Hints {
     /// By the auxiliary vector.
-    pub(super) told: Option<Avma>,
+    pub(super) auxv: Option<Avma>,
     /// By CRIU's mark.
     pub(super) marked: Option<Avma>,
     /// The kernel's own, which is not an old one.
@@ -43,9 +43,9 @@ pub(super) struct Hints {
 impl Hints {
     /// Where an old vDSO should be, and who says so.
     fn old(&self) -> impl Iterator<Item = (&'static str, Avma)> {
-        let told = self.told.map(|at| ("the auxiliary vector", at));
+        let auxv = self.auxv.map(|at| ("the auxiliary vector", at));
         let marked = self.marked.map(|at| ("CRIU's mark", at));
-        let hints = told.into_iter().chain(marked);
+        let hints = auxv.into_iter().chain(marked);
         hints.filter(|(_, at)| Some(*at) != self.kernel)
     }
 
@@ -159,7 +159,7 @@ fn look(
         return Ok(Err("it is no x86-64 shared object".to_owned()));
     }
     Ok(read(mapping, at, memory).map(|text| OldText {
-        is_by_auxv: hints.told == Some(at),
+        is_by_auxv: hints.auxv == Some(at),
         ..text
     }))
 }

@@ -2,7 +2,7 @@
 //!
 //! | module | does |
 //! |---|---|
-//! | `maps` | what the kernel says about its memory |
+//! | `running` | a process that goes on while it is looked at |
 //! | `space` | the same, as it becomes while steps are carried out |
 //! | `injected_call` | code in the process that makes system calls, and leads a thread back if we die |
 //! | `site` | where that code goes |
@@ -15,7 +15,7 @@
 
 mod execution;
 pub(crate) mod injected_call;
-pub(crate) mod maps;
+mod running;
 mod site;
 mod space;
 mod steps;
@@ -25,13 +25,17 @@ mod worker;
 mod tests;
 
 use std::cell::OnceCell;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use elf_tools::Avma;
 use nix::unistd::Pid;
 use procfs::process::Process;
 
-use super::{Mapping, Step, Target, Thread};
+pub use running::Running;
+pub(crate) use running::blocked_at;
+
+use super::{Mapping, Step, StoppedTarget, Target, Thread, Whereabouts};
 use crate::tracing::{self, ProcessMemory, Seized, Tracee, UserRegisters, is_gone};
 use crate::{Error, Result};
 use relocator::threads::Memory;
@@ -127,18 +131,33 @@ impl Memory for Live {
 }
 
 impl Target for Live {
+    fn id(&self) -> i32 {
+        self.pid.as_raw()
+    }
+
     fn mappings(&self) -> Result<Vec<Mapping>> {
-        if let Some(known) = self.mappings.get() {
-            return Ok(known.clone());
-        }
-        let read = maps::mappings(self.pid)?;
-        Ok(self.mappings.get_or_init(|| read).clone())
+        running::cached(&self.mappings, self.pid)
     }
 
     fn auxv_vdso(&self) -> Option<Avma> {
         auxv_vdso(self.pid)
     }
 
+    fn droppable(&self) -> Result<Vec<Range<Avma>>> {
+        running::droppable(self.pid)
+    }
+
+    fn whereabouts(&self) -> Result<Vec<Whereabouts>> {
+        let threads = self.threads()?.into_iter();
+        let place = |thread: Thread| Whereabouts {
+            thread: thread.id,
+            pc: Some(thread.registers.pc),
+        };
+        Ok(threads.map(place).collect())
+    }
+}
+
+impl StoppedTarget for Live {
     fn threads(&self) -> Result<Vec<Thread>> {
         let mut threads = Vec::new();
         for tracee in self.seized.standing() {

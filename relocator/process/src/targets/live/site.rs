@@ -9,7 +9,7 @@ use elf_tools::{Avma, Svma};
 use super::steps::{read, replaced};
 use super::{Live, injected_call, refused};
 use crate::Result;
-use crate::targets::{Mapping, Step, Target, overlaps, writable};
+use crate::targets::{Mapping, Step, StoppedTarget, overlaps, writable};
 use crate::tracing::ProcessMemory;
 use relocator::placement::PAGE;
 use relocator::threads::carry::{Contexts, carry};

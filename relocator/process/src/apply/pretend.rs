@@ -1,16 +1,18 @@
-//! A process that is made up.
+//! Processes that are made up, with fixtures as vDSOs.
 
 use std::ops::Range;
 
 use elf_tools::Avma;
 use elf_tools::image::Image;
+use elf_tools::symtab::{self, Provenance};
 use kernel_fixtures::fixture;
 
-use super::super::{FoundVdsos, Own, recognise, vvar_placeholder};
+use super::recognise::{FoundVdsos, Own, recognise, vvar_placeholder};
 use crate::Result;
-use crate::targets::{Mapping, Protection};
+use crate::targets::pretended::{Part, Pretended};
+use crate::targets::{Protection, Target};
 use relocator::placement::PAGE;
-use relocator::threads::Memory;
+use relocator::source::{LiveMapping, Source};
 
 /// Where the kernel's unit is.
 pub(super) const UNIT: u64 = 0x3_0000;
@@ -30,25 +32,7 @@ pub(super) const CODE: Protection = Protection {
     ..READ
 };
 
-/// A process: what is mapped, and what it holds, unless it cannot be read.
-#[derive(Clone, Default)]
-pub(super) struct Pretend(pub(super) Vec<(Mapping, Option<Vec<u8>>)>);
-
-impl Memory for Pretend {
-    fn read(&self, at: Avma, bytes: &mut [u8]) -> bool {
-        let found = self.0.iter().find(|part| part.0.range.contains(&at));
-        let content = found.and_then(|(mapping, content)| {
-            let start = (at.0 - mapping.range.start.0) as usize;
-            content.as_ref()?.get(start..start + bytes.len())
-        });
-        content.is_some_and(|content| {
-            bytes.copy_from_slice(content);
-            true
-        })
-    }
-}
-
-impl Pretend {
+impl Pretended {
     /// With the kernel's unit and a copy of `old` that the program was told of.
     pub(super) fn restored(old: &[u8]) -> Self {
         let mut process = Self::default();
@@ -65,7 +49,7 @@ impl Pretend {
     }
 
     pub(super) fn hole(&mut self, at: u64, pages: u64, name: &str) {
-        self.map(at..at + pages * PAGE, READ, name, None);
+        self.map(Avma(at)..Avma(at + pages * PAGE), READ, name, None);
     }
 
     pub(super) fn put(
@@ -78,40 +62,24 @@ impl Pretend {
         let size = content
             .as_ref()
             .map_or(PAGE, |content| content.len() as u64);
-        self.map(at..at + size, protection, name, content);
+        self.map(Avma(at)..Avma(at + size), protection, name, content);
     }
 
-    pub(super) fn map(
-        &mut self,
-        at: Range<u64>,
-        protection: Protection,
-        name: &str,
-        content: Option<Vec<u8>>,
-    ) {
-        let mapping = Mapping {
-            range: Avma(at.start)..Avma(at.end),
-            protection,
-            name: name.to_owned(),
-        };
-        self.0.push((mapping, content));
-        self.0.sort_by_key(|part| part.0.range.start);
-    }
-
-    pub(super) fn part(&mut self, at: u64) -> &mut (Mapping, Option<Vec<u8>>) {
-        let mut parts = self.0.iter_mut();
+    pub(super) fn part(&mut self, at: u64) -> &mut Part {
+        let mut parts = self.parts.iter_mut();
         parts.find(|part| part.0.range.start == Avma(at)).unwrap()
     }
 
-    pub(super) fn mappings(&self) -> Vec<Mapping> {
-        self.0.iter().map(|part| part.0.clone()).collect()
-    }
-
-    pub(super) fn recognise(&self, told: Option<u64>) -> Result<FoundVdsos> {
-        recognise(&self.mappings(), told.map(Avma), self, &own())
+    pub(super) fn recognise(&self, auxv: Option<u64>) -> Result<FoundVdsos> {
+        let target = Self {
+            auxv: auxv.map(Avma),
+            ..self.clone()
+        };
+        recognise(&target, &own())
     }
 
     pub(super) fn placeholder(&self, below: u64) -> Option<Range<u64>> {
-        let found = vvar_placeholder(&self.mappings(), self, Avma(below))?;
+        let found = vvar_placeholder(&self.mappings().unwrap(), self, Avma(below))?;
         Some(found.start.0..found.end.0)
     }
 }
@@ -132,12 +100,32 @@ pub(super) fn new() -> Vec<u8> {
 }
 
 pub(super) fn own() -> Own {
-    Own {
-        image: Image::parse(&new()).unwrap(),
-        mappings: vec![
-            ("[vvar]".to_owned(), 4 * PAGE),
-            ("[vvar_vclock]".to_owned(), 2 * PAGE),
-            ("[vdso]".to_owned(), new().len() as u64),
-        ],
+    Own::of(&kernel()).unwrap()
+}
+
+/// The running kernel, as if a process that is not pretended had its mappings where the old vDSO would be.
+pub(super) fn kernel() -> Source {
+    let fixture = fixture::find("reordered").unwrap();
+    let table = symtab::elf::read(fixture.symtab.unwrap(), Provenance::Exported).unwrap();
+    let mut end = OLD;
+    let mut mapping = |name: &str, size: u64| {
+        let start = Avma(end);
+        end += size;
+        LiveMapping {
+            name: name.to_owned(),
+            start,
+            size,
+        }
+    };
+    let live = vec![
+        mapping("[vvar]", 4 * PAGE),
+        mapping("[vvar_vclock]", 2 * PAGE),
+        mapping("[vdso]", new().len() as u64),
+    ];
+    Source {
+        image: Some(Image::parse(&new()).unwrap()),
+        symtab: Some(table),
+        live,
+        ..Source::named("pretended")
     }
 }
