@@ -65,6 +65,20 @@ pub struct ApplyOutcome {
 }
 
 impl ApplyState {
+    /// A word for machines, which stays as it is.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Untouched => "untouched",
+            Self::AlreadyLinked => "already-linked",
+            Self::Linked => "linked",
+            Self::Completed => "completed",
+            Self::RolledBack => "rolled-back",
+            Self::WouldBeLinked => "would-be-linked",
+            Self::WouldBeCompleted => "would-be-completed",
+            Self::WouldBeRolledBack => "would-be-rolled-back",
+        }
+    }
+
     /// What a dry run says instead.
     pub(super) fn only_planned(self) -> Self {
         match self {

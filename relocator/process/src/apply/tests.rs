@@ -12,10 +12,12 @@ use super::place::Limits;
 use super::pretend::{self, OLD, READ, UNIT};
 use super::recognise::{Own, recognise};
 use super::record::Record;
-use super::{ApplyOptions, RunningKernel, apply_to, rollback_of};
+use super::survey::Survey;
+use super::text::Known;
+use super::{ApplyOptions, RunningKernel, Work, apply_to, rollback_of};
 use crate::Error;
 use crate::targets::pretended::Pretended;
-use crate::targets::{Mapping, Protection, Target};
+use crate::targets::{Mapping, Protection, Step, StoppedTarget, Target};
 
 /// Where the program is.
 const PROGRAM: u64 = 0x40_0000;
@@ -206,9 +208,59 @@ fn a_dry_run_says_what_would_be_done_and_does_nothing() {
     assert_eq!(process, before);
 }
 
+/// What a process would be linked or rolled back by.
+fn steps(process: &Pretended, kernel: &RunningKernel, work: Work) -> Vec<Step> {
+    let tables = tables::Options::default();
+    let known = Known {
+        sources: NOTHING,
+        tables: &tables,
+    };
+    let survey = Survey::of(process, kernel, known).unwrap();
+    let (transaction, _) = work.plan(process, &survey, kernel, &options()).unwrap();
+    let steps = transaction
+        .unwrap()
+        .steps(&survey, kernel, process, &survey.mappings);
+    steps.unwrap().0
+}
+
+#[test]
+fn whoever_comes_after_a_killed_tool_can_go_on_and_go_back() {
+    let kernel = kernel();
+    let mut before = process("got", &[PROGRAM]);
+    before.part(STATES).1 = Some(vec![0; PAGE as usize]);
+    let mut linked = before.clone();
+    apply_to(&mut linked, &kernel, NOTHING, &options()).unwrap();
+    let mut states = std::collections::BTreeSet::new();
+    for (start, work) in [(&before, Work::Link), (&linked, Work::Undo)] {
+        let steps = steps(start, &kernel, work);
+        assert!(steps.len() > 8, "{steps:?}");
+        for count in 0..=steps.len() {
+            let mut left = start.clone();
+            left.carry_out_until_killed(&steps, count);
+            let mut again = left.clone();
+            let done = apply_to(&mut again, &kernel, NOTHING, &options()).unwrap();
+            states.insert(done.state.code());
+            let same = apply_to(&mut again, &kernel, NOTHING, &options()).unwrap();
+            assert_eq!(same.state, ApplyState::AlreadyLinked, "{work:?} {count}");
+            rollback_of(&mut left, &kernel, NOTHING, &options()).unwrap();
+            assert_eq!(flat(&left), flat(&before), "{work:?} {count}");
+            // A second link may have found the kernel's mappings in reach already. They stay there then.
+            rollback_of(&mut again, &kernel, NOTHING, &options()).unwrap();
+            let found = recognise(&again, &kernel.own).unwrap();
+            assert!(found.kernel.unwrap().is_whole(), "{work:?} {count}");
+            assert_eq!(
+                found.old[0].bytes,
+                pretend::image("got"),
+                "{work:?} {count}"
+            );
+        }
+    }
+    let expected = ["already-linked", "completed", "linked"];
+    assert!(states.into_iter().eq(expected));
+}
+
 #[test]
 fn a_step_that_fails_leaves_a_pretended_process_as_it_was() {
-    use crate::targets::{Step, StoppedTarget};
     let mut process = process("got", &[PROGRAM]);
     let before = process.clone();
     let range = |at: u64| Avma(at)..Avma(at + PAGE);

@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use elf_tools::Avma;
 
+use super::live::injected_call;
 use super::{
     Mapping, Protection, Step, StoppedTarget, Target, Thread, Whereabouts, overlaps, subtract,
 };
@@ -52,6 +53,28 @@ impl Pretended {
         self.parts.sort_by_key(|part| part.0.range.start);
     }
 
+    /// Carries out the first steps, and leaves what a tool that is killed then would have left: copies of code that were kept,
+    /// or prepared and not put in place.
+    pub(crate) fn carry_out_until_killed(&mut self, steps: &[Step], count: usize) {
+        const COPIES: u64 = 0x6000_0000_0000;
+        const APART: u64 = 1 << 24;
+        let places = (COPIES..).step_by(APART as usize);
+        for ((index, step), at) in steps.iter().enumerate().zip(places) {
+            let mut bytes = match step {
+                Step::RecoveryCopy(bytes) => bytes.clone(),
+                Step::Replace { bytes, .. } if index >= count => bytes.clone(),
+                _ => continue,
+            };
+            if let Step::Replace { at, .. } = step {
+                injected_call::put(&mut bytes, *at);
+            }
+            let range = Avma(at)..Avma(at + bytes.len() as u64);
+            self.map(range, private(true), "", Some(bytes));
+        }
+        let mut done = steps.iter().take(count);
+        done.try_for_each(|step| self.step(step)).unwrap();
+    }
+
     fn is_mapped(&self, range: &Range<Avma>) -> bool {
         let mut parts = self.parts.iter();
         parts.any(|part| overlaps(&part.0.range, range))
@@ -88,11 +111,6 @@ impl Pretended {
     }
 
     fn step(&mut self, step: &Step) -> Result<()> {
-        let private = |execute| Protection {
-            read: true,
-            execute,
-            ..Protection::default()
-        };
         match step {
             Step::Registers(threads) => {
                 for thread in threads {
@@ -130,6 +148,14 @@ impl Pretended {
             Step::Unmap(range) => self.unmap(range),
         }
         Ok(())
+    }
+}
+
+fn private(execute: bool) -> Protection {
+    Protection {
+        read: true,
+        execute,
+        ..Protection::default()
     }
 }
 
