@@ -21,4 +21,4 @@ pub mod step_out;
 pub mod targets;
 pub mod tracing;
 
-pub use error::{Error, Result};
+pub use error::{Error, Obstacle, Refusal, Result, StepFailure, Unlinkable};

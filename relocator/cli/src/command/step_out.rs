@@ -101,7 +101,7 @@ fn report(outcome: &step_out::StepOutOutcome) -> Report {
         address: stuck.place.address.0,
         offset: stuck.place.image.0,
         frame: stuck.frame.map(|frame| frame.0),
-        reason: stuck.reason.clone(),
+        reason: stuck.reason.to_string(),
     };
     Report {
         schema: json::STEP_OUT,

@@ -13,7 +13,7 @@ use super::place::Room;
 use super::record::{Entry, Placed, Record};
 use super::text::Text;
 use crate::targets::{Step, WORD};
-use crate::{Error, Result};
+use crate::{Error, Result, Unlinkable};
 use relocator::criu;
 use relocator::link::LinkedImage;
 use relocator::placement::PAGE;
@@ -84,8 +84,7 @@ impl Layout {
 fn no_room(text: &Text) -> Error {
     Error::Unlinkable {
         what: format!("the vDSO at {}", text.found.image),
-        reason: "there is no room for its link record: neither in its last page nor next to it"
-            .to_owned(),
+        reason: Unlinkable::NoRoomForRecord,
     }
 }
 

@@ -16,7 +16,7 @@ use super::survey::Survey;
 use super::text::Text;
 use super::{Planned, Transaction};
 use crate::targets::{Step, Target};
-use crate::{Error, Result};
+use crate::{Error, Result, Unlinkable};
 use relocator::criu::Mark;
 use relocator::link::{Old, link};
 use relocator::placement::{PAGE, Placement};
@@ -145,7 +145,7 @@ fn link_all(
         Ok(place) => placed(unit, place),
         Err(unreachable) => {
             outcome.unreachable = Some(unreachable.to_string());
-            in_place(unit, &unreachable)?
+            in_place(unit, unreachable)?
         }
     };
     let droppable = target.droppable()?;
@@ -239,12 +239,12 @@ fn placed(unit: &KernelUnit, place: UnitPlace) -> Vec<Placed> {
 }
 
 /// The kernel's mappings where they are: nothing of the old code can reach them, and jumps are long.
-fn in_place(unit: &KernelUnit, unreachable: &Unreachable) -> Result<Vec<Placed>> {
+fn in_place(unit: &KernelUnit, unreachable: Unreachable) -> Result<Vec<Placed>> {
     match unit.is_whole() {
         true => Ok(placed(unit, UnitPlace::Stays)),
         false => Err(Error::Unlinkable {
             what: "a process whose kernel's mappings are torn apart".to_owned(),
-            reason: unreachable.to_string(),
+            reason: Unlinkable::NoPlace(unreachable),
         }),
     }
 }
@@ -258,7 +258,7 @@ pub(super) fn moves(unit: &KernelUnit, placed: &[Placed]) -> Result<Vec<Step>> {
         let target = placed.iter().find(|placed| placed.name == mapping.name);
         let target = target.ok_or_else(|| Error::Unlinkable {
             what: format!("the kernel's mapping {}", mapping.name),
-            reason: "its link record does not mention it".to_owned(),
+            reason: Unlinkable::NotRecorded,
         })?;
         vvar = vvar.or(Some(target.to));
         if target.to == mapping.range.start {

@@ -14,7 +14,7 @@ use super::{ApplyOptions, DEADLINE, Work};
 use crate::targets::StoppedTarget;
 use crate::targets::live::{Live, Running, lead_back};
 use crate::tracing::TraceableProcess;
-use crate::{Error, Result};
+use crate::{Error, Obstacle, Result};
 use relocator::source::Source;
 
 /// How long a thread is given to stand still.
@@ -75,7 +75,7 @@ pub(super) fn attempts(
 fn changing(pid: Pid) -> Error {
     Error::Busy {
         pid: pid.as_raw(),
-        reason: "changes its mappings all the time".to_owned(),
+        reason: Obstacle::ChangingMappings,
     }
 }
 

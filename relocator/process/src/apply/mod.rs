@@ -81,7 +81,7 @@ pub const DEADLINE: Duration = Duration::from_secs(5);
 /// Links a process to the kernel that runs.
 ///
 /// `old` are images that may be found in it, with the symbols of their kernels. A process that is linked already is left alone.
-/// Errors: [`crate::Error::Process`] if it is none that can be worked on, [`crate::Error::Busy`] if threads could not be carried across within
+/// Errors: [`crate::Error::Refused`] if it is none that can be worked on, [`crate::Error::Busy`] if threads could not be carried across within
 /// the deadline; the process is as it was then.
 pub fn apply(
     pid: i32,

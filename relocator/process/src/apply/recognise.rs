@@ -18,7 +18,7 @@ use elf_tools::symtab::mapping_name;
 
 use super::chunk::place;
 use crate::targets::{Mapping, Target};
-use crate::{Error, Result};
+use crate::{Error, Result, Unlinkable};
 use relocator::criu::Mark;
 use relocator::placement::PAGE;
 use relocator::source::Source;
@@ -132,10 +132,9 @@ impl Own {
             }),
             false => Err(Error::Unlinkable {
                 what: "to the running kernel".to_owned(),
-                reason: format!(
-                    "its mappings in {} do not follow each other, with the vDSO as the last",
-                    source.name
-                ),
+                reason: Unlinkable::KernelApart {
+                    source: source.name.clone(),
+                },
             }),
         }
     }

@@ -12,7 +12,7 @@ use super::recognise::OldText;
 use super::record::Record;
 use crate::targets::live::injected_call;
 use crate::targets::{Mapping, WORD};
-use crate::{Error, Result};
+use crate::{Error, Result, Unlinkable};
 use relocator::criu;
 use relocator::placement::PAGE;
 use relocator::threads::Memory;
@@ -51,7 +51,9 @@ impl RecoveryCopy {
         let start = record.image.0.checked_sub(before).map(Avma);
         let at = start.ok_or_else(|| Error::Unlinkable {
             what: format!("the copy of a vDSO at {}", copy.image),
-            reason: format!("its link record is of an image at {}", record.image),
+            reason: Unlinkable::CopyOfNothing {
+                image: record.image,
+            },
         })?;
         let linked = MemoryChunk {
             at,

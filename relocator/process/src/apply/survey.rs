@@ -11,7 +11,7 @@ use super::recovery::RecoveryCopy;
 use super::text::{Known, Text};
 use crate::targets::live::injected_call;
 use crate::targets::{Mapping, Step, StoppedTarget, Target, overlaps};
-use crate::{Error, Result};
+use crate::{Error, Refusal, Result};
 
 /// What there is in a process.
 #[derive(Debug)]
@@ -63,20 +63,14 @@ impl Survey {
 
     /// What the running kernel has mapped.
     pub(super) fn unit(&self) -> Result<&KernelUnit> {
-        let refused = |reason: String| Error::Process {
-            pid: self.id,
-            reason,
-        };
+        let refused = |reason| Error::refused(self.id, reason);
         let unit = self.found.kernel.as_ref();
-        let unit = unit.ok_or_else(|| {
-            refused("has no vDSO of the running kernel: there is nothing to link to".to_owned())
-        })?;
-        match unit.missing.as_slice() {
-            [] => Ok(unit),
-            missing => Err(refused(format!(
-                "has no {}: there is nothing to link to",
-                missing.join(", ")
-            ))),
+        let unit = unit.ok_or_else(|| refused(Refusal::NoKernelVdso))?;
+        match unit.missing.is_empty() {
+            true => Ok(unit),
+            false => Err(refused(Refusal::MissingMappings {
+                names: unit.missing.clone(),
+            })),
         }
     }
 

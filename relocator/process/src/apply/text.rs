@@ -15,7 +15,7 @@ use super::record::{FoundRecord, Record};
 use super::recovery::{InterruptedApply, RecoveryCopy};
 use crate::features;
 use crate::targets::{Mapping, WORD};
-use crate::{Error, Result};
+use crate::{Error, Result, Unlinkable};
 use relocator::criu;
 use relocator::link::{LinkedImage, Old};
 use relocator::plan::{FunctionPlan, Strategy};
@@ -303,10 +303,10 @@ fn check(
         None => Ok(()),
         Some((index, _)) => Err(Error::Unlinkable {
             what: name.to_owned(),
-            reason: format!(
-                "it has the build-id of {}, and another byte at {index:#x}: somebody else has changed it",
-                named.source.name
-            ),
+            reason: Unlinkable::Changed {
+                named: named.source.name.clone(),
+                at: index,
+            },
         }),
     }
 }
@@ -323,10 +323,7 @@ fn without_jumps(
         let original = named.and_then(|named| named.used.get(place.clone()));
         let original = original.ok_or_else(|| Error::Unlinkable {
             what: name.to_owned(),
-            reason: format!(
-                "CRIU has overwritten its function at {entry}, and what was there is not known; name the old vDSO, as \
-                 --old kernel:VERSION or --old FILE"
-            ),
+            reason: Unlinkable::Overwritten { entry: *entry },
         })?;
         bytes[place].copy_from_slice(original);
     }

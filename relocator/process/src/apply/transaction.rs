@@ -7,7 +7,7 @@ use elf_tools::{Avma, Svma};
 use super::kernel::RunningKernel;
 use super::survey::Survey;
 use crate::targets::{Mapping, Step, StoppedTarget, Thread, writable};
-use crate::{Error, Result};
+use crate::{Error, Obstacle, Result};
 use relocator::link::LinkedImage;
 use relocator::threads::carry::{Carried, Contexts, Stuck, carry};
 use relocator::threads::{Crossing, Memory, Registers, Verdict, Write};
@@ -85,7 +85,7 @@ impl Transaction {
         if let Some(first) = stuck.next() {
             return Err(Error::Busy {
                 pid: first.thread,
-                reason: reason(first, stuck.count()),
+                reason: obstacle(first, stuck.count()),
             });
         }
         let crossed = Crossed {
@@ -170,20 +170,11 @@ fn fix_ups(carried: Carried) -> Vec<Step> {
     steps
 }
 
-fn reason(first: &Stuck, others: usize) -> String {
-    let Stuck {
-        frame,
-        place,
-        reason,
-        ..
-    } = first;
-    let what = match frame {
-        Some(at) => format!("has a context in the signal frame at {at} that was interrupted"),
-        None => "is".to_owned(),
-    };
-    let more = match others {
-        0 => String::new(),
-        others => format!(" (and {others} more)"),
-    };
-    format!("{what} at {place} of a vDSO, and cannot be carried across: {reason}{more}")
+fn obstacle(first: &Stuck, others: usize) -> Obstacle {
+    Obstacle::Inside {
+        place: first.place,
+        frame: first.frame,
+        why: first.reason.clone(),
+        others,
+    }
 }

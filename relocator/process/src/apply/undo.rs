@@ -15,7 +15,7 @@ use super::survey::Survey;
 use super::text::Text;
 use super::{Planned, Transaction};
 use crate::targets::{Step, WORD, overlaps, subtract};
-use crate::{Error, Result};
+use crate::{Error, Refusal, Result};
 use relocator::threads::Write;
 use relocator::threads::frames::merge;
 
@@ -35,9 +35,7 @@ pub(super) fn plan(survey: &Survey, build_id: &[u8]) -> Result<Planned> {
             (Some(found), _) => {
                 let record = &found.record;
                 if record.new != build_id {
-                    let reason = "was linked to another kernel, and is on this one now: it cannot be put back to what it was \
-                                  there, only be linked to this one";
-                    return Err(refused(survey.id, reason));
+                    return Err(Error::refused(survey.id, Refusal::LinkedElsewhere));
                 }
                 if back.is_empty() {
                     back = record.kernel.iter().map(turned).collect();
@@ -76,13 +74,6 @@ pub(super) fn plan(survey: &Survey, build_id: &[u8]) -> Result<Planned> {
     outcome.state = ApplyState::RolledBack;
     outcome.kernel = back;
     Ok((Some(transaction), outcome))
-}
-
-fn refused(pid: i32, reason: impl Into<String>) -> Error {
-    Error::Process {
-        pid,
-        reason: reason.into(),
-    }
 }
 
 /// A mapping on its way back.
@@ -196,11 +187,11 @@ fn free(survey: &Survey, moves: &[Step]) -> Result<()> {
         let place = *to..to.offset((from.end.0 - from.start.0) as i64);
         let mut mappings = survey.mappings.iter();
         if let Some(mapping) = mappings.find(|mapping| overlaps(&mapping.range, &place)) {
-            let reason = format!(
-                "has {} {} at {} now, where a mapping of the kernel's would have to go back to",
-                mapping.protection, mapping.name, mapping.range.start
-            );
-            return Err(refused(survey.id, reason));
+            let reason = Refusal::PlaceTaken {
+                at: mapping.range.start,
+                by: format!("{} {}", mapping.protection, mapping.name),
+            };
+            return Err(Error::refused(survey.id, reason));
         }
     }
     Ok(())

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `process` | the process: where its threads can be, and how it is left |
 //! | `leave` | one thread leaves |
+//! | `why` | why a context is still inside |
 //! | `undisturbed` | no termination of this process at a moment when it would hurt the other one |
 //!
 //! Whatever happens, the process must not be harmed, and nobody can prevent this tool from being killed. So the states that
@@ -23,6 +24,7 @@
 mod leave;
 mod process;
 mod undisturbed;
+mod why;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -35,6 +37,7 @@ use crate::Result;
 use crate::targets::live::blocked_at;
 use crate::tracing::{Seized, TraceableProcess, Tracee, is_gone};
 use leave::{Inside, Leaving, Left, Surroundings};
+pub use why::StuckReason;
 
 /// How a process is treated.
 #[derive(Debug, Clone, Copy)]
@@ -99,7 +102,7 @@ pub struct Stuck {
     /// The `ucontext` that holds it, if it was interrupted by a signal.
     pub frame: Option<Avma>,
     /// Why it cannot leave.
-    pub reason: String,
+    pub reason: StuckReason,
 }
 
 /// A place in a vDSO.
@@ -128,8 +131,8 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_mi
 
 /// Has all threads of a process leave its vDSOs, and leaves it stopped or lets it go on.
 ///
-/// Contexts that could not leave within the deadline are in the outcome. Errors: `Error::Process` if the process is none
-/// that can be worked on, or ends; `Error::Io` where the system refuses. The process is untouched then.
+/// Contexts that could not leave within the deadline are in the outcome. Errors: [`crate::Error::Refused`] if the process
+/// cannot be worked on, or ends; `Error::Io` where the system refuses. The process is untouched then.
 ///
 /// A thread in an uninterruptible system call is traced until the calling thread ends.
 pub fn step_out(pid: i32, options: &StepOutOptions) -> Result<StepOutOutcome> {
@@ -249,21 +252,21 @@ impl<'a> Attempt<'a> {
     }
 
     /// Stacks of several threads may be one mapping, so that a frame is found twice.
-    fn is_stuck(&mut self, thread: i32, context: Inside, reason: &str) {
+    fn is_stuck(&mut self, thread: i32, context: Inside, reason: StuckReason) {
         let Inside { place, frame } = context;
         let mut known = self.stuck.iter().filter_map(|stuck| stuck.frame);
         if frame.is_some_and(|frame| known.any(|known| known == frame)) {
             return;
         }
         let reason = match frame {
-            Some(_) => leave::FRAME,
+            Some(_) => StuckReason::InHandler,
             None => reason,
         };
         self.stuck.push(Stuck {
             thread,
             place,
             frame,
-            reason: reason.to_owned(),
+            reason,
         });
     }
 
@@ -275,7 +278,7 @@ impl<'a> Attempt<'a> {
                 thread,
                 place,
                 frame: None,
-                reason: "it is in a system call that cannot be interrupted".to_owned(),
+                reason: StuckReason::Uninterruptible,
             })
         };
         seized.in_kernel().iter().filter_map(stuck).collect()

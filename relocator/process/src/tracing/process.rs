@@ -16,7 +16,7 @@ use procfs::process::{Process, StatFlags};
 
 use super::{ProcessMemory, is_gone};
 use crate::targets::Mapping;
-use crate::{Error, Result, maps};
+use crate::{Error, Refusal, Result, maps};
 use relocator::threads::Memory;
 
 /// The largest mapping that is taken for a vDSO.
@@ -39,11 +39,11 @@ pub struct TraceableProcess {
 }
 
 impl TraceableProcess {
-    /// Looks at a process, and refuses what cannot be worked on: `Error::Process`, with the reason.
+    /// Looks at a process, and refuses what cannot be worked on: [`Error::Refused`], or another one if it is none.
     pub fn open(pid: i32) -> Result<Self> {
         let pid = Pid::from_raw(pid);
         if pid == Pid::this() {
-            return Err(refused(pid, "is this one"));
+            return Err(Error::refused(pid, Refusal::OwnProcess));
         }
         let process = Process::new(pid.as_raw()).map_err(|error| proc_error(pid, error))?;
         let subject = Self { pid, process };
@@ -67,18 +67,25 @@ impl TraceableProcess {
         let stat = self.process.stat();
         let stat = stat.map_err(|error| proc_error(self.pid, error))?;
         let flags = StatFlags::from_bits_truncate(stat.flags);
-        let reason = if status.tgid != self.pid.as_raw() {
-            format!("is a thread of process {}", status.tgid)
-        } else if flags.contains(StatFlags::PF_KTHREAD) {
-            "is a thread of the kernel".to_owned()
+        if status.tgid != self.pid.as_raw() {
+            return Err(Error::NotAProcess {
+                thread: self.pid.as_raw(),
+                process: status.tgid,
+            });
+        }
+        let reason = if flags.contains(StatFlags::PF_KTHREAD) {
+            Refusal::KernelThread
         } else if matches!(stat.state, 'Z' | 'X' | 'x') && stat.num_threads <= 1 {
-            "has ended, and its parent has not taken notice".to_owned()
+            Refusal::Zombie
         } else if status.tracerpid != 0 {
-            format!("is traced already, by {}", status.tracerpid)
+            Refusal::Traced {
+                thread: self.pid.as_raw(),
+                tracer: status.tracerpid,
+            }
         } else {
             return self.check_width(&self.vdsos()?);
         };
-        Err(refused(self.pid, reason))
+        Err(self.refused(reason))
     }
 
     /// The vDSO shows which kind of process it is, since the kernel maps the one that fits. A process that executes another
@@ -88,8 +95,8 @@ impl TraceableProcess {
             if let Some(image) = self.image(range)
                 && (image.class() != Class::Elf64 || image.machine() != Machine::X86_64)
             {
-                let reason = format!("is no 64-bit one: its vDSO is for {}", image.machine());
-                return Err(refused(self.pid, reason));
+                let shown_by = format!("its vDSO is for {}", image.machine());
+                return Err(self.refused(Refusal::OtherMachine { shown_by }));
             }
         }
         Ok(())
@@ -111,7 +118,7 @@ impl TraceableProcess {
                     Error::Io { source, .. }
                         if source.raw_os_error() == Some(Errno::EPERM as i32) =>
                     {
-                        refused(self.pid, "may not be traced")
+                        self.refused(Refusal::NotPermitted)
                     }
                     _ => error,
                 };
@@ -166,28 +173,21 @@ impl TraceableProcess {
     }
 
     /// Why nothing can be done with it.
-    pub(super) fn refused(&self, reason: impl Into<String>) -> Error {
-        refused(self.pid, reason)
+    pub(super) fn refused(&self, reason: Refusal) -> Error {
+        Error::refused(self.pid, reason)
     }
 
     /// The error that it is no longer there.
     pub fn ended(&self) -> Error {
-        self.refused("has ended meanwhile")
-    }
-}
-
-fn refused(pid: Pid, reason: impl Into<String>) -> Error {
-    Error::Process {
-        pid: pid.as_raw(),
-        reason: reason.into(),
+        self.refused(Refusal::Ended)
     }
 }
 
 /// What an error of `/proc` means.
 pub(crate) fn proc_error(pid: Pid, error: ProcError) -> Error {
     match error {
-        ProcError::NotFound(_) => refused(pid, "does not exist"),
-        ProcError::PermissionDenied(_) => refused(pid, "may not be looked at"),
+        ProcError::NotFound(_) => Error::NoSuchProcess { pid: pid.as_raw() },
+        ProcError::PermissionDenied(_) => Error::refused(pid, Refusal::NotPermitted),
         other => Error::io(format!("process {pid}"))(io::Error::other(other)),
     }
 }
@@ -195,8 +195,8 @@ pub(crate) fn proc_error(pid: Pid, error: ProcError) -> Error {
 /// What an error of a file of `/proc` means.
 fn io_error(pid: Pid, error: io::Error) -> Error {
     match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::ESRCH) => refused(pid, "does not exist"),
-        Some(Errno::EACCES | Errno::EPERM) => refused(pid, "may not be looked at"),
+        Some(Errno::ESRCH) => Error::NoSuchProcess { pid: pid.as_raw() },
+        Some(Errno::EACCES | Errno::EPERM) => Error::refused(pid, Refusal::NotPermitted),
         _ => Error::io(format!("process {pid}"))(error),
     }
 }

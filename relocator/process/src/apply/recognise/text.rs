@@ -6,7 +6,7 @@ use elf_tools::{Avma, Class, Machine};
 
 use super::OldText;
 use crate::targets::Mapping;
-use crate::{Error, Result};
+use crate::{Error, Result, Unlinkable};
 use relocator::placement::PAGE;
 use relocator::threads::Memory;
 
@@ -151,8 +151,7 @@ fn look(
     if header[4] == 1 && (is_kernels || hints.is_named(at)) {
         return Err(Error::Unlinkable {
             what: format!("the vDSO at {at}"),
-            reason: "it is one for 32-bit programs (or x32), and only 64-bit programs are linked"
-                .to_owned(),
+            reason: Unlinkable::OtherWidth,
         });
     }
     if header[4] != 2 || header[16..18] != SHARED_OBJECT || header[18..20] != X86_64 {

@@ -26,6 +26,7 @@ use elf_tools::{Avma, Svma};
 use relocator::link::Moved;
 use relocator::plan::Strategy;
 
+pub use check::RecordFault;
 pub use find::FoundRecord;
 
 /// What was done to an old image in a process.

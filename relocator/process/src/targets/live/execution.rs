@@ -13,7 +13,7 @@ use super::steps::{self, Before};
 use super::worker::Worker;
 use crate::targets::{Mapping, Step, subtract};
 use crate::tracing::{ProcessMemory, Tracee};
-use crate::{Error, Result};
+use crate::{Error, Refusal, Result, StepFailure};
 use relocator::placement::PAGE;
 use relocator::threads::Write;
 
@@ -160,7 +160,7 @@ impl<'a> Execution<'a> {
         self.call("mprotect", libc::SYS_mprotect, &arguments)?;
         match steps::read(self.memory, place, bytes.len())? == bytes {
             true => Ok(()),
-            false => Err(self.failed(format!("code that was written to {place} is not there"))),
+            false => Err(self.failed(StepFailure::NotWritten { at: place })),
         }
     }
 
@@ -176,7 +176,7 @@ impl<'a> Execution<'a> {
             }
             Step::Replace { at, .. } => match prepared.pop_front() {
                 Some(code) => self.replace(*at, code),
-                None => Err(self.failed(format!("nothing was prepared for {at}"))),
+                None => Err(self.failed(StepFailure::NotPrepared { at: *at })),
             },
             // It is there from the beginning.
             Step::RecoveryCopy(_) => Ok(()),
@@ -232,7 +232,7 @@ impl<'a> Execution<'a> {
         if at != place.start {
             // A kernel that does not know the flag.
             self.unmap(&(at..Avma(at.0 + size)))?;
-            return Err(self.failed(format!("{} is in use", place.start)));
+            return Err(self.failed(StepFailure::InUse { at: place.start }));
         }
         self.space.placeholder(place);
         self.done.push(Undo::Unmap(place.clone()));
@@ -252,14 +252,14 @@ impl<'a> Execution<'a> {
             let bytes = match is_ours_to_cover(mapping) {
                 true => steps::read(self.memory, start, size)?,
                 false => {
-                    let what = format!("{start} holds {} {}", mapping.protection, mapping.name);
-                    return Err(self.failed(what));
+                    let by = format!("{} {}", mapping.protection, mapping.name);
+                    return Err(self.failed(StepFailure::Occupied { at: start, by }));
                 }
             };
             covered.push(match mapping.is_private_code() {
                 true => Undo::Code { at: start, bytes },
                 false if bytes.iter().all(|&byte| byte == 0) => Undo::Placeholder(start..end),
-                false => return Err(self.failed(format!("{start} holds data"))),
+                false => return Err(self.failed(StepFailure::Data { at: start })),
             });
         }
         Ok(covered)
@@ -291,7 +291,7 @@ impl<'a> Execution<'a> {
             let mut expected = self.with_trampoline(*at, bytes);
             overwrite(*at, &mut expected, &all[index + 1..]);
             if steps::read(self.memory, *at, expected.len())? != expected {
-                return Err(self.failed(format!("the text at {at} is not what it should be")));
+                return Err(self.failed(StepFailure::NotWritten { at: *at }));
             }
         }
         Ok(())
@@ -315,7 +315,10 @@ impl<'a> Execution<'a> {
         let place = self.call("mremap", libc::SYS_mremap, &arguments)?;
         match place == to.0 {
             true => Ok(()),
-            false => Err(self.failed(format!("{to} was asked for, and {place:#x} given"))),
+            false => Err(self.failed(StepFailure::MovedElsewhere {
+                to,
+                instead: Avma(place),
+            })),
         }
     }
 
@@ -328,11 +331,8 @@ impl<'a> Execution<'a> {
         })
     }
 
-    fn failed(&self, reason: String) -> Error {
-        Error::Process {
-            pid: self.pid.as_raw(),
-            reason,
-        }
+    fn failed(&self, failure: StepFailure) -> Error {
+        Error::refused(self.pid, Refusal::Step(failure))
     }
 }
 

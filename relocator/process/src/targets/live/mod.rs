@@ -37,7 +37,7 @@ pub(crate) use running::blocked_at;
 
 use super::{Mapping, Step, StoppedTarget, Target, Thread, Whereabouts};
 use crate::tracing::{self, ProcessMemory, Seized, Tracee, UserRegisters, is_gone};
-use crate::{Error, Result};
+use crate::{Error, Refusal, Result};
 use relocator::threads::Memory;
 
 /// A process whose threads stand still. Dropping this lets them go on.
@@ -53,21 +53,18 @@ pub struct Live {
 impl Live {
     /// Has all threads of a process stand still, each within `patience`.
     ///
-    /// Errors: [`Error::Process`] if a thread does not, or is in a system call that cannot be interrupted; no thread is
+    /// Errors: [`Error::Refused`] if a thread does not, or is in a system call that cannot be interrupted; no thread is
     /// left standing then.
     pub fn stop(pid: i32, patience: Duration) -> Result<Self> {
         let since = Instant::now();
         let pid = Pid::from_raw(pid);
         let mut seized = Seized::stop(pid, patience)?;
         if let Some(thread) = seized.in_kernel().first() {
-            let thread = thread.pid();
-            let reason = format!(
-                "its thread {thread} is in a system call that cannot be interrupted, as that of `vfork` is"
-            );
-            return Err(refused(pid, reason));
+            let thread = thread.pid().as_raw();
+            return Err(Error::refused(pid, Refusal::Uninterruptible { thread }));
         }
         if seized.threads().is_empty() {
-            return Err(refused(pid, "has ended meanwhile"));
+            return Err(Error::refused(pid, Refusal::Ended));
         }
         Ok(Self {
             pid,
@@ -114,13 +111,6 @@ pub(crate) fn lead_back(tracee: &Tracee, registers: &UserRegisters) -> Result<()
             .set_signal_mask(thread.mask)
             .and_then(|()| tracee.set_registers(&registers.with(&thread.registers))),
         None => Ok(()),
-    }
-}
-
-fn refused(pid: Pid, reason: impl Into<String>) -> Error {
-    Error::Process {
-        pid: pid.as_raw(),
-        reason: reason.into(),
     }
 }
 
@@ -172,7 +162,7 @@ impl StoppedTarget for Live {
             }
         }
         match threads.is_empty() {
-            true => Err(refused(self.pid, "has ended meanwhile")),
+            true => Err(Error::refused(self.pid, Refusal::Ended)),
             false => Ok(threads),
         }
     }

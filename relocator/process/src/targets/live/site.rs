@@ -7,10 +7,10 @@ use std::ops::Range;
 use elf_tools::{Avma, Svma};
 
 use super::steps::{read, replaced};
-use super::{Live, injected_call, refused};
-use crate::Result;
+use super::{Live, injected_call};
 use crate::targets::{Mapping, Step, StoppedTarget, overlaps, writable};
 use crate::tracing::ProcessMemory;
+use crate::{Error, Refusal, Result};
 use relocator::placement::PAGE;
 use relocator::threads::carry::{Contexts, carry};
 use relocator::threads::{Registers, Verdict};
@@ -41,10 +41,7 @@ pub(super) fn find(live: &Live, steps: &[Step], mappings: &[Mapping]) -> Result<
             return Ok(start);
         }
     }
-    Err(refused(
-        live.pid,
-        "has no room for code of ours: no executable mapping of it ends with zeros",
-    ))
+    Err(Error::refused(live.pid, Refusal::NoRoomForCalls))
 }
 
 /// The last pages of code, and of what is to be in its place. The old vDSO's pages, which come first, are private already,

@@ -12,10 +12,11 @@ use elf_tools::Avma;
 use elf_tools::reentry::Register;
 use nix::errno::Errno;
 use nix::libc;
+use nix::unistd::Pid;
 
 use super::injected_call::{self, Interrupted};
 use crate::tracing::{Stop, Tracee, UserRegisters};
-use crate::{Error, Result};
+use crate::{Error, Refusal, Result};
 
 /// How long a system call of ours is given.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -28,6 +29,7 @@ const ALL: u64 = u64::MAX;
 
 /// A thread that has been taken. Dropping this puts it back and lets it go.
 pub(super) struct Worker {
+    pid: Pid,
     /// `None` when it was given back.
     tracee: Option<Tracee>,
     whole: UserRegisters,
@@ -46,6 +48,7 @@ impl Worker {
         tracee.set_options(libc::PTRACE_O_TRACESYSGOOD)?;
         tracee.poke(code, &injected_call::code(&thread, code))?;
         let mut worker = Self {
+            pid: tracee.pid(),
             tracee: Some(tracee),
             whole,
             thread,
@@ -68,10 +71,8 @@ impl Worker {
 
     /// The thread.
     pub(super) fn tracee(&mut self) -> Result<&mut Tracee> {
-        let ended = || Error::Process {
-            pid: 0,
-            reason: "the thread was given back".to_owned(),
-        };
+        let pid = self.pid;
+        let ended = || Error::refused(pid, Refusal::Ended);
         self.tracee.as_mut().ok_or_else(ended)
     }
 
@@ -96,10 +97,7 @@ impl Worker {
     pub(super) fn release(mut self) -> Result<Tracee> {
         self.put_back()?;
         let tracee = self.tracee.take();
-        tracee.ok_or_else(|| Error::Process {
-            pid: 0,
-            reason: "the thread was given back twice".to_owned(),
-        })
+        tracee.ok_or_else(|| Error::refused(self.pid, Refusal::Ended))
     }
 
     fn aim(&mut self, number: i64, arguments: &[u64]) -> Result<()> {
@@ -145,13 +143,12 @@ impl Worker {
 }
 
 fn unexpected(tracee: &Tracee, stop: Option<Stop>) -> Error {
-    let what = match stop {
-        Some(stop) if stop.is_end() => "has ended meanwhile".to_owned(),
-        Some(stop) => format!("was to make a system call, and was stopped by {stop}"),
-        None => format!("does not end a system call within {PATIENCE:?}"),
+    let reason = match stop {
+        Some(stop) if stop.is_end() => Refusal::Ended,
+        Some(stop) => Refusal::UnexpectedStop { stop },
+        None => Refusal::CallDoesNotEnd { patience: PATIENCE },
     };
-    let pid = tracee.pid().as_raw();
-    Error::Process { pid, reason: what }
+    Error::refused(tracee.pid(), reason)
 }
 
 impl Drop for Worker {
