@@ -17,8 +17,8 @@ use relocator::source::Source;
 use relocator::tables;
 use relocator_cli::cache;
 use relocator_cli::source::Spec;
-use relocator_process::apply::report::{State, Times};
-use relocator_process::apply::{self, Options, RunningKernel};
+use relocator_process::apply::outcome::{ApplyState, ApplyTimes};
+use relocator_process::apply::{self, ApplyOptions, RunningKernel};
 use relocator_process::targets::live::Live;
 use relocator_tests::bed::control::COVERED;
 use relocator_tests::bed::hammer::Hammer;
@@ -71,7 +71,7 @@ impl fmt::Display for Load {
 struct Tool {
     kernel: RunningKernel,
     old: Vec<Source>,
-    options: Options,
+    options: ApplyOptions,
     bed: Bed,
     _tables: TempDir,
 }
@@ -90,13 +90,13 @@ impl Tool {
             kernel: RunningKernel::read(&tables::Options::default())
                 .expect("a kernel that can be linked to"),
             old: vec![spec.open().expect("an old vDSO")],
-            options: Options {
+            options: ApplyOptions {
                 tables: tables::Options {
                     file: None,
                     cache: Some(Arc::new(cache::Cache::at(tables.path().to_owned()))),
                 },
                 deadline: Some(PATIENCE),
-                ..Options::default()
+                ..ApplyOptions::default()
             },
             bed,
             _tables: tables,
@@ -114,28 +114,28 @@ impl Tool {
         hammer
     }
 
-    fn apply(&self, pid: i32) -> Times {
+    fn apply(&self, pid: i32) -> ApplyTimes {
         let done = apply::apply(pid, &self.kernel, &self.old, &self.options);
         let done = done.expect("it is linked");
-        assert_eq!(done.state, State::Linked);
+        assert_eq!(done.state, ApplyState::Linked);
         done.times
     }
 
-    fn roll_back(&self, pid: i32) -> Times {
+    fn roll_back(&self, pid: i32) -> ApplyTimes {
         let done = apply::rollback(pid, &self.kernel, &self.old, &self.options);
         let done = done.expect("it is rolled back");
-        assert_eq!(done.state, State::RolledBack);
+        assert_eq!(done.state, ApplyState::RolledBack);
         done.times
     }
 }
 
-fn stop_and_release(pid: i32) -> Times {
+fn stop_and_release(pid: i32) -> ApplyTimes {
     let live = Live::stop(pid, PATIENCE).expect("it stands still");
-    let standing = live.stopped_for();
-    Times {
-        standing,
-        written: standing,
-        released: live.release(),
+    let stop = live.stopped_for();
+    ApplyTimes {
+        stop,
+        commit: stop,
+        total: live.release(),
     }
 }
 
@@ -156,14 +156,14 @@ fn with_criterion(criterion: &mut Criterion, tool: &Tool) {
         };
         group.bench_function(BenchmarkId::new("stop and release", &case), |bencher| {
             let pid = pid_of(&mut hammer);
-            bencher.iter_custom(|count| (0..count).map(|_| stop_and_release(pid).released).sum());
+            bencher.iter_custom(|count| (0..count).map(|_| stop_and_release(pid).total).sum());
         });
         group.bench_function(BenchmarkId::new("apply", &case), |bencher| {
             let pid = pid_of(&mut hammer);
             let once = |_| {
                 let times = tool.apply(pid);
                 tool.roll_back(pid);
-                times.released
+                times.total
             };
             bencher.iter_custom(|count| (0..count).map(once).sum());
         });
@@ -171,7 +171,7 @@ fn with_criterion(criterion: &mut Criterion, tool: &Tool) {
             let pid = pid_of(&mut hammer);
             let once = |_| {
                 tool.apply(pid);
-                tool.roll_back(pid).released
+                tool.roll_back(pid).total
             };
             bencher.iter_custom(|count| (0..count).map(once).sum());
         });
@@ -185,9 +185,9 @@ fn with_criterion(criterion: &mut Criterion, tool: &Tool) {
 /// What was measured of one number of threads.
 #[derive(Default)]
 struct Measured {
-    stop: Vec<Times>,
-    apply: Vec<Times>,
-    roll_back: Vec<Times>,
+    stop: Vec<ApplyTimes>,
+    apply: Vec<ApplyTimes>,
+    roll_back: Vec<ApplyTimes>,
 }
 
 fn in_turns(tool: &Tool, load: Load, threads: usize) -> Measured {
@@ -212,7 +212,7 @@ fn turns() -> usize {
 }
 
 /// The median, in microseconds.
-fn median(times: &[Times], of: fn(&Times) -> Duration) -> f64 {
+fn median(times: &[ApplyTimes], of: fn(&ApplyTimes) -> Duration) -> f64 {
     let mut all: Vec<Duration> = times.iter().map(of).collect();
     all.sort_unstable();
     all[all.len() / 2].as_secs_f64() * 1e6
@@ -221,7 +221,7 @@ fn median(times: &[Times], of: fn(&Times) -> Duration) -> f64 {
 /// Stopped until all stand still, everything is written, all go on: microseconds, and the same per thread beyond the first
 /// line of its kind.
 fn table(tool: &Tool) {
-    let whole = |times: &Times| times.released;
+    let whole = |times: &ApplyTimes| times.total;
     println!(
         "{:9} {:>7} | {:>9} | {:>8} {:>8} {:>8} {:>6} | {:>9} {:>6} | per extra thread: stop, apply, rollback (us)",
         "threads", "", "stop+go", "standing", "written", "apply", "ratio", "rollback", "ratio"
@@ -231,8 +231,8 @@ fn table(tool: &Tool) {
         let measured = in_turns(tool, load, threads);
         let all = [&measured.stop, &measured.apply, &measured.roll_back];
         let [stop, apply, roll_back] = all.map(|times| median(times, whole));
-        let standing = median(&measured.apply, |times| times.standing);
-        let written = median(&measured.apply, |times| times.written);
+        let standing = median(&measured.apply, |times| times.stop);
+        let written = median(&measured.apply, |times| times.commit);
         print!(
             "{load:9} {threads:>7} | {stop:>9.0} | {standing:>8.0} {written:>8.0} {apply:>8.0} {:>6.2} | {roll_back:>9.0} {:>6.2} |",
             apply / stop,

@@ -5,8 +5,16 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
 
 use nix::libc;
+
+/// Whether this kernel executes programs of 32 bits, or why it does not.
+pub static PROGRAMS_OF_32_BITS: LazyLock<Result<(), String>> = LazyLock::new(|| {
+    let started = Other::of_32_bits();
+    let failed = |error| format!("this kernel does not execute programs of 32 bits: {error}");
+    started.map(drop).map_err(failed)
+});
 
 /// A process that ends when this is dropped.
 #[derive(Debug)]
@@ -24,13 +32,13 @@ impl Other {
         command.spawn().map(Self)
     }
 
-    /// One of 32 bits; `None` where the kernel does not execute such programs.
-    pub fn of_32_bits() -> io::Result<Option<Self>> {
+    /// One of 32 bits, if there can be one ([`PROGRAMS_OF_32_BITS`]).
+    pub fn of_32_bits() -> io::Result<Self> {
         let directory = tempfile::tempdir()?;
         let path = directory.path().join("program");
         fs::write(&path, program_of_32_bits())?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
-        Ok(Self::start(&path).ok())
+        Self::start(&path)
     }
 
     /// Its number.

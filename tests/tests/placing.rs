@@ -6,8 +6,9 @@ use std::process::Command;
 use elf_tools::Avma;
 use relocator::placement::PAGE;
 use relocator_cli::source::Spec;
-use relocator_process::apply::place::{Limits, Place, REACH, Unit, place, room};
-use relocator_process::apply::recognise::{self, KernelMapping, Own, Seen};
+use relocator_process::apply::place::{Limits, REACH, Unit, UnitPlace, place, room};
+use relocator_process::apply::recognise::{KernelMapping, Own, Seen};
+use relocator_process::targets::live::Running;
 use relocator_tests::bed::{Bed, Restored, old_vdso};
 
 const LIMITS: Limits = Limits {
@@ -47,10 +48,10 @@ fn placed(seen: &Seen) -> Range<Avma> {
         panic!("{:?}", seen.found);
     };
     let texts = [text.mapping.clone()];
-    let zeros = seen.zeros[0].clone().unwrap();
+    let zeros = seen.placeholders[0].clone().unwrap();
     let unit = Unit { mappings: unit };
     let placed = place(unit, &texts, Some(zeros.clone()), &seen.mappings, LIMITS).unwrap();
-    let Place::At(at) = placed else {
+    let UnitPlace::At(at) = placed else {
         panic!("{placed:?}");
     };
     let range = at..Avma(at.0 + size(unit.mappings));
@@ -74,7 +75,7 @@ fn the_place_is_that_of_the_old_vvar_if_there_is_room() {
             ..bed()
         };
         let restored = launch(&bed);
-        let seen = recognise::process(restored.pid(), &own).unwrap();
+        let seen = Seen::of(&Running::of(restored.pid()), &own).unwrap();
         let range = placed(&seen);
         let size = range.end.0 - range.start.0;
         let zeros = restored.zeros.end.0 - restored.zeros.start.0;
@@ -82,7 +83,7 @@ fn the_place_is_that_of_the_old_vvar_if_there_is_room() {
         assert_eq!(range.end == restored.text.start, is_room, "{pages}");
         let text = &seen.found.old[0];
         let room = |zeros| room(text, zeros, &seen.mappings, LIMITS, 1000);
-        let before = room(seen.zeros[0].clone()).before as u64;
+        let before = room(seen.placeholders[0].clone()).before as u64;
         assert_eq!(before, zeros / PAGE + pages);
         assert_eq!(room(None).before, 0);
     }
@@ -92,19 +93,23 @@ fn the_place_is_that_of_the_old_vvar_if_there_is_room() {
 fn a_program_with_libraries_has_no_old_vdso() {
     let mut child = Command::new("sleep").arg("60").spawn().unwrap();
     // Until it is executed it is a copy of this process, which has none either.
-    let seen = recognise::process(child.id().cast_signed(), &own());
+    let seen = Seen::of(&Running::of(child.id().cast_signed()), &own());
     child.kill().unwrap();
     child.wait().unwrap();
     let seen = seen.unwrap();
     assert!(seen.found.old.is_empty(), "{:?}", seen.found.old);
     assert!(seen.found.kernel.unwrap().is_whole());
-    assert!(seen.found.lies.is_empty(), "{:?}", seen.found.lies);
+    assert!(
+        seen.found.misleading_names.is_empty(),
+        "{:?}",
+        seen.found.misleading_names
+    );
 }
 
 #[test]
 fn a_process_that_has_ended_is_an_error() {
     let mut child = Command::new("true").spawn().unwrap();
     child.wait().unwrap();
-    let error = recognise::process(child.id().cast_signed(), &own());
+    let error = Seen::of(&Running::of(child.id().cast_signed()), &own());
     assert!(error.is_err(), "{error:?}");
 }

@@ -6,6 +6,7 @@
 //! | [`apply`] | links a process, and undoes it |
 //! | [`step_out`] | leads the threads of a process out of its vDSO, so that a checkpoint holds none inside |
 //! | [`tracing`] | threads of other processes, stopped and driven by `ptrace` |
+//! | [`maps`] | the mappings of a process: the one reader of `/proc/PID/maps` |
 //! | [`running`] | the running kernel, by this process and others |
 //! | [`features`] | which alternatives the kernel applies on this processor |
 //!
@@ -14,9 +15,10 @@
 pub mod apply;
 mod error;
 pub mod features;
+pub mod maps;
 pub mod running;
 pub mod step_out;
 pub mod targets;
 pub mod tracing;
 
-pub use error::{Error, Result};
+pub use error::{Error, Obstacle, Refusal, Result, StepFailure, Unlinkable};

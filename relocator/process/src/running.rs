@@ -4,13 +4,13 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 
-use elf_tools::Avma;
 use elf_tools::image::{Image, TablesNote};
 use elf_tools::layout::btf::Btf;
 use elf_tools::symtab::{self, Provenance, Symtab, mapping_name, stock_symbols};
-use procfs::process::{MMapPath, Process};
+use procfs::process::MMapPath;
 
-use crate::{Error, Result};
+use crate::targets::Mapping;
+use crate::{Error, Result, maps};
 use relocator::criu::Mark;
 use relocator::in_words;
 use relocator::source::{LiveMapping, NoSymtab, Source};
@@ -30,10 +30,10 @@ pub fn own() -> Result<Source> {
 
 /// The running kernel without its symbols, which take longer to find than all the rest.
 fn own_image() -> Result<Source> {
-    let myself = Process::myself().map_err(|e| Error::io("self")(io_error(e)))?;
     let mut source = Source::named("self");
-    source.live = mappings(&myself, &source.name)?;
-    source.image = read_image(&myself, &source, None)?;
+    let maps = maps::own().map_err(Error::io(&source.name))?;
+    source.live = live(&maps);
+    source.image = read_image("/proc/self/mem", &source, None)?;
     Ok(source)
 }
 
@@ -53,10 +53,11 @@ fn add_symtab(own: &mut Source) {
 /// A process. Its vvar is the running kernel's, so the symbols are this process's own unless it carries another vDSO.
 pub fn process(pid: i32) -> Result<Source> {
     let mut source = Source::named(format!("pid:{pid}"));
-    let process = Process::new(pid).map_err(|e| Error::io(&source.name)(io_error(e)))?;
-    source.live = mappings(&process, &source.name)?;
+    let maps = maps::of(pid).map_err(Error::io(&source.name))?;
+    source.live = live(&maps);
     let mut own = own_image()?;
-    source.image = read_image(&process, &source, own.image.as_ref())?;
+    let memory = format!("/proc/{pid}/mem");
+    source.image = read_image(&memory, &source, own.image.as_ref())?;
     if source.build_id() == own.build_id() {
         add_symtab(&mut own);
         source.symtab = own.symtab;
@@ -65,19 +66,6 @@ pub fn process(pid: i32) -> Result<Source> {
         source.no_symtab = Some(NoSymtab::OtherKernel);
     }
     Ok(source)
-}
-
-/// What the operating system said, without the path in `/proc`: the caller names the process.
-fn io_error(error: procfs::ProcError) -> std::io::Error {
-    use procfs::ProcError;
-    use std::io::ErrorKind;
-    match error {
-        ProcError::Io(error, _) => error,
-        // A file of /proc is missing because the process is.
-        ProcError::NotFound(_) => nix::errno::Errno::ESRCH.into(),
-        ProcError::PermissionDenied(_) => ErrorKind::PermissionDenied.into(),
-        other => std::io::Error::other(other.to_string()),
-    }
 }
 
 /// The name of a mapping of the kernel's; procfs strips the brackets of names that it does not know itself.
@@ -92,24 +80,21 @@ pub fn kernel_mapping(path: &MMapPath) -> Option<&'static str> {
     }
 }
 
-fn mappings(process: &Process, name: &str) -> Result<Vec<LiveMapping>> {
-    let maps = process
-        .maps()
-        .map_err(|e| Error::io(format!("maps of {name}"))(io_error(e)))?;
-    let live = maps.iter().filter_map(|map| {
-        let (start, end) = map.address;
-        kernel_mapping(&map.pathname).map(|name| LiveMapping {
-            name: name.to_owned(),
-            start: Avma(start),
-            size: end.saturating_sub(start),
+/// The kernel's mappings among all of a process.
+fn live(maps: &[Mapping]) -> Vec<LiveMapping> {
+    let live = maps.iter().filter_map(|mapping| {
+        Some(LiveMapping {
+            name: maps::kernel_name(mapping)?.to_owned(),
+            start: mapping.range.start,
+            size: mapping.size(),
         })
     });
-    Ok(live.collect())
+    live.collect()
 }
 
 /// The process's vDSO; `None` if it has none (`vdso=0`, or unmapped). If CRIU has left its mark over the header, that of
 /// `own` is what was there: a mark is made in the running kernel's vDSO.
-fn read_image(process: &Process, source: &Source, own: Option<&Image>) -> Result<Option<Image>> {
+fn read_image(memory: &str, source: &Source, own: Option<&Image>) -> Result<Option<Image>> {
     let Some(vdso) = source
         .live
         .iter()
@@ -125,7 +110,7 @@ fn read_image(process: &Process, source: &Source, own: Option<&Image>) -> Result
         });
     }
     let what = format!("memory of {}", source.name);
-    let memory = File::open(format!("/proc/{}/mem", process.pid())).map_err(Error::io(&what))?;
+    let memory = File::open(memory).map_err(Error::io(&what))?;
     let mut bytes = vec![0; vdso.size as usize];
     memory
         .read_exact_at(&mut bytes, vdso.start.0)
@@ -185,6 +170,7 @@ fn exported(note: &TablesNote, live: &[LiveMapping]) -> Result<Symtab> {
 
 #[cfg(test)]
 mod tests {
+    use elf_tools::Avma;
     use kernel_fixtures::fixture;
 
     use super::*;

@@ -10,8 +10,8 @@ use libtest_mimic::Trial;
 use nix::libc;
 use nix::sys::signal::Signal;
 use relocator::criu::{self, Mark};
+use relocator_process::apply::outcome::ApplyState;
 use relocator_process::apply::record::Record;
-use relocator_process::apply::report::State;
 use relocator_process::targets::live::Live;
 use relocator_process::tracing::Tracee;
 use relocator_tests::bed::control::{COVERED, EVERYTHING};
@@ -62,9 +62,9 @@ fn generations(has_jumps: fn(usize) -> bool) -> Result<(), String> {
     let mut hammer = start(&bed()?, 8)?;
     let pid = hammer.restored.pid();
     let first = linker.apply(pid)?;
-    is(State::Linked, first.state)?;
+    is(ApplyState::Linked, first.state)?;
     hammered(&mut hammer, EVERYTHING)?;
-    let size = |outcome: &relocator_process::apply::report::Outcome| -> Result<_, String> {
+    let size = |outcome: &relocator_process::apply::outcome::ApplyOutcome| -> Result<_, String> {
         let text = outcome.texts.first().ok_or("no text")?;
         let mapping = at(&mappings(pid)?, text.image)?;
         Ok((text.record, mapping.end.0 - mapping.start.0))
@@ -76,9 +76,9 @@ fn generations(has_jumps: fn(usize) -> bool) -> Result<(), String> {
         restore_again(&hammer, PARKS[turn % PARKS.len()], has_jumps(turn)).map_err(at)?;
         let outcome = linker.apply(pid).map_err(at)?;
         // Without jumps it may look as if the kernel's mappings had not been moved yet, which is as good.
-        let is_completed = !has_jumps(turn) && outcome.state == State::Completed;
+        let is_completed = !has_jumps(turn) && outcome.state == ApplyState::Completed;
         if !is_completed {
-            is(State::Linked, outcome.state).map_err(at)?;
+            is(ApplyState::Linked, outcome.state).map_err(at)?;
         }
         send(pid, Signal::SIGCONT)?;
         hammered(&mut hammer, EVERYTHING).map_err(at)?;
@@ -89,8 +89,8 @@ fn generations(has_jumps: fn(usize) -> bool) -> Result<(), String> {
         })?;
     }
     eprintln!("records: {sizes:?}");
-    is(State::AlreadyLinked, linker.apply(pid)?.state)?;
-    is(State::RolledBack, linker.roll_back(pid)?.state)?;
+    is(ApplyState::AlreadyLinked, linker.apply(pid)?.state)?;
+    is(ApplyState::RolledBack, linker.roll_back(pid)?.state)?;
     hammered(&mut hammer, COVERED)?;
     hammer.finish().map(drop)
 }
@@ -105,7 +105,7 @@ fn killed_again() -> Result<(), String> {
     let pid = hammer.restored.pid();
     let text = hammer.restored.text.clone();
     let before = memory(pid, &text)?;
-    is(State::Linked, linker.apply(pid)?.state)?;
+    is(ApplyState::Linked, linker.apply(pid)?.state)?;
     let mut kills = 0;
     loop {
         let number = first() + kills * stride(STRIDE);
@@ -117,7 +117,11 @@ fn killed_again() -> Result<(), String> {
             restore_again(&hammer, park, kills % 4 == 1).map_err(at)?;
         }
         let outcome = linker.apply(pid).map_err(at)?;
-        let expected = [State::Linked, State::Completed, State::AlreadyLinked];
+        let expected = [
+            ApplyState::Linked,
+            ApplyState::Completed,
+            ApplyState::AlreadyLinked,
+        ];
         ensure(expected.contains(&outcome.state), || {
             at(format!("{:?}", outcome.state))
         })?;
@@ -132,7 +136,7 @@ fn killed_again() -> Result<(), String> {
     ensure(first() > 0 || kills > 100 / stride(STRIDE), || {
         format!("only {kills} were killed")
     })?;
-    is(State::RolledBack, linker.roll_back(pid)?.state)?;
+    is(ApplyState::RolledBack, linker.roll_back(pid)?.state)?;
     hammered(&mut hammer, COVERED)?;
     ensure(mappings(pid)?.iter().any(|one| one.range == text), || {
         "the old text has another size".to_owned()
@@ -277,7 +281,7 @@ fn jumps_and_mark(
 }
 
 /// The record of a process, and where it is.
-fn record(hammer: &Hammer) -> Result<relocator_process::apply::record::Found, String> {
+fn record(hammer: &Hammer) -> Result<relocator_process::apply::record::FoundRecord, String> {
     let pid = hammer.restored.pid();
     let range = at(&mappings(pid)?, hammer.restored.text.start)?;
     let found = Record::find(&memory(pid, &range)?, range.start);
@@ -290,7 +294,7 @@ fn another_kernel() -> Result<(), String> {
     let linker = Linker::new(&spec())?;
     let mut hammer = start(&bed()?, 2)?;
     let pid = hammer.restored.pid();
-    is(State::Linked, linker.apply(pid)?.state)?;
+    is(ApplyState::Linked, linker.apply(pid)?.state)?;
     let mut found = record(&hammer)?;
     for byte in &mut found.record.new {
         *byte = !*byte;
@@ -309,9 +313,9 @@ fn another_kernel() -> Result<(), String> {
     ensure(is_refused, || format!("{refused:?}"))?;
     before.is(&Snapshot::of(pid)?)?;
     hammered(&mut hammer, EVERYTHING)?;
-    is(State::Linked, linker.apply(pid)?.state)?;
+    is(ApplyState::Linked, linker.apply(pid)?.state)?;
     hammered(&mut hammer, EVERYTHING)?;
-    is(State::RolledBack, linker.roll_back(pid)?.state)?;
+    is(ApplyState::RolledBack, linker.roll_back(pid)?.state)?;
     hammered(&mut hammer, COVERED)?;
     hammer.finish().map(drop)
 }
@@ -321,7 +325,7 @@ fn damaged_record() -> Result<(), String> {
     let linker = Linker::new(&spec())?;
     let mut hammer = start(&bed()?, 2)?;
     let pid = hammer.restored.pid();
-    is(State::Linked, linker.apply(pid)?.state)?;
+    is(ApplyState::Linked, linker.apply(pid)?.state)?;
     let found = record(&hammer)?;
     let note = memory(pid, &found.at)?;
     // Behind the header, by which a record is recognised.
@@ -341,7 +345,7 @@ fn damaged_record() -> Result<(), String> {
         hammered(&mut hammer, EVERYTHING)?;
     }
     remotely(pid, |remote| Ok(remote.write(found.at.start, &note)?))?;
-    is(State::RolledBack, linker.roll_back(pid)?.state)?;
+    is(ApplyState::RolledBack, linker.roll_back(pid)?.state)?;
     hammered(&mut hammer, COVERED)?;
     hammer.finish().map(drop)
 }

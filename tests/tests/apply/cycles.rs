@@ -7,7 +7,7 @@ use kernel_fixtures::fixture;
 use kernel_source::{Cache, VERSIONS};
 use libtest_mimic::Trial;
 use relocator_cli::source::Spec;
-use relocator_process::apply::report::State;
+use relocator_process::apply::outcome::ApplyState;
 use relocator_tests::bed::control::{COVERED, EVERYTHING};
 use relocator_tests::running::in_words;
 use relocator_tests::trials::{ensure, trial};
@@ -61,7 +61,7 @@ fn hammered(spec: &Spec) -> Result<(), String> {
     for cycle in 0..cycles() {
         let at = |error: String| format!("cycle {cycle}: {error}");
         let linked = linker.apply(pid).map_err(at)?;
-        ensure(linked.state == State::Linked, || {
+        ensure(linked.state == ApplyState::Linked, || {
             format!("cycle {cycle}: {:?}", linked.state)
         })?;
         inside += linked.crossed.moved + linked.crossed.frames;
@@ -71,7 +71,7 @@ fn hammered(spec: &Spec) -> Result<(), String> {
         hammer.control.set_right(COVERED);
         check(&mut hammer).map_err(at)?;
         let undone = linker.roll_back(pid).map_err(at)?;
-        ensure(undone.state == State::RolledBack, || {
+        ensure(undone.state == ApplyState::RolledBack, || {
             format!("cycle {cycle}: {:?}", undone.state)
         })?;
         inside += undone.crossed.moved + undone.crossed.frames;

@@ -6,7 +6,7 @@ use libtest_mimic::Trial;
 use nix::unistd::Pid;
 use relocator::threads::Memory;
 use relocator_cli::source::Spec;
-use relocator_process::apply::report::State;
+use relocator_process::apply::outcome::ApplyState;
 use relocator_process::tracing::ProcessMemory;
 use relocator_tests::bed::control::{COVERED, Counts, EVERYTHING, Function};
 use relocator_tests::bed::hammer::Hammer;
@@ -316,15 +316,15 @@ impl Victim {
             self.link(linker)?;
         }
         let undone = linker.roll_back(self.pid())?;
-        let expected: &[State] = match work == Work::Apply || is_odd {
-            true => &[State::RolledBack],
-            false => &[State::RolledBack, State::Untouched],
+        let expected: &[ApplyState] = match work == Work::Apply || is_odd {
+            true => &[ApplyState::RolledBack],
+            false => &[ApplyState::RolledBack, ApplyState::Untouched],
         };
         ensure(expected.contains(&undone.state), || {
             format!("the next rollback: {:?}", undone.state)
         })?;
         check(&mut self.hammer)?;
-        if undone.state == State::Untouched {
+        if undone.state == ApplyState::Untouched {
             // What was left behind is taken away by the next tool that has something to do.
             return Ok(());
         }
@@ -339,7 +339,11 @@ impl Victim {
     /// Links it, and has everything be right for a while.
     fn link(&mut self, linker: &Linker) -> Result<(), String> {
         let linked = linker.apply(self.pid())?;
-        let expected = [State::Linked, State::Completed, State::AlreadyLinked];
+        let expected = [
+            ApplyState::Linked,
+            ApplyState::Completed,
+            ApplyState::AlreadyLinked,
+        ];
         ensure(expected.contains(&linked.state), || {
             format!("the next apply: {:?}", linked.state)
         })?;

@@ -17,8 +17,8 @@ use nix::unistd::Pid;
 use relocator::criu::Mark;
 use relocator::placement::PAGE;
 use relocator_cli::source::Spec;
+use relocator_process::apply::outcome::{ApplyOutcome, ApplyState};
 use relocator_process::apply::place::REACH;
-use relocator_process::apply::report::{Outcome, State};
 use relocator_process::targets::live::Live;
 use relocator_tests::bed::control::{COVERED, EVERYTHING};
 use relocator_tests::bed::hammer::Hammer;
@@ -111,7 +111,7 @@ pub(crate) fn hammered(hammer: &mut Hammer, right: u32) -> Result<(), String> {
     check(hammer)
 }
 
-pub(crate) fn is(expected: State, found: State) -> Result<(), String> {
+pub(crate) fn is(expected: ApplyState, found: ApplyState) -> Result<(), String> {
     ensure(expected == found, || {
         format!("{found:?} instead of {expected:?}")
     })
@@ -121,7 +121,7 @@ pub(crate) fn is(expected: State, found: State) -> Result<(), String> {
 fn there_and_back(
     bed: &Bed,
     prepare: impl FnOnce(&Hammer) -> Result<(), String>,
-    linked: impl FnOnce(&Outcome, &Hammer) -> Result<(), String>,
+    linked: impl FnOnce(&ApplyOutcome, &Hammer) -> Result<(), String>,
 ) -> Result<(), String> {
     let linker = Linker::new(&spec())?;
     let mut hammer = start(bed, 2)?;
@@ -130,10 +130,10 @@ fn there_and_back(
     hammered(&mut hammer, COVERED)?;
     let before = Snapshot::of(pid)?;
     let outcome = linker.apply(pid)?;
-    is(State::Linked, outcome.state)?;
+    is(ApplyState::Linked, outcome.state)?;
     hammered(&mut hammer, EVERYTHING)?;
     linked(&outcome, &hammer)?;
-    is(State::RolledBack, linker.roll_back(pid)?.state)?;
+    is(ApplyState::RolledBack, linker.roll_back(pid)?.state)?;
     before.is(&Snapshot::of(pid)?)?;
     hammered(&mut hammer, COVERED)?;
     hammer.finish().map(drop)
@@ -149,7 +149,7 @@ fn parked_anywhere() -> Result<(), String> {
             text: Some(TEXT),
             ..bed()?
         };
-        let is_right = |outcome: &Outcome, hammer: &Hammer| {
+        let is_right = |outcome: &ApplyOutcome, hammer: &Hammer| {
             let now = mappings(hammer.restored.pid())?;
             for placed in &outcome.kernel {
                 let start = named(&now, &placed.name)?.start;
@@ -181,7 +181,7 @@ fn little_room() -> Result<(), String> {
             room_behind,
             ..bed()?
         };
-        let is_right = |outcome: &Outcome, _: &Hammer| {
+        let is_right = |outcome: &ApplyOutcome, _: &Hammer| {
             ensure(outcome.unreachable.is_none(), || format!("{outcome:?}"))?;
             ensure(outcome.added() <= PAGE, || {
                 format!("{} bytes are added", outcome.added())
@@ -261,7 +261,7 @@ fn nothing_in_reach() -> Result<(), String> {
             free.try_for_each(|range| map(remote, &range, libc::PROT_NONE))
         })
     };
-    let is_right = |outcome: &Outcome, hammer: &Hammer| {
+    let is_right = |outcome: &ApplyOutcome, hammer: &Hammer| {
         let reason = outcome.unreachable.as_deref().unwrap_or_default();
         ensure(reason.contains("largest hole"), || format!("{outcome:?}"))?;
         let start = named(&mappings(hammer.restored.pid())?, VVAR)?.start;
@@ -280,10 +280,10 @@ fn names_that_lie() -> Result<(), String> {
             |mapping: &snapshot::Mapping| mapping.name == FILE && mapping.protection.contains('x');
         ensure(all.iter().any(is_it), || format!("not mapped: {all:x?}"))
     };
-    let is_told = |outcome: &Outcome, _: &Hammer| {
-        let lies = &outcome.lies;
-        ensure(lies.iter().any(|lie| lie.contains(FILE)), || {
-            format!("{lies:?}")
+    let is_told = |outcome: &ApplyOutcome, _: &Hammer| {
+        let names = &outcome.misleading_names;
+        ensure(names.iter().any(|name| name.contains(FILE)), || {
+            format!("{names:?}")
         })?;
         ensure(outcome.texts.len() == 1, || format!("{outcome:?}"))
     };
@@ -304,9 +304,9 @@ fn named_text() -> Result<(), String> {
     ensure(matches!(found, Some("[anon:vdso]" | "")), || {
         format!("{found:?}")
     })?;
-    is(State::Linked, linker.apply(pid)?.state)?;
+    is(ApplyState::Linked, linker.apply(pid)?.state)?;
     hammered(&mut hammer, EVERYTHING)?;
-    is(State::RolledBack, linker.roll_back(pid)?.state)?;
+    is(ApplyState::RolledBack, linker.roll_back(pid)?.state)?;
     hammered(&mut hammer, COVERED)?;
     hammer.finish().map(drop)
 }
@@ -430,8 +430,8 @@ fn stopped_before() -> Result<(), String> {
     for _ in 0..10 {
         for (linked, right) in [(true, EVERYTHING), (false, COVERED)] {
             while_stopped(pid, || match linked {
-                true => is(State::Linked, linker.apply(pid)?.state),
-                false => is(State::RolledBack, linker.roll_back(pid)?.state),
+                true => is(ApplyState::Linked, linker.apply(pid)?.state),
+                false => is(ApplyState::RolledBack, linker.roll_back(pid)?.state),
             })?;
             let called = hammer.control.counts().called;
             thread::sleep(WHILE);
@@ -467,9 +467,12 @@ fn stopped_meanwhile() -> Result<(), String> {
     let cycles = || {
         for cycle in 0..30 {
             let at = |error: String| format!("cycle {cycle}: {error}");
-            is(State::Linked, linker.apply(pid).map_err(at)?.state)?;
+            is(ApplyState::Linked, linker.apply(pid).map_err(at)?.state)?;
             thread::sleep(WHILE / 10);
-            is(State::RolledBack, linker.roll_back(pid).map_err(at)?.state)?;
+            is(
+                ApplyState::RolledBack,
+                linker.roll_back(pid).map_err(at)?.state,
+            )?;
             thread::sleep(WHILE / 10);
         }
         Ok(())
@@ -492,14 +495,14 @@ fn applied_twice() -> Result<(), String> {
     let linker = Linker::new(&spec())?;
     let mut hammer = start(&bed()?, 2)?;
     let pid = hammer.restored.pid();
-    is(State::Linked, linker.apply(pid)?.state)?;
+    is(ApplyState::Linked, linker.apply(pid)?.state)?;
     let once = Snapshot::of(pid)?;
-    is(State::AlreadyLinked, linker.apply(pid)?.state)?;
+    is(ApplyState::AlreadyLinked, linker.apply(pid)?.state)?;
     once.is(&Snapshot::of(pid)?)?;
     hammered(&mut hammer, EVERYTHING)?;
-    is(State::RolledBack, linker.roll_back(pid)?.state)?;
+    is(ApplyState::RolledBack, linker.roll_back(pid)?.state)?;
     let back = Snapshot::of(pid)?;
-    is(State::Untouched, linker.roll_back(pid)?.state)?;
+    is(ApplyState::Untouched, linker.roll_back(pid)?.state)?;
     back.is(&Snapshot::of(pid)?)?;
     hammered(&mut hammer, COVERED)?;
     hammer.finish().map(drop)
@@ -540,7 +543,7 @@ fn little_memory() -> Result<(), String> {
         stop(pid)?;
         let before = own_memory(pid)?;
         let outcome = linker.apply(pid)?;
-        is(State::Linked, outcome.state)?;
+        is(ApplyState::Linked, outcome.state)?;
         let after = own_memory(pid)?;
         let added = after.saturating_sub(before);
         eprintln!(
@@ -549,7 +552,7 @@ fn little_memory() -> Result<(), String> {
             outcome.texts[0].record
         );
         ensure(added <= MOST, || format!("parked {what}: {added} bytes"))?;
-        is(State::RolledBack, linker.roll_back(pid)?.state)?;
+        is(ApplyState::RolledBack, linker.roll_back(pid)?.state)?;
         let back = own_memory(pid)?;
         ensure(back <= before + PAGE, || {
             format!("parked {what}: {before} bytes, and {back} afterwards")
@@ -571,7 +574,7 @@ fn mark_is_kept() -> Result<(), String> {
     let pid = hammer.restored.pid();
     let (before, vvar) = mark(pid)?;
     ensure(before.new_vvar == vvar, || format!("{before:?}"))?;
-    is(State::Linked, linker.apply(pid)?.state)?;
+    is(ApplyState::Linked, linker.apply(pid)?.state)?;
     let (linked, vvar) = mark(pid)?;
     ensure(vvar != before.new_vvar, || "nothing was moved".to_owned())?;
     let expected = Mark {
@@ -579,7 +582,7 @@ fn mark_is_kept() -> Result<(), String> {
         ..before
     };
     ensure(linked == expected, || format!("{linked:?}: {expected:?}"))?;
-    is(State::RolledBack, linker.roll_back(pid)?.state)?;
+    is(ApplyState::RolledBack, linker.roll_back(pid)?.state)?;
     let (after, vvar) = mark(pid)?;
     ensure((after, vvar) == (before, before.new_vvar), || {
         format!("{after:?}")

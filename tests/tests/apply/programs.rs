@@ -12,7 +12,7 @@ use libtest_mimic::Trial;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use relocator_cli::source::Spec;
-use relocator_process::apply::report::State;
+use relocator_process::apply::outcome::ApplyState;
 use relocator_tests::bed::python::{self, Python};
 use relocator_tests::bed::server::Server;
 use relocator_tests::bed::{Bed, Restored, old_vdso};
@@ -79,15 +79,18 @@ fn bed(spec: &Spec) -> Result<Bed, String> {
 fn cycles(linker: &Linker, pid: i32) -> Result<(), String> {
     for cycle in 0..TIMES {
         let at = |error: String| format!("cycle {cycle}: {error}");
-        is(State::Linked, linker.apply(pid).map_err(at)?.state)?;
+        is(ApplyState::Linked, linker.apply(pid).map_err(at)?.state)?;
         thread::sleep(WHILE);
-        is(State::RolledBack, linker.roll_back(pid).map_err(at)?.state)?;
+        is(
+            ApplyState::RolledBack,
+            linker.roll_back(pid).map_err(at)?.state,
+        )?;
         thread::sleep(WHILE);
     }
     Ok(())
 }
 
-fn is(expected: State, found: State) -> Result<(), String> {
+fn is(expected: ApplyState, found: ApplyState) -> Result<(), String> {
     ensure(expected == found, || {
         format!("{found:?} instead of {expected:?}")
     })
@@ -99,7 +102,7 @@ fn python_is_right(spec: &Spec) -> Result<(), String> {
     let mut python = Python::start(&bed(spec)?, &python::interpreter()?)?;
     let pid = python.restored.pid();
     cycles(&linker, pid)?;
-    is(State::Linked, linker.apply(pid)?.state)?;
+    is(ApplyState::Linked, linker.apply(pid)?.state)?;
     python.linked()?;
     thread::sleep(LONG);
     let count = python.finish()?;
@@ -112,7 +115,7 @@ fn server_is_right(spec: &Spec) -> Result<(), String> {
     let server = Server::start(&bed(spec)?, Path::new(SERVER), 8)?;
     let pid = server.restored.pid();
     cycles(&linker, pid)?;
-    is(State::Linked, linker.apply(pid)?.state)?;
+    is(ApplyState::Linked, linker.apply(pid)?.state)?;
     let before = server.requests();
     thread::sleep(LONG);
     let linked = server.requests() - before;
@@ -173,7 +176,7 @@ fn static_program_is_right(spec: &Spec) -> Result<(), String> {
     let ready = lines.next()?;
     ensure(ready == "ready", || ready)?;
     cycles(&linker, restored.pid())?;
-    is(State::Linked, linker.apply(restored.pid())?.state)?;
+    is(ApplyState::Linked, linker.apply(restored.pid())?.state)?;
     say(&mut restored, "linked")?;
     thread::sleep(LONG);
     drop(restored.child.stdin.take());
@@ -189,10 +192,10 @@ fn sleep_is_not_cut_short(spec: &Spec) -> Result<(), String> {
     let mut restored = bed(spec)?.launch(command)?;
     let pid = restored.pid();
     while begun.elapsed() < Duration::from_secs(2) {
-        is(State::Linked, linker.apply(pid)?.state)?;
-        is(State::RolledBack, linker.roll_back(pid)?.state)?;
+        is(ApplyState::Linked, linker.apply(pid)?.state)?;
+        is(ApplyState::RolledBack, linker.roll_back(pid)?.state)?;
     }
-    is(State::Linked, linker.apply(pid)?.state)?;
+    is(ApplyState::Linked, linker.apply(pid)?.state)?;
     let ended = restored.child.wait().map_err(|error| error.to_string())?;
     let took = begun.elapsed();
     ensure(ended.success() && took >= Duration::from_secs(3), || {
@@ -216,7 +219,7 @@ fn shell_forks(spec: &Spec) -> Result<(), String> {
     let ready = lines.next()?;
     ensure(ready == "ready", || ready)?;
     cycles(&linker, restored.pid())?;
-    is(State::Linked, linker.apply(restored.pid())?.state)?;
+    is(ApplyState::Linked, linker.apply(restored.pid())?.state)?;
     let pid = Pid::from_raw(restored.pid());
     kill(pid, Signal::SIGTERM).map_err(|errno| errno.to_string())?;
     counted(&lines.next()?)
@@ -270,21 +273,21 @@ fn children_are_linked_too(spec: &Spec) -> Result<(), String> {
     let linker = Linker::new(spec)?;
     let mut family = Family::start(&bed(spec)?)?;
     let parent = family.parent.pid();
-    is(State::Linked, linker.apply(parent)?.state)?;
+    is(ApplyState::Linked, linker.apply(parent)?.state)?;
     let child = family.fork()?;
     family.check("all", "all")?;
-    is(State::AlreadyLinked, linker.apply(child)?.state)?;
-    is(State::RolledBack, linker.roll_back(child)?.state)?;
+    is(ApplyState::AlreadyLinked, linker.apply(child)?.state)?;
+    is(ApplyState::RolledBack, linker.roll_back(child)?.state)?;
     family.check("all", "covered")?;
     let said = family.ask("child all")?;
     ensure(said.contains("clock_getres"), || {
         format!("a child that is linked no more: {said}")
     })?;
-    is(State::RolledBack, linker.roll_back(parent)?.state)?;
+    is(ApplyState::RolledBack, linker.roll_back(parent)?.state)?;
     family.check("covered", "covered")?;
     cycles(&linker, child)?;
-    is(State::Linked, linker.apply(child)?.state)?;
+    is(ApplyState::Linked, linker.apply(child)?.state)?;
     family.check("covered", "all")?;
-    is(State::Linked, linker.apply(parent)?.state)?;
+    is(ApplyState::Linked, linker.apply(parent)?.state)?;
     family.check("all", "all")
 }

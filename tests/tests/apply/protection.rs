@@ -6,7 +6,7 @@
 use kernel_source::{Cache, VERSIONS};
 use libtest_mimic::Trial;
 use relocator_cli::source::Spec;
-use relocator_process::apply::report::State;
+use relocator_process::apply::outcome::ApplyState;
 use relocator_tests::bed::control::{COVERED, EVERYTHING};
 use relocator_tests::running::in_words;
 use relocator_tests::trials::{ensure, trial};
@@ -51,7 +51,7 @@ fn protected(spec: &Spec) -> Result<(), String> {
             .apply(pid)
             .map(|outcome| format!("{:?}", outcome.state))
     })?;
-    look_at_all(linked, pid, State::Linked)?;
+    look_at_all(linked, pid, ApplyState::Linked)?;
     hammer.control.set_right(EVERYTHING);
     check(&mut hammer)?;
     hammer.control.set_right(COVERED);
@@ -59,12 +59,12 @@ fn protected(spec: &Spec) -> Result<(), String> {
         let undone = linker.roll_back(pid);
         undone.map(|outcome| format!("{:?}", outcome.state))
     })?;
-    look_at_all(undone, pid, State::RolledBack)?;
+    look_at_all(undone, pid, ApplyState::RolledBack)?;
     hammer.finish().map(drop)
 }
 
 /// Looks at the process at all moments of a tool.
-fn look_at_all(mut tool: Tool, pid: i32, expected: State) -> Result<(), String> {
+fn look_at_all(mut tool: Tool, pid: i32, expected: ApplyState) -> Result<(), String> {
     let mut looks = 0;
     loop {
         match tool.next()? {

@@ -8,8 +8,8 @@ use relocator::source::Source;
 use relocator::tables;
 use relocator_cli::cache::Cache;
 use relocator_cli::source::Spec;
-use relocator_process::apply::report::Outcome;
-use relocator_process::apply::{self, Options, RunningKernel};
+use relocator_process::apply::outcome::ApplyOutcome;
+use relocator_process::apply::{self, ApplyOptions, RunningKernel};
 use relocator_tests::bed::control::COVERED;
 use relocator_tests::bed::hammer::Hammer;
 use relocator_tests::bed::{Bed, old_vdso};
@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Linker {
     kernel: RunningKernel,
     old: Vec<Source>,
-    options: Options,
+    options: ApplyOptions,
     _tables: TempDir,
 }
 
@@ -46,10 +46,10 @@ impl Linker {
         Ok(Self {
             kernel: RunningKernel::read(&tables).map_err(|error| in_words(&error))?,
             old: vec![source],
-            options: Options {
+            options: ApplyOptions {
                 tables,
                 deadline: Some(patience),
-                ..Options::default()
+                ..ApplyOptions::default()
             },
             _tables: directory,
         })
@@ -62,11 +62,11 @@ impl Linker {
         Ok(linker)
     }
 
-    pub(crate) fn apply(&self, pid: i32) -> Result<Outcome, String> {
+    pub(crate) fn apply(&self, pid: i32) -> Result<ApplyOutcome, String> {
         apply::apply(pid, &self.kernel, &self.old, &self.options).map_err(|error| in_words(&error))
     }
 
-    pub(crate) fn roll_back(&self, pid: i32) -> Result<Outcome, String> {
+    pub(crate) fn roll_back(&self, pid: i32) -> Result<ApplyOutcome, String> {
         apply::rollback(pid, &self.kernel, &self.old, &self.options)
             .map_err(|error| in_words(&error))
     }

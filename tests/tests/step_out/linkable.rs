@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use libtest_mimic::Trial;
 use nix::unistd::{Pid, gettid};
-use relocator_process::tracing::{Seized, Subject, Tracee, UserRegisters};
-use relocator_tests::odd::Other;
+use relocator_process::tracing::{Seized, TraceableProcess, Tracee, UserRegisters};
+use relocator_process::{Error, Refusal};
+use relocator_tests::odd::{Other, PROGRAMS_OF_32_BITS};
 
-use crate::check;
 use crate::odd::{FILTERED, FORKED, HEADLESS, SHARING, UNDUMPABLE, VFORKED};
 use crate::process::Victim;
 use crate::victim::{self, HAMMER};
+use crate::{check, check_if};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -29,25 +30,38 @@ pub(crate) fn trials() -> Vec<Trial> {
             headless,
         ),
         check("a_process_with_a_traced_thread_cannot_be_linked", traced),
-        check("a_program_of_32_bits_cannot_be_linked", of_32_bits),
+        check_if(
+            "a_program_of_32_bits_cannot_be_linked",
+            &PROGRAMS_OF_32_BITS,
+            of_32_bits,
+        ),
         check("a_thread_in_code_of_32_bits_cannot_be_linked", code_segment),
-        check(
+        check_if(
             "a_process_of_somebody_else_cannot_be_linked",
+            &is_root(),
             of_somebody_else,
         ),
     ]
 }
 
-fn refusal(pid: i32) -> Option<String> {
-    let checked = Subject::open(pid).and_then(|subject| subject.check_linkable());
-    checked.err().map(|error| error.to_string())
+/// Whether this may become another user, or why not.
+fn is_root() -> Result<(), String> {
+    match nix::unistd::geteuid().is_root() {
+        true => Ok(()),
+        false => Err("only root can be another user".to_owned()),
+    }
+}
+
+fn refusal(pid: i32) -> Option<Refusal> {
+    let checked = TraceableProcess::open(pid).and_then(|process| process.check_linkable());
+    let error = checked.err()?;
+    let reason = error.refusal().cloned();
+    Some(reason.unwrap_or_else(|| panic!("it is refused: {error}")))
 }
 
 #[track_caller]
-fn assert_refused(pid: i32, reason: &str) {
-    let told = refusal(pid).expect("it is refused");
-    assert!(told.starts_with(&format!("process {pid} ")), "{told}");
-    assert!(told.contains(reason), "{told}");
+fn assert_refused(pid: i32, expected: Refusal) {
+    assert_eq!(refusal(pid), Some(expected));
 }
 
 fn ordinary() {
@@ -64,18 +78,15 @@ fn ordinary() {
 
 fn filtered() {
     let mut victim = Victim::start(FILTERED);
-    let thread = victim.numbers()[0];
-    assert_refused(
-        victim.pid(),
-        &format!("system calls of its thread {thread} are filtered (seccomp)"),
-    );
+    let thread = victim.numbers()[0] as i32;
+    assert_refused(victim.pid(), Refusal::Seccomp { thread });
     victim.end();
 }
 
 fn undumpable() {
     let mut victim = Victim::start(UNDUMPABLE);
     victim.numbers();
-    assert_refused(victim.pid(), "is not dumpable");
+    assert_refused(victim.pid(), Refusal::NotDumpable);
     victim.end();
 }
 
@@ -83,9 +94,9 @@ fn sharing() {
     for what in [SHARING, VFORKED] {
         let mut victim = Victim::start(what);
         let child = victim.numbers()[0] as i32;
-        for (one, other) in [(victim.pid(), child), (child, victim.pid())] {
-            let reason = format!("shares its memory with process {other}");
-            assert_refused(one, &reason);
+        for (one, with) in [(victim.pid(), child), (child, victim.pid())] {
+            let is_certain = true;
+            assert_refused(one, Refusal::SharedMemory { with, is_certain });
         }
         if what == VFORKED {
             // The parent waits for the child's end, and is ended with it.
@@ -99,41 +110,47 @@ fn sharing() {
 fn headless() {
     let mut victim = Victim::start(HEADLESS);
     victim.numbers();
-    assert_refused(victim.pid(), "goes on without its first thread");
+    assert_refused(victim.pid(), Refusal::NoFirstThread);
     victim.end();
 }
 
 fn traced() {
     let (victim, threads) = Victim::hammer(HAMMER);
     let tracee = Tracee::seize(Pid::from_raw(threads[1])).unwrap();
-    let reason = format!("its thread {} is, by {}", threads[1], gettid());
-    assert_refused(victim.pid(), &reason);
+    let reason = Refusal::Traced {
+        thread: threads[1],
+        tracer: gettid().as_raw(),
+    };
+    assert_refused(victim.pid(), reason);
     drop(tracee);
     assert_eq!(refusal(victim.pid()), None);
     victim.finish();
 }
 
 fn of_32_bits() {
-    match Other::of_32_bits().unwrap() {
-        Some(other) => assert_refused(other.pid(), "is no 64-bit one"),
-        None => println!("not run: this kernel does not execute programs of 32 bits"),
-    }
+    let other = Other::of_32_bits().unwrap();
+    let reason = refusal(other.pid()).expect("it is refused");
+    assert_eq!(reason.code(), "other-machine", "{reason}");
 }
 
 fn code_segment() {
     let (victim, _) = Victim::hammer(HAMMER);
-    let subject = Subject::open(victim.pid()).unwrap();
-    let mut seized = Seized::stop(subject.pid(), Duration::from_secs(20)).unwrap();
+    let process = TraceableProcess::open(victim.pid()).unwrap();
+    let mut seized = Seized::stop(process.pid(), Duration::from_secs(20)).unwrap();
     for tracee in seized.threads() {
         let registers = tracee.registers().unwrap();
-        subject.check_thread(tracee.pid(), &registers).unwrap();
+        process.check_thread(tracee.pid(), &registers).unwrap();
         // As a thread has it that executes code of 32 bits: `__USER32_CS`.
         let other = UserRegisters(nix::libc::user_regs_struct {
             cs: 0x23,
             ..registers.0
         });
-        let error = subject.check_thread(tracee.pid(), &other).unwrap_err();
-        assert!(error.to_string().contains("code segment 0x23"), "{error}");
+        let error = process.check_thread(tracee.pid(), &other).unwrap_err();
+        let expected = Refusal::OtherCode {
+            thread: tracee.pid().as_raw(),
+            shown_by: "is in code segment 0x23".to_owned(),
+        };
+        assert_eq!(error.refusal(), Some(&expected));
     }
     drop(seized);
     victim.finish();
@@ -142,9 +159,6 @@ fn code_segment() {
 /// Nobody looks at a process of root's.
 fn of_somebody_else() {
     const NOBODY: u32 = 65534;
-    if !nix::unistd::geteuid().is_root() {
-        return println!("not run: only root can be somebody else");
-    }
     let (victim, _) = Victim::hammer(HAMMER);
     // Where this program lies may be for root only, so it is opened before.
     let own = fs::File::open(std::env::current_exe().unwrap()).unwrap();
@@ -154,9 +168,10 @@ fn of_somebody_else() {
     command.env("SUBJECT", victim.pid().to_string());
     let output = command.uid(NOBODY).stdin(Stdio::null()).output().unwrap();
     let told = String::from_utf8(output.stdout).unwrap();
-    assert!(
-        told.starts_with(&format!("process {} may not be ", victim.pid())),
-        "{told}"
-    );
+    let expected = Error::Refused {
+        pid: victim.pid(),
+        reason: Refusal::NotPermitted,
+    };
+    assert_eq!(told.trim_end(), expected.to_string());
     victim.finish();
 }

@@ -22,6 +22,16 @@ fn check(name: &str, run: fn()) -> Trial {
     })
 }
 
+/// The same for one that needs more.
+fn check_if(name: &str, possible: &Result<(), String>, run: fn()) -> Trial {
+    let all = RUNNING.as_ref().map_err(Clone::clone);
+    let all = all.and_then(|_| possible.clone());
+    trial(name, &all, move || {
+        run();
+        Ok(())
+    })
+}
+
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     if arguments.next().as_deref() == Some(victim::ARGUMENT) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::libc::{self, c_int, c_long, c_void};
 use nix::unistd::{getpid, gettid};
-use relocator_process::tracing::Subject;
+use relocator_process::tracing::TraceableProcess;
 use relocator_tests::odd::{control, filter};
 
 use crate::victim::wait_for_end;
@@ -102,7 +102,7 @@ fn end_alone() {
 
 fn look() {
     let pid = std::env::var("SUBJECT").unwrap().parse().unwrap();
-    match Subject::open(pid).and_then(|subject| subject.check_linkable()) {
+    match TraceableProcess::open(pid).and_then(|subject| subject.check_linkable()) {
         Ok(()) => println!("it can be linked"),
         Err(error) => println!("{error}"),
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use elf_tools::Avma;
 use libtest_mimic::Trial;
 use nix::libc;
-use relocator_process::step_out::{Options, Outcome, step_out};
+use relocator_process::step_out::{StepOutOptions, StepOutOutcome, StuckReason, step_out};
 use relocator_tests::command::run;
 
 use crate::check;
@@ -32,8 +32,8 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 /// What is let go on, and what is stepped if that does not do.
-fn resume(runs: u32) -> Options {
-    Options {
+fn resume(runs: u32) -> StepOutOptions {
+    StepOutOptions {
         resume: true,
         deadline: Duration::from_secs(20),
         runs,
@@ -92,17 +92,22 @@ fn masks_and_actions_stay() {
     for what in [BLOCKED, IGNORING] {
         let (victim, threads) = Victim::hammer(what);
         let before = victim.masks(&threads);
-        let only_steps = Options {
+        let only_steps = StepOutOptions {
             deadline: Duration::from_millis(50),
             ..resume(0)
         };
         let mut refused = 0;
         for _ in 0..20 {
             let stepped = step_out(victim.pid(), &only_steps).unwrap();
-            let trap = |outcome: &Outcome| {
+            let trap = |outcome: &StepOutOutcome| {
                 let stuck = outcome.stuck.iter();
                 stuck
-                    .filter(|stuck| stuck.reason.contains("SIGTRAP"))
+                    .filter(|stuck| {
+                        matches!(
+                            stuck.reason,
+                            StuckReason::TrapBlocked | StuckReason::TrapIgnored
+                        )
+                    })
                     .count()
             };
             refused += trap(&stepped);
@@ -119,7 +124,7 @@ fn a_context_in_a_frame_is_reported() {
     let mut victim = Victim::start(FROZEN);
     let numbers = victim.numbers();
     let pid = victim.pid();
-    let soon = Options {
+    let soon = StepOutOptions {
         deadline: Duration::from_millis(200),
         ..resume(100)
     };

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use libtest_mimic::Trial;
 use nix::libc;
-use relocator_process::step_out::{Options, step_out};
+use relocator_process::step_out::{StepOutOptions, step_out};
+use relocator_process::{Error, Refusal};
 use relocator_tests::command::{relocator, run};
 use serde_json::Value;
 
@@ -38,7 +39,7 @@ fn all_are_outside_when_stopped() {
     let vdso = victim.vdso();
     let mut was_inside = 0;
     for _ in 0..100 {
-        let outcome = step_out(victim.pid(), &Options::default()).unwrap();
+        let outcome = step_out(victim.pid(), &StepOutOptions::default()).unwrap();
         assert!(outcome.stopped);
         assert_eq!(outcome.stuck, []);
         assert_eq!(outcome.threads, 1 + threads.len());
@@ -62,9 +63,9 @@ fn all_are_outside_when_stopped() {
 fn what_is_stopped_stays_stopped() {
     let (victim, threads) = Victim::hammer(HAMMER);
     let vdso = victim.vdso();
-    let resume = Options {
+    let resume = StepOutOptions {
         resume: true,
-        ..Options::default()
+        ..StepOutOptions::default()
     };
     let mut was_inside = 0;
     for _ in 0..30 {
@@ -105,9 +106,9 @@ fn system_calls_are_left_alone() {
     let before = victim.system_call(main);
     assert!(before.starts_with("0 "), "it reads: {before}");
     for resume in [true, false] {
-        let options = Options {
+        let options = StepOutOptions {
             resume,
-            ..Options::default()
+            ..StepOutOptions::default()
         };
         step_out(main, &options).unwrap();
         victim.signal(libc::SIGCONT);
@@ -153,22 +154,23 @@ fn a_process_that_dies_is_an_answer() {
             victim
         });
         let error = loop {
-            let resume = Options {
+            let resume = StepOutOptions {
                 resume: true,
-                ..Options::default()
+                ..StepOutOptions::default()
             };
             if let Err(error) = step_out(pid, &resume) {
-                break error.to_string();
+                break error;
             }
         };
-        let told = ["has ended", "does not exist"]
-            .iter()
-            .any(|words| error.contains(words));
+        let is_meanwhile = error.refusal() == Some(&Refusal::Ended);
+        let told = is_meanwhile
+            || error.refusal() == Some(&Refusal::Zombie)
+            || matches!(error, Error::NoSuchProcess { .. });
         assert!(
-            told && error.starts_with(&format!("process {pid} ")),
+            told && error.to_string().contains(&pid.to_string()),
             "{error}"
         );
-        answers += usize::from(error.ends_with("has ended meanwhile"));
+        answers += usize::from(is_meanwhile);
         killer.join().unwrap();
     }
     println!("{answers} of 20 ended while they were worked on");

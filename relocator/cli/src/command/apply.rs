@@ -8,8 +8,8 @@ use crate::source::Spec;
 use anyhow::Result;
 use relocator::plan::Policy;
 use relocator::source::Source;
-use relocator_process::apply::report::{LinkedText, Outcome as Applied, State};
-use relocator_process::apply::{self, Options, RunningKernel};
+use relocator_process::apply::outcome::{ApplyOutcome as Applied, ApplyState as State, LinkedText};
+use relocator_process::apply::{self, ApplyOptions as Options, RunningKernel};
 use serde::Serialize;
 
 use crate::command::tables::{OldTables, kept};
@@ -118,6 +118,7 @@ impl Process {
             policy: Policy::default(),
             tables: self.tables.options()?,
             deadline: Some(Duration::from_secs(self.deadline)),
+            dry_run: false,
         })
     }
 
@@ -156,15 +157,15 @@ fn report(outcome: &Applied) -> Report {
         kernel: kernel.collect(),
         unreachable: outcome.unreachable.clone(),
         no_symbols: outcome.no_symbols.clone(),
-        lies: outcome.lies.clone(),
+        lies: outcome.misleading_names.clone(),
         threads: outcome.crossed.threads,
         moved: outcome.crossed.moved,
         frames: outcome.crossed.frames,
         attempts: outcome.attempts,
         added_bytes: outcome.added(),
-        stopped_us: microseconds(outcome.times.released),
-        standing_us: microseconds(outcome.times.standing),
-        written_us: microseconds(outcome.times.written),
+        stopped_us: microseconds(outcome.times.total),
+        standing_us: microseconds(outcome.times.stop),
+        written_us: microseconds(outcome.times.commit),
     }
 }
 
@@ -175,6 +176,9 @@ fn state(state: State) -> &'static str {
         State::Linked => "linked",
         State::Completed => "completed",
         State::RolledBack => "rolled-back",
+        State::WouldBeLinked => "would-be-linked",
+        State::WouldBeCompleted => "would-be-completed",
+        State::WouldBeRolledBack => "would-be-rolled-back",
     }
 }
 
@@ -198,7 +202,7 @@ fn text(outcome: &Applied) -> String {
             let _ = writeln!(text, "{what}: {reason}");
         }
     }
-    for lie in &outcome.lies {
+    for lie in &outcome.misleading_names {
         let _ = writeln!(text, "note: {lie}");
     }
     let _ = write!(text, "process {} {}", outcome.pid, verdict(outcome));
@@ -231,12 +235,17 @@ fn verdict(outcome: &Applied) -> String {
         State::Linked => "is linked",
         State::Completed => "is linked: what was begun earlier is complete now",
         State::RolledBack => "is what it was before it was linked",
+        State::WouldBeLinked => return "would be linked".to_owned(),
+        State::WouldBeCompleted => {
+            return "would be linked: what was begun earlier would be completed".to_owned();
+        }
+        State::WouldBeRolledBack => return "would be what it was before it was linked".to_owned(),
     };
     let crossed = &outcome.crossed;
     format!(
         "{done}; {} threads stood still for {:.0} µs, {} of them and {} contexts in signal frames were inside",
         crossed.threads,
-        outcome.times.released.as_secs_f64() * 1e6,
+        outcome.times.total.as_secs_f64() * 1e6,
         crossed.moved,
         crossed.frames
     )

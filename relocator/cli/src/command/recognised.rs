@@ -8,8 +8,9 @@ use crate::source::Spec;
 use anyhow::Result;
 use elf_tools::image::Image;
 use elf_tools::{Avma, BuildId};
-use relocator_process::apply::recognise::{self, KernelUnit, OldText, Own};
-use relocator_process::apply::record::{Found, Record};
+use relocator_process::apply::recognise::{KernelUnit, OldText, Own, Seen};
+use relocator_process::apply::record::{FoundRecord, Record};
+use relocator_process::targets::live::Running;
 use serde::Serialize;
 
 #[derive(Serialize)]
@@ -74,14 +75,14 @@ impl From<Range<Avma>> for Pages {
 /// Looks at a process.
 pub(crate) fn look(pid: i32) -> Result<Recognised> {
     let own = Own::of(&Spec::Own.open()?)?;
-    let seen = recognise::process(pid, &own)?;
-    let old = seen.found.old.iter().zip(seen.zeros);
+    let seen = Seen::of(&Running::of(pid), &own)?;
+    let old = seen.found.old.iter().zip(seen.placeholders);
     Ok(Recognised {
         kernel: seen.found.kernel.as_ref().map(unit),
         old: old
             .map(|(text, zeros)| self::old(text, zeros))
             .collect::<Result<_>>()?,
-        remarks: seen.found.lies,
+        remarks: seen.found.misleading_names,
     })
 }
 
@@ -115,7 +116,7 @@ fn old(text: &OldText, zeros: Option<Range<Avma>>) -> Result<Old> {
         address: text.image.0,
         size: text.size,
         build_id: build_id.map(BuildId::to_string),
-        told: text.is_told,
+        told: text.is_by_auxv,
         mapping: text.mapping.clone().into(),
         zeros: zeros.map(Pages::from),
         link: link(text)?,
@@ -124,7 +125,7 @@ fn old(text: &OldText, zeros: Option<Range<Avma>>) -> Result<Old> {
 
 fn link(text: &OldText) -> Result<Option<Link>> {
     let start = text.mapping.start;
-    let Some(Found { record, at }) = Record::find(&text.bytes, start)? else {
+    let Some(FoundRecord { record, at }) = Record::find(&text.bytes, start)? else {
         return Ok(None);
     };
     let Pages { address, size } = at.into();

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use crate::json;
 use anyhow::Result;
-use relocator_process::step_out::{self, Moved, Options, Place, Stuck};
+use relocator_process::step_out::{
+    self, Moved, StepOutOptions as Options, Stuck, VdsoPlace as Place,
+};
 use serde::Serialize;
 
 use crate::command::{Outcome, output};
@@ -82,7 +84,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     })
 }
 
-fn report(outcome: &step_out::Outcome) -> Report {
+fn report(outcome: &step_out::StepOutOutcome) -> Report {
     let vdso = |range: &std::ops::Range<elf_tools::Avma>| Vdso {
         address: range.start.0,
         size: range.end.0.saturating_sub(range.start.0),
@@ -99,7 +101,7 @@ fn report(outcome: &step_out::Outcome) -> Report {
         address: stuck.place.address.0,
         offset: stuck.place.image.0,
         frame: stuck.frame.map(|frame| frame.0),
-        reason: stuck.reason.clone(),
+        reason: stuck.reason.to_string(),
     };
     Report {
         schema: json::STEP_OUT,
@@ -113,7 +115,7 @@ fn report(outcome: &step_out::Outcome) -> Report {
     }
 }
 
-fn text(outcome: &step_out::Outcome) -> String {
+fn text(outcome: &step_out::StepOutOutcome) -> String {
     let mut table = output::table(&["thread", "was at", "in the image", "now"]);
     let mut row = |thread: i32, place: &Place, now: String| {
         table.add_row([

@@ -6,7 +6,7 @@
 use elf_tools::reentry::ReentryTable;
 use elf_tools::{Avma, BuildId, Svma};
 
-use super::content::Content;
+use super::chunk::MemoryChunk;
 use super::place::Limits;
 use super::recognise::{KernelUnit, Own};
 use super::text::Text;
@@ -34,16 +34,21 @@ impl RunningKernel {
     /// Reads what linking to it takes. That is the same for all processes.
     /// `tables` says where its re-entry table may be kept.
     pub fn read(tables: &tables::Options) -> Result<Self> {
-        let source = running::own()?;
+        let limits = Limits {
+            lowest: lowest()?,
+            highest: END,
+        };
+        Self::of(running::own()?, limits, tables)
+    }
+
+    /// A kernel of which a source has everything: its vDSO, its symbols, and the sizes of its mappings in their order. Processes
+    /// that it runs can map what `limits` says.
+    pub fn of(source: Source, limits: Limits, tables: &tables::Options) -> Result<Self> {
         let own = Own::of(&source)?;
         let image = source.require_image()?.clone();
         let vdso = Old::with_table(image, None).map_err(Error::input(&source.name))?;
         let (reentry, _) = tables::reentry(&vdso, &source.name, tables)?;
         let gone = CodeNow::gone(vdso.image.bytes().len());
-        let limits = Limits {
-            lowest: lowest()?,
-            highest: END,
-        };
         Ok(Self {
             source,
             own,
@@ -74,10 +79,13 @@ impl RunningKernel {
 
     /// What a process gets back when the link of a text is undone. If it was linked on another kernel before, that is not what is found,
     /// which does not work on this one, but what CRIU would have made of the old image here, where `unit` is.
-    pub(super) fn base(&self, text: &Text, unit: &KernelUnit) -> Content {
+    pub(super) fn base(&self, text: &Text, unit: &KernelUnit) -> MemoryChunk {
         if text.record.is_none() {
-            let begun = text.begun.as_ref().map(|begun| begun.base.clone());
-            return begun.unwrap_or_else(|| Content {
+            let interrupted = text
+                .interrupted
+                .as_ref()
+                .map(|interrupted| interrupted.base.clone());
+            return interrupted.unwrap_or_else(|| MemoryChunk {
                 at: text.found.mapping.start,
                 bytes: text.found.bytes.clone(),
             });
@@ -93,7 +101,7 @@ impl RunningKernel {
                 bytes[place..place + jump.len()].copy_from_slice(&jump);
             }
         }
-        Content {
+        MemoryChunk {
             at: text.mapping.start,
             bytes,
         }
@@ -137,7 +145,7 @@ impl RunningKernel {
         let names: Vec<&str> = exports.map(|export| export.name.as_str()).collect();
         // The one that the program knows is called by most.
         let mut order: Vec<&Text> = texts.iter().collect();
-        order.sort_by_key(|text| !text.found.is_told);
+        order.sort_by_key(|text| !text.found.is_by_auxv);
         let target = order.iter().find_map(|text| text.function(&names));
         match target {
             Some(pc) => Verdict::FixUp(relocator::threads::FixUp {

@@ -1,19 +1,19 @@
 //! The text of a process as it will be: the linked image, what is added to it, and the link record.
 //!
-//! It is put in place with entries that make system calls (`stage`), as those of the text before it do then. Each becomes what it
+//! It is put in place with entries that make system calls (`interim`), as those of the text before it do then. Each becomes what it
 //! is to be when the kernel's mappings have arrived.
 
 use std::ops::Range;
 
 use elf_tools::{Avma, BuildId};
 
-use super::content::Content;
+use super::chunk::MemoryChunk;
+use super::interim::{ALIGNMENT, InterimEntries};
 use super::place::Room;
 use super::record::{Entry, Placed, Record};
-use super::stage::{ALIGNMENT, Stage};
 use super::text::Text;
 use crate::targets::{Step, WORD};
-use crate::{Error, Result};
+use crate::{Error, Result, Unlinkable};
 use relocator::criu;
 use relocator::link::LinkedImage;
 use relocator::placement::PAGE;
@@ -31,9 +31,9 @@ pub(super) struct Kernel {
     /// The new kernel's mappings.
     pub(super) placed: Vec<Placed>,
     /// Pages of zeros that make room for them.
-    pub(super) zeros: Vec<Range<Avma>>,
+    pub(super) placeholders: Vec<Range<Avma>>,
     /// What the process gets back if the link is undone.
-    pub(super) base: Content,
+    pub(super) base: MemoryChunk,
 }
 
 /// A text as it will be.
@@ -85,8 +85,7 @@ impl Layout {
 fn no_room(text: &Text) -> Error {
     Error::Unlinkable {
         what: format!("the vDSO at {}", text.found.image),
-        reason: "there is no room for its link record: neither in its last page nor next to it"
-            .to_owned(),
+        reason: Unlinkable::NoRoomForRecord,
     }
 }
 
@@ -114,7 +113,7 @@ struct Draft {
     /// The first byte behind all that is used of it.
     end: usize,
     /// What entries are overwritten with first.
-    stage: Stage,
+    interim: InterimEntries,
 }
 
 impl Draft {
@@ -125,11 +124,11 @@ impl Draft {
         bytes.resize(bytes.len().max(end), 0);
         bytes[start..end].copy_from_slice(&linked.bytes);
         let used = linked.bytes.len().max(text.found.size);
-        let stage = Stage::new(text, &linked.code_now(), &bytes[start..], used)?;
+        let interim = InterimEntries::new(text, &linked.code_now(), &bytes[start..], used)?;
         Ok(Self {
-            end: start + used.max(stage.end()),
+            end: start + used.max(interim.end()),
             bytes,
-            stage,
+            interim,
         })
     }
 
@@ -160,7 +159,7 @@ impl Draft {
         let lead = (text.mapping.start.0 - at.0) as usize;
         let mut bytes = vec![0; lead];
         bytes.extend(&self.bytes);
-        self.stage.put(&mut bytes, at);
+        self.interim.put(&mut bytes, at);
         let start = match place {
             Place::Inside => (lead + self.end).next_multiple_of(ALIGNMENT),
             Place::Behind => bytes.len().next_multiple_of(PAGE as usize),
@@ -186,13 +185,13 @@ impl Draft {
             return Err(no_room(text));
         }
         let mut after = linked.code_now();
-        self.stage.extend(&mut after);
+        self.interim.extend(&mut after);
         let size = bytes.len();
         let replace = Step::Replace { at, bytes };
         Ok(Layout {
             size,
-            early: self.stage.begin().chain([replace]).collect(),
-            late: self.stage.finish(&self.bytes[text.offset()..]),
+            early: self.interim.begin().chain([replace]).collect(),
+            late: self.interim.finish(&self.bytes[text.offset()..]),
             after,
             record: stored.record,
         })
@@ -213,7 +212,7 @@ impl Draft {
             text: kernel.base.range(),
             before: Vec::new(),
             kernel: kernel.placed.clone(),
-            zeros: self.zeros(text, kernel, at),
+            placeholders: self.placeholders(text, kernel, at),
             entries: functions
                 .map(|function| self.entry(text, function))
                 .collect(),
@@ -223,13 +222,13 @@ impl Draft {
     }
 
     /// Pages of zeros that are given up, with the one that the record is in.
-    fn zeros(&self, text: &Text, kernel: &Kernel, at: Avma) -> Vec<Range<Avma>> {
-        let mut zeros = kernel.zeros.clone();
+    fn placeholders(&self, text: &Text, kernel: &Kernel, at: Avma) -> Vec<Range<Avma>> {
+        let mut placeholders = kernel.placeholders.clone();
         let page = at..text.mapping.start;
-        if !page.is_empty() && !zeros.contains(&page) {
-            zeros.push(page);
+        if !page.is_empty() && !placeholders.contains(&page) {
+            placeholders.push(page);
         }
-        zeros
+        placeholders
     }
 
     fn entry(&self, text: &Text, function: &FunctionPlan) -> Entry {

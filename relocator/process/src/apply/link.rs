@@ -4,21 +4,19 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use elf_tools::Avma;
-use nix::unistd::Pid;
 
+use super::interim;
 use super::kernel::RunningKernel;
 use super::layout::{self, Layout};
-use super::place::{self, Place, Unit, Unreachable};
+use super::outcome::{ApplyOutcome, ApplyState, LinkedText};
+use super::place::{self, Unit, UnitPlace, Unreachable};
 use super::recognise::{KernelMapping, KernelUnit};
 use super::record::{Placed, Record};
-use super::report::{LinkedText, Outcome, State};
-use super::stage;
 use super::survey::Survey;
 use super::text::Text;
-use super::{Job, Planned};
-use crate::targets::Step;
-use crate::targets::live::maps;
-use crate::{Error, Result};
+use super::{Planned, Transaction};
+use crate::targets::{Step, Target};
+use crate::{Error, Result, Unlinkable};
 use relocator::criu::Mark;
 use relocator::link::{Old, link};
 use relocator::placement::{PAGE, Placement};
@@ -33,14 +31,14 @@ const GETRANDOM: &str = "__vdso_getrandom";
 const ROOM: usize = 2;
 
 /// What has to be done, or nothing if the process is linked already or has no old vDSO.
-pub(super) fn job(
+pub(super) fn plan(
+    target: &impl Target,
     survey: &Survey,
-    pid: Pid,
     kernel: &RunningKernel,
     policy: Policy,
 ) -> Result<Planned> {
-    let unit = survey.unit(pid)?;
-    let mut outcome = Outcome::new(pid, survey);
+    let unit = survey.unit()?;
+    let mut outcome = ApplyOutcome::new(survey);
     if survey.texts.is_empty() {
         return Ok((None, outcome));
     }
@@ -52,8 +50,8 @@ pub(super) fn job(
     match links {
         Some(links) => finish(survey, unit, &links, outcome),
         None => {
-            let job = anew(survey, pid, unit, kernel, policy, &mut outcome)?;
-            Ok((Some(job), outcome))
+            let transaction = link_all(target, survey, unit, kernel, policy, &mut outcome)?;
+            Ok((Some(transaction), outcome))
         }
     }
 }
@@ -70,7 +68,7 @@ fn current<'a>(text: &'a Text, unit: &KernelUnit, kernel: &RunningKernel) -> Opt
     let is_current = record.new == kernel.build_id()
         && unit.mappings.iter().all(is_known)
         && !text.was_restored()
-        && text.begun.is_none();
+        && text.interrupted.is_none();
     is_current.then_some(record)
 }
 
@@ -79,9 +77,9 @@ fn finish(
     survey: &Survey,
     unit: &KernelUnit,
     links: &[&Record],
-    mut outcome: Outcome,
+    mut outcome: ApplyOutcome,
 ) -> Result<Planned> {
-    let mut job = Job::default();
+    let mut transaction = Transaction::default();
     for (text, record) in survey.texts.iter().zip(links) {
         let found = &text.found;
         let now = record.linked(&found.bytes, found.mapping.start)?;
@@ -89,36 +87,36 @@ fn finish(
         record.complete(&mut whole, found.mapping.start)?;
         let mut after = record.linked(&whole, found.mapping.start)?;
         let incomplete = record.incomplete(&found.bytes, found.mapping.start)?;
-        stage::extend(&mut after, incomplete.iter().map(|entry| entry.at));
+        interim::extend(&mut after, incomplete.iter().map(|entry| entry.at));
         let writes = incomplete.iter().map(|entry| Write {
             at: entry.at.at(found.image),
             bytes: entry.bytes.to_vec(),
         });
-        job.late.extend(writes.map(Step::Write));
-        job.crossings.push((Some(now), after));
+        transaction.late.extend(writes.map(Step::Write));
+        transaction.crossings.push((Some(now), after));
         outcome.texts.push(LinkedText::recorded(text, record));
     }
     let placed = links.first().map_or(&[][..], |record| &record.kernel);
-    job.kernel = moves(unit, placed)?;
-    job.late.extend(survey.discard());
-    if job.kernel.is_empty() && job.late.is_empty() {
-        outcome.state = State::AlreadyLinked;
+    transaction.kernel = moves(unit, placed)?;
+    transaction.late.extend(survey.discard());
+    if transaction.kernel.is_empty() && transaction.late.is_empty() {
+        outcome.state = ApplyState::AlreadyLinked;
         return Ok((None, outcome));
     }
-    outcome.state = State::Completed;
+    outcome.state = ApplyState::Completed;
     outcome.kernel = placed.to_vec();
-    Ok((Some(job), outcome))
+    Ok((Some(transaction), outcome))
 }
 
 /// Links all texts, whatever they were linked to before.
-fn anew(
+fn link_all(
+    target: &impl Target,
     survey: &Survey,
-    pid: Pid,
     unit: &KernelUnit,
     kernel: &RunningKernel,
     policy: Policy,
-    outcome: &mut Outcome,
-) -> Result<Job> {
+    outcome: &mut ApplyOutcome,
+) -> Result<Transaction> {
     let rooms: Vec<place::Room> = survey
         .texts
         .iter()
@@ -130,13 +128,16 @@ fn anew(
         mapping.start.offset(-pages(room.before))..mapping.end.offset(pages(room.behind))
     });
     let reserved: Vec<Range<Avma>> = reserved.collect();
-    let zeros = survey.texts.iter().find_map(|text| text.zeros.clone());
+    let placeholder = survey
+        .texts
+        .iter()
+        .find_map(|text| text.placeholder.clone());
     let chosen = place::place(
         Unit {
             mappings: &unit.mappings,
         },
         &reserved,
-        zeros.clone(),
+        placeholder.clone(),
         &survey.mappings,
         kernel.limits,
     );
@@ -144,20 +145,20 @@ fn anew(
         Ok(place) => placed(unit, place),
         Err(unreachable) => {
             outcome.unreachable = Some(unreachable.to_string());
-            in_place(unit, &unreachable)?
+            in_place(unit, unreachable)?
         }
     };
-    let droppable = maps::droppable(pid)?;
-    let mut job = Job {
+    let droppable = target.droppable()?;
+    let mut transaction = Transaction {
         kernel: moves(unit, &placed)?,
         stale: random::stale(&droppable),
-        ..Job::default()
+        ..Transaction::default()
     };
-    let mut zeros = given_up(zeros, &placed);
+    let mut placeholders = given_up(placeholder, &placed);
     // What an earlier link has taken does not come back with a restore, but with a rollback.
     let records = survey.texts.iter().filter_map(|text| text.record.as_ref());
-    zeros.extend(records.flat_map(|found| found.record.zeros.iter().cloned()));
-    let zeros = merge(&zeros);
+    placeholders.extend(records.flat_map(|found| found.record.placeholders.iter().cloned()));
+    let placeholders = merge(&placeholders);
     for (text, room) in survey.texts.iter().zip(rooms) {
         let placement = Placement {
             image: text.found.image,
@@ -171,20 +172,20 @@ fn anew(
         let what = layout::Kernel {
             build_id: kernel.build_id().to_vec(),
             placed: placed.clone(),
-            zeros: zeros.clone(),
+            placeholders: placeholders.clone(),
             base: kernel.base(text, unit),
         };
         let layout = Layout::new(text, &linked, what, room)?;
         outcome.texts.push(LinkedText::new(text, &linked, &layout));
-        job.crossings.push((text.before()?, layout.after));
-        job.early.extend(layout.early);
-        job.late.extend(layout.late);
+        transaction.crossings.push((text.before()?, layout.after));
+        transaction.early.extend(layout.early);
+        transaction.late.extend(layout.late);
     }
-    job.late.extend(survey.discard());
+    transaction.late.extend(survey.discard());
     outcome.no_symbols = kernel.no_symtab().map(ToString::to_string);
-    outcome.state = State::Linked;
+    outcome.state = ApplyState::Linked;
     outcome.kernel = placed;
-    Ok(job)
+    Ok(transaction)
 }
 
 /// The old image, of which `getrandom` makes the system call if its states cannot be made stale: they are not known, perhaps since a
@@ -200,8 +201,14 @@ fn trusted<'a>(text: &'a Text, droppable: &[Range<Avma>]) -> Cow<'a, Old> {
 
 /// The pages next to a text that are kept for its record: behind it, or else the one before it.
 fn room(text: &Text, survey: &Survey, kernel: &RunningKernel) -> place::Room {
-    let zeros = text.zeros.clone();
-    let room = place::room(&text.found, zeros, &survey.mappings, kernel.limits, ROOM);
+    let placeholder = text.placeholder.clone();
+    let room = place::room(
+        &text.found,
+        placeholder,
+        &survey.mappings,
+        kernel.limits,
+        ROOM,
+    );
     match room.behind {
         0 => place::Room {
             behind: 0,
@@ -211,10 +218,10 @@ fn room(text: &Text, survey: &Survey, kernel: &RunningKernel) -> place::Room {
     }
 }
 
-fn placed(unit: &KernelUnit, place: Place) -> Vec<Placed> {
+fn placed(unit: &KernelUnit, place: UnitPlace) -> Vec<Placed> {
     let mut next = match place {
-        Place::Stays => None,
-        Place::At(at) => Some(at),
+        UnitPlace::Stays => None,
+        UnitPlace::At(at) => Some(at),
     };
     let mappings = unit.mappings.iter();
     let placed = mappings.map(|mapping| {
@@ -232,12 +239,12 @@ fn placed(unit: &KernelUnit, place: Place) -> Vec<Placed> {
 }
 
 /// The kernel's mappings where they are: nothing of the old code can reach them, and jumps are long.
-fn in_place(unit: &KernelUnit, unreachable: &Unreachable) -> Result<Vec<Placed>> {
+fn in_place(unit: &KernelUnit, unreachable: Unreachable) -> Result<Vec<Placed>> {
     match unit.is_whole() {
-        true => Ok(placed(unit, Place::Stays)),
+        true => Ok(placed(unit, UnitPlace::Stays)),
         false => Err(Error::Unlinkable {
             what: "a process whose kernel's mappings are torn apart".to_owned(),
-            reason: unreachable.to_string(),
+            reason: Unlinkable::NoPlace(unreachable),
         }),
     }
 }
@@ -251,7 +258,7 @@ pub(super) fn moves(unit: &KernelUnit, placed: &[Placed]) -> Result<Vec<Step>> {
         let target = placed.iter().find(|placed| placed.name == mapping.name);
         let target = target.ok_or_else(|| Error::Unlinkable {
             what: format!("the kernel's mapping {}", mapping.name),
-            reason: "its link record does not mention it".to_owned(),
+            reason: Unlinkable::NotRecorded,
         })?;
         vvar = vvar.or(Some(target.to));
         if target.to == mapping.range.start {
@@ -279,14 +286,14 @@ pub(super) fn moves(unit: &KernelUnit, placed: &[Placed]) -> Result<Vec<Step>> {
 }
 
 /// The pages of zeros that the kernel's mappings take.
-fn given_up(zeros: Option<Range<Avma>>, placed: &[Placed]) -> Vec<Range<Avma>> {
-    let Some(zeros) = zeros else {
+fn given_up(placeholder: Option<Range<Avma>>, placed: &[Placed]) -> Vec<Range<Avma>> {
+    let Some(placeholder) = placeholder else {
         return Vec::new();
     };
     let taken = placed.iter().filter(|placed| placed.from != placed.to);
     let parts = taken.map(|placed| {
         let end = placed.to.offset(placed.size as i64);
-        zeros.start.max(placed.to)..zeros.end.min(end)
+        placeholder.start.max(placed.to)..placeholder.end.min(end)
     });
     parts.filter(|part| part.start < part.end).collect()
 }

@@ -4,20 +4,21 @@
 //! |---|---|
 //! | `recognise` | what in a process is a vDSO |
 //! | `text` | an old text, and what it was before anybody changed it |
-//! | `content` | memory of it |
+//! | `chunk` | memory of it |
 //! | `kernel` | the kernel that runs now |
 //! | `survey` | all of that, read while the process runs |
 //! | `place` | where the kernel's mappings go |
 //! | `layout` | the text as it will be |
-//! | `stage` | what its entries are while it is put in place |
-//! | `spare` | what a tool has left that was killed, by which the next one knows what was there |
+//! | `interim` | what its entries are while it is put in place |
+//! | `recovery` | what a tool has left that was killed, by which the next one knows what was there |
 //! | `record` | what the process keeps of it |
 //! | `link`, `undo` | what is to be done, as far as it can be said before threads stand still |
-//! | `job` | the rest: threads, and all steps in their order |
-//! | `report` | what was done, for commands |
+//! | `transaction` | the rest: threads, and all steps in their order |
+//! | `live` | tries all of that on a live process until no thread is in the way |
+//! | `outcome` | what was done, or would be, for commands |
 //!
 //! A process is surveyed and everything is computed while it runs. Then all its threads stand still; if it is no longer what it was, or
-//! if a thread cannot be carried across where it is, the process goes on and it is tried again. Nothing has been written then.
+//! if a thread cannot be carried across where it is, the process goes on and it is tried again. Nothing has been commit then.
 //! The order of the steps is such that the process could go on after each of them without this tool:
 //!
 //! 1. Threads in old texts go back to entries of functions, which is right before and afterwards.
@@ -27,171 +28,157 @@
 //! 5. The kernel's mappings are moved. Nobody uses them.
 //! 6. Each entry becomes that of the linked function.
 
-mod content;
-pub(crate) mod job;
+mod chunk;
+mod interim;
 mod kernel;
 mod layout;
 mod link;
+mod live;
+pub mod outcome;
 pub mod place;
 pub mod recognise;
 pub mod record;
-pub mod report;
-mod spare;
-mod stage;
+mod recovery;
 mod survey;
 mod text;
+pub(crate) mod transaction;
 mod undo;
 
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::unistd::Pid;
-
-use crate::targets::Target;
-use crate::targets::live::{Live, lead_back, maps};
-use crate::tracing::Subject;
-use crate::{Error, Result};
-use job::Job;
+use crate::Result;
+use crate::targets::{StoppedTarget, Target};
 pub use kernel::RunningKernel;
+use outcome::{ApplyOutcome, ThreadsSeen};
 use relocator::plan::Policy;
 use relocator::source::Source;
 use relocator::tables;
-use report::{Outcome, Times};
 use survey::Survey;
 use text::Known;
+use transaction::Transaction;
 
 /// How a process is treated.
 #[derive(Debug, Clone, Default)]
-pub struct Options {
+pub struct ApplyOptions {
     /// Which strategies may be used.
     pub policy: Policy,
     /// Where old tables may be.
     pub tables: tables::Options,
-    /// How long it is tried to find all threads where they can be carried across; [`DEADLINE`] if not given.
+    /// How long to retry until every thread is at a safe point; [`DEADLINE`] if not given.
     pub deadline: Option<Duration>,
+    /// Whether everything is only computed.
+    ///
+    /// Nothing is written then, and no thread is stopped. The outcome has the fate of every function, and where the kernel's
+    /// mappings would go. Where threads are is told as far as that can be seen while they run ([`ThreadsSeen`]). What only a
+    /// stopped process shows is not checked: whether each thread can be carried across, executes 64-bit code, and answers that
+    /// its process is dumpable.
+    pub dry_run: bool,
 }
 
-/// How long it is tried.
+/// How long to retry until every thread is at a safe point.
 pub const DEADLINE: Duration = Duration::from_secs(5);
-
-/// How long a thread is given to stand still.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// The shortest and the longest pause between attempts, in which threads get on and handlers can return.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
 
 /// Links a process to the kernel that runs.
 ///
 /// `old` are images that may be found in it, with the symbols of their kernels. A process that is linked already is left alone.
-/// Errors: [`Error::Process`] if it is none that can be worked on, [`Error::Busy`] if threads could not be carried across within
+/// Errors: [`crate::Error::Refused`] if it is none that can be worked on, [`crate::Error::Busy`] if threads could not be carried across within
 /// the deadline; the process is as it was then.
 pub fn apply(
     pid: i32,
     kernel: &RunningKernel,
     old: &[Source],
-    options: &Options,
-) -> Result<Outcome> {
-    attempts(pid, kernel, old, options, &|survey, pid| {
-        link::job(survey, pid, kernel, options.policy)
-    })
+    options: &ApplyOptions,
+) -> Result<ApplyOutcome> {
+    live::attempts(pid, kernel, old, options, Work::Link)
 }
 
-/// Makes a process what it was before it was linked.
+/// Makes a process what it was before it was linked. Errors are those of [`apply`].
 pub fn rollback(
     pid: i32,
     kernel: &RunningKernel,
     old: &[Source],
-    options: &Options,
-) -> Result<Outcome> {
-    attempts(pid, kernel, old, options, &|survey, pid| {
-        undo::job(survey, pid, kernel.build_id())
-    })
+    options: &ApplyOptions,
+) -> Result<ApplyOutcome> {
+    live::attempts(pid, kernel, old, options, Work::Undo)
 }
 
-/// What is to be done, and what to say about it.
-type Planned = (Option<Job>, Outcome);
-
-fn attempts(
-    pid: i32,
+/// Links a process whose threads do not run, such as one in images of a checkpoint, to a kernel.
+///
+/// Errors are those of [`apply`]; a thread that is in the way now is in the way for ever.
+pub fn apply_to(
+    target: &mut impl StoppedTarget,
     kernel: &RunningKernel,
     old: &[Source],
-    options: &Options,
-    plan: &dyn Fn(&Survey, Pid) -> Result<Planned>,
-) -> Result<Outcome> {
+    options: &ApplyOptions,
+) -> Result<ApplyOutcome> {
+    at_rest(target, kernel, old, options, Work::Link)
+}
+
+/// Makes a process whose threads do not run what it was before it was linked. Errors are those of [`apply_to`].
+pub fn rollback_of(
+    target: &mut impl StoppedTarget,
+    kernel: &RunningKernel,
+    old: &[Source],
+    options: &ApplyOptions,
+) -> Result<ApplyOutcome> {
+    at_rest(target, kernel, old, options, Work::Undo)
+}
+
+fn at_rest(
+    target: &mut impl StoppedTarget,
+    kernel: &RunningKernel,
+    old: &[Source],
+    options: &ApplyOptions,
+    work: Work,
+) -> Result<ApplyOutcome> {
     let known = Known {
         sources: old,
         tables: &options.tables,
     };
-    let subject = Subject::open(pid)?;
-    subject.check_linkable()?;
-    let pid = subject.pid();
-    let deadline = Instant::now() + options.deadline.unwrap_or(DEADLINE);
-    let mut pause = PAUSE.0;
-    let mut attempts = 0;
-    loop {
-        attempts += 1;
-        let mappings = maps::mappings(pid).map_err(|error| subject.explain(error))?;
-        let planned = Survey::of(pid, &mappings, kernel, known)
-            .and_then(|survey| plan(&survey, pid).map(|planned| (survey, planned)));
-        let tried = match planned {
-            Ok((_, (None, outcome))) => return Ok(outcome),
-            Ok((survey, (Some(job), mut outcome))) => {
-                attempt(&subject, kernel, &survey, &job, &mut outcome).map(|()| outcome)
-            }
-            // What could not be made out may have been on its way.
-            Err(_) if maps::mappings(pid).is_ok_and(|now| now != mappings) => Err(changing(pid)),
-            Err(error) => Err(error),
+    let survey = Survey::of(target, kernel, known)?;
+    let (transaction, mut outcome) = work.plan(target, &survey, kernel, options)?;
+    outcome.attempts = 1;
+    if let Some(transaction) = transaction {
+        let (steps, crossed) = transaction.steps(&survey, kernel, target, &survey.mappings)?;
+        target.carry_out(&steps)?;
+        outcome.crossed = crossed;
+    }
+    Ok(outcome)
+}
+
+/// What is to be done, and what to say about it.
+type Planned = (Option<Transaction>, ApplyOutcome);
+
+/// What a process is to become.
+#[derive(Debug, Clone, Copy)]
+enum Work {
+    Link,
+    Undo,
+}
+
+impl Work {
+    /// What is to be done to a process. For a dry run that is nothing, and the outcome says what it would be.
+    fn plan(
+        self,
+        target: &impl Target,
+        survey: &Survey,
+        kernel: &RunningKernel,
+        options: &ApplyOptions,
+    ) -> Result<Planned> {
+        let (transaction, mut outcome) = match self {
+            Self::Link => link::plan(target, survey, kernel, options.policy)?,
+            Self::Undo => undo::plan(survey, kernel.build_id())?,
         };
-        match tried {
-            Ok(outcome) => {
-                return Ok(Outcome {
-                    attempts,
-                    ..outcome
-                });
-            }
-            Err(Error::Busy { .. }) if Instant::now() < deadline => {}
-            Err(error) => return Err(subject.explain(error)),
+        if !options.dry_run {
+            return Ok((transaction, outcome));
         }
-        thread::sleep(pause);
-        pause = (pause * 2).min(PAUSE.1);
+        outcome.state = outcome.state.only_planned();
+        outcome.seen = Some(ThreadsSeen::of(target, survey)?);
+        Ok((None, outcome))
     }
 }
 
-fn changing(pid: Pid) -> Error {
-    Error::Busy {
-        pid: pid.as_raw(),
-        reason: "changes its mappings all the time".to_owned(),
-    }
-}
-
-/// Does it, if the process is still what it was and no thread is in the way.
-fn attempt(
-    subject: &Subject,
-    kernel: &RunningKernel,
-    survey: &Survey,
-    job: &Job,
-    outcome: &mut Outcome,
-) -> Result<()> {
-    let pid = subject.pid();
-    let mut live = Live::stop(pid.as_raw(), PATIENCE)?;
-    let standing = live.stopped_for();
-    for tracee in live.tracees() {
-        let registers = tracee.registers()?;
-        subject.check_thread(tracee.pid(), &registers)?;
-        lead_back(tracee, &registers)?;
-    }
-    let Some(mappings) = survey.holds(&live, &job.places())? else {
-        return Err(changing(pid));
-    };
-    let (steps, crossed) = job.steps(survey, kernel, &live, &mappings)?;
-    live.carry_out(&steps)?;
-    let written = live.stopped_for();
-    let released = live.release();
-    outcome.crossed = crossed;
-    outcome.times = Times {
-        standing,
-        written,
-        released,
-    };
-    Ok(())
-}
+#[cfg(test)]
+mod pretend;
+#[cfg(test)]
+mod tests;

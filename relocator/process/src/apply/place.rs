@@ -37,7 +37,7 @@ pub struct Limits {
 
 /// Where the kernel's mappings go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum UnitPlace {
     /// They are together and in reach.
     Stays,
     /// To this address, which is that of the lowest. Parts that are in their places there already stay.
@@ -124,11 +124,11 @@ fn size(mapping: &KernelMapping) -> u64 {
 pub fn place(
     unit: Unit<'_>,
     texts: &[Range<Avma>],
-    zeros: Option<Range<Avma>>,
+    placeholder: Option<Range<Avma>>,
     mappings: &[Mapping],
     limits: Limits,
-) -> Result<Place, Unreachable> {
-    place_within(REACH, unit, texts, zeros, mappings, limits)
+) -> Result<UnitPlace, Unreachable> {
+    place_within(REACH, unit, texts, placeholder, mappings, limits)
 }
 
 /// The same for operands of another reach.
@@ -136,36 +136,36 @@ fn place_within(
     reach: u64,
     unit: Unit<'_>,
     texts: &[Range<Avma>],
-    zeros: Option<Range<Avma>>,
+    placeholder: Option<Range<Avma>>,
     mappings: &[Mapping],
     limits: Limits,
-) -> Result<Place, Unreachable> {
+) -> Result<UnitPlace, Unreachable> {
     let Some(lowest) = unit.mappings.first().filter(|_| unit.size() > 0) else {
-        return Ok(Place::Stays);
+        return Ok(UnitPlace::Stays);
     };
     let size = unit.size();
     let window = Window::around(texts, size, reach);
     let present = lowest.range.start.0;
     if unit.is_together() && window.starts.contains(&present) {
-        return Ok(Place::Stays);
+        return Ok(UnitPlace::Stays);
     }
-    let zeros = zeros.map(|zeros| zeros.start.0..zeros.end.0);
-    let gaps = Gaps::between(mappings, texts, zeros.as_ref(), limits);
+    let placeholder = placeholder.map(|placeholder| placeholder.start.0..placeholder.end.0);
+    let gaps = Gaps::between(mappings, texts, placeholder.as_ref(), limits);
     // Together, it can only be where it is, which is out of reach.
     let anchors = unit.anchors().filter(|_| !unit.is_together());
     let anchor = anchors
         .filter(|at| window.starts.contains(at) && unit.fits(*at, &gaps))
         .min_by_key(|at| window.distance(*at));
     let over_zeros = || {
-        let zeros = zeros.as_ref()?;
+        let placeholder = placeholder.as_ref()?;
         // Starts from which at least one page of zeros is covered.
-        let first = zeros.start.saturating_sub(size).saturating_add(PAGE);
-        window.nearest(&gaps, first..zeros.end)
+        let first = placeholder.start.saturating_sub(size).saturating_add(PAGE);
+        window.nearest(&gaps, first..placeholder.end)
     };
     let chosen = anchor
         .or_else(over_zeros)
         .or_else(|| window.nearest(&gaps, 0..u64::MAX));
-    chosen.map(|at| Place::At(Avma(at))).ok_or_else(|| {
+    chosen.map(|at| UnitPlace::At(Avma(at))).ok_or_else(|| {
         let reach = window.reach();
         Unreachable {
             size,
@@ -250,13 +250,13 @@ pub struct Room {
 /// How many pages next to a text's mapping, up to `pages` on each side, are free or among `zeros`.
 pub fn room(
     text: &OldText,
-    zeros: Option<Range<Avma>>,
+    placeholder: Option<Range<Avma>>,
     mappings: &[Mapping],
     limits: Limits,
     pages: usize,
 ) -> Room {
-    let zeros = zeros.map(|zeros| zeros.start.0..zeros.end.0);
-    let gaps = Gaps::between(mappings, &[], zeros.as_ref(), limits);
+    let placeholder = placeholder.map(|placeholder| placeholder.start.0..placeholder.end.0);
+    let gaps = Gaps::between(mappings, &[], placeholder.as_ref(), limits);
     let (start, end) = (text.mapping.start.0, text.mapping.end.0);
     let count = |is_next: &dyn Fn(&&Range<u64>) -> bool| {
         let gap = gaps.all().iter().find(is_next);

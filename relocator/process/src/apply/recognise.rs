@@ -7,9 +7,8 @@
 //! Of each mapping a few headers are read; only what looks like a vDSO by those is read as a whole.
 
 mod kernel;
-mod process;
+mod placeholder;
 mod text;
-mod zeros;
 
 use std::ops::Range;
 
@@ -17,27 +16,25 @@ use elf_tools::Avma;
 use elf_tools::image::Image;
 use elf_tools::symtab::mapping_name;
 
-use super::content::place;
-use crate::targets::Mapping;
-use crate::{Error, Result};
+use super::chunk::place;
+use crate::targets::{Mapping, Target};
+use crate::{Error, Result, Unlinkable};
 use relocator::criu::Mark;
 use relocator::placement::PAGE;
 use relocator::source::Source;
-use relocator::threads::Memory;
 
-pub use process::{Seen, process};
+pub use placeholder::{MAX_PLACEHOLDER, vvar_placeholder};
 pub use text::MAX_TEXT;
-pub use zeros::{MAX_ZEROS, zeros};
 
 /// What was found in a process.
 #[derive(Debug, Clone, Default)]
-pub struct Found {
+pub struct FoundVdsos {
     /// What the running kernel has mapped; `None` if its vDSO is not there.
     pub kernel: Option<KernelUnit>,
     /// Every other vDSO, lowest first.
     pub old: Vec<OldText>,
     /// Names and hints that do not say the truth, in words for a report.
-    pub lies: Vec<String>,
+    pub misleading_names: Vec<String>,
 }
 
 /// What the running kernel has mapped into a process.
@@ -88,7 +85,7 @@ pub struct OldText {
     /// Length of the image: up to its last loaded byte, or to the end of its section headers if that is behind.
     pub size: usize,
     /// Whether the program was told that this is its vDSO.
-    pub is_told: bool,
+    pub is_by_auxv: bool,
 }
 
 impl OldText {
@@ -135,10 +132,9 @@ impl Own {
             }),
             false => Err(Error::Unlinkable {
                 what: "to the running kernel".to_owned(),
-                reason: format!(
-                    "its mappings in {} do not follow each other, with the vDSO as the last",
-                    source.name
-                ),
+                reason: Unlinkable::KernelApart {
+                    source: source.name.clone(),
+                },
             }),
         }
     }
@@ -149,31 +145,46 @@ impl Own {
     }
 }
 
-/// Finds out what in a process is a vDSO.
-///
-/// `mappings` are all of the process, lowest first, and `told` is where its auxiliary vector says that its vDSO is. A
-/// process that has a 32-bit vDSO is an error.
-pub fn recognise(
-    mappings: &[Mapping],
-    told: Option<Avma>,
-    memory: &dyn Memory,
-    own: &Own,
-) -> Result<Found> {
-    let mut found = Found::default();
-    found.kernel = kernel::find(mappings, memory, own, &mut found.lies);
+/// Finds out what in a process is a vDSO. A process that has a 32-bit vDSO is an error.
+pub fn recognise(target: &impl Target, own: &Own) -> Result<FoundVdsos> {
+    let mappings = target.mappings()?;
+    let mut found = FoundVdsos::default();
+    let names = &mut found.misleading_names;
+    found.kernel = kernel::find(&mappings, target, own, names);
+    let unit = found.kernel.as_ref();
     let hints = text::Hints {
-        told,
-        marked: found
-            .kernel
-            .as_ref()
-            .and_then(|unit| Some(unit.mark?.old_vdso)),
-        kernel: found
-            .kernel
-            .as_ref()
-            .and_then(|unit| Some(unit.vdso()?.range.start)),
+        auxv: target.auxv_vdso(),
+        marked: unit.and_then(|unit| Some(unit.mark?.old_vdso)),
+        kernel: unit.and_then(|unit| Some(unit.vdso()?.range.start)),
     };
-    found.old = text::find(mappings, &hints, memory, &mut found.lies)?;
+    found.old = text::find(&mappings, &hints, target, names)?;
     Ok(found)
+}
+
+/// What was found in a process, with its mappings, for reports.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// Its mappings, lowest first.
+    pub mappings: Vec<Mapping>,
+    /// Its vDSOs.
+    pub found: FoundVdsos,
+    /// The vvar placeholder directly below each old one.
+    pub placeholders: Vec<Option<Range<Avma>>>,
+}
+
+impl Seen {
+    /// Looks at a process, which may change at any time if it is [running](crate::targets::live::Running).
+    pub fn of(target: &impl Target, own: &Own) -> Result<Self> {
+        let mappings = target.mappings()?;
+        let found = recognise(target, own)?;
+        let below = |text: &OldText| vvar_placeholder(&mappings, target, text.mapping.start);
+        let placeholders = found.old.iter().map(below).collect();
+        Ok(Self {
+            mappings,
+            found,
+            placeholders,
+        })
+    }
 }
 
 #[cfg(test)]

@@ -3,23 +3,23 @@
 use std::ops::Range;
 
 use elf_tools::Avma;
-use nix::unistd::Pid;
 
 use super::kernel::RunningKernel;
-use super::recognise::{Found, KernelUnit, OldText, recognise};
+use super::recognise::{FoundVdsos, KernelUnit, OldText, recognise};
 use super::record::Record;
-use super::spare::Spare;
+use super::recovery::RecoveryCopy;
 use super::text::{Known, Text};
-use crate::targets::live::{told_vdso, trampoline};
-use crate::targets::{Mapping, Step, Target, overlaps};
-use crate::tracing::ProcessMemory;
-use crate::{Error, Result};
+use crate::targets::live::injected_call;
+use crate::targets::{Mapping, Step, StoppedTarget, Target, overlaps};
+use crate::{Error, Refusal, Result};
 
 /// What there is in a process.
 #[derive(Debug)]
 pub(super) struct Survey {
+    /// The number of the process.
+    pub(super) id: i32,
     pub(super) mappings: Vec<Mapping>,
-    pub(super) found: Found,
+    pub(super) found: FoundVdsos,
     /// Old texts that are in use, without what tools have left in them that were killed.
     pub(super) texts: Vec<Text>,
     /// Copies of texts that are not in their place, since whoever made them was killed.
@@ -27,35 +27,34 @@ pub(super) struct Survey {
 }
 
 impl Survey {
-    /// In a process with these mappings.
+    /// In a process.
     pub(super) fn of(
-        pid: Pid,
-        mappings: &[Mapping],
+        target: &impl Target,
         kernel: &RunningKernel,
         known: Known<'_>,
     ) -> Result<Self> {
-        let memory = ProcessMemory::of(pid);
-        let told = told_vdso(pid);
-        let mut found = recognise(mappings, told, &memory, &kernel.own)?;
-        let (mut all, mut spares, mut leftovers) = (Vec::new(), Vec::new(), Vec::new());
+        let mappings = target.mappings()?;
+        let mut found = recognise(target, &kernel.own)?;
+        let (mut all, mut copies, mut leftovers) = (Vec::new(), Vec::new(), Vec::new());
         for mut old in std::mem::take(&mut found.old) {
-            if is_file(&old, mappings) {
+            if is_file(&old, &mappings) {
                 continue;
             }
             let is_leftover = is_leftover(&old)?;
-            trampoline::erase(&mut old.bytes);
+            injected_call::erase(&mut old.bytes);
             match is_leftover {
                 true => {
                     leftovers.push(old.mapping.clone());
-                    spares.extend(Spare::of(&old)?);
+                    copies.extend(RecoveryCopy::of(&old)?);
                 }
                 false => all.push(old),
             }
         }
-        let read = |old| Text::read(old, known, &spares, mappings, &memory);
+        let read = |old| Text::read(old, known, &copies, &mappings, target);
         let texts = all.into_iter().map(read).collect::<Result<_>>()?;
         Ok(Self {
-            mappings: mappings.to_vec(),
+            id: target.id(),
+            mappings,
             found,
             texts,
             leftovers,
@@ -63,22 +62,23 @@ impl Survey {
     }
 
     /// What the running kernel has mapped.
-    pub(super) fn unit(&self, pid: Pid) -> Result<&KernelUnit> {
-        let refused = |reason: String| Error::Process {
-            pid: pid.as_raw(),
-            reason,
-        };
+    pub(super) fn unit(&self) -> Result<&KernelUnit> {
+        let refused = |reason| Error::refused(self.id, reason);
         let unit = self.found.kernel.as_ref();
-        let unit = unit.ok_or_else(|| {
-            refused("has no vDSO of the running kernel: there is nothing to link to".to_owned())
-        })?;
-        match unit.missing.as_slice() {
-            [] => Ok(unit),
-            missing => Err(refused(format!(
-                "has no {}: there is nothing to link to",
-                missing.join(", ")
-            ))),
+        let unit = unit.ok_or_else(|| refused(Refusal::NoKernelVdso))?;
+        match unit.missing.is_empty() {
+            true => Ok(unit),
+            false => Err(refused(Refusal::MissingMappings {
+                names: unit.missing.clone(),
+            })),
         }
+    }
+
+    /// Where threads must not be without being carried across: old texts, and the kernel's vDSO.
+    pub(super) fn occupied(&self) -> impl Iterator<Item = Range<Avma>> {
+        let vdso = self.found.kernel.as_ref().and_then(KernelUnit::vdso);
+        let texts = self.texts.iter().map(|text| &text.found.mapping);
+        texts.chain(vdso.map(|vdso| &vdso.range)).cloned()
     }
 
     /// Unmaps what was left behind.
@@ -90,14 +90,18 @@ impl Survey {
     /// that are to be used. Its mappings now, if it is.
     pub(super) fn holds(
         &self,
-        target: &impl Target,
+        target: &impl StoppedTarget,
         places: &[Range<Avma>],
     ) -> Result<Option<Vec<Mapping>>> {
         let now = target.mappings()?;
         let kernel = self.found.kernel.iter().flat_map(|unit| &unit.mappings);
         let mut all: Vec<Range<Avma>> = kernel.map(|mapping| mapping.range.clone()).collect();
         all.extend(self.texts.iter().map(|text| text.found.mapping.clone()));
-        all.extend(self.texts.iter().filter_map(|text| text.zeros.clone()));
+        all.extend(
+            self.texts
+                .iter()
+                .filter_map(|text| text.placeholder.clone()),
+        );
         all.extend_from_slice(places);
         let matters = |mapping: &&Mapping| all.iter().any(|range| overlaps(range, &mapping.range));
         let same = now
@@ -107,7 +111,7 @@ impl Survey {
         let is_same = |text: &Text| {
             let mut bytes = vec![0; text.found.bytes.len()];
             let was_read = target.read(text.found.mapping.start, &mut bytes);
-            trampoline::erase(&mut bytes);
+            injected_call::erase(&mut bytes);
             was_read && bytes == text.found.bytes
         };
         let holds = same && self.texts.iter().all(is_same);
@@ -119,14 +123,14 @@ impl Survey {
 fn is_file(old: &OldText, mappings: &[Mapping]) -> bool {
     let mut mappings = mappings.iter();
     let mapping = mappings.find(|mapping| mapping.range == old.mapping);
-    !old.is_told && mapping.is_some_and(|mapping| mapping.name.starts_with('/'))
+    !old.is_by_auxv && mapping.is_some_and(|mapping| mapping.name.starts_with('/'))
 }
 
 /// Whether a text is a copy that was made for another place, and not put there.
 fn is_leftover(old: &OldText) -> Result<bool> {
     let start = old.mapping.start;
     let is_linked = Record::find(&old.bytes, start)?.is_some();
-    let is_copy =
-        Record::copied(&old.bytes, start).is_some() || trampoline::is_displaced(&old.bytes, start);
-    Ok(!is_linked && !old.is_told && is_copy)
+    let is_copy = Record::copied(&old.bytes, start).is_some()
+        || injected_call::is_displaced(&old.bytes, start);
+    Ok(!is_linked && !old.is_by_auxv && is_copy)
 }

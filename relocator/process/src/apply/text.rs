@@ -10,12 +10,12 @@ use elf_tools::reentry::ReentryTable;
 use elf_tools::relocation::Relocation;
 use elf_tools::{Avma, Svma};
 
-use super::recognise::{OldText, zeros};
-use super::record::{Found, Record};
-use super::spare::{Begun, Spare};
+use super::recognise::{OldText, vvar_placeholder};
+use super::record::{FoundRecord, Record};
+use super::recovery::{InterruptedApply, RecoveryCopy};
 use crate::features;
 use crate::targets::{Mapping, WORD};
-use crate::{Error, Result};
+use crate::{Error, Result, Unlinkable};
 use relocator::criu;
 use relocator::link::Old;
 use relocator::source::{NoSymtab, Source};
@@ -41,9 +41,9 @@ pub(super) struct Text {
     /// What the mapping held before links and jumps.
     pub(super) pristine: Vec<u8>,
     /// Its link record.
-    pub(super) record: Option<Found>,
+    pub(super) record: Option<FoundRecord>,
     /// What is known of it if a tool was killed that was about to replace it.
-    pub(super) begun: Option<Begun>,
+    pub(super) interrupted: Option<InterruptedApply>,
     /// CRIU's jumps, as they are or were before it was linked.
     pub(super) jumps: Vec<(Svma, [u8; criu::JUMP])>,
     /// The old image.
@@ -53,7 +53,7 @@ pub(super) struct Text {
     /// How threads get out of it.
     pub(super) reentry: ReentryTable,
     /// Pages of zeros where its vvar was.
-    pub(super) zeros: Option<Range<Avma>>,
+    pub(super) placeholder: Option<Range<Avma>>,
 }
 
 impl Text {
@@ -61,23 +61,23 @@ impl Text {
     pub(super) fn read(
         mut found: OldText,
         known: Known<'_>,
-        spares: &[Spare],
+        copies: &[RecoveryCopy],
         mappings: &[Mapping],
         memory: &dyn Memory,
     ) -> Result<Self> {
         let name = format!("the vDSO at {}", found.image);
         let (record, mut mapping, mut pristine) = without_records(&found)?;
         let own = record.as_ref().map(|found| &found.record);
-        let begun = spares.iter().find_map(|spare| {
-            let begun = spare.begun(&found, own, &mapping, &pristine)?;
-            Some((spare, begun))
+        let interrupted = copies.iter().find_map(|copy| {
+            let interrupted = copy.interrupted(&found, own, &mapping, &pristine)?;
+            Some((copy, interrupted))
         });
-        let begun = begun.map(|(spare, begun)| {
+        let interrupted = interrupted.map(|(copy, interrupted)| {
             if record.is_none() {
-                spare.extend(&mut found, mappings, memory);
+                copy.extend(&mut found, mappings, memory);
             }
-            (mapping, pristine) = (begun.base.range(), begun.base.bytes.clone());
-            begun
+            (mapping, pristine) = (interrupted.base.range(), interrupted.base.bytes.clone());
+            interrupted
         });
         let size = image_size(&found, &mapping, &pristine);
         let start = (found.image.0 - mapping.start.0) as usize;
@@ -96,18 +96,18 @@ impl Text {
         let options = known.tables;
         let (old, tables) = tables::find(parsed, &name, symtab, options)?;
         let (reentry, _) = tables::reentry(&old, &name, options)?;
-        let zeros = zeros(mappings, memory, mapping.start);
+        let placeholder = vvar_placeholder(mappings, memory, mapping.start);
         Ok(Self {
             found,
             mapping,
             pristine,
             record,
-            begun,
+            interrupted,
             jumps,
             old,
             tables,
             reentry,
-            zeros,
+            placeholder,
         })
     }
 
@@ -129,7 +129,7 @@ impl Text {
                 }
                 Ok(Some(code))
             }
-            None if self.begun.is_some() => Ok(Some(self.staged())),
+            None if self.interrupted.is_some() => Ok(Some(self.staged())),
             None => Ok((!self.jumps.is_empty()).then(|| self.unlinked())),
         }
     }
@@ -188,7 +188,7 @@ impl Text {
 }
 
 /// Takes away all link records; the outermost one, and the mapping and what it held before there was any.
-fn without_records(found: &OldText) -> Result<(Option<Found>, Range<Avma>, Vec<u8>)> {
+fn without_records(found: &OldText) -> Result<(Option<FoundRecord>, Range<Avma>, Vec<u8>)> {
     let mut range = found.mapping.clone();
     let mut bytes = found.bytes.clone();
     let mut outermost = None;
@@ -293,10 +293,10 @@ fn check(
         None => Ok(()),
         Some((index, _)) => Err(Error::Unlinkable {
             what: name.to_owned(),
-            reason: format!(
-                "it has the build-id of {}, and another byte at {index:#x}: somebody else has changed it",
-                named.source.name
-            ),
+            reason: Unlinkable::Changed {
+                named: named.source.name.clone(),
+                at: index,
+            },
         }),
     }
 }
@@ -313,10 +313,7 @@ fn without_jumps(
         let original = named.and_then(|named| named.used.get(place.clone()));
         let original = original.ok_or_else(|| Error::Unlinkable {
             what: name.to_owned(),
-            reason: format!(
-                "CRIU has overwritten its function at {entry}, and what was there is not known; name the old vDSO, as \
-                 --old kernel:VERSION or --old FILE"
-            ),
+            reason: Unlinkable::Overwritten { entry: *entry },
         })?;
         bytes[place].copy_from_slice(original);
     }

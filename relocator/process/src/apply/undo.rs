@@ -3,81 +3,77 @@
 use std::ops::Range;
 
 use elf_tools::{Avma, Svma};
-use nix::unistd::Pid;
 
-use super::content::Content;
+use super::chunk::MemoryChunk;
+use super::interim::{self, InterimEntries};
 use super::link::moves;
+use super::outcome::{ApplyOutcome, ApplyState, LinkedText};
 use super::recognise::KernelUnit;
 use super::record::{Before, Placed, Record};
-use super::report::{LinkedText, Outcome, State};
-use super::spare::Begun;
-use super::stage::{self, Stage};
+use super::recovery::InterruptedApply;
 use super::survey::Survey;
 use super::text::Text;
-use super::{Job, Planned};
+use super::{Planned, Transaction};
 use crate::targets::{Step, WORD, overlaps, subtract};
-use crate::{Error, Result};
+use crate::{Error, Refusal, Result};
 use relocator::threads::Write;
 use relocator::threads::frames::merge;
 
 /// What has to be done, or nothing if the process is not linked.
-pub(super) fn job(survey: &Survey, pid: Pid, build_id: &[u8]) -> Result<Planned> {
-    let mut outcome = Outcome::new(pid, survey);
-    let is_changed = |text: &Text| text.record.is_some() || text.begun.is_some();
+pub(super) fn plan(survey: &Survey, build_id: &[u8]) -> Result<Planned> {
+    let mut outcome = ApplyOutcome::new(survey);
+    let is_changed = |text: &Text| text.record.is_some() || text.interrupted.is_some();
     if !survey.texts.iter().any(is_changed) {
         return Ok((None, outcome));
     }
-    let unit = survey.unit(pid)?;
-    let mut job = Job::default();
+    let unit = survey.unit()?;
+    let mut transaction = Transaction::default();
     let mut back: Vec<Placed> = Vec::new();
-    let mut zeros: Vec<Range<Avma>> = Vec::new();
+    let mut placeholders: Vec<Range<Avma>> = Vec::new();
     for text in &survey.texts {
-        match (&text.record, &text.begun) {
+        match (&text.record, &text.interrupted) {
             (Some(found), _) => {
                 let record = &found.record;
                 if record.new != build_id {
-                    let reason = "was linked to another kernel, and is on this one now: it cannot be put back to what it was \
-                                  there, only be linked to this one";
-                    return Err(refused(pid, reason));
+                    return Err(Error::refused(survey.id, Refusal::LinkedElsewhere));
                 }
                 if back.is_empty() {
                     back = record.kernel.iter().map(turned).collect();
                 }
-                zeros.extend_from_slice(&record.zeros);
-                undo_text(text, record, &mut job)?;
+                placeholders.extend_from_slice(&record.placeholders);
+                undo_text(text, record, &mut transaction)?;
                 outcome.texts.push(LinkedText::recorded(text, record));
             }
-            (None, Some(begun)) => {
-                zeros.extend_from_slice(&begun.zeros);
-                undo_begun(text, begun, &mut job)?;
+            (None, Some(interrupted)) => {
+                placeholders.extend_from_slice(&interrupted.placeholders);
+                undo_interrupted(text, interrupted, &mut transaction)?;
             }
-            (None, None) => job.crossings.push((text.before()?, text.unlinked())),
+            (None, None) => transaction
+                .crossings
+                .push((text.before()?, text.unlinked())),
         }
     }
     // Where no text is linked any more, the kernel's mappings are where they belong.
     if !back.is_empty() {
-        job.kernel = moves(unit, &back)?;
+        transaction.kernel = moves(unit, &back)?;
     }
-    free(survey, &job.kernel, pid)?;
+    free(survey, &transaction.kernel)?;
     // Old code that no jump covers reads zeros, so they are there before it is: only where a record has taken their place they
     // come back when that is gone.
-    let zeros = vacant(&zeros, survey, unit, &back);
+    let placeholders = vacant(&placeholders, survey, unit, &back);
     let texts = survey.texts.iter().map(|text| text.found.mapping.clone());
-    let before = subtract(zeros.clone(), texts);
-    let behind = subtract(zeros, before.iter().cloned());
-    job.late.splice(0..0, before.into_iter().map(Step::Zero));
-    job.late.extend(behind.into_iter().map(Step::Zero));
-    job.late.extend(survey.discard());
-    outcome.state = State::RolledBack;
+    let before = subtract(placeholders.clone(), texts);
+    let behind = subtract(placeholders, before.iter().cloned());
+    transaction
+        .late
+        .splice(0..0, before.into_iter().map(Step::Placeholder));
+    transaction
+        .late
+        .extend(behind.into_iter().map(Step::Placeholder));
+    transaction.late.extend(survey.discard());
+    outcome.state = ApplyState::RolledBack;
     outcome.kernel = back;
-    Ok((Some(job), outcome))
-}
-
-fn refused(pid: Pid, reason: impl Into<String>) -> Error {
-    Error::Process {
-        pid: pid.as_raw(),
-        reason: reason.into(),
-    }
+    Ok((Some(transaction), outcome))
 }
 
 /// A mapping on its way back.
@@ -90,42 +86,46 @@ fn turned(placed: &Placed) -> Placed {
 }
 
 /// One text: entries make system calls until it is what it was.
-fn undo_text(text: &Text, record: &Record, job: &mut Job) -> Result<()> {
+fn undo_text(text: &Text, record: &Record, transaction: &mut Transaction) -> Result<()> {
     let found = &text.found;
     let old = &record.text;
     let mut bytes = record.undone(&found.bytes, found.mapping.start)?;
     let unlinked = text.unlinked();
     let image = (found.image.0 - old.start.0) as usize;
-    let stage = Stage::new(text, &unlinked, &bytes[image..], found.size)?;
-    let late = stage.finish(&bytes[image..]);
-    stage.put(&mut bytes, old.start);
+    let interim = InterimEntries::new(text, &unlinked, &bytes[image..], found.size)?;
+    let late = interim.finish(&bytes[image..]);
+    interim.put(&mut bytes, old.start);
     let mut after = unlinked;
-    stage.extend(&mut after);
+    interim.extend(&mut after);
     let now = record.linked(&found.bytes, found.mapping.start)?;
-    job.crossings.push((Some(now), after));
-    let mut spare = found.bytes.clone();
-    stage.put(&mut spare, found.mapping.start);
-    job.early.push(Step::Spare(spare));
-    job.early.extend(stage.begin());
+    transaction.crossings.push((Some(now), after));
+    let mut copy = found.bytes.clone();
+    interim.put(&mut copy, found.mapping.start);
+    transaction.early.push(Step::RecoveryCopy(copy));
+    transaction.early.extend(interim.begin());
     let at = old.start;
-    job.late.push(Step::Replace { at, bytes });
-    job.late.extend(late);
-    unmap_added(text, old, job);
+    transaction.late.push(Step::Replace { at, bytes });
+    transaction.late.extend(late);
+    unmap_added(text, old, transaction);
     Ok(())
 }
 
 /// One text that a tool was about to replace which was killed: what differs is put back, entries first.
-fn undo_begun(text: &Text, begun: &Begun, job: &mut Job) -> Result<()> {
+fn undo_interrupted(
+    text: &Text,
+    interrupted: &InterruptedApply,
+    transaction: &mut Transaction,
+) -> Result<()> {
     let found = &text.found;
-    let old = begun.base.range();
+    let old = interrupted.base.range();
     let mut after = text.unlinked();
     let now = text.before()?;
     let entries = text.old.code.functions().iter();
     let entries: Vec<Svma> = entries.map(|function| function.entry).collect();
-    stage::extend(&mut after, entries.iter().copied());
-    job.crossings.push((now, after));
-    let base = &begun.base;
-    let mut now = Content {
+    interim::extend(&mut after, entries.iter().copied());
+    transaction.crossings.push((now, after));
+    let base = &interrupted.base;
+    let mut now = MemoryChunk {
         at: found.mapping.start,
         bytes: found.bytes.clone(),
     };
@@ -137,23 +137,23 @@ fn undo_begun(text: &Text, begun: &Begun, job: &mut Job) -> Result<()> {
         {
             now.copy_from_slice(bytes);
             let bytes = bytes.to_vec();
-            job.late.push(Step::Write(Write { at, bytes }));
+            transaction.late.push(Step::Write(Write { at, bytes }));
         }
     }
     let now = now.part(&old).unwrap_or_default();
     let rest = Record::difference(&base.bytes, now, old.start).into_iter();
     let rest = rest.map(|Before { at, bytes }| Step::Write(Write { at, bytes }));
-    job.late.extend(rest);
-    unmap_added(text, &old, job);
+    transaction.late.extend(rest);
+    unmap_added(text, &old, transaction);
     Ok(())
 }
 
 /// Unmaps what a link has added to a text.
-fn unmap_added(text: &Text, old: &Range<Avma>, job: &mut Job) {
+fn unmap_added(text: &Text, old: &Range<Avma>, transaction: &mut Transaction) {
     let found = &text.found.mapping;
     for added in [found.start..old.start, old.end..found.end] {
         if !added.is_empty() {
-            job.late.push(Step::Unmap(added));
+            transaction.late.push(Step::Unmap(added));
         }
     }
 }
@@ -179,7 +179,7 @@ fn vacant(
 }
 
 /// The places where the kernel's mappings were must be free still.
-fn free(survey: &Survey, moves: &[Step], pid: Pid) -> Result<()> {
+fn free(survey: &Survey, moves: &[Step]) -> Result<()> {
     for step in moves {
         let Step::Move { from, to } = step else {
             continue;
@@ -187,11 +187,11 @@ fn free(survey: &Survey, moves: &[Step], pid: Pid) -> Result<()> {
         let place = *to..to.offset((from.end.0 - from.start.0) as i64);
         let mut mappings = survey.mappings.iter();
         if let Some(mapping) = mappings.find(|mapping| overlaps(&mapping.range, &place)) {
-            let reason = format!(
-                "has {} {} at {} now, where a mapping of the kernel's would have to go back to",
-                mapping.protection, mapping.name, mapping.range.start
-            );
-            return Err(refused(pid, reason));
+            let reason = Refusal::PlaceTaken {
+                at: mapping.range.start,
+                by: format!("{} {}", mapping.protection, mapping.name),
+            };
+            return Err(Error::refused(survey.id, reason));
         }
     }
     Ok(())

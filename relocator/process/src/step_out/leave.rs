@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use elf_tools::Avma;
 use nix::libc::{SIGTRAP, c_int};
 
-use super::subject::ignores;
+use super::process::ignores;
 use super::undisturbed::Undisturbed;
-use super::{PATIENCE, Place};
+use super::{PATIENCE, StuckReason, VdsoPlace};
 use crate::Result;
 use crate::tracing::{Standing, Stop, Tracee};
 use relocator::threads::frames;
@@ -21,12 +21,6 @@ const STEPS: u32 = 100_000;
 
 /// How many signals may come while it is let run or stepped.
 const ARRIVALS: u32 = 10;
-
-/// Why a context in a frame is inside.
-pub(super) const FRAME: &str = "a signal interrupted it, and the handler has not returned";
-
-/// Why a thread that can run is inside.
-const SIGNALS: &str = "signals do not let it get out";
 
 /// How long one instruction may take: a system call may block.
 const STEP: Duration = Duration::from_millis(50);
@@ -51,7 +45,7 @@ pub(super) struct Surroundings<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Inside {
     /// Where it goes on.
-    pub(super) place: Place,
+    pub(super) place: VdsoPlace,
     /// Where it is saved, if it is not what the thread executes.
     pub(super) frame: Option<Avma>,
 }
@@ -71,7 +65,7 @@ pub(super) enum Left {
         /// Its contexts that are.
         contexts: Vec<Inside>,
         /// Why.
-        reason: &'static str,
+        reason: StuckReason,
     },
     /// It has ended.
     Gone,
@@ -102,13 +96,13 @@ impl<'a> Leaving<'a> {
         } = self.surroundings;
         let registers = self.tracee.registers()?.registers();
         let mut inside = Vec::new();
-        if let Some(place) = Place::inside(vdsos, registers.pc) {
+        if let Some(place) = VdsoPlace::inside(vdsos, registers.pc) {
             inside.push(Inside { place, frame: None });
         }
         for vdso in vdsos {
             let found = frames::of_thread(&registers, writable, vdso, &self.tracee.memory());
             inside.extend(found.iter().filter_map(|found| {
-                let place = Place::inside(vdsos, found.registers.pc)?;
+                let place = VdsoPlace::inside(vdsos, found.registers.pc)?;
                 let frame = Some(found.at);
                 Some(Inside { place, frame })
             }));
@@ -127,7 +121,7 @@ impl<'a> Leaving<'a> {
         }
         for _ in 0..ARRIVALS {
             if !self.executes_inside()? {
-                return self.still_inside(FRAME);
+                return self.still_inside(StuckReason::InHandler);
             }
             if let Some(reason) = self.why_not_stepped()? {
                 return self.still_inside(reason);
@@ -136,7 +130,7 @@ impl<'a> Leaving<'a> {
                 return Ok(left);
             }
         }
-        self.still_inside(SIGNALS)
+        self.still_inside(StuckReason::Signals)
     }
 
     fn is_late(&self) -> bool {
@@ -145,7 +139,7 @@ impl<'a> Leaving<'a> {
 
     fn executes_inside(&self) -> Result<bool> {
         let pc = self.tracee.registers()?.pc();
-        Ok(Place::inside(self.surroundings.vdsos, pc).is_some())
+        Ok(VdsoPlace::inside(self.surroundings.vdsos, pc).is_some())
     }
 
     /// Whether it has left, now that it stands.
@@ -160,7 +154,7 @@ impl<'a> Leaving<'a> {
         })
     }
 
-    fn still_inside(&self, reason: &'static str) -> Result<Left> {
+    fn still_inside(&self, reason: StuckReason) -> Result<Left> {
         let contexts = self.inside()?;
         Ok(Left::Inside { contexts, reason })
     }
@@ -190,19 +184,19 @@ impl<'a> Leaving<'a> {
         self.tracee.resume(signal)?;
         let standing = self.tracee.wait_still(PATIENCE)?;
         match self.after(standing)? {
-            None => self.still_inside(SIGNALS).map(Some),
+            None => self.still_inside(StuckReason::Signals).map(Some),
             left => Ok(left),
         }
     }
 
     /// The trap of a step is a signal that cannot be blocked or ignored: the kernel would unblock it, and restore its
     /// default action for the whole process.
-    fn why_not_stepped(&self) -> Result<Option<&'static str>> {
+    fn why_not_stepped(&self) -> Result<Option<StuckReason>> {
         if self.tracee.signal_mask()? & bit(SIGTRAP) != 0 {
-            return Ok(Some("it blocks SIGTRAP, so that it cannot be stepped"));
+            return Ok(Some(StuckReason::TrapBlocked));
         }
         let ignored = ignores(self.tracee.pid(), bit(SIGTRAP))?;
-        Ok(ignored.then_some("its process ignores SIGTRAP, so that it cannot be stepped"))
+        Ok(ignored.then_some(StuckReason::TrapIgnored))
     }
 
     /// Steps it until it is outside, and says if it is; `None` if a signal has come.
@@ -210,12 +204,12 @@ impl<'a> Leaving<'a> {
         let _undisturbed = Undisturbed::begin();
         let why = loop {
             if self.steps >= STEPS || self.is_late() {
-                break "it does not get out by itself";
+                break StuckReason::Loops;
             }
             self.steps += 1;
             self.tracee.step(0)?;
             match self.tracee.wait(STEP)? {
-                Some(Stop::TRAP) if !self.executes_inside()? => break "",
+                Some(Stop::TRAP) if !self.executes_inside()? => break StuckReason::InHandler,
                 Some(stop) if stop.is_end() => return Ok(Some(Left::Gone)),
                 Some(Stop::Signal(signal)) if signal != SIGTRAP => {
                     return self.run(RUN.1, signal);
@@ -225,7 +219,7 @@ impl<'a> Leaving<'a> {
                 None if self.tracee.stand_still(PATIENCE)? == Standing::Gone => {
                     return Ok(Some(Left::Gone));
                 }
-                None => break "it waits in a system call",
+                None => break StuckReason::Waits,
             }
         };
         // The trap flag goes when it is resumed, and it stops again before it executes anything.

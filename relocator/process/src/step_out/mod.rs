@@ -2,8 +2,9 @@
 //!
 //! | module | does |
 //! |---|---|
-//! | `subject` | the process: where its threads can be, and how it is left |
+//! | `process` | the process: where its threads can be, and how it is left |
 //! | `leave` | one thread leaves |
+//! | `why` | why a context is still inside |
 //! | `undisturbed` | no termination of this process at a moment when it would hurt the other one |
 //!
 //! Whatever happens, the process must not be harmed, and nobody can prevent this tool from being killed. So the states that
@@ -12,7 +13,7 @@
 //! - **No signal mask is changed.** A mask would survive this tool, and blocking signals is not needed: they are delivered
 //!   by the kernel as they come, in its order. That costs another attempt now and then, since the frame of a handler can
 //!   hold a context inside the vDSO. It leaves when the handler has returned, so handlers are given time.
-//! - **A thread is let run for a moment and stopped again**, up to [`Options::runs`] times. The functions of a vDSO take
+//! - **A thread is let run for a moment and stopped again**, up to [`StepOutOptions::runs`] times. The functions of a vDSO take
 //!   less than a microsecond, so a few attempts almost always do.
 //! - **Only then is it stepped**, instruction by instruction. The kernel does not take the trap flag from a thread whose
 //!   tracer dies, so that the next instruction would end the process. So termination signals are held back meanwhile, and
@@ -21,8 +22,9 @@
 //! - **The stop signal is sent while all threads stand still**, and each of them takes it before it executes anything.
 
 mod leave;
-mod subject;
+mod process;
 mod undisturbed;
+mod why;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -32,12 +34,14 @@ use std::time::{Duration, Instant};
 use elf_tools::{Avma, Svma};
 
 use crate::Result;
-use crate::tracing::{Seized, Subject, Tracee, is_gone};
+use crate::targets::live::blocked_at;
+use crate::tracing::{Seized, TraceableProcess, Tracee, is_gone};
 use leave::{Inside, Leaving, Left, Surroundings};
+pub use why::StuckReason;
 
 /// How a process is treated.
 #[derive(Debug, Clone, Copy)]
-pub struct Options {
+pub struct StepOutOptions {
     /// Whether it goes on afterwards. Otherwise it is stopped, as by `SIGSTOP`.
     pub resume: bool,
     /// How long it is tried.
@@ -46,7 +50,7 @@ pub struct Options {
     pub runs: u32,
 }
 
-impl Default for Options {
+impl Default for StepOutOptions {
     fn default() -> Self {
         Self {
             resume: false,
@@ -58,7 +62,7 @@ impl Default for Options {
 
 /// What came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outcome {
+pub struct StepOutOutcome {
     /// The process.
     pub pid: i32,
     /// Its vDSOs.
@@ -81,7 +85,7 @@ pub struct Moved {
     /// Its number.
     pub thread: i32,
     /// Where it was last seen inside.
-    pub from: Place,
+    pub from: VdsoPlace,
     /// How often it was let run for that.
     pub runs: u32,
     /// How many instructions it was stepped.
@@ -94,23 +98,23 @@ pub struct Stuck {
     /// The thread it belongs to.
     pub thread: i32,
     /// Where it goes on.
-    pub place: Place,
+    pub place: VdsoPlace,
     /// The `ucontext` that holds it, if it was interrupted by a signal.
     pub frame: Option<Avma>,
     /// Why it cannot leave.
-    pub reason: String,
+    pub reason: StuckReason,
 }
 
 /// A place in a vDSO.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct VdsoPlace {
     /// In the process.
     pub address: Avma,
     /// In the image.
     pub image: Svma,
 }
 
-impl Place {
+impl VdsoPlace {
     /// An address, if it is in one of the vDSOs.
     fn inside(vdsos: &[Range<Avma>], address: Avma) -> Option<Self> {
         let vdso = vdsos.iter().find(|vdso| vdso.contains(&address))?;
@@ -127,12 +131,12 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_mi
 
 /// Has all threads of a process leave its vDSOs, and leaves it stopped or lets it go on.
 ///
-/// Contexts that could not leave within the deadline are in the outcome. Errors: `Error::Process` if the process is none
-/// that can be worked on, or ends; `Error::Io` where the system refuses. The process is untouched then.
+/// Contexts that could not leave within the deadline are in the outcome. Errors: [`crate::Error::Refused`] if the process
+/// cannot be worked on, or ends; `Error::Io` where the system refuses. The process is untouched then.
 ///
 /// A thread in an uninterruptible system call is traced until the calling thread ends.
-pub fn step_out(pid: i32, options: &Options) -> Result<Outcome> {
-    let subject = Subject::open(pid)?;
+pub fn step_out(pid: i32, options: &StepOutOptions) -> Result<StepOutOutcome> {
+    let subject = TraceableProcess::open(pid)?;
     let was_stopped = subject.is_stopped()?;
     let deadline = Instant::now() + options.deadline;
     let mut attempt = Attempt::new(&subject, options, deadline);
@@ -153,8 +157,8 @@ pub fn step_out(pid: i32, options: &Options) -> Result<Outcome> {
 
 /// Attempts to have all threads outside.
 struct Attempt<'a> {
-    subject: &'a Subject,
-    options: &'a Options,
+    subject: &'a TraceableProcess,
+    options: &'a StepOutOptions,
     deadline: Instant,
     attempts: u32,
     threads: usize,
@@ -164,7 +168,7 @@ struct Attempt<'a> {
 }
 
 impl<'a> Attempt<'a> {
-    fn new(subject: &'a Subject, options: &'a Options, deadline: Instant) -> Self {
+    fn new(subject: &'a TraceableProcess, options: &'a StepOutOptions, deadline: Instant) -> Self {
         Self {
             subject,
             options,
@@ -248,40 +252,40 @@ impl<'a> Attempt<'a> {
     }
 
     /// Stacks of several threads may be one mapping, so that a frame is found twice.
-    fn is_stuck(&mut self, thread: i32, context: Inside, reason: &str) {
+    fn is_stuck(&mut self, thread: i32, context: Inside, reason: StuckReason) {
         let Inside { place, frame } = context;
         let mut known = self.stuck.iter().filter_map(|stuck| stuck.frame);
         if frame.is_some_and(|frame| known.any(|known| known == frame)) {
             return;
         }
         let reason = match frame {
-            Some(_) => leave::FRAME,
+            Some(_) => StuckReason::InHandler,
             None => reason,
         };
         self.stuck.push(Stuck {
             thread,
             place,
             frame,
-            reason: reason.to_owned(),
+            reason,
         });
     }
 
     fn stuck_in_kernel(&self, seized: &Seized) -> Vec<Stuck> {
         let stuck = |tracee: &Tracee| {
             let thread = tracee.pid().as_raw();
-            let place = Place::inside(&self.vdsos, subject::blocked_at(tracee.pid())?)?;
+            let place = VdsoPlace::inside(&self.vdsos, blocked_at(tracee.pid())?)?;
             Some(Stuck {
                 thread,
                 place,
                 frame: None,
-                reason: "it is in a system call that cannot be interrupted".to_owned(),
+                reason: StuckReason::Uninterruptible,
             })
         };
         seized.in_kernel().iter().filter_map(stuck).collect()
     }
 
-    fn outcome(self, stopped: bool) -> Outcome {
-        Outcome {
+    fn outcome(self, stopped: bool) -> StepOutOutcome {
+        StepOutOutcome {
             pid: self.subject.pid().as_raw(),
             vdsos: self.vdsos,
             threads: self.threads,

@@ -1,9 +1,18 @@
-//! What stands between a plan and the world: a process that is linked.
+//! What stands between a plan and the world: a process, or an image of one.
 //!
-//! Planning reads a [`Target`] and decides on [`Step`]s; carrying them out is the target's business. So the same plan
-//! serves a live process, checkpoint files, and tests.
+//! | trait or type | is |
+//! |---|---|
+//! | [`Target`] | all that is asked of a process before it is changed: survey, recognition, placement and planning read nothing else |
+//! | [`StoppedTarget`] | one whose threads stand still: verdicts about threads need it, and it carries out [`Step`]s |
+//! | [`live::Running`] | a live process that goes on meanwhile: a [`Target`] |
+//! | [`live::Live`] | a live process whose threads stand still: both |
+//!
+//! No planning code takes a process number to look at something by itself, or opens a file of `/proc`. So the same plan serves
+//! a live process, images of a checkpoint, and the pretended memory of tests.
 
 pub mod live;
+#[cfg(test)]
+pub(crate) mod pretended;
 
 use std::fmt;
 use std::ops::Range;
@@ -18,19 +27,57 @@ pub use relocator::threads::Thread;
 /// Bytes of code that change at once, if they are at a multiple of it.
 pub const WORD: usize = 8;
 
-/// A process whose threads stand still, or an image of one.
+/// A process that can be linked, or an image of one, seen from outside.
+///
+/// Every answer is about one moment. Where the process goes on meanwhile ([`live::Running`]) answers may contradict each other;
+/// what was planned from them is compared with a [`StoppedTarget`] before anything is written.
+///
+/// # What images of a checkpoint have to bring
+///
+/// An implementor for images at rest answers as the restored process would on the new kernel, before any of its threads runs:
+///
+/// - [`Memory::read`]: bytes of private pages from the images, of pages of files that were not dumped from those files, zeros
+///   for anonymous pages without content. The kernel's own data pages cannot be read (`false`); its vDSO reads as the new
+///   kernel's, with CRIU's mark where a restore leaves one.
+/// - [`Target::mappings`]: the dumped ones with the names that `/proc/PID/maps` would give them (a program's old vDSO is
+///   anonymous memory after a restore), and those of the new kernel where the restore will put them.
+/// - [`Target::auxv_vdso`]: from the saved auxiliary vector.
+/// - [`Target::droppable`]: by the flags of the dumped mappings. An empty answer costs `getrandom` its fast path.
+/// - [`StoppedTarget::threads`]: the saved registers of every thread, by their numbers in the image.
+/// - [`StoppedTarget::carry_out`]: new images take the place of the old ones at once, by renaming them, or not at all.
 pub trait Target: Memory {
+    /// The number by which errors and reports name it.
+    fn id(&self) -> i32;
+
     /// Its mappings, lowest first.
     fn mappings(&self) -> Result<Vec<Mapping>>;
 
-    /// Where its program was told that its vDSO is: `AT_SYSINFO_EHDR` of the auxiliary vector.
-    fn told_vdso(&self) -> Option<Avma>;
+    /// Where its auxiliary vector says that its vDSO is (`AT_SYSINFO_EHDR`). After a restore that is the old one.
+    fn auxv_vdso(&self) -> Option<Avma>;
 
-    /// Its threads.
+    /// The mappings that the kernel may turn into zeros at any time (`MAP_DROPPABLE`).
+    fn droppable(&self) -> Result<Vec<Range<Avma>>>;
+
+    /// Where its threads are, as far as that can be told without stopping them.
+    fn whereabouts(&self) -> Result<Vec<Whereabouts>>;
+}
+
+/// A target whose threads do not execute anything.
+pub trait StoppedTarget: Target {
+    /// Its threads, of which there is at least one.
     fn threads(&self) -> Result<Vec<Thread>>;
 
     /// Carries out steps in their order: all of them, or none.
     fn carry_out(&mut self, steps: &[Step]) -> Result<()>;
+}
+
+/// Where a thread is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Whereabouts {
+    /// Its number.
+    pub thread: i32,
+    /// Its next instruction; `None` if that cannot be told, as of a thread that runs.
+    pub pc: Option<Avma>,
 }
 
 /// A part of the address space that is mapped.
@@ -98,17 +145,17 @@ pub enum Step {
         /// What they hold.
         bytes: Vec<u8>,
     },
-    /// Pages of code are kept, anywhere, until all steps are done: for whoever comes after this tool if it is killed.
-    Spare(Vec<u8>),
-    /// A mapping of the kernel's is moved as a whole, over what is mapped there: nothing, or pages of zeros.
+    /// Pages of code are kept, anywhere, until all steps are done: the next tool reads them if this one is killed.
+    RecoveryCopy(Vec<u8>),
+    /// A mapping of the kernel's is moved as a whole, to where nothing is mapped, or pages of a vvar placeholder.
     Move {
         /// Where it is.
         from: Range<Avma>,
         /// Where its first byte will be.
         to: Avma,
     },
-    /// Private pages of zeros, which can only be read, are mapped where nothing is.
-    Zero(Range<Avma>),
+    /// A vvar placeholder, private pages of zeros which can only be read, is mapped where nothing is.
+    Placeholder(Range<Avma>),
     /// Pages are unmapped.
     Unmap(Range<Avma>),
 }

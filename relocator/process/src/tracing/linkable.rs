@@ -1,7 +1,7 @@
-//! What is demanded of a process that is changed, beyond that its threads can be [stopped](Subject::open).
+//! What is demanded of a process that is changed, beyond that its threads can be [stopped](TraceableProcess::open).
 //!
 //! All of this is looked at before anything is stopped. What can only be seen of threads that stand still, or be asked by
-//! the process itself, is for the caller to look at then: [`Subject::check_thread`], [`Subject::undumpable`].
+//! the process itself, is for the caller to look at then: [`TraceableProcess::check_thread`], [`TraceableProcess::undumpable`].
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
@@ -11,8 +11,8 @@ use nix::libc;
 use nix::unistd::Pid;
 use procfs::process::{Process, StatFlags, Task};
 
-use super::{Subject, UserRegisters, request};
-use crate::{Error, Result};
+use super::{TraceableProcess, UserRegisters, request};
+use crate::{Error, Refusal, Result};
 
 /// The code segment of 64-bit programs: `__USER_CS` of `asm/segment.h`.
 const CODE_SEGMENT: u64 = 0x33;
@@ -23,8 +23,8 @@ const IDENTITY: usize = 20;
 const CLASS_64: u8 = 2;
 const X86_64: [u8; 2] = [62, 0];
 
-impl Subject {
-    /// Refuses a process that cannot be linked: `Error::Process`, with the reason and what can be done. It is untouched.
+impl TraceableProcess {
+    /// Refuses a process that cannot be linked: [`Error::Refused`]. It is untouched.
     pub fn check_linkable(&self) -> Result<()> {
         self.check_life()?;
         self.check_dumpable()?;
@@ -37,15 +37,16 @@ impl Subject {
     pub fn check_thread(&self, thread: Pid, registers: &UserRegisters) -> Result<()> {
         match registers.0.cs {
             CODE_SEGMENT => Ok(()),
-            other => Err(self.refused(format!(
-                "is not only of 64 bits: its thread {thread} is in code segment {other:#x}"
-            ))),
+            other => Err(self.refused(Refusal::OtherCode {
+                thread: thread.as_raw(),
+                shown_by: format!("is in code segment {other:#x}"),
+            })),
         }
     }
 
     /// The refusal of a process that answers `prctl(PR_GET_DUMPABLE)` with another number than 1. Nobody else can ask.
     pub fn undumpable(&self) -> Error {
-        self.refused("is not dumpable: it keeps others out of its memory (PR_SET_DUMPABLE)")
+        self.refused(Refusal::NotDumpable)
     }
 
     /// Its memory is seen by way of its first thread, which can end before the others.
@@ -55,9 +56,9 @@ impl Subject {
         let flags = StatFlags::from_bits_truncate(stat.flags);
         let is_ending = flags.contains(StatFlags::PF_EXITING);
         let reason = match (is_ending, stat.num_threads > 1, stat.vsize) {
-            (true, true, _) => "goes on without its first thread, and cannot be worked on so",
-            (true, false, _) => "is ending",
-            (false, _, 0) => "has no memory: it is starting or ending",
+            (true, true, _) => Refusal::NoFirstThread,
+            (true, false, _) => Refusal::Ending,
+            (false, _, 0) => Refusal::NoMemory,
             (false, ..) => return Ok(()),
         };
         Err(self.refused(reason))
@@ -90,16 +91,14 @@ impl Subject {
         };
         let thread = task.tid;
         if status.tracerpid != 0 {
-            let tracer = status.tracerpid;
-            return Err(self.refused(format!(
-                "is traced already: its thread {thread} is, by {tracer}. It can be worked on when that has let it go"
-            )));
+            return Err(self.refused(Refusal::Traced {
+                thread,
+                tracer: status.tracerpid,
+            }));
         }
         match status.seccomp {
             None | Some(0) => Ok(()),
-            Some(_) => Err(self.refused(format!(
-                "cannot be asked to move its mappings: system calls of its thread {thread} are filtered (seccomp)"
-            ))),
+            Some(_) => Err(self.refused(Refusal::Seccomp { thread })),
         }
     }
 
@@ -116,12 +115,14 @@ impl Subject {
         }
         match identity[4] == CLASS_64 && identity[18..] == X86_64 {
             true => Ok(()),
-            false => Err(self.refused("is no 64-bit one: its program is for another machine")),
+            false => Err(self.refused(Refusal::OtherMachine {
+                shown_by: "its program is for another machine".to_owned(),
+            })),
         }
     }
 
     fn not_permitted(&self) -> Error {
-        self.refused("may not be traced: that takes its own user, or CAP_SYS_PTRACE")
+        self.refused(Refusal::NotPermitted)
     }
 
     /// What is changed in one of two processes with one memory is changed in the other, which nobody would stop.
@@ -134,16 +135,17 @@ impl Subject {
             if number == self.pid() {
                 continue;
             }
-            let reason = match request::shares_memory(self.pid(), number) {
+            let is_certain = match request::shares_memory(self.pid(), number) {
                 Ok(false) => continue,
-                Ok(true) => "shares its memory with",
+                Ok(true) => true,
                 Err(error) if is(&error, libc::ESRCH) => continue,
                 Err(_) if !self.is_as_large_as(&other) => continue,
-                Err(_) => "may share its memory, which the system does not tell, with",
+                Err(_) => false,
             };
-            return Err(self.refused(format!(
-                "{reason} process {number}, as after `vfork`. It can be worked on when that has ended or executed another program"
-            )));
+            return Err(self.refused(Refusal::SharedMemory {
+                with: other.pid,
+                is_certain,
+            }));
         }
         Ok(())
     }

@@ -8,26 +8,26 @@
 //! | `registers` | its registers, whole, and as [`relocator::threads`] knows them |
 //! | `seize` | all threads of a process, made to stand still |
 //! | `memory` | the memory of its process |
-//! | `subject` | a process: whether its threads can be traced at all, and where its vDSOs are |
+//! | `process` | a process: whether its threads can be traced at all, and where its vDSOs are |
 //! | `linkable` | what more is demanded of a process that is changed |
 //!
 //! A tracee belongs to the thread that began to trace it: the kernel refuses every other one.
 
 mod linkable;
 mod memory;
+mod process;
 mod registers;
 mod request;
 mod seize;
 mod stop;
-mod subject;
 mod tracee;
 
 pub use memory::ProcessMemory;
+pub use process::TraceableProcess;
+pub(crate) use process::{auxv_vdso, proc_error};
 pub use registers::UserRegisters;
 pub use seize::{Seized, Standing, is_gone};
 pub use stop::Stop;
-pub use subject::Subject;
-pub(crate) use subject::{proc_error, range, told_vdso};
 pub use tracee::Tracee;
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 
 use super::{Stop, Tracee};
-use crate::{Error, Result};
+use crate::{Error, Refusal, Result};
 
 /// How long a thread is waited for before it is looked at.
 const GLANCE: Duration = Duration::from_millis(20);
@@ -69,9 +69,10 @@ impl Tracee {
                 return Ok(Standing::InKernel);
             }
             if started.elapsed() > patience {
-                let pid = self.pid().as_raw();
-                let reason = format!("does not stop within {patience:?}");
-                return Err(Error::Process { pid, reason });
+                return Err(Error::refused(
+                    self.pid(),
+                    Refusal::DoesNotStop { patience },
+                ));
             }
         }
     }

@@ -1,13 +1,12 @@
 //! The address space of a program that has not begun yet.
 
-use std::io;
 use std::ops::Range;
 
 use elf_tools::Avma;
 use elf_tools::symtab::mapping_name;
-use procfs::process::{MMapPath, MemoryMap, Process};
 use relocator::source::LiveMapping;
-use relocator_process::running::kernel_mapping;
+use relocator_process::maps;
+use relocator_process::targets::Mapping;
 
 use super::{Error, Result};
 
@@ -17,27 +16,23 @@ const BELOW_STACK: u64 = 64 << 20;
 
 /// A snapshot of its mappings.
 pub(super) struct Space {
-    maps: Vec<MemoryMap>,
+    maps: Vec<Mapping>,
 }
 
 impl Space {
     pub(super) fn of(pid: i32) -> Result<Self> {
-        let maps = Process::new(pid).and_then(|process| process.maps());
-        let failed =
-            |error| Error::system(format!("mappings of process {pid}"))(io::Error::other(error));
-        let maps = maps.map_err(failed)?;
-        Ok(Self {
-            maps: maps.into_iter().collect(),
-        })
+        let maps = maps::of(pid);
+        let maps = maps.map_err(Error::system(format!("mappings of process {pid}")))?;
+        Ok(Self { maps })
     }
 
     /// The kernel's mappings, ascending.
     pub(super) fn unit(&self) -> Result<Vec<LiveMapping>> {
         let mappings = self.maps.iter().filter_map(|map| {
             Some(LiveMapping {
-                name: kernel_mapping(&map.pathname)?.to_owned(),
-                start: Avma(map.address.0),
-                size: map.address.1 - map.address.0,
+                name: maps::kernel_name(map)?.to_owned(),
+                start: map.range.start,
+                size: map.size(),
             })
         });
         let mappings: Vec<_> = mappings.collect();
@@ -50,8 +45,12 @@ impl Space {
 
     /// Where nothing will be in the way of something of that size.
     pub(super) fn place(&self, size: u64) -> Result<Avma> {
-        let stack = self.maps.iter().find(|map| map.pathname == MMapPath::Stack);
-        let stack = stack.ok_or_else(|| Error::missing("a stack"))?.address.0;
+        let stack = self.maps.iter().find(|map| map.name == "[stack]");
+        let stack = stack
+            .ok_or_else(|| Error::missing("a stack"))?
+            .range
+            .start
+            .0;
         let start = stack.checked_sub(BELOW_STACK.saturating_add(size));
         start
             .map(Avma)
@@ -63,13 +62,13 @@ impl Space {
         let taken = self
             .maps
             .iter()
-            .find(|map| map.address.0 < range.end.0 && range.start.0 < map.address.1);
+            .find(|map| map.range.start < range.end && range.start < map.range.end);
         match taken {
             None => Ok(()),
             Some(map) => Err(Error::Place {
                 what,
                 at: range.start,
-                reason: format!("there is {:?}", map.pathname),
+                reason: format!("there is `{}`", map.name),
             }),
         }
     }

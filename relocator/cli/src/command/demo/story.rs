@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use relocator::plan::{FunctionPlan, Strategy};
 use relocator::source::Source;
-use relocator_process::apply::{self, Options, RunningKernel};
+use relocator_process::apply::{self, ApplyOptions, RunningKernel};
 use relocator_verify::bed::OldVdso;
 use serde::Serialize;
 
@@ -107,9 +107,9 @@ pub(super) fn play(old: &Spec, threads: u8) -> Result<Story> {
     let jumps = victim.look()?;
     thread::sleep(COUNTING);
     let before = victim.count()?;
-    let options = Options {
+    let options = ApplyOptions {
         tables,
-        ..Options::default()
+        ..ApplyOptions::default()
     };
     let cycles = Cycles::run(&mut victim, &kernel, &source, &options)?;
     let looks = alone.into_iter().zip(jumps).zip(cycles.looks);
@@ -154,7 +154,7 @@ impl Cycles {
         victim: &mut Victim,
         kernel: &RunningKernel,
         source: &Source,
-        options: &Options,
+        options: &ApplyOptions,
     ) -> Result<Self> {
         let mut cycles = Self::default();
         for _ in 0..CYCLES {
@@ -170,12 +170,12 @@ impl Cycles {
         victim: &mut Victim,
         kernel: &RunningKernel,
         old: &[Source],
-        options: &Options,
+        options: &ApplyOptions,
     ) -> Result<()> {
         let before = victim.snapshot()?;
         let linked = apply::apply(victim.pid(), kernel, old, options)?;
         self.inside += linked.crossed.moved + linked.crossed.frames;
-        self.stops.push(linked.times.released.as_secs_f64() * 1e6);
+        self.stops.push(linked.times.total.as_secs_f64() * 1e6);
         let functions = linked.texts.iter().flat_map(|text| &text.functions);
         self.fates = functions.map(Fate::from).collect();
         // Calls that began before the link may have been wrong.

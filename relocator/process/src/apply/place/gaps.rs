@@ -24,16 +24,16 @@ impl Gaps {
     pub(super) fn between(
         mappings: &[Mapping],
         texts: &[Range<Avma>],
-        zeros: Option<&Range<u64>>,
+        placeholder: Option<&Range<u64>>,
         limits: Limits,
     ) -> Self {
         let mut taken = Vec::with_capacity(mappings.len() + texts.len() + 1);
         for mapping in mappings {
             let range = occupied(mapping, mappings);
-            match zeros {
-                Some(zeros) => {
-                    taken.push(range.start..range.end.min(zeros.start));
-                    taken.push(range.start.max(zeros.end)..range.end);
+            match placeholder {
+                Some(placeholder) => {
+                    taken.push(range.start..range.end.min(placeholder.start));
+                    taken.push(range.start.max(placeholder.end)..range.end);
                 }
                 None => taken.push(range),
             }

@@ -43,7 +43,11 @@ fn together(at: u64) -> Vec<KernelMapping> {
 }
 
 /// The places of a unit near a text of two pages at [`TEXT`], with `others` in the way.
-fn near_text(unit: &[KernelMapping], zeros: u64, others: &[Mapping]) -> Result<Place, Unreachable> {
+fn near_text(
+    unit: &[KernelMapping],
+    zeros: u64,
+    others: &[Mapping],
+) -> Result<UnitPlace, Unreachable> {
     let text = range(TEXT, 2);
     let zeros = (zeros > 0).then(|| range(TEXT - zeros * PAGE, zeros));
     let mut mappings = others.to_vec();
@@ -58,8 +62,8 @@ fn near_text(unit: &[KernelMapping], zeros: u64, others: &[Mapping]) -> Result<P
     place(unit, &[text], zeros, &mappings, LIMITS)
 }
 
-fn at(start: u64) -> Result<Place, Unreachable> {
-    Ok(Place::At(Avma(start)))
+fn at(start: u64) -> Result<UnitPlace, Unreachable> {
+    Ok(UnitPlace::At(Avma(start)))
 }
 
 #[test]
@@ -82,7 +86,7 @@ fn a_unit_in_reach_stays() {
     let lowest = end - REACH;
     let highest = TEXT + REACH - 8 * PAGE;
     for start in [lowest, TEXT - 8 * PAGE, end, highest] {
-        assert_eq!(near_text(&together(start), 4, &[]), Ok(Place::Stays));
+        assert_eq!(near_text(&together(start), 4, &[]), Ok(UnitPlace::Stays));
     }
     for start in [lowest - PAGE, highest + PAGE] {
         let moved = near_text(&together(start), 4, &[]);
@@ -205,7 +209,10 @@ fn odd_addresses_do_no_harm() {
         }
     }
     let nothing = Unit { mappings: &[] };
-    assert_eq!(place(nothing, &texts, None, &[], LIMITS), Ok(Place::Stays));
+    assert_eq!(
+        place(nothing, &texts, None, &[], LIMITS),
+        Ok(UnitPlace::Stays)
+    );
 }
 
 #[test]
@@ -215,7 +222,7 @@ fn room_is_what_is_free_next_to_a_text() {
         image: Avma(TEXT),
         bytes: Vec::new(),
         size: 0,
-        is_told: true,
+        is_by_auxv: true,
     };
     let zeros = range(TEXT - 2 * PAGE, 2);
     let all = [
@@ -364,7 +371,7 @@ impl Small {
         Some((class, self.distance(start)))
     }
 
-    fn placed(&self) -> Result<Place, Unreachable> {
+    fn placed(&self) -> Result<UnitPlace, Unreachable> {
         let pages = |range: &Range<u64>| Avma(range.start * PAGE)..Avma(range.end * PAGE);
         let ranges = |kind| self.ranges(kind).iter().map(pages).collect::<Vec<_>>();
         let all = self.blocks.iter();
@@ -395,10 +402,10 @@ proptest! {
         let is_together = unit.iter().all(|(distance, part)| present + distance == part.start);
         let best = (0..64).filter_map(|start| space.rank(start)).min();
         match space.placed() {
-            Ok(Place::Stays) => {
+            Ok(UnitPlace::Stays) => {
                 prop_assert!(is_together && space.distance(present) <= space.reach);
             }
-            Ok(Place::At(at)) => {
+            Ok(UnitPlace::At(at)) => {
                 prop_assert!(!is_together || space.distance(present) > space.reach);
                 prop_assert_eq!(at.0 % PAGE, 0);
                 prop_assert_eq!(space.rank(at.0 / PAGE), best);

@@ -30,24 +30,24 @@ pub(super) fn find(
     mappings: &[Mapping],
     memory: &dyn Memory,
     own: &Own,
-    lies: &mut Vec<String>,
+    misleading_names: &mut Vec<String>,
 ) -> Option<KernelUnit> {
-    lies.extend(mappings.iter().filter_map(similar_name));
-    let (vdso, mark) = vdso(mappings, memory, own, lies)?;
+    misleading_names.extend(mappings.iter().filter_map(similar_name));
+    let (vdso, mark) = vdso(mappings, memory, own, misleading_names)?;
     let mut unit = KernelUnit {
         mappings: Vec::with_capacity(own.mappings.len()),
         missing: Vec::new(),
         mark,
     };
     for (name, start, size) in before(own, vdso.start) {
-        match data(name, start, size, mappings, lies) {
+        match data(name, start, size, mappings, misleading_names) {
             Some(range) => unit.mappings.push(KernelMapping { name, range }),
             None => unit.missing.push(name),
         }
     }
     let name = mapping_name::VDSO;
     unit.mappings.push(KernelMapping { name, range: vdso });
-    remark(&unit, lies);
+    remark(&unit, misleading_names);
     Some(unit)
 }
 
@@ -62,15 +62,15 @@ fn similar_name(mapping: &Mapping) -> Option<String> {
 }
 
 /// Remarks about a unit that is not as the kernel maps it.
-fn remark(unit: &KernelUnit, lies: &mut Vec<String>) {
+fn remark(unit: &KernelUnit, misleading_names: &mut Vec<String>) {
     for name in &unit.missing {
-        lies.push(format!("the kernel's {name} was not found"));
+        misleading_names.push(format!("the kernel's {name} was not found"));
     }
     if unit.missing.is_empty() && !unit.is_whole() {
         let parts = unit.mappings.iter();
         let parts = parts.map(|part| format!("{} at {}", part.name, part.range.start));
         let parts = parts.collect::<Vec<_>>().join(", ");
-        lies.push(format!(
+        misleading_names.push(format!(
             "the kernel's mappings are not at its own distances: {parts}"
         ));
     }
@@ -97,7 +97,7 @@ fn vdso(
     mappings: &[Mapping],
     memory: &dyn Memory,
     own: &Own,
-    lies: &mut Vec<String>,
+    misleading_names: &mut Vec<String>,
 ) -> Option<(Range<Avma>, Option<Mark>)> {
     let mut best: Option<(u8, &Mapping, Option<Mark>)> = None;
     for mapping in mappings {
@@ -109,7 +109,7 @@ fn vdso(
             Ok(mark) => mark,
             Err(difference) if is_named => {
                 let start = mapping.range.start;
-                lies.push(format!("the [vdso] at {start} {difference}"));
+                misleading_names.push(format!("the [vdso] at {start} {difference}"));
                 continue;
             }
             Err(_) => continue,
@@ -124,7 +124,7 @@ fn vdso(
     let (_, mapping, mark) = best?;
     if mapping.name != mapping_name::VDSO {
         let (start, name) = (mapping.range.start, &mapping.name);
-        lies.push(format!("the kernel's vDSO at {start} is called `{name}`"));
+        misleading_names.push(format!("the kernel's vDSO at {start} is called `{name}`"));
     }
     Some((mapping.range.clone(), mark))
 }
@@ -175,20 +175,20 @@ fn data(
     start: Avma,
     size: u64,
     mappings: &[Mapping],
-    lies: &mut Vec<String>,
+    misleading_names: &mut Vec<String>,
 ) -> Option<Range<Avma>> {
     let named = mappings.iter().filter(|mapping| mapping.name == name);
     let (right, wrong): (Vec<_>, Vec<_>) = named.partition(|mapping| is_data(mapping, name, size));
     for mapping in wrong {
         let (at, protection, found) = (mapping.range.start, mapping.protection, mapping.size());
-        lies.push(format!(
+        misleading_names.push(format!(
             "the {name} at {at} is not the kernel's: {found:#x} bytes, {protection}, and not {size:#x}, {DATA}"
         ));
     }
     let in_place = right.iter().find(|mapping| mapping.range.start == start);
     if right.len() > 1 {
         let count = right.len();
-        lies.push(format!("{count} mappings are called {name}"));
+        misleading_names.push(format!("{count} mappings are called {name}"));
     }
     let chosen = match (in_place, right.as_slice()) {
         (Some(mapping), _) => mapping,

@@ -1,19 +1,16 @@
 //! Processes that are made up, with fixtures as vDSOs; and this very one.
 
-mod pretend;
-
 use kernel_fixtures::fixture;
-use nix::unistd::Pid;
 use proptest::prelude::*;
 use relocator_verify::memory::Region;
 
-use pretend::*;
-
+use super::super::pretend::*;
 use super::*;
 use crate::targets::Protection;
-use crate::tracing::ProcessMemory;
+use crate::targets::live::Running;
+use crate::targets::pretended::Pretended;
 
-fn starts(found: &Found) -> Vec<u64> {
+fn starts(found: &FoundVdsos) -> Vec<u64> {
     let unit = found.kernel.as_ref().unwrap();
     let parts = unit.mappings.iter();
     parts.map(|part| part.range.start.0).collect()
@@ -24,9 +21,14 @@ fn in_place(at: u64) -> Vec<u64> {
 }
 
 /// The only remark.
-fn lie(found: &Found) -> &str {
-    assert_eq!(found.lies.len(), 1, "{:?}", found.lies);
-    &found.lies[0]
+fn misleading(found: &FoundVdsos) -> &str {
+    assert_eq!(
+        found.misleading_names.len(),
+        1,
+        "{:?}",
+        found.misleading_names
+    );
+    &found.misleading_names[0]
 }
 
 #[test]
@@ -40,8 +42,13 @@ fn every_fixture_is_found_next_to_the_kernels_own() {
                 .clone()
                 .any(|export| export.name.starts_with("__vdso_"))
         );
-        let found = Pretend::restored(&old).recognise(Some(OLD)).unwrap();
-        assert!(found.lies.is_empty(), "{}: {:?}", fixture.name, found.lies);
+        let found = Pretended::restored(&old).recognise(Some(OLD)).unwrap();
+        assert!(
+            found.misleading_names.is_empty(),
+            "{}: {:?}",
+            fixture.name,
+            found.misleading_names
+        );
         assert_eq!(starts(&found), in_place(UNIT));
         let unit = found.kernel.unwrap();
         assert!(unit.is_whole() && unit.mark.is_none());
@@ -49,7 +56,7 @@ fn every_fixture_is_found_next_to_the_kernels_own() {
             panic!("{}: {} texts", fixture.name, found.old.len());
         };
         assert_eq!(text.mapping, Avma(OLD)..Avma(OLD + old.len() as u64));
-        assert_eq!((text.image, text.is_told), (Avma(OLD), true));
+        assert_eq!((text.image, text.is_by_auxv), (Avma(OLD), true));
         assert_eq!(text.bytes, old);
         assert_eq!(text.size, fixture.image.len(), "{}", fixture.name);
     }
@@ -57,7 +64,7 @@ fn every_fixture_is_found_next_to_the_kernels_own() {
 
 #[test]
 fn a_mark_is_no_difference_and_anything_else_is() {
-    let mut process = Pretend::restored(&image("bare"));
+    let mut process = Pretended::restored(&image("bare"));
     let mark = Mark {
         old_vdso: Avma(OLD),
         old_vvar: Avma(OLD - 2 * PAGE),
@@ -66,32 +73,40 @@ fn a_mark_is_no_difference_and_anything_else_is() {
     let vdso = UNIT + 6 * PAGE;
     process.part(vdso).1.as_mut().unwrap()[..Mark::SIZE].copy_from_slice(&mark.bytes());
     let found = process.recognise(None).unwrap();
-    assert!(found.lies.is_empty(), "{:?}", found.lies);
+    assert!(
+        found.misleading_names.is_empty(),
+        "{:?}",
+        found.misleading_names
+    );
     assert_eq!(found.kernel.unwrap().mark, Some(mark));
-    assert!(!found.old[0].is_told);
+    assert!(!found.old[0].is_by_auxv);
 
     process.part(vdso).1.as_mut().unwrap()[0] ^= 1;
     let found = process.recognise(None).unwrap();
     assert_eq!(found.kernel, None);
     assert!(
-        lie(&found).contains("bytes differ, the first at 0x0"),
+        misleading(&found).contains("bytes differ, the first at 0x0"),
         "{:?}",
-        found.lies
+        found.misleading_names
     );
 
-    let mut process = Pretend::restored(&image("bare"));
+    let mut process = Pretended::restored(&image("bare"));
     let last = new().len() - 1;
     process.part(vdso).1.as_mut().unwrap()[last] ^= 1;
     let found = process.recognise(None).unwrap();
     assert_eq!(found.kernel, None);
     let expected = format!("1 bytes differ, the first at {last:#x}");
-    assert!(found.lies[0].contains(&expected), "{:?}", found.lies);
+    assert!(
+        found.misleading_names[0].contains(&expected),
+        "{:?}",
+        found.misleading_names
+    );
     assert_eq!(found.old.len(), 2, "what is called [vdso] is a vDSO still");
 }
 
 #[test]
 fn a_mark_leads_to_an_old_vdso_in_the_middle_of_a_mapping() {
-    let mut process = Pretend::default();
+    let mut process = Pretended::default();
     process.unit(UNIT);
     let mut bytes = vec![0x90; 9 * PAGE as usize];
     bytes.extend(image("bare"));
@@ -117,7 +132,7 @@ fn names_that_lie_are_reported_and_not_believed() {
         "[anon:[vdso]]",
         "anon_inode:[vdso]",
     ] {
-        let mut process = Pretend::restored(&image("bare"));
+        let mut process = Pretended::restored(&image("bare"));
         process.put(OLD + 16 * PAGE, CODE, name, Some(new()));
         let found = process.recognise(Some(OLD)).unwrap();
         assert_eq!(starts(&found), in_place(UNIT), "{name}");
@@ -126,27 +141,35 @@ fn names_that_lie_are_reported_and_not_believed() {
             2,
             "{name}: it is a vDSO, whatever its name"
         );
-        assert!(found.lies[0].contains(name), "{:?}", found.lies);
-        assert!(found.lies[0].contains("not mapped by the kernel"));
+        assert!(
+            found.misleading_names[0].contains(name),
+            "{:?}",
+            found.misleading_names
+        );
+        assert!(found.misleading_names[0].contains("not mapped by the kernel"));
     }
     for name in ["/tmp/[vvar]", "[anon:[vvar]]"] {
-        let mut process = Pretend::restored(&image("bare"));
+        let mut process = Pretended::restored(&image("bare"));
         process.hole(OLD + 16 * PAGE, 4, name);
         let found = process.recognise(Some(OLD)).unwrap();
         assert_eq!(starts(&found), in_place(UNIT), "{name}");
-        assert!(lie(&found).contains(name));
+        assert!(misleading(&found).contains(name));
     }
 }
 
 #[test]
 fn a_file_of_that_very_name_is_told_by_its_content_or_its_place() {
-    let mut process = Pretend::restored(&image("bare"));
+    let mut process = Pretended::restored(&image("bare"));
     process.put(0x1_0000, CODE, "[vdso]", Some(image("got")));
     let found = process.recognise(Some(OLD)).unwrap();
     assert_eq!(starts(&found), in_place(UNIT));
-    assert!(found.lies[0].contains("0x10000"), "{:?}", found.lies);
+    assert!(
+        found.misleading_names[0].contains("0x10000"),
+        "{:?}",
+        found.misleading_names
+    );
 
-    let mut process = Pretend::restored(&image("bare"));
+    let mut process = Pretended::restored(&image("bare"));
     process.put(0x1_0000, CODE, "[vdso]", Some(new()));
     process.put(OLD + 16 * PAGE, CODE, "[vdso]", Some(new()));
     let found = process.recognise(Some(OLD)).unwrap();
@@ -156,14 +179,14 @@ fn a_file_of_that_very_name_is_told_by_its_content_or_its_place() {
 
 #[test]
 fn a_label_may_be_missing_where_the_place_tells() {
-    let mut process = Pretend::restored(&image("bare"));
+    let mut process = Pretended::restored(&image("bare"));
     process.part(UNIT + 6 * PAGE).0.name.clear();
     let found = process.recognise(Some(OLD)).unwrap();
     assert_eq!(starts(&found), in_place(UNIT));
-    assert!(lie(&found).contains("is called ``"));
+    assert!(misleading(&found).contains("is called ``"));
 
     // An old vDSO from the running kernel, in a process whose new one is away.
-    let mut process = Pretend::default();
+    let mut process = Pretended::default();
     process.put(OLD, CODE, "", Some(new()));
     let found = process.recognise(Some(OLD)).unwrap();
     assert_eq!(found.kernel, None);
@@ -172,21 +195,25 @@ fn a_label_may_be_missing_where_the_place_tells() {
 
 #[test]
 fn an_old_vdso_from_the_running_kernel_is_an_old_one() {
-    let found = Pretend::restored(&new()).recognise(Some(OLD)).unwrap();
+    let found = Pretended::restored(&new()).recognise(Some(OLD)).unwrap();
     assert_eq!(starts(&found), in_place(UNIT));
     assert_eq!(found.old.len(), 1);
-    assert!(found.lies.is_empty(), "{:?}", found.lies);
+    assert!(
+        found.misleading_names.is_empty(),
+        "{:?}",
+        found.misleading_names
+    );
 }
 
 #[test]
 fn a_unit_that_is_half_moved_is_found_where_it_is() {
-    let mut process = Pretend::restored(&image("bare"));
+    let mut process = Pretended::restored(&image("bare"));
     process.part(UNIT).0.range = Avma(OLD - 16 * PAGE)..Avma(OLD - 12 * PAGE);
-    process.0.sort_by_key(|part| part.0.range.start);
+    process.sort();
     let found = process.recognise(Some(OLD)).unwrap();
     let expected = [OLD - 16 * PAGE, UNIT + 4 * PAGE, UNIT + 6 * PAGE];
     assert_eq!(starts(&found), expected);
-    assert!(lie(&found).contains("not at its own distances"));
+    assert!(misleading(&found).contains("not at its own distances"));
     assert!(!found.kernel.unwrap().is_whole());
 }
 
@@ -198,18 +225,18 @@ fn data_of_a_wrong_shape_is_missing() {
         |mapping| mapping.range.end.0 -= PAGE,
         |mapping| mapping.name.clear(),
     ] {
-        let mut process = Pretend::restored(&image("bare"));
+        let mut process = Pretended::restored(&image("bare"));
         change(&mut process.part(UNIT).0);
         let found = process.recognise(Some(OLD)).unwrap();
         let unit = found.kernel.as_ref().unwrap();
         assert_eq!(unit.missing, ["[vvar]"]);
-        assert!(!unit.is_whole() && !found.lies.is_empty());
+        assert!(!unit.is_whole() && !found.misleading_names.is_empty());
     }
     // Two that could be it, and neither in its place.
-    let mut process = Pretend::restored(&image("bare"));
+    let mut process = Pretended::restored(&image("bare"));
     process.part(UNIT).0.range = Avma(0x1_0000)..Avma(0x1_4000);
     process.hole(OLD + 16 * PAGE, 4, "[vvar]");
-    process.0.sort_by_key(|part| part.0.range.start);
+    process.sort();
     let found = process.recognise(Some(OLD)).unwrap();
     assert_eq!(found.kernel.unwrap().missing, ["[vvar]"]);
 }
@@ -220,10 +247,10 @@ fn a_record_before_an_image_and_bytes_behind_it_belong_to_its_mapping() {
     let mut bytes = vec![7; PAGE as usize];
     bytes.extend(pages(found.image));
     bytes.extend(vec![9; PAGE as usize]);
-    let process = Pretend::restored(&bytes);
+    let process = Pretended::restored(&bytes);
     let old = process.recognise(Some(OLD + PAGE)).unwrap().old;
     assert_eq!(old.len(), 1);
-    assert_eq!((old[0].image, old[0].is_told), (Avma(OLD + PAGE), true));
+    assert_eq!((old[0].image, old[0].is_by_auxv), (Avma(OLD + PAGE), true));
     assert_eq!(old[0].mapping.start, Avma(OLD));
     assert_eq!(
         (old[0].bytes.len(), old[0].size),
@@ -241,13 +268,13 @@ fn two_images_in_one_mapping_are_two() {
     assert!(first.len() < 4 * PAGE as usize);
     let second = OLD + first.len() as u64;
     let both = [first, image("got")].concat();
-    let old = Pretend::restored(&both)
+    let old = Pretended::restored(&both)
         .recognise(Some(second))
         .unwrap()
         .old;
     let found: Vec<_> = old
         .iter()
-        .map(|text| (text.image.0, text.is_told))
+        .map(|text| (text.image.0, text.is_by_auxv))
         .collect();
     assert_eq!(found, [(OLD, false), (second, true)]);
 }
@@ -255,12 +282,12 @@ fn two_images_in_one_mapping_are_two() {
 #[test]
 fn what_cannot_be_executed_is_a_copy_unless_it_was_told() {
     let copy = OLD + 64 * PAGE;
-    let mut process = Pretend::restored(&image("bare"));
+    let mut process = Pretended::restored(&image("bare"));
     process.put(copy, READ, "[heap]", Some(image("got")));
     assert_eq!(process.recognise(Some(OLD)).unwrap().old.len(), 1);
     let found = process.recognise(Some(copy)).unwrap();
     assert_eq!(found.old.len(), 2);
-    assert!(found.old[1].is_told);
+    assert!(found.old[1].is_by_auxv);
 }
 
 #[test]
@@ -269,7 +296,7 @@ fn what_others_can_change_is_none() {
         shared: true,
         ..CODE
     };
-    let mut process = Pretend::restored(&image("bare"));
+    let mut process = Pretended::restored(&image("bare"));
     process.put(OLD + 64 * PAGE, shared, "/dev/shm/x", Some(image("got")));
     assert_eq!(process.recognise(Some(OLD)).unwrap().old.len(), 1);
 }
@@ -281,13 +308,17 @@ fn libraries_are_none() {
     for at in names {
         library[at..at + 7].copy_from_slice(b"__libc_");
     }
-    let mut process = Pretend::restored(&image("bare"));
+    let mut process = Pretended::restored(&image("bare"));
     process.put(OLD + 64 * PAGE, CODE, "/lib/libc.so.6", Some(library));
     let found = process.recognise(Some(OLD)).unwrap();
     assert_eq!(found.old.len(), 1);
-    assert!(found.lies.is_empty(), "{:?}", found.lies);
+    assert!(
+        found.misleading_names.is_empty(),
+        "{:?}",
+        found.misleading_names
+    );
     let found = process.recognise(Some(OLD + 64 * PAGE)).unwrap();
-    assert!(lie(&found).contains("exports no __vdso_ function"));
+    assert!(misleading(&found).contains("exports no __vdso_ function"));
 }
 
 fn memory_of(bytes: &[u8], what: &[u8]) -> Vec<usize> {
@@ -300,7 +331,7 @@ fn memory_of(bytes: &[u8], what: &[u8]) -> Vec<usize> {
 
 #[test]
 fn hints_that_lead_nowhere_are_reported() {
-    let process = Pretend::restored(&image("got"));
+    let process = Pretended::restored(&image("got"));
     for (told, reason) in [
         (0x5000, "nothing that can be read"),
         (OLD - PAGE + 8, "not the start of a page"),
@@ -310,11 +341,19 @@ fn hints_that_lead_nowhere_are_reported() {
         (u64::MAX, "nothing that can be read"),
     ] {
         let found = process.recognise(Some(told)).unwrap();
-        assert!(lie(&found).contains(reason), "{told:#x}: {:?}", found.lies);
+        assert!(
+            misleading(&found).contains(reason),
+            "{told:#x}: {:?}",
+            found.misleading_names
+        );
         assert_eq!(found.old.len(), 1);
     }
     let found = process.recognise(Some(UNIT + 6 * PAGE)).unwrap();
-    assert!(found.lies.is_empty(), "the kernel's own: {:?}", found.lies);
+    assert!(
+        found.misleading_names.is_empty(),
+        "the kernel's own: {:?}",
+        found.misleading_names
+    );
 }
 
 #[test]
@@ -322,7 +361,7 @@ fn mappings_that_are_too_large_or_torn_are_reported_where_hints_lead() {
     let mut large = image("bare");
     large.resize(MAX_TEXT as usize, 0);
     assert_eq!(
-        Pretend::restored(&large)
+        Pretended::restored(&large)
             .recognise(Some(OLD))
             .unwrap()
             .old
@@ -330,13 +369,13 @@ fn mappings_that_are_too_large_or_torn_are_reported_where_hints_lead() {
         1
     );
     large.resize(MAX_TEXT as usize + PAGE as usize, 0);
-    let found = Pretend::restored(&large).recognise(Some(OLD)).unwrap();
-    assert!(found.old.is_empty() && lie(&found).contains("are not read"));
+    let found = Pretended::restored(&large).recognise(Some(OLD)).unwrap();
+    assert!(found.old.is_empty() && misleading(&found).contains("are not read"));
     let torn = &image("got")[..PAGE as usize];
-    let found = Pretend::restored(torn).recognise(Some(OLD)).unwrap();
-    assert!(found.old.is_empty() && lie(&found).contains("the auxiliary vector"));
+    let found = Pretended::restored(torn).recognise(Some(OLD)).unwrap();
+    assert!(found.old.is_empty() && misleading(&found).contains("the auxiliary vector"));
     // Pages behind the first are not there: a file that was cut off.
-    let mut process = Pretend::restored(&image("got"));
+    let mut process = Pretended::restored(&image("got"));
     process
         .part(OLD)
         .1
@@ -344,14 +383,14 @@ fn mappings_that_are_too_large_or_torn_are_reported_where_hints_lead() {
         .unwrap()
         .truncate(PAGE as usize);
     let found = process.recognise(Some(OLD)).unwrap();
-    assert!(lie(&found).contains("cannot be read as a whole"));
+    assert!(misleading(&found).contains("cannot be read as a whole"));
 }
 
 #[test]
 fn a_32_bit_vdso_is_an_error_in_words() {
     let mut small = image("bare");
     small[4] = 1;
-    let mut process = Pretend::restored(&small);
+    let mut process = Pretended::restored(&small);
     let error = process.recognise(Some(OLD)).unwrap_err();
     assert!(error.to_string().contains("32-bit"), "{error}");
     assert!(process.recognise(None).unwrap().old.is_empty());
@@ -361,14 +400,14 @@ fn a_32_bit_vdso_is_an_error_in_words() {
 
 #[test]
 fn zeros_are_what_is_directly_below() {
-    let mut process = Pretend::restored(&image("bare"));
-    assert_eq!(process.zeros(OLD), Some(OLD - 2 * PAGE..OLD));
-    assert_eq!(process.zeros(OLD + PAGE), None);
+    let mut process = Pretended::restored(&image("bare"));
+    assert_eq!(process.placeholder(OLD), Some(OLD - 2 * PAGE..OLD));
+    assert_eq!(process.placeholder(OLD + PAGE), None);
     // Another mapping below belongs to them, as far as it is zero.
     let mut below = vec![0; 3 * PAGE as usize];
     below[PAGE as usize - 1] = 1;
     process.put(OLD - 5 * PAGE, READ, "", Some(below));
-    assert_eq!(process.zeros(OLD), Some(OLD - 4 * PAGE..OLD));
+    assert_eq!(process.placeholder(OLD), Some(OLD - 4 * PAGE..OLD));
     for change in [
         (|mapping| mapping.protection.write = true) as fn(&mut Mapping),
         |mapping| mapping.protection.read = false,
@@ -378,19 +417,19 @@ fn zeros_are_what_is_directly_below() {
     ] {
         let mut process = process.clone();
         change(&mut process.part(OLD - 2 * PAGE).0);
-        assert_eq!(process.zeros(OLD), None);
+        assert_eq!(process.placeholder(OLD), None);
     }
     process.part(OLD - 2 * PAGE).1.as_mut().unwrap()[2 * PAGE as usize - 1] = 1;
-    assert_eq!(process.zeros(OLD), None);
+    assert_eq!(process.placeholder(OLD), None);
 }
 
 #[test]
 fn large_mappings_of_zeros_are_the_programs_own() {
-    for (pages, is_taken) in [(MAX_ZEROS, true), (MAX_ZEROS + 1, false)] {
-        let mut process = Pretend::default();
+    for (pages, is_taken) in [(MAX_PLACEHOLDER, true), (MAX_PLACEHOLDER + 1, false)] {
+        let mut process = Pretended::default();
         let size = pages * PAGE;
         process.put(OLD - size, READ, "", Some(vec![0; size as usize]));
-        assert_eq!(process.zeros(OLD).is_some(), is_taken);
+        assert_eq!(process.placeholder(OLD).is_some(), is_taken);
     }
 }
 
@@ -404,7 +443,7 @@ proptest! {
         for (at, value) in changes {
             bytes[at] = value;
         }
-        let mut process = Pretend::restored(&bytes);
+        let mut process = Pretended::restored(&bytes);
         if is_new {
             process.part(UNIT + 6 * PAGE).1 = Some(bytes);
         }
@@ -417,45 +456,27 @@ proptest! {
     }
 }
 
-/// What `/proc/self/maps` says.
-fn own_mappings() -> Vec<Mapping> {
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-    let parse = |line: &str| {
-        let mut fields = line.splitn(6, ' ');
-        let (start, end) = fields.next()?.split_once('-')?;
-        let flags = fields.next()?.as_bytes().to_vec();
-        let address = |text| u64::from_str_radix(text, 16).ok().map(Avma);
-        Some(Mapping {
-            range: address(start)?..address(end)?,
-            protection: Protection {
-                read: flags[0] == b'r',
-                write: flags[1] == b'w',
-                execute: flags[2] == b'x',
-                shared: flags[3] == b's',
-            },
-            name: fields.nth(3).unwrap_or_default().trim().to_owned(),
-        })
-    };
-    maps.lines().map(|line| parse(line).unwrap()).collect()
-}
-
 #[test]
 fn this_process_has_the_kernels_and_what_it_maps_itself() {
     let own = Own::of(&crate::running::own().unwrap()).unwrap();
-    let memory = ProcessMemory::of(Pid::this());
+    let myself = Running::of(std::process::id().cast_signed());
     let old = image("got");
     let mut region = Region::reserve(None, old.len() + 4 * PAGE as usize).unwrap();
     region.freeze(0..2 * PAGE as usize).unwrap();
     region.fill(2 * PAGE as usize, &old).unwrap();
     let at = region.start().offset(2 * PAGE as i64);
-    let mappings = own_mappings();
+    let mappings = myself.mappings().unwrap();
     let live = mappings.iter().find(|mapping| mapping.name == "[vdso]");
     let live = live.unwrap().range.clone();
-    let found = recognise(&mappings, Some(live.start), &memory, &own).unwrap();
+    assert_eq!(myself.auxv_vdso(), Some(live.start));
+    let found = recognise(&myself, &own).unwrap();
     let unit = found.kernel.as_ref().unwrap();
     assert!(unit.is_whole(), "{unit:?}");
     assert_eq!(unit.vdso().unwrap().range, live);
     let text = found.old.iter().find(|text| text.image == at).unwrap();
     assert_eq!(text.bytes, old);
-    assert_eq!(zeros(&mappings, &memory, at), Some(region.start()..at));
+    assert_eq!(
+        vvar_placeholder(&mappings, &myself, at),
+        Some(region.start()..at)
+    );
 }

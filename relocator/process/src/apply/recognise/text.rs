@@ -6,7 +6,7 @@ use elf_tools::{Avma, arch};
 
 use super::OldText;
 use crate::targets::Mapping;
-use crate::{Error, Result};
+use crate::{Error, Result, Unlinkable};
 use relocator::placement::PAGE;
 use relocator::threads::Memory;
 
@@ -33,7 +33,7 @@ const EXPORT: &str = "__vdso_";
 #[derive(Debug, Default)]
 pub(super) struct Hints {
     /// By the auxiliary vector.
-    pub(super) told: Option<Avma>,
+    pub(super) auxv: Option<Avma>,
     /// By CRIU's mark.
     pub(super) marked: Option<Avma>,
     /// The kernel's own, which is not an old one.
@@ -43,9 +43,9 @@ pub(super) struct Hints {
 impl Hints {
     /// Where an old vDSO should be, and who says so.
     fn old(&self) -> impl Iterator<Item = (&'static str, Avma)> {
-        let told = self.told.map(|at| ("the auxiliary vector", at));
+        let auxv = self.auxv.map(|at| ("the auxiliary vector", at));
         let marked = self.marked.map(|at| ("CRIU's mark", at));
-        let hints = told.into_iter().chain(marked);
+        let hints = auxv.into_iter().chain(marked);
         hints.filter(|(_, at)| Some(*at) != self.kernel)
     }
 
@@ -59,7 +59,7 @@ pub(super) fn find(
     mappings: &[Mapping],
     hints: &Hints,
     memory: &dyn Memory,
-    lies: &mut Vec<String>,
+    misleading_names: &mut Vec<String>,
 ) -> Result<Vec<OldText>> {
     let mut found: Vec<OldText> = Vec::new();
     let mut reasons: Vec<(Avma, String)> = Vec::new();
@@ -87,10 +87,10 @@ pub(super) fn find(
         let reason = reason.map_or("nothing that can be read is mapped there", |reason| {
             &reason.1
         });
-        lies.push(format!("{who} says that a vDSO is at {at}: {reason}"));
+        misleading_names.push(format!("{who} says that a vDSO is at {at}: {reason}"));
     }
     for text in &found {
-        lies.extend(remark(text, mappings));
+        misleading_names.extend(remark(text, mappings));
     }
     Ok(found)
 }
@@ -151,15 +151,14 @@ fn look(
     if header[4] == 1 && (is_kernels || hints.is_named(at)) {
         return Err(Error::Unlinkable {
             what: format!("the vDSO at {at}"),
-            reason: "it is one for 32-bit programs (or x32), and only 64-bit programs are linked"
-                .to_owned(),
+            reason: Unlinkable::OtherWidth,
         });
     }
     if header[4] != 2 || header[16..18] != SHARED_OBJECT || header[18..20] != X86_64 {
         return Ok(Err("it is no x86-64 shared object".to_owned()));
     }
     Ok(read(mapping, at, memory).map(|text| OldText {
-        is_told: hints.told == Some(at),
+        is_by_auxv: hints.auxv == Some(at),
         ..text
     }))
 }
@@ -191,7 +190,7 @@ fn read(mapping: &Mapping, at: Avma, memory: &dyn Memory) -> Result<OldText, Str
         image: at,
         bytes,
         size,
-        is_told: false,
+        is_by_auxv: false,
     })
 }
 

@@ -12,7 +12,7 @@ pub(super) const ALIGNMENT: usize = 16;
 
 /// A record, and where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub struct FoundRecord {
     /// What it says.
     pub record: Record,
     /// The bytes of its note in the process.
@@ -24,8 +24,8 @@ impl Record {
     ///
     /// What earlier records a record keeps are part of it and not found. It is an error, with the place, if one is damaged
     /// or if there are two.
-    pub fn find(text: &[u8], base: Avma) -> Result<Option<Found>> {
-        let mut found: Option<Found> = None;
+    pub fn find(text: &[u8], base: Avma) -> Result<Option<FoundRecord>> {
+        let mut found: Option<FoundRecord> = None;
         // Notes begin at multiples of an address, which that of a mapping always is.
         let mut offset = 0;
         while offset < text.len() {
@@ -45,7 +45,7 @@ impl Record {
             }
             if is_here {
                 let at = at..at.offset(size as i64);
-                found = Some(Found { record, at });
+                found = Some(FoundRecord { record, at });
             }
             offset = (offset + size).next_multiple_of(ALIGNMENT);
         }

@@ -26,7 +26,8 @@ use elf_tools::{Avma, Svma};
 use relocator::link::Moved;
 use relocator::plan::Strategy;
 
-pub use find::Found;
+pub use check::RecordFault;
+pub use find::FoundRecord;
 
 /// What was done to an old image in a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +46,7 @@ pub struct Record {
     /// The new kernel's mappings.
     pub kernel: Vec<Placed>,
     /// Pages of zeros that made room.
-    pub zeros: Vec<Range<Avma>>,
+    pub placeholders: Vec<Range<Avma>>,
     /// How functions begin: what an entry is overwritten with while a link is incomplete is replaced by this.
     pub entries: Vec<Entry>,
     /// Instructions that are elsewhere now.

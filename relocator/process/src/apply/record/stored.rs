@@ -6,7 +6,7 @@ use elf_tools::{Avma, Result, Svma};
 
 use super::number::{Reader, put, put_signed};
 use super::{Before, Entry, Placed, Record, check};
-use crate::Error;
+use crate::{Error, Unlinkable};
 use relocator::link::Moved;
 use relocator::plan::Strategy;
 
@@ -56,7 +56,7 @@ impl Record {
     pub fn encode(&self) -> crate::Result<Vec<u8>> {
         let refused = |reason| Error::Unlinkable {
             what: format!("the image at {}", self.image),
-            reason: format!("its record cannot be stored: {reason}"),
+            reason: Unlinkable::BadRecord(reason),
         };
         check::record(self).map_err(refused)?;
         let mut note = vec![0; HEADER];
@@ -66,7 +66,11 @@ impl Record {
         note.resize(note.len().next_multiple_of(ALIGNMENT), 0);
         let size = note.len() - HEADER;
         if size > LARGEST {
-            return Err(refused(format!("{size} bytes; {LARGEST} are the most")));
+            return Err(refused(check::RecordFault::TooMany {
+                count: size,
+                what: "bytes",
+                most: LARGEST,
+            }));
         }
         note[..4].copy_from_slice(&OWNER_SIZE.to_le_bytes());
         note[4..8].copy_from_slice(&(size as u32).to_le_bytes());
@@ -98,10 +102,10 @@ impl Record {
             put(bytes, placed.from.0);
             put_signed(bytes, distance(placed.to));
         }
-        put(bytes, self.zeros.len() as u64);
-        for zeros in &self.zeros {
-            put_signed(bytes, distance(zeros.start));
-            put(bytes, zeros.end.0 - zeros.start.0);
+        put(bytes, self.placeholders.len() as u64);
+        for placeholder in &self.placeholders {
+            put_signed(bytes, distance(placeholder.start));
+            put(bytes, placeholder.end.0 - placeholder.start.0);
         }
         put(bytes, self.entries.len() as u64);
         for entry in &self.entries {
@@ -206,7 +210,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Record, usize)> {
         let reason = format!("{} bytes that mean nothing", padding.len());
         return Err(Reader::wrong(end, reason));
     }
-    check::record(&record).map_err(|reason| Reader::wrong(HEADER + FIXED, reason))?;
+    check::record(&record).map_err(|fault| Reader::wrong(HEADER + FIXED, fault.to_string()))?;
     Ok((record, note.len()))
 }
 
@@ -229,8 +233,8 @@ fn read(reader: &mut Reader<'_>) -> Result<Record> {
             "mappings of the kernel's",
             |reader| placed(reader, image),
         )?,
-        zeros: list(reader, check::MAPPINGS, "ranges of zeros", |reader| {
-            zeros(reader, image)
+        placeholders: list(reader, check::MAPPINGS, "ranges of zeros", |reader| {
+            placeholder(reader, image)
         })?,
         entries: list(reader, check::ENTRIES, "functions", entry)?,
         moved: list(
@@ -300,11 +304,11 @@ fn placed(reader: &mut Reader<'_>, image: Avma) -> Result<Placed> {
     })
 }
 
-fn zeros(reader: &mut Reader<'_>, image: Avma) -> Result<Range<Avma>> {
+fn placeholder(reader: &mut Reader<'_>, image: Avma) -> Result<Range<Avma>> {
     let at = reader.offset();
     let start = image.offset(reader.signed()?);
-    let zeros = range(start, reader.number()?);
-    zeros.ok_or_else(|| Reader::wrong(at, "zeros that are in no address space"))
+    let placeholder = range(start, reader.number()?);
+    placeholder.ok_or_else(|| Reader::wrong(at, "zeros that are in no address space"))
 }
 
 fn entry(reader: &mut Reader<'_>) -> Result<Entry> {

@@ -56,7 +56,7 @@ fn typical() -> Record {
             placed("[vvar_vclock]", 0x2000, 0x3_4000, 0x4000),
             placed("[vdso]", 0x2000, 0x3_6000, 0x2000),
         ],
-        zeros: vec![Avma(TEXT.0 - 0x4000)..TEXT],
+        placeholders: vec![Avma(TEXT.0 - 0x4000)..TEXT],
         entries: (0..6).map(|index| entry(0x620 + index * 0xd0)).collect(),
         moved: (0..7)
             .map(|index| moved(0x700 + index * 9, 0x1d00 + index * 8))
@@ -316,7 +316,7 @@ fn what_could_not_be_read_is_not_written() {
     refused(|record| record.kernel[0].name = "x".repeat(65));
     refused(|record| record.image.0 -= 0x1000);
     refused(|record| record.moved[0].to.0 = u64::MAX);
-    refused(|record| record.zeros[0].end = record.zeros[0].start);
+    refused(|record| record.placeholders[0].end = record.placeholders[0].start);
     refused(|record| record.before = vec![run(0, &vec![1; 0x20_0000])]);
 }
 
@@ -426,7 +426,7 @@ prop_compose! {
         runs in runs(),
         (old, new) in (vec(any::<u8>(), 0..=64), vec(any::<u8>(), 0..=64)),
         kernel in vec(placed(), 0..5),
-        zeros in vec(span(), 0..3),
+        placeholders in vec(span(), 0..3),
         entries in vec(entry(), 0..10),
         (moved, jumps_back) in (moved(), moved()),
         (image, rest) in (0..0x1000_u64, 1..0x1000_u64),
@@ -441,7 +441,7 @@ prop_compose! {
         let end = end.max(start + image) + rest;
         Record {
             old, new, image: Avma(start + image), text: Avma(start)..Avma(end),
-            before, kernel, zeros, entries, moved, jumps_back,
+            before, kernel, placeholders, entries, moved, jumps_back,
         }
     }
 }

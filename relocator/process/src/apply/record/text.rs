@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use elf_tools::{Avma, Svma};
 
-use super::{Before, Entry, Found, Record, find};
-use crate::{Error, Result};
+use super::{Before, Entry, FoundRecord, Record, find};
+use crate::{Error, Result, Unlinkable};
 use relocator::plan::Strategy;
 use relocator::threads::CodeNow;
 
@@ -52,18 +52,19 @@ impl Record {
         base: Avma,
         offset: usize,
         kept: &[Range<Avma>],
-    ) -> Result<Found> {
-        let refused = |image, reason: &str| Error::Unlinkable {
+    ) -> Result<FoundRecord> {
+        let refused = |image, reason| Error::Unlinkable {
             what: format!("the image at {image}"),
-            reason: format!("its record cannot be stored at an offset of {offset:#x}: {reason}"),
+            reason,
         };
+        let elsewhere = Unlinkable::RecordElsewhere { offset };
         if !offset.is_multiple_of(find::ALIGNMENT) {
-            return Err(refused(self.image, "it would not be found there"));
+            return Err(refused(self.image, elsewhere));
         }
         let text = self.text.start;
         let lead = text.0.checked_sub(base.0).map(|lead| lead as usize);
         let lead = lead.filter(|&lead| lead <= after.len());
-        let lead = lead.ok_or_else(|| refused(self.image, "its text is not there"))?;
+        let lead = lead.ok_or_else(|| refused(self.image, elsewhere))?;
         let start = base.offset(offset as i64);
         let mut room = 0;
         loop {
@@ -81,12 +82,12 @@ impl Record {
             let note = self.encode()?;
             let span = offset..offset + room.max(note.len());
             let Some(place) = after.get_mut(span) else {
-                return Err(refused(self.image, "there is no room for it"));
+                return Err(refused(self.image, Unlinkable::NoRoomForRecord));
             };
             if note.len() <= room {
                 place[..note.len()].copy_from_slice(&note);
                 let at = start..start.offset(note.len() as i64);
-                return Ok(Found { record: self, at });
+                return Ok(FoundRecord { record: self, at });
             }
             // What it takes the place of makes it larger.
             room = note.len();
@@ -185,9 +186,12 @@ impl Record {
         let span = start.and_then(|start| Some(start..start.checked_add(size)?));
         span.filter(|span| span.end <= text).ok_or_else(|| {
             let what = format!("the image at {}", self.image);
-            let reason = format!(
-                "its record is about {size} bytes at {at}, outside of the {text} bytes at {base}"
-            );
+            let reason = Unlinkable::OutsideText {
+                size,
+                at,
+                text,
+                base,
+            };
             Error::Unlinkable { what, reason }
         })
     }

@@ -7,13 +7,13 @@ use elf_tools::Avma;
 use nix::libc;
 use nix::unistd::Pid;
 
+use super::injected_call;
 use super::space::Space;
 use super::steps::{self, Before};
-use super::trampoline;
 use super::worker::Worker;
 use crate::targets::{Mapping, Step, subtract};
 use crate::tracing::{ProcessMemory, Tracee};
-use crate::{Error, Result};
+use crate::{Error, Refusal, Result, StepFailure};
 use relocator::placement::PAGE;
 use relocator::threads::Write;
 
@@ -30,7 +30,7 @@ pub(super) struct Execution<'a> {
     space: Space,
     done: Vec<Undo>,
     /// Code that is kept until the end.
-    spare: Vec<Range<Avma>>,
+    copy: Vec<Range<Avma>>,
 }
 
 /// New code in the process that is not in its place yet.
@@ -43,7 +43,7 @@ struct Prepared {
 enum Undo {
     Plain(Before),
     Unmap(Range<Avma>),
-    Zero(Range<Avma>),
+    Placeholder(Range<Avma>),
     Code { at: Avma, bytes: Vec<u8> },
     Move { from: Range<Avma>, to: Avma },
 }
@@ -64,7 +64,7 @@ impl<'a> Execution<'a> {
             memory: ProcessMemory::of(pid),
             space: Space::new(mappings),
             done: Vec::new(),
-            spare: Vec::new(),
+            copy: Vec::new(),
         })
     }
 
@@ -77,7 +77,7 @@ impl<'a> Execution<'a> {
                 let _ = self.undo(undo);
             }
         }
-        for place in std::mem::take(&mut self.spare) {
+        for place in std::mem::take(&mut self.copy) {
             let _ = self.unmap(&place);
         }
         result
@@ -91,7 +91,7 @@ impl<'a> Execution<'a> {
         });
         // They are of use until everything is undone: who comes after this tool if it is killed learns from them what was there.
         let unused = prepared.iter().map(|code| range(code.at, code.bytes.len()));
-        self.spare.extend(unused);
+        self.copy.extend(unused);
         result?;
         self.check(all)
     }
@@ -99,9 +99,9 @@ impl<'a> Execution<'a> {
     fn prepare_all(&mut self, all: &[Step], prepared: &mut VecDeque<Prepared>) -> Result<()> {
         for step in all {
             match step {
-                Step::Spare(bytes) => {
+                Step::RecoveryCopy(bytes) => {
                     let at = self.prepare(bytes)?;
-                    self.spare.push(range(at, bytes.len()));
+                    self.copy.push(range(at, bytes.len()));
                 }
                 Step::Replace { at, bytes } => {
                     let bytes = self.with_trampoline(*at, bytes);
@@ -118,7 +118,7 @@ impl<'a> Execution<'a> {
     fn with_trampoline(&self, at: Avma, bytes: &[u8]) -> Vec<u8> {
         let mut bytes = bytes.to_vec();
         let offset = self.code.0.checked_sub(at.0).map(|offset| offset as usize);
-        let place = offset.and_then(|offset| bytes.get_mut(offset..offset + trampoline::SIZE));
+        let place = offset.and_then(|offset| bytes.get_mut(offset..offset + injected_call::SIZE));
         if let Some(place) = place {
             place.copy_from_slice(&self.worker.code());
         }
@@ -160,7 +160,7 @@ impl<'a> Execution<'a> {
         self.call("mprotect", libc::SYS_mprotect, &arguments)?;
         match steps::read(self.memory, place, bytes.len())? == bytes {
             true => Ok(()),
-            false => Err(self.failed(format!("code that was written to {place} is not there"))),
+            false => Err(self.failed(StepFailure::NotWritten { at: place })),
         }
     }
 
@@ -176,12 +176,12 @@ impl<'a> Execution<'a> {
             }
             Step::Replace { at, .. } => match prepared.pop_front() {
                 Some(code) => self.replace(*at, code),
-                None => Err(self.failed(format!("nothing was prepared for {at}"))),
+                None => Err(self.failed(StepFailure::NotPrepared { at: *at })),
             },
             // It is there from the beginning.
-            Step::Spare(_) => Ok(()),
+            Step::RecoveryCopy(_) => Ok(()),
             Step::Move { from, to } => self.move_mapping(from, *to),
-            Step::Zero(place) => self.zero(place),
+            Step::Placeholder(place) => self.zero(place),
             Step::Unmap(place) => {
                 let covered = self.covered(place)?;
                 self.unmap(place)?;
@@ -232,9 +232,9 @@ impl<'a> Execution<'a> {
         if at != place.start {
             // A kernel that does not know the flag.
             self.unmap(&(at..Avma(at.0 + size)))?;
-            return Err(self.failed(format!("{} is in use", place.start)));
+            return Err(self.failed(StepFailure::InUse { at: place.start }));
         }
-        self.space.zeros(place);
+        self.space.placeholder(place);
         self.done.push(Undo::Unmap(place.clone()));
         Ok(())
     }
@@ -252,14 +252,14 @@ impl<'a> Execution<'a> {
             let bytes = match is_ours_to_cover(mapping) {
                 true => steps::read(self.memory, start, size)?,
                 false => {
-                    let what = format!("{start} holds {} {}", mapping.protection, mapping.name);
-                    return Err(self.failed(what));
+                    let by = format!("{} {}", mapping.protection, mapping.name);
+                    return Err(self.failed(StepFailure::Occupied { at: start, by }));
                 }
             };
             covered.push(match mapping.is_private_code() {
                 true => Undo::Code { at: start, bytes },
-                false if bytes.iter().all(|&byte| byte == 0) => Undo::Zero(start..end),
-                false => return Err(self.failed(format!("{start} holds data"))),
+                false if bytes.iter().all(|&byte| byte == 0) => Undo::Placeholder(start..end),
+                false => return Err(self.failed(StepFailure::Data { at: start })),
             });
         }
         Ok(covered)
@@ -269,7 +269,7 @@ impl<'a> Execution<'a> {
         match undo {
             Undo::Plain(before) => before.restore(self.others, self.worker.tracee()?),
             Undo::Unmap(place) => self.unmap(&place),
-            Undo::Zero(place) => {
+            Undo::Placeholder(place) => {
                 let size = place.end.0 - place.start.0;
                 self.map(place.start.0, size, libc::PROT_READ, libc::MAP_FIXED)
                     .map(drop)
@@ -291,7 +291,7 @@ impl<'a> Execution<'a> {
             let mut expected = self.with_trampoline(*at, bytes);
             overwrite(*at, &mut expected, &all[index + 1..]);
             if steps::read(self.memory, *at, expected.len())? != expected {
-                return Err(self.failed(format!("the text at {at} is not what it should be")));
+                return Err(self.failed(StepFailure::NotWritten { at: *at }));
             }
         }
         Ok(())
@@ -315,7 +315,10 @@ impl<'a> Execution<'a> {
         let place = self.call("mremap", libc::SYS_mremap, &arguments)?;
         match place == to.0 {
             true => Ok(()),
-            false => Err(self.failed(format!("{to} was asked for, and {place:#x} given"))),
+            false => Err(self.failed(StepFailure::MovedElsewhere {
+                to,
+                instead: Avma(place),
+            })),
         }
     }
 
@@ -328,11 +331,8 @@ impl<'a> Execution<'a> {
         })
     }
 
-    fn failed(&self, reason: String) -> Error {
-        Error::Process {
-            pid: self.pid.as_raw(),
-            reason,
-        }
+    fn failed(&self, failure: StepFailure) -> Error {
+        Error::refused(self.pid, Refusal::Step(failure))
     }
 }
 
@@ -346,7 +346,7 @@ fn is_ours_to_cover(mapping: &Mapping) -> bool {
 /// The parts of a place where nothing is.
 fn uncovered(place: Range<Avma>, covered: &[Undo]) -> Vec<Range<Avma>> {
     let covered = covered.iter().filter_map(|undo| match undo {
-        Undo::Zero(range) => Some(range.clone()),
+        Undo::Placeholder(range) => Some(range.clone()),
         Undo::Code { at, bytes } => Some(range(*at, bytes.len())),
         _ => None,
     });

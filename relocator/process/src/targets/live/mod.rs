@@ -2,10 +2,10 @@
 //!
 //! | module | does |
 //! |---|---|
-//! | `maps` | what the kernel says about its memory |
+//! | `running` | a process that goes on while it is looked at |
 //! | `space` | the same, as it becomes while steps are carried out |
-//! | `trampoline` | code in the process that makes system calls, and leads a thread back if we die |
-//! | `spot` | where that code goes |
+//! | `injected_call` | code in the process that makes system calls, and leads a thread back if we die |
+//! | `site` | where that code goes |
 //! | `worker` | a thread that executes it |
 //! | `steps` | carries out [`Step`]s, those that need no system call by itself |
 //! | `execution` | those that need system calls, and undoes them |
@@ -14,26 +14,30 @@
 //! step the planner has seen to that; of what a step is made of, `steps` and `worker` do.
 
 mod execution;
-pub(crate) mod maps;
+pub(crate) mod injected_call;
+mod running;
+mod site;
 mod space;
-mod spot;
 mod steps;
-pub(crate) mod trampoline;
 mod worker;
 
 #[cfg(test)]
 mod tests;
 
 use std::cell::OnceCell;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use elf_tools::Avma;
 use nix::unistd::Pid;
 use procfs::process::Process;
 
-use super::{Mapping, Step, Target, Thread};
+pub use running::Running;
+pub(crate) use running::blocked_at;
+
+use super::{Mapping, Step, StoppedTarget, Target, Thread, Whereabouts};
 use crate::tracing::{self, ProcessMemory, Seized, Tracee, UserRegisters, is_gone};
-use crate::{Error, Result};
+use crate::{Error, Refusal, Result};
 use relocator::threads::Memory;
 
 /// A process whose threads stand still. Dropping this lets them go on.
@@ -49,21 +53,18 @@ pub struct Live {
 impl Live {
     /// Has all threads of a process stand still, each within `patience`.
     ///
-    /// Errors: [`Error::Process`] if a thread does not, or is in a system call that cannot be interrupted; no thread is
+    /// Errors: [`Error::Refused`] if a thread does not, or is in a system call that cannot be interrupted; no thread is
     /// left standing then.
     pub fn stop(pid: i32, patience: Duration) -> Result<Self> {
         let since = Instant::now();
         let pid = Pid::from_raw(pid);
         let mut seized = Seized::stop(pid, patience)?;
         if let Some(thread) = seized.in_kernel().first() {
-            let thread = thread.pid();
-            let reason = format!(
-                "its thread {thread} is in a system call that cannot be interrupted, as that of `vfork` is"
-            );
-            return Err(refused(pid, reason));
+            let thread = thread.pid().as_raw();
+            return Err(Error::refused(pid, Refusal::Uninterruptible { thread }));
         }
         if seized.threads().is_empty() {
-            return Err(refused(pid, "has ended meanwhile"));
+            return Err(Error::refused(pid, Refusal::Ended));
         }
         Ok(Self {
             pid,
@@ -97,26 +98,19 @@ impl Live {
 }
 
 /// Where a process's program was told that its vDSO is.
-pub(crate) fn told_vdso(pid: Pid) -> Option<Avma> {
-    tracing::told_vdso(&Process::new(pid.as_raw()).ok()?)
+pub(crate) fn auxv_vdso(pid: Pid) -> Option<Avma> {
+    tracing::auxv_vdso(&Process::new(pid.as_raw()).ok()?)
 }
 
 /// Has a thread that stands still be where it goes by itself, if a tool has left it in its code that was killed. It may be stopped, and
 /// never come to execute that.
 pub(crate) fn lead_back(tracee: &Tracee, registers: &UserRegisters) -> Result<()> {
-    match trampoline::led_back(&registers.registers(), &tracee.memory()) {
+    match injected_call::led_back(&registers.registers(), &tracee.memory()) {
         // If this tool is killed in between as well, the thread is still on its way.
         Some(thread) => tracee
             .set_signal_mask(thread.mask)
             .and_then(|()| tracee.set_registers(&registers.with(&thread.registers))),
         None => Ok(()),
-    }
-}
-
-fn refused(pid: Pid, reason: impl Into<String>) -> Error {
-    Error::Process {
-        pid: pid.as_raw(),
-        reason: reason.into(),
     }
 }
 
@@ -127,18 +121,33 @@ impl Memory for Live {
 }
 
 impl Target for Live {
+    fn id(&self) -> i32 {
+        self.pid.as_raw()
+    }
+
     fn mappings(&self) -> Result<Vec<Mapping>> {
-        if let Some(known) = self.mappings.get() {
-            return Ok(known.clone());
-        }
-        let read = maps::mappings(self.pid)?;
-        Ok(self.mappings.get_or_init(|| read).clone())
+        running::cached(&self.mappings, self.pid)
     }
 
-    fn told_vdso(&self) -> Option<Avma> {
-        told_vdso(self.pid)
+    fn auxv_vdso(&self) -> Option<Avma> {
+        auxv_vdso(self.pid)
     }
 
+    fn droppable(&self) -> Result<Vec<Range<Avma>>> {
+        running::droppable(self.pid)
+    }
+
+    fn whereabouts(&self) -> Result<Vec<Whereabouts>> {
+        let threads = self.threads()?.into_iter();
+        let place = |thread: Thread| Whereabouts {
+            thread: thread.id,
+            pc: Some(thread.registers.pc),
+        };
+        Ok(threads.map(place).collect())
+    }
+}
+
+impl StoppedTarget for Live {
     fn threads(&self) -> Result<Vec<Thread>> {
         let mut threads = Vec::new();
         for tracee in self.seized.standing() {
@@ -153,7 +162,7 @@ impl Target for Live {
             }
         }
         match threads.is_empty() {
-            true => Err(refused(self.pid, "has ended meanwhile")),
+            true => Err(Error::refused(self.pid, Refusal::Ended)),
             false => Ok(threads),
         }
     }

@@ -40,7 +40,7 @@ impl Space {
     }
 
     /// Zeros that can only be read are put into a place.
-    pub(super) fn zeros(&mut self, place: &Range<Avma>) {
+    pub(super) fn placeholder(&mut self, place: &Range<Avma>) {
         self.add(place, false);
     }
 
@@ -121,7 +121,7 @@ mod tests {
         };
         let mut space = Space::new(vec![mapping]);
         space.code(&range(3, 5));
-        space.zeros(&range(8, 12));
+        space.placeholder(&range(8, 12));
         space.rename(&range(3, 5), Avma(10));
         space.unmap(&range(1, 2));
         let mut all: Vec<_> = space.mappings().iter().collect();

@@ -15,10 +15,10 @@ use nix::unistd::Pid;
 
 use super::execution::Execution;
 use super::worker::Worker;
-use super::{Live, refused, spot, trampoline};
+use super::{Live, injected_call, site};
 use crate::targets::{Mapping, Step, Thread, WORD};
 use crate::tracing::{ProcessMemory, Tracee};
-use crate::{Error, Result};
+use crate::{Error, Obstacle, Refusal, Result};
 use relocator::threads::{Memory, Write};
 
 /// Carries out all steps, or none, in a process with these mappings.
@@ -69,7 +69,7 @@ fn plain_steps(live: &Live, steps: &[Step], done: &mut Vec<Before>) -> Result<()
 
 fn first(live: &Live) -> Result<&Tracee> {
     let first = live.seized.standing().first();
-    first.ok_or_else(|| refused(live.pid, "has ended meanwhile"))
+    first.ok_or_else(|| Error::refused(live.pid, Refusal::Ended))
 }
 
 /// What there was before a step that needs no system call.
@@ -101,7 +101,7 @@ pub(super) fn put_registers(
         let tracee = find(threads, thread.id);
         let tracee = tracee.ok_or_else(|| {
             let thread = Pid::from_raw(thread.id);
-            refused(thread, "is no thread that stands still")
+            Error::refused(thread, Refusal::NotStopped)
         })?;
         before(Before::Registers(set_registers(tracee, thread)?));
     }
@@ -173,7 +173,7 @@ pub(super) fn fill(pid: Pid, write: &Write) -> Result<()> {
 
 /// Carries out steps that need system calls, and puts the thread that makes them back afterwards.
 fn with_worker(live: &mut Live, steps: &[Step], mappings: Vec<Mapping>) -> Result<()> {
-    let code = spot::find(live, steps, &mappings)?;
+    let code = site::find(live, steps, &mappings)?;
     let index = eligible(live, steps)?;
     let tracee = live.tracees().swap_remove(index);
     let mut worker = Worker::take(tracee, code)?;
@@ -181,7 +181,7 @@ fn with_worker(live: &mut Live, steps: &[Step], mappings: Vec<Mapping>) -> Resul
         .and_then(|()| Execution::new(&mut worker, live.seized.standing(), mappings))
         .and_then(|execution| execution.carry_out(steps));
     let tracee = worker.release()?;
-    let erased = tracee.poke(code, &[0; trampoline::SIZE]);
+    let erased = tracee.poke(code, &[0; injected_call::SIZE]);
     live.tracees().push(tracee);
     result?;
     erased
@@ -192,10 +192,7 @@ fn is_dumpable(worker: &mut Worker) -> Result<()> {
     let pid = worker.tracee()?.pid();
     match worker.call(libc::SYS_prctl, &[libc::PR_GET_DUMPABLE as u64])? {
         Ok(1) => Ok(()),
-        _ => Err(refused(
-            pid,
-            "is not dumpable: it does not want to be looked into",
-        )),
+        _ => Err(Error::refused(pid, Refusal::NotDumpable)),
     }
 }
 
@@ -223,6 +220,6 @@ fn eligible(live: &mut Live, steps: &[Step]) -> Result<usize> {
     }
     found.ok_or_else(|| Error::Busy {
         pid: live.pid.as_raw(),
-        reason: "no thread of it can make system calls for us now".to_owned(),
+        reason: Obstacle::NoThreadForCalls,
     })
 }

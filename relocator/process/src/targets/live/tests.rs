@@ -84,7 +84,7 @@ fn bytes(live: &Live, at: Avma, size: usize) -> Vec<u8> {
 fn some_steps(at: Avma) -> Vec<Step> {
     let code = Avma(at.0 + PAGE);
     vec![
-        Step::Zero(at..Avma(at.0 + 3 * PAGE)),
+        Step::Placeholder(at..Avma(at.0 + 3 * PAGE)),
         Step::Replace {
             at: code,
             bytes: vec![0xc3; PAGE as usize],
@@ -141,7 +141,7 @@ fn what_was_done_before_a_failure_is_undone() {
     let top = Avma(stack.end.0 - 64);
     let data = bytes(&live, top, 64);
     for fault in [
-        Step::Zero(stack.clone()),
+        Step::Placeholder(stack.clone()),
         Step::Unmap(stack.clone()),
         Step::Replace {
             at: stack.start,

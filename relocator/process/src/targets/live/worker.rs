@@ -1,6 +1,6 @@
 //! A thread of the process that makes system calls for us.
 //!
-//! It is hijacked, so it has to be put back whatever happens: by us, if we live, and by the [`trampoline`] otherwise. That
+//! It is hijacked, so it has to be put back whatever happens: by us, if we live, and by the [`injected_call`] otherwise. That
 //! decides the order. Its registers lead into the trampoline before its signals are blocked, and signals are unblocked
 //! before the registers are put back, so that at any moment what it goes on with is right. It is never stepped: the kernel
 //! does not take the trap flag from a thread whose tracer has died.
@@ -12,10 +12,11 @@ use elf_tools::Avma;
 use elf_tools::reentry::Register;
 use nix::errno::Errno;
 use nix::libc;
+use nix::unistd::Pid;
 
-use super::trampoline::{self, Interrupted};
+use super::injected_call::{self, Interrupted};
 use crate::tracing::{Stop, Tracee, UserRegisters};
-use crate::{Error, Result};
+use crate::{Error, Refusal, Result};
 
 /// How long a system call of ours is given.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -28,6 +29,7 @@ const ALL: u64 = u64::MAX;
 
 /// A thread that has been taken. Dropping this puts it back and lets it go.
 pub(super) struct Worker {
+    pid: Pid,
     /// `None` when it was given back.
     tracee: Option<Tracee>,
     whole: UserRegisters,
@@ -44,8 +46,9 @@ impl Worker {
             mask: tracee.signal_mask()?,
         };
         tracee.set_options(libc::PTRACE_O_TRACESYSGOOD)?;
-        tracee.poke(code, &trampoline::code(&thread, code))?;
+        tracee.poke(code, &injected_call::code(&thread, code))?;
         let mut worker = Self {
+            pid: tracee.pid(),
             tracee: Some(tracee),
             whole,
             thread,
@@ -62,16 +65,14 @@ impl Worker {
     }
 
     /// The trampoline.
-    pub(super) fn code(&self) -> [u8; trampoline::SIZE] {
-        trampoline::code(&self.thread, self.code)
+    pub(super) fn code(&self) -> [u8; injected_call::SIZE] {
+        injected_call::code(&self.thread, self.code)
     }
 
     /// The thread.
     pub(super) fn tracee(&mut self) -> Result<&mut Tracee> {
-        let ended = || Error::Process {
-            pid: 0,
-            reason: "the thread was given back".to_owned(),
-        };
+        let pid = self.pid;
+        let ended = || Error::refused(pid, Refusal::Ended);
         self.tracee.as_mut().ok_or_else(ended)
     }
 
@@ -96,14 +97,11 @@ impl Worker {
     pub(super) fn release(mut self) -> Result<Tracee> {
         self.put_back()?;
         let tracee = self.tracee.take();
-        tracee.ok_or_else(|| Error::Process {
-            pid: 0,
-            reason: "the thread was given back twice".to_owned(),
-        })
+        tracee.ok_or_else(|| Error::refused(self.pid, Refusal::Ended))
     }
 
     fn aim(&mut self, number: i64, arguments: &[u64]) -> Result<()> {
-        let registers = trampoline::calling(&self.thread, self.code, number, arguments);
+        let registers = injected_call::calling(&self.thread, self.code, number, arguments);
         let whole = self.whole.with(&registers);
         self.tracee()?.set_registers(&whole)
     }
@@ -145,13 +143,12 @@ impl Worker {
 }
 
 fn unexpected(tracee: &Tracee, stop: Option<Stop>) -> Error {
-    let what = match stop {
-        Some(stop) if stop.is_end() => "has ended meanwhile".to_owned(),
-        Some(stop) => format!("was to make a system call, and was stopped by {stop}"),
-        None => format!("does not end a system call within {PATIENCE:?}"),
+    let reason = match stop {
+        Some(stop) if stop.is_end() => Refusal::Ended,
+        Some(stop) => Refusal::UnexpectedStop { stop },
+        None => Refusal::CallDoesNotEnd { patience: PATIENCE },
     };
-    let pid = tracee.pid().as_raw();
-    Error::Process { pid, reason: what }
+    Error::refused(tracee.pid(), reason)
 }
 
 impl Drop for Worker {

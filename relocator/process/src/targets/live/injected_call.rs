@@ -128,6 +128,14 @@ pub(crate) fn is_displaced(bytes: &[u8], base: Avma) -> bool {
     })
 }
 
+/// Puts one for no thread at the end of pages that are meant for `base`.
+#[cfg(test)]
+pub(crate) fn put(bytes: &mut [u8], base: Avma) {
+    let place = at_end_of(base.offset(bytes.len() as i64));
+    let start = (place.0 - base.0) as usize;
+    bytes[start..start + SIZE].copy_from_slice(&code(&NOBODY, place));
+}
+
 /// What a thread goes on with that is in what a tool has left in its process that was killed: it would come there by itself if it ran.
 /// `None` if it is somewhere else.
 pub(super) fn led_back(registers: &Registers, memory: &dyn Memory) -> Option<Interrupted> {

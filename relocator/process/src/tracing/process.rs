@@ -6,15 +6,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use elf_tools::image::Image;
+use elf_tools::symtab::mapping_name;
 use elf_tools::{Avma, arch};
 use nix::errno::Errno;
 use nix::libc;
 use nix::unistd::Pid;
 use procfs::ProcError;
-use procfs::process::{MMapPath, MemoryMap, Process, StatFlags};
+use procfs::process::{Process, StatFlags};
 
 use super::{ProcessMemory, is_gone};
-use crate::{Error, Result};
+use crate::targets::Mapping;
+use crate::{Error, Refusal, Result, maps};
 use relocator::threads::Memory;
 
 /// The largest mapping that is taken for a vDSO.
@@ -24,24 +26,24 @@ const MAX_VDSO: u64 = 1 << 20;
 const FAREWELL: Duration = Duration::from_millis(200);
 
 /// Where a process's program was told that its vDSO is. After a restore that is not where the kernel's own is.
-pub(crate) fn told_vdso(process: &Process) -> Option<Avma> {
+pub(crate) fn auxv_vdso(process: &Process) -> Option<Avma> {
     let vector = process.auxv().ok()?;
     vector.get(&libc::AT_SYSINFO_EHDR).copied().map(Avma)
 }
 
 /// A process that can be worked on.
 #[derive(Debug)]
-pub struct Subject {
+pub struct TraceableProcess {
     pid: Pid,
     process: Process,
 }
 
-impl Subject {
-    /// Looks at a process, and refuses what cannot be worked on: `Error::Process`, with the reason.
+impl TraceableProcess {
+    /// Looks at a process, and refuses what cannot be worked on: [`Error::Refused`], or another one if it is none.
     pub fn open(pid: i32) -> Result<Self> {
         let pid = Pid::from_raw(pid);
         if pid == Pid::this() {
-            return Err(refused(pid, "is this one"));
+            return Err(Error::refused(pid, Refusal::OwnProcess));
         }
         let process = Process::new(pid.as_raw()).map_err(|error| proc_error(pid, error))?;
         let subject = Self { pid, process };
@@ -65,18 +67,25 @@ impl Subject {
         let stat = self.process.stat();
         let stat = stat.map_err(|error| proc_error(self.pid, error))?;
         let flags = StatFlags::from_bits_truncate(stat.flags);
-        let reason = if status.tgid != self.pid.as_raw() {
-            format!("is a thread of process {}", status.tgid)
-        } else if flags.contains(StatFlags::PF_KTHREAD) {
-            "is a thread of the kernel".to_owned()
+        if status.tgid != self.pid.as_raw() {
+            return Err(Error::NotAProcess {
+                thread: self.pid.as_raw(),
+                process: status.tgid,
+            });
+        }
+        let reason = if flags.contains(StatFlags::PF_KTHREAD) {
+            Refusal::KernelThread
         } else if matches!(stat.state, 'Z' | 'X' | 'x') && stat.num_threads <= 1 {
-            "has ended, and its parent has not taken notice".to_owned()
+            Refusal::Zombie
         } else if status.tracerpid != 0 {
-            format!("is traced already, by {}", status.tracerpid)
+            Refusal::Traced {
+                thread: self.pid.as_raw(),
+                tracer: status.tracerpid,
+            }
         } else {
             return self.check_width(&self.vdsos()?);
         };
-        Err(refused(self.pid, reason))
+        Err(self.refused(reason))
     }
 
     /// The vDSO shows which kind of process it is, since the kernel maps the one that fits. A process that executes another
@@ -86,8 +95,8 @@ impl Subject {
             if let Some(image) = self.image(range)
                 && !arch::is_supported(image.machine(), image.class())
             {
-                let reason = format!("is no 64-bit one: its vDSO is for {}", image.machine());
-                return Err(refused(self.pid, reason));
+                let shown_by = format!("its vDSO is for {}", image.machine());
+                return Err(self.refused(Refusal::OtherMachine { shown_by }));
             }
         }
         Ok(())
@@ -109,7 +118,7 @@ impl Subject {
                     Error::Io { source, .. }
                         if source.raw_os_error() == Some(Errno::EPERM as i32) =>
                     {
-                        refused(self.pid, "may not be traced")
+                        self.refused(Refusal::NotPermitted)
                     }
                     _ => error,
                 };
@@ -132,24 +141,22 @@ impl Subject {
     /// Mappings that are vDSOs, the kernel's own first: the one of that name, and what the program takes for it, which a
     /// restore leaves where it was.
     pub fn vdsos(&self) -> Result<Vec<Range<Avma>>> {
-        let told = told_vdso(&self.process).map(|at| at.0);
+        let by_auxv = auxv_vdso(&self.process);
         let maps = self.maps()?;
-        let named = maps.iter().filter(|map| map.pathname == MMapPath::Vdso);
-        let mut vdsos: Vec<_> = named.map(range).collect();
-        let others = maps.iter().filter(|map| Some(map.address.0) == told);
-        for other in others.map(range) {
-            if !vdsos.contains(&other) && self.image(&other).is_some() {
-                vdsos.push(other);
+        let named = maps.iter().filter(|map| map.name == mapping_name::VDSO);
+        let mut vdsos: Vec<_> = named.map(|map| map.range.clone()).collect();
+        let others = maps.iter().filter(|map| Some(map.range.start) == by_auxv);
+        for other in others.map(|map| &map.range) {
+            if !vdsos.contains(other) && self.image(other).is_some() {
+                vdsos.push(other.clone());
             }
         }
         Ok(vdsos)
     }
 
     /// Its mappings.
-    pub fn maps(&self) -> Result<Vec<MemoryMap>> {
-        let maps = self.process.maps();
-        let maps = maps.map_err(|error| proc_error(self.pid, error))?;
-        Ok(maps.into_iter().collect())
+    pub fn maps(&self) -> Result<Vec<Mapping>> {
+        maps::of(self.pid.as_raw()).map_err(|error| io_error(self.pid, error))
     }
 
     /// The image that is mapped there, if it is one.
@@ -166,33 +173,30 @@ impl Subject {
     }
 
     /// Why nothing can be done with it.
-    pub(super) fn refused(&self, reason: impl Into<String>) -> Error {
-        refused(self.pid, reason)
+    pub(super) fn refused(&self, reason: Refusal) -> Error {
+        Error::refused(self.pid, reason)
     }
 
     /// The error that it is no longer there.
     pub fn ended(&self) -> Error {
-        self.refused("has ended meanwhile")
-    }
-}
-
-fn refused(pid: Pid, reason: impl Into<String>) -> Error {
-    Error::Process {
-        pid: pid.as_raw(),
-        reason: reason.into(),
+        self.refused(Refusal::Ended)
     }
 }
 
 /// What an error of `/proc` means.
 pub(crate) fn proc_error(pid: Pid, error: ProcError) -> Error {
     match error {
-        ProcError::NotFound(_) => refused(pid, "does not exist"),
-        ProcError::PermissionDenied(_) => refused(pid, "may not be looked at"),
+        ProcError::NotFound(_) => Error::NoSuchProcess { pid: pid.as_raw() },
+        ProcError::PermissionDenied(_) => Error::refused(pid, Refusal::NotPermitted),
         other => Error::io(format!("process {pid}"))(io::Error::other(other)),
     }
 }
 
-/// Where a mapping is.
-pub(crate) fn range(map: &MemoryMap) -> Range<Avma> {
-    Avma(map.address.0)..Avma(map.address.1)
+/// What an error of a file of `/proc` means.
+fn io_error(pid: Pid, error: io::Error) -> Error {
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ESRCH) => Error::NoSuchProcess { pid: pid.as_raw() },
+        Some(Errno::EACCES | Errno::EPERM) => Error::refused(pid, Refusal::NotPermitted),
+        _ => Error::io(format!("process {pid}"))(error),
+    }
 }

@@ -7,37 +7,37 @@ use std::ops::Range;
 
 use elf_tools::Avma;
 
-use super::content::Content;
+use super::chunk::MemoryChunk;
 use super::recognise::OldText;
 use super::record::Record;
-use crate::targets::live::trampoline;
+use crate::targets::live::injected_call;
 use crate::targets::{Mapping, WORD};
-use crate::{Error, Result};
+use crate::{Error, Result, Unlinkable};
 use relocator::criu;
 use relocator::placement::PAGE;
 use relocator::threads::Memory;
 
 /// A copy.
 #[derive(Debug)]
-pub(super) struct Spare {
+pub(super) struct RecoveryCopy {
     /// What it says of the text that it is a copy of.
     record: Record,
     /// The copy, as if it was there.
-    linked: Content,
+    linked: MemoryChunk,
     /// What the process is to have without a link.
-    base: Content,
+    base: MemoryChunk,
 }
 
 /// A text that was being replaced when a tool was killed.
 #[derive(Debug, Clone)]
-pub(super) struct Begun {
+pub(super) struct InterruptedApply {
     /// What the process is to have without a link.
-    pub(super) base: Content,
+    pub(super) base: MemoryChunk,
     /// Pages of zeros that have made room.
-    pub(super) zeros: Vec<Range<Avma>>,
+    pub(super) placeholders: Vec<Range<Avma>>,
 }
 
-impl Spare {
+impl RecoveryCopy {
     /// What a mapping is a copy of; `None` if it is none, or if something else has become part of it.
     pub(super) fn of(copy: &OldText) -> Result<Option<Self>> {
         const ELF: [u8; 4] = *b"\x7fELF";
@@ -51,13 +51,15 @@ impl Spare {
         let start = record.image.0.checked_sub(before).map(Avma);
         let at = start.ok_or_else(|| Error::Unlinkable {
             what: format!("the copy of a vDSO at {}", copy.image),
-            reason: format!("its link record is of an image at {}", record.image),
+            reason: Unlinkable::CopyOfNothing {
+                image: record.image,
+            },
         })?;
-        let linked = Content {
+        let linked = MemoryChunk {
             at,
             bytes: copy.bytes.clone(),
         };
-        let base = Content {
+        let base = MemoryChunk {
             at: record.text.start,
             bytes: record.undone(&linked.bytes, at)?,
         };
@@ -70,13 +72,13 @@ impl Spare {
 
     /// What there was to be instead of a text, if it is one that was being replaced: it consists of what was there before,
     /// what is in the copy, and entries. `range` and `undone` are what it was before any link that it has a record of.
-    pub(super) fn begun(
+    pub(super) fn interrupted(
         &self,
         found: &OldText,
         own: Option<&Record>,
         range: &Range<Avma>,
         undone: &[u8],
-    ) -> Option<Begun> {
+    ) -> Option<InterruptedApply> {
         let record = &self.record;
         if record.image != found.image || own == Some(record) && self.is_of(found) {
             return None;
@@ -85,7 +87,7 @@ impl Spare {
         let entries: Vec<Range<Avma>> = self.jumps(0).collect();
         let is_explained = |(address, byte): (u64, u8)| {
             let at = Avma(address);
-            let is_in = |content: &Content| content.part(&(at..at.offset(1))) == Some(&[byte]);
+            let is_in = |content: &MemoryChunk| content.part(&(at..at.offset(1))) == Some(&[byte]);
             is_in(&self.base)
                 || is_in(&self.linked)
                 || entries.iter().any(|entry| entry.contains(&at))
@@ -103,9 +105,9 @@ impl Spare {
                 place.copy_from_slice(now);
             }
         }
-        Some(Begun {
+        Some(InterruptedApply {
             base,
-            zeros: record.zeros.clone(),
+            placeholders: record.placeholders.clone(),
         })
     }
 
@@ -158,7 +160,7 @@ impl Spare {
         let known = self.linked.part(&range)?;
         let mut bytes = vec![0; known.len()];
         let was_read = memory.read(range.start, &mut bytes);
-        trampoline::erase(&mut bytes);
+        injected_call::erase(&mut bytes);
         (was_read && bytes == known).then_some((range, bytes))
     }
 }

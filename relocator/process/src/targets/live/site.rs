@@ -7,10 +7,10 @@ use std::ops::Range;
 use elf_tools::{Avma, Svma};
 
 use super::steps::{read, replaced};
-use super::{Live, refused, trampoline};
-use crate::Result;
-use crate::targets::{Mapping, Step, Target, overlaps, writable};
+use super::{Live, injected_call};
+use crate::targets::{Mapping, Step, StoppedTarget, overlaps, writable};
 use crate::tracing::ProcessMemory;
+use crate::{Error, Refusal, Result};
 use relocator::placement::PAGE;
 use relocator::threads::carry::{Contexts, carry};
 use relocator::threads::{Registers, StuckReason, Verdict};
@@ -36,15 +36,12 @@ pub(super) fn find(live: &Live, steps: &[Step], mappings: &[Mapping]) -> Result<
             overlay(step, page, &mut bytes);
         }
         let zeros = bytes.iter().rev().take_while(|&&byte| byte == 0).count() as u64;
-        let start = trampoline::at_end_of(end);
+        let start = injected_call::at_end_of(end);
         if start.0 >= end.0 - zeros {
             return Ok(start);
         }
     }
-    Err(refused(
-        live.pid,
-        "has no room for code of ours: no executable mapping of it ends with zeros",
-    ))
+    Err(Error::refused(live.pid, Refusal::NoRoomForCalls))
 }
 
 /// The last pages of code, and of what is to be in its place. The old vDSO's pages, which come first, are private already,
@@ -75,7 +72,7 @@ fn erase(
     is_file: bool,
 ) -> Result<()> {
     let mut without = bytes.clone();
-    trampoline::erase(&mut without);
+    injected_call::erase(&mut without);
     let pairs = bytes.iter().zip(&without);
     let mut differing = (page.0..)
         .zip(pairs)
@@ -119,13 +116,13 @@ fn overlay(step: &Step, page: Avma, bytes: &mut [u8]) {
             }
             return;
         }
-        Step::Unmap(range) | Step::Zero(range) => {
+        Step::Unmap(range) | Step::Placeholder(range) => {
             if range.contains(&page) {
                 bytes.fill(1);
             }
             return;
         }
-        Step::Registers(_) | Step::Spare(_) => return,
+        Step::Registers(_) | Step::RecoveryCopy(_) => return,
     };
     for (address, &byte) in (at.0..).zip(new) {
         if let Some(place) = address.checked_sub(page.0)

@@ -26,7 +26,7 @@ use relocator::threads::{CodeNow, Write};
 pub(super) const ALIGNMENT: usize = 16;
 
 /// Entries that make system calls.
-pub(super) struct Stage {
+pub(super) struct InterimEntries {
     image: Avma,
     words: Vec<(Svma, [u8; WORD])>,
     /// Where entries jump to.
@@ -45,7 +45,7 @@ struct Change<'a> {
     record: Option<Range<Avma>>,
 }
 
-impl Stage {
+impl InterimEntries {
     /// For a text whose image becomes `after`, of which everything from `free` on is unused.
     ///
     /// Error: a function that cannot be overwritten at once.
@@ -59,7 +59,7 @@ impl Stage {
             free: free..now.len().min(after.len()),
             record: text.record.as_ref().map(|found| found.at.clone()),
         };
-        let mut stage = Self {
+        let mut interim = Self {
             image,
             words: Vec::new(),
             stubs: Vec::new(),
@@ -67,11 +67,11 @@ impl Stage {
         for function in text.old.code.functions() {
             let entry = function.entry;
             let patch = code.patched(entry).map_or(0, <[u8]>::len);
-            if let Some(word) = stage.word(text, entry, patch, &change)? {
-                stage.words.push((entry, word));
+            if let Some(word) = interim.word(text, entry, patch, &change)? {
+                interim.words.push((entry, word));
             }
         }
-        Ok(stage)
+        Ok(interim)
     }
 
     /// What a function begins with of which `patch` bytes are to be replaced; `None` if it begins as it does now.

@@ -6,14 +6,14 @@ use elf_tools::Avma;
 
 /// Some memory.
 #[derive(Debug, Clone)]
-pub(super) struct Content {
+pub(super) struct MemoryChunk {
     /// Its first byte.
     pub(super) at: Avma,
     /// All bytes.
     pub(super) bytes: Vec<u8>,
 }
 
-impl Content {
+impl MemoryChunk {
     /// All of it.
     pub(super) fn range(&self) -> Range<Avma> {
         self.at..self.at.offset(self.bytes.len() as i64)

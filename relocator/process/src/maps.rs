@@ -1,25 +1,68 @@
-//! What the kernel says about the memory of a process.
+//! The mappings of a process: the one reader of `/proc/PID/maps`, and of `smaps` for the flags that only it has.
+//!
+//! Names are taken as the kernel writes them: any program can give a file the name of one of the kernel's mappings, and that
+//! must be seen.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::ops::Range;
 
 use elf_tools::Avma;
-use nix::unistd::Pid;
+use elf_tools::symtab::mapping_name;
+use nix::errno::Errno;
 
 use crate::targets::{Mapping, Protection};
-use crate::{Error, Result};
 
-/// The mappings of a process, lowest first.
+/// The names that the kernel gives to the mappings of its vDSO.
+const KERNEL_NAMES: [&str; 3] = [
+    mapping_name::VVAR,
+    mapping_name::VVAR_VCLOCK,
+    mapping_name::VDSO,
+];
+
+/// The mappings of a process, lowest first. A process that has ended and was not waited for has none.
 ///
-/// Names are taken as they are, for anybody can give a file the name of a kernel's mapping, and that must be seen.
-pub(crate) fn mappings(pid: Pid) -> Result<Vec<Mapping>> {
-    // Names of files are bytes.
-    let bytes = contents(&format!("/proc/{pid}/maps"))?;
+/// Errors: what the operating system says; `ESRCH` if there is no such process, and [`io::ErrorKind::InvalidData`] if a line
+/// is not as `proc(5)` has it.
+pub fn of(pid: i32) -> io::Result<Vec<Mapping>> {
+    parse(&contents(&format!("/proc/{pid}/maps"))?)
+}
+
+/// The mappings of this process, lowest first. Errors are those of [`of`].
+pub fn own() -> io::Result<Vec<Mapping>> {
+    parse(&contents("/proc/self/maps")?)
+}
+
+/// The mappings of a process that the kernel may turn into zeros at any time (`MAP_DROPPABLE`), as those of random states are:
+/// `dp` among the `VmFlags` of `/proc/PID/smaps`. Errors are those of [`of`].
+pub fn droppable(pid: i32) -> io::Result<Vec<Range<Avma>>> {
+    let bytes = contents(&format!("/proc/{pid}/smaps"))?;
     let text = String::from_utf8_lossy(&bytes);
-    let malformed = |line: &str| Error::Process {
-        pid: pid.as_raw(),
-        reason: format!("its list of mappings has a line that is not understood: {line}"),
+    let mut found = Vec::new();
+    let mut current = None;
+    for line in text.lines() {
+        if let Some(flags) = line.strip_prefix("VmFlags:") {
+            let is_droppable = flags.split_whitespace().any(|flag| flag == "dp");
+            found.extend(current.take().filter(|_| is_droppable));
+        } else if let Some(mapping) = mapping(line) {
+            current = Some(mapping.range);
+        }
+    }
+    Ok(found)
+}
+
+/// The name of a mapping if it is one that the kernel gives to the mappings of its vDSO, one of [`mapping_name`].
+pub fn kernel_name(mapping: &Mapping) -> Option<&'static str> {
+    let mut names = KERNEL_NAMES.into_iter();
+    names.find(|name| mapping.name == *name)
+}
+
+fn parse(bytes: &[u8]) -> io::Result<Vec<Mapping>> {
+    // Names of files are bytes.
+    let text = String::from_utf8_lossy(bytes);
+    let malformed = |line: &str| {
+        let reason = format!("its list of mappings has a malformed line: {line}");
+        io::Error::new(io::ErrorKind::InvalidData, reason)
     };
     text.lines()
         .map(|line| mapping(line).ok_or_else(|| malformed(line)))
@@ -27,12 +70,16 @@ pub(crate) fn mappings(pid: Pid) -> Result<Vec<Mapping>> {
 }
 
 /// What is in a file that does not say how large it is. Few large reads take a fraction of the time of many small ones.
-fn contents(path: &str) -> Result<Vec<u8>> {
+fn contents(path: &str) -> io::Result<Vec<u8>> {
     const ROOM: usize = 64 << 10;
     let mut bytes = Vec::with_capacity(ROOM);
-    let mut file = File::open(path).map_err(Error::path(path))?;
-    file.read_to_end(&mut bytes).map_err(Error::path(path))?;
-    Ok(bytes)
+    let read = File::open(path).and_then(|mut file| file.read_to_end(&mut bytes));
+    match read {
+        Ok(_) => Ok(bytes),
+        // A file of /proc is missing because the process is.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Errno::ESRCH.into()),
+        Err(error) => Err(error),
+    }
 }
 
 /// One line: range, protection, offset, device, inode, and perhaps a name.
@@ -57,25 +104,10 @@ fn mapping(line: &str) -> Option<Mapping> {
     })
 }
 
-/// Mappings that the kernel may turn into zeros at any time (`MAP_DROPPABLE`), as those of random states are.
-pub(crate) fn droppable(pid: Pid) -> Result<Vec<Range<Avma>>> {
-    let bytes = contents(&format!("/proc/{pid}/smaps"))?;
-    let text = String::from_utf8_lossy(&bytes);
-    let mut found = Vec::new();
-    let mut current = None;
-    for line in text.lines() {
-        if let Some(flags) = line.strip_prefix("VmFlags:") {
-            let is_droppable = flags.split_whitespace().any(|flag| flag == "dp");
-            found.extend(current.take().filter(|_| is_droppable));
-        } else if let Some(mapping) = mapping(line) {
-            current = Some(mapping.range);
-        }
-    }
-    Ok(found)
-}
-
 #[cfg(test)]
 mod tests {
+    use nix::unistd::Pid;
+
     use super::*;
 
     #[test]
@@ -118,11 +150,11 @@ mod tests {
         let mapped = unsafe { mmap_anonymous(None, size, protection, flags) };
         let Ok(start) = mapped else {
             // An older kernel, which has no such memory.
-            assert!(droppable(Pid::this()).unwrap().is_empty());
+            assert!(droppable(Pid::this().as_raw()).unwrap().is_empty());
             return;
         };
         let expected = Avma(start.addr().get() as u64);
-        let found = droppable(Pid::this()).unwrap();
+        let found = droppable(Pid::this().as_raw()).unwrap();
         assert!(
             found.iter().any(|range| range.contains(&expected)),
             "{found:?}"

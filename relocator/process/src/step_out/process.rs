@@ -1,6 +1,5 @@
 //! The process whose threads are to leave: where they can be, and how it is left.
 
-use std::fs;
 use std::ops::Range;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,20 +8,14 @@ use elf_tools::Avma;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use procfs::process::{MMPermissions, Process};
+use procfs::process::Process;
 
-use crate::tracing::{Seized, Subject, proc_error, range};
+use crate::targets;
+use crate::tracing::{Seized, TraceableProcess, proc_error};
 use crate::{Error, Result};
 
 /// How long a process is given to be stopped once all of its threads were told.
 const STOPPING: Duration = Duration::from_secs(5);
-
-/// Where a thread that waits in the kernel called it.
-pub(super) fn blocked_at(thread: Pid) -> Option<Avma> {
-    let line = fs::read_to_string(format!("/proc/{thread}/syscall")).ok()?;
-    let digits = line.split_whitespace().last()?.strip_prefix("0x")?;
-    u64::from_str_radix(digits, 16).ok().map(Avma)
-}
 
 /// Whether a thread's process ignores any of these signals.
 pub(super) fn ignores(thread: Pid, mask: u64) -> Result<bool> {
@@ -31,7 +24,7 @@ pub(super) fn ignores(thread: Pid, mask: u64) -> Result<bool> {
     Ok(status.sigign & mask != 0)
 }
 
-impl Subject {
+impl TraceableProcess {
     /// Whether it was stopped by a signal. It may be about to be, so that only some of its threads are.
     pub(super) fn is_stopped(&self) -> Result<bool> {
         Ok(self.states()?.contains(&'T'))
@@ -39,10 +32,7 @@ impl Subject {
 
     /// What can be written of its memory, as its stacks can be.
     pub(super) fn writable(&self) -> Result<Vec<Range<Avma>>> {
-        let wanted = MMPermissions::READ | MMPermissions::WRITE;
-        let maps = self.maps()?;
-        let writable = maps.iter().filter(|map| map.perms.contains(wanted));
-        Ok(writable.map(range).collect())
+        Ok(targets::writable(&self.maps()?))
     }
 
     /// Lets all threads go, stopped unless they are to go on; whether they are stopped.

@@ -6,15 +6,15 @@ use elf_tools::{Avma, Svma};
 
 use super::kernel::RunningKernel;
 use super::survey::Survey;
-use crate::targets::{Mapping, Step, Target, Thread, writable};
-use crate::{Error, Result};
+use crate::targets::{Mapping, Step, StoppedTarget, Thread, writable};
+use crate::{Error, Obstacle, Result};
 use relocator::threads::carry::{Carried, Contexts, Stuck, carry};
 use relocator::threads::{CodeNow, Crossing, Memory, Registers, StuckReason, Verdict, Write};
 
 /// What is to be done, in this order: threads leave the old texts, `early`, threads leave the new vDSO, `kernel`, `late`.
 /// After each step the process could go on.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Job {
+pub(super) struct Transaction {
     /// Each text: what threads find there now, and what they will.
     pub(super) crossings: Vec<(Option<CodeNow>, CodeNow)>,
     /// Memory that has to be written in any case.
@@ -38,7 +38,7 @@ pub struct Crossed {
     pub frames: usize,
 }
 
-impl Job {
+impl Transaction {
     /// Places that the steps need to be as they were.
     pub(super) fn places(&self) -> Vec<Range<Avma>> {
         let steps = self.early.iter().chain(&self.kernel).chain(&self.late);
@@ -46,8 +46,8 @@ impl Job {
             let (at, size) = match step {
                 Step::Replace { at, bytes } => (*at, bytes.len() as u64),
                 Step::Move { from, to } => (*to, from.end.0 - from.start.0),
-                Step::Zero(range) | Step::Unmap(range) => return Some(range.clone()),
-                Step::Registers(_) | Step::Write(_) | Step::Spare(_) => return None,
+                Step::Placeholder(range) | Step::Unmap(range) => return Some(range.clone()),
+                Step::Registers(_) | Step::Write(_) | Step::RecoveryCopy(_) => return None,
             };
             Some(at..at.offset(size as i64))
         };
@@ -59,14 +59,12 @@ impl Job {
         &self,
         survey: &Survey,
         kernel: &RunningKernel,
-        target: &impl Target,
+        target: &impl StoppedTarget,
         mappings: &[Mapping],
     ) -> Result<(Vec<Step>, Crossed)> {
         let threads = target.threads()?;
         let writable = writable(mappings);
-        let vdso = survey.found.kernel.as_ref().and_then(|unit| unit.vdso());
-        let texts = survey.texts.iter().map(|text| &text.found.mapping);
-        let texts: Vec<Range<Avma>> = texts.chain(vdso.map(|vdso| &vdso.range)).cloned().collect();
+        let texts: Vec<Range<Avma>> = survey.occupied().collect();
         let contexts = Contexts::of(&threads, &writable, &texts, target);
         let mut old = Carried::default();
         for (text, (before, after)) in survey.texts.iter().zip(&self.crossings) {
@@ -86,7 +84,7 @@ impl Job {
         if let Some(first) = stuck.next() {
             return Err(Error::Busy {
                 pid: first.thread,
-                reason: reason(first, stuck.count()),
+                reason: obstacle(first, stuck.count()),
             });
         }
         let crossed = Crossed {
@@ -107,7 +105,7 @@ impl Job {
         &self,
         survey: &Survey,
         kernel: &RunningKernel,
-        target: &impl Target,
+        target: &impl StoppedTarget,
         threads: &[Thread],
         contexts: &Contexts,
     ) -> Carried {
@@ -171,20 +169,11 @@ fn fix_ups(carried: Carried) -> Vec<Step> {
     steps
 }
 
-fn reason(first: &Stuck, others: usize) -> String {
-    let Stuck {
-        frame,
-        place,
-        reason,
-        ..
-    } = first;
-    let what = match frame {
-        Some(at) => format!("has a context in the signal frame at {at} that was interrupted"),
-        None => "is".to_owned(),
-    };
-    let more = match others {
-        0 => String::new(),
-        others => format!(" (and {others} more)"),
-    };
-    format!("{what} at {place} of a vDSO, and cannot be carried across: {reason}{more}")
+fn obstacle(first: &Stuck, others: usize) -> Obstacle {
+    Obstacle::Inside {
+        place: first.place,
+        frame: first.frame,
+        why: first.reason.clone(),
+        others,
+    }
 }

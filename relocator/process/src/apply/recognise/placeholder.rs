@@ -9,7 +9,7 @@ use relocator::placement::PAGE;
 use relocator::threads::Memory;
 
 /// The most pages that are taken for an old vvar. Stock kernels have up to 6.
-pub const MAX_ZEROS: u64 = 16;
+pub const MAX_PLACEHOLDER: u64 = 16;
 
 /// How they can be used.
 const ZEROS: Protection = Protection {
@@ -21,10 +21,14 @@ const ZEROS: Protection = Protection {
 
 /// The pages of zeros that end at `below`, in mappings that have no name and can only be read.
 ///
-/// Mappings of more than [`MAX_ZEROS`] pages are the program's own, whatever they hold, and end the search.
-pub fn zeros(mappings: &[Mapping], memory: &dyn Memory, below: Avma) -> Option<Range<Avma>> {
+/// Mappings of more than [`MAX_PLACEHOLDER`] pages are the program's own, whatever they hold, and end the search.
+pub fn vvar_placeholder(
+    mappings: &[Mapping],
+    memory: &dyn Memory,
+    below: Avma,
+) -> Option<Range<Avma>> {
     let mut start = below;
-    let lowest = below.0.saturating_sub(MAX_ZEROS * PAGE);
+    let lowest = below.0.saturating_sub(MAX_PLACEHOLDER * PAGE);
     for mapping in mappings.iter().rev() {
         if mapping.range.end > start {
             continue;
@@ -32,7 +36,7 @@ pub fn zeros(mappings: &[Mapping], memory: &dyn Memory, below: Avma) -> Option<R
         let is_alike = mapping.range.end == start
             && mapping.name.is_empty()
             && mapping.protection == ZEROS
-            && mapping.size() <= MAX_ZEROS * PAGE;
+            && mapping.size() <= MAX_PLACEHOLDER * PAGE;
         if !is_alike {
             break;
         }

@@ -54,7 +54,7 @@ fn record() -> Record {
             from: Avma(0x3_6000),
             to: TEXT.offset(-0x2000),
         }],
-        zeros: vec![TEXT.offset(-0x2000)..TEXT],
+        placeholders: vec![TEXT.offset(-0x2000)..TEXT],
         entries: vec![entry(FIRST), entry(SECOND)],
         moved: Vec::new(),
         jumps_back: Vec::new(),
@@ -85,18 +85,18 @@ fn text(at: Avma, bytes: Vec<u8>) -> OldText {
         mapping: at..at.offset(bytes.len() as i64),
         image: at,
         size: 0xc00,
-        is_told: at == TEXT,
+        is_by_auxv: at == TEXT,
         bytes,
     }
 }
 
-fn spare(is_extended: bool) -> Spare {
+fn copy(is_extended: bool) -> RecoveryCopy {
     let (bytes, _) = linked(is_extended);
-    Spare::of(&text(COPY, bytes)).unwrap().unwrap()
+    RecoveryCopy::of(&text(COPY, bytes)).unwrap().unwrap()
 }
 
 /// What a text is that has been begun with: entries, and code for one of them.
-fn begun() -> Vec<u8> {
+fn interrupted() -> Vec<u8> {
     let mut bytes = before();
     for entry in [FIRST, SECOND] {
         bytes[entry..entry + WORD.len()].copy_from_slice(&WORD);
@@ -105,54 +105,54 @@ fn begun() -> Vec<u8> {
     bytes
 }
 
-fn ask(spare: &Spare, bytes: Vec<u8>, own: Option<&Record>) -> Option<Begun> {
+fn ask(copy: &RecoveryCopy, bytes: Vec<u8>, own: Option<&Record>) -> Option<InterruptedApply> {
     let found = text(TEXT, bytes);
-    spare.begun(&found, own, &found.mapping, &found.bytes)
+    copy.interrupted(&found, own, &found.mapping, &found.bytes)
 }
 
 #[test]
 fn a_text_in_its_place_is_no_copy() {
     let (bytes, _) = linked(false);
-    assert!(Spare::of(&text(TEXT, bytes)).unwrap().is_none());
-    assert!(Spare::of(&text(TEXT, before())).unwrap().is_none());
+    assert!(RecoveryCopy::of(&text(TEXT, bytes)).unwrap().is_none());
+    assert!(RecoveryCopy::of(&text(TEXT, before())).unwrap().is_none());
 }
 
 #[test]
 fn copies_that_have_become_one_mapping_are_none() {
     let (bytes, _) = linked(false);
     let both = [bytes.clone(), bytes].concat();
-    assert!(Spare::of(&text(COPY, both)).unwrap().is_none());
+    assert!(RecoveryCopy::of(&text(COPY, both)).unwrap().is_none());
 }
 
 #[test]
 fn what_was_there_is_known_at_every_step() {
-    let spare = spare(false);
-    for bytes in [before(), begun()] {
-        let known = ask(&spare, bytes, None).unwrap();
+    let copy = copy(false);
+    for bytes in [before(), interrupted()] {
+        let known = ask(&copy, bytes, None).unwrap();
         assert_eq!(known.base.at, TEXT);
         assert_eq!(known.base.bytes, before());
-        assert_eq!(known.zeros, [TEXT.offset(-0x2000)..TEXT]);
+        assert_eq!(known.placeholders, [TEXT.offset(-0x2000)..TEXT]);
     }
     let mut half = before();
     half[STUB..STUB + 2].fill(0x77);
     half[SECOND..SECOND + WORD.len()].copy_from_slice(&WORD);
-    assert_eq!(ask(&spare, half, None).unwrap().base.bytes, before());
+    assert_eq!(ask(&copy, half, None).unwrap().base.bytes, before());
 }
 
 #[test]
 fn a_text_that_somebody_else_has_changed_is_not_explained() {
-    let spare = spare(false);
+    let copy = copy(false);
     for at in [4, FIRST + criu::JUMP, SECOND - 1, STUB + 5, SIZE - 1] {
-        let mut bytes = begun();
+        let mut bytes = interrupted();
         bytes[at] ^= 0x80;
-        assert!(ask(&spare, bytes, None).is_none(), "{at:#x}");
+        assert!(ask(&copy, bytes, None).is_none(), "{at:#x}");
     }
 }
 
 #[test]
 fn a_copy_of_the_text_as_it_is_linked_means_nothing() {
     let (bytes, record) = linked(false);
-    assert!(ask(&spare(false), bytes, Some(&record)).is_none());
+    assert!(ask(&copy(false), bytes, Some(&record)).is_none());
 }
 
 #[test]
@@ -160,33 +160,33 @@ fn the_same_link_after_a_restore_is_another() {
     let (linked, record) = linked(false);
     let mut undone = linked.clone();
     record.undo(&mut undone, TEXT).unwrap();
-    let spare = spare(false);
-    let mut begun = linked.clone();
-    begun[FIRST..FIRST + WORD.len()].copy_from_slice(&WORD);
+    let copy = copy(false);
+    let mut interrupted = linked.clone();
+    interrupted[FIRST..FIRST + WORD.len()].copy_from_slice(&WORD);
     let ask = |bytes: &[u8]| {
         let found = text(TEXT, bytes.to_vec());
-        spare.begun(&found, Some(&record), &found.mapping, &undone)
+        copy.interrupted(&found, Some(&record), &found.mapping, &undone)
     };
-    assert!(ask(&begun).is_none());
+    assert!(ask(&interrupted).is_none());
     let jump = criu::jump(Avma(0x5_0000));
-    begun[FIRST + WORD.len()..FIRST + jump.len()].copy_from_slice(&jump[WORD.len()..]);
-    assert_eq!(ask(&begun).unwrap().base.bytes, before());
+    interrupted[FIRST + WORD.len()..FIRST + jump.len()].copy_from_slice(&jump[WORD.len()..]);
+    assert_eq!(ask(&interrupted).unwrap().base.bytes, before());
 }
 
 #[test]
 fn a_copy_for_another_place_means_nothing() {
-    let found = text(TEXT.offset(SIZE as i64), begun());
-    let spare = spare(false);
-    let begun = spare.begun(&found, None, &found.mapping, &found.bytes);
-    assert!(begun.is_none());
+    let found = text(TEXT.offset(SIZE as i64), interrupted());
+    let copy = copy(false);
+    let interrupted = copy.interrupted(&found, None, &found.mapping, &found.bytes);
+    assert!(interrupted.is_none());
 }
 
 #[test]
 fn jumps_that_a_restore_has_made_since_stay() {
     let jump = criu::jump(Avma(0x5_0000));
-    let mut bytes = begun();
+    let mut bytes = interrupted();
     bytes[SECOND..SECOND + jump.len()].copy_from_slice(&jump);
-    let known = ask(&spare(false), bytes, None).unwrap();
+    let known = ask(&copy(false), bytes, None).unwrap();
     let mut expected = before();
     expected[SECOND..SECOND + jump.len()].copy_from_slice(&jump);
     assert_eq!(known.base.bytes, expected);
@@ -202,8 +202,8 @@ fn an_earlier_link_that_was_undone_is_explained() {
         ..record.clone()
     };
     let found = text(TEXT, linked);
-    let spare = spare(false);
-    let known = spare.begun(&found, Some(&other), &found.mapping, &undone);
+    let copy = copy(false);
+    let known = copy.interrupted(&found, Some(&other), &found.mapping, &undone);
     assert_eq!(known.unwrap().base.bytes, before());
 }
 
@@ -223,7 +223,7 @@ impl Memory for Only {
 
 #[test]
 fn pages_that_the_link_has_added_are_found() {
-    let spare = spare(true);
+    let copy = copy(true);
     let (bytes, _) = linked(true);
     let behind = TEXT.offset(SIZE as i64);
     let page = bytes[SIZE..].to_vec();
@@ -238,8 +238,8 @@ fn pages_that_the_link_has_added_are_found() {
         ..Protection::default()
     };
     let extended = |protection, page: Vec<u8>| {
-        let mut found = text(TEXT, begun());
-        spare.extend(&mut found, &[mapping(protection)], &Only(behind, page));
+        let mut found = text(TEXT, interrupted());
+        copy.extend(&mut found, &[mapping(protection)], &Only(behind, page));
         found
     };
     let found = extended(code, page.clone());

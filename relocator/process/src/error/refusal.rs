@@ -1,0 +1,276 @@
+//! Why a process cannot be worked on.
+
+use std::fmt;
+use std::time::Duration;
+
+use elf_tools::Avma;
+
+use crate::tracing::Stop;
+
+/// Why a process cannot be worked on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// It is the one that executes this.
+    OwnProcess,
+    /// It is a thread of the kernel.
+    KernelThread,
+    /// It has ended, and its parent has not waited for it.
+    Zombie,
+    /// It has ended since.
+    Ended,
+    /// It is ending.
+    Ending,
+    /// It has no memory: it is starting or ending.
+    NoMemory,
+    /// Its first thread, by way of which its memory is seen, has ended before the others.
+    NoFirstThread,
+    /// The operating system does not let this user trace it.
+    NotPermitted,
+    /// Another process traces one of its threads.
+    Traced {
+        /// The thread.
+        thread: i32,
+        /// Who traces it.
+        tracer: i32,
+    },
+    /// It is not dumpable (`PR_SET_DUMPABLE`).
+    NotDumpable,
+    /// System calls of one of its threads are filtered (seccomp).
+    Seccomp {
+        /// The thread.
+        thread: i32,
+    },
+    /// It shares its memory with another process, which would not be stopped.
+    SharedMemory {
+        /// The other process.
+        with: i32,
+        /// Whether the system says so. Otherwise it does not tell, and both are equally large.
+        is_certain: bool,
+    },
+    /// It is for another machine than linked images are.
+    OtherMachine {
+        /// What shows it: `its vDSO is for …`.
+        shown_by: String,
+    },
+    /// One of its threads executes code of another machine or mode.
+    OtherCode {
+        /// The thread.
+        thread: i32,
+        /// What shows it.
+        shown_by: String,
+    },
+    /// A thread does not stop.
+    DoesNotStop {
+        /// How long it was waited for.
+        patience: Duration,
+    },
+    /// A thread is in a system call that cannot be interrupted.
+    Uninterruptible {
+        /// The thread.
+        thread: i32,
+    },
+    /// A thread was to be changed that does not stand still.
+    NotStopped,
+    /// A thread that was to make a system call was stopped by something else.
+    UnexpectedStop {
+        /// What has stopped it.
+        stop: Stop,
+    },
+    /// A system call that it was to make does not end.
+    CallDoesNotEnd {
+        /// How long it was waited for.
+        patience: Duration,
+    },
+    /// No executable mapping of it ends with bytes of zeros, in which code that makes system calls would have room.
+    NoRoomForCalls,
+    /// A step of a transaction has failed, and all before it were undone.
+    Step(StepFailure),
+    /// The running kernel's vDSO is not in it.
+    NoKernelVdso,
+    /// Mappings of the running kernel's are not in it.
+    MissingMappings {
+        /// Their names.
+        names: Vec<&'static str>,
+    },
+    /// It cannot be rolled back, since it was linked on another kernel.
+    LinkedElsewhere,
+    /// It cannot be rolled back, since something is where a mapping of the kernel's has to go.
+    PlaceTaken {
+        /// Where.
+        at: Avma,
+        /// What is there: its protection and its name.
+        by: String,
+    },
+}
+
+/// Why a step could not be carried out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StepFailure {
+    /// Code that was written is not there.
+    NotWritten {
+        /// Where it should be.
+        at: Avma,
+    },
+    /// No code was prepared for a place.
+    NotPrepared {
+        /// The place.
+        at: Avma,
+    },
+    /// Something is mapped where nothing should be.
+    InUse {
+        /// Where.
+        at: Avma,
+    },
+    /// A mapping that must not be covered is in the way.
+    Occupied {
+        /// Where it begins to be.
+        at: Avma,
+        /// Its protection and its name.
+        by: String,
+    },
+    /// Data are in the way.
+    Data {
+        /// Where they begin.
+        at: Avma,
+    },
+    /// The kernel has moved a mapping to another place than it was told.
+    MovedElsewhere {
+        /// Where it should be.
+        to: Avma,
+        /// Where it is.
+        instead: Avma,
+    },
+}
+
+impl Refusal {
+    /// A word for machines, which stays as it is.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::OwnProcess => "own-process",
+            Self::KernelThread => "kernel-thread",
+            Self::Zombie => "zombie",
+            Self::Ended => "ended",
+            Self::Ending => "ending",
+            Self::NoMemory => "no-memory",
+            Self::NoFirstThread => "no-first-thread",
+            Self::NotPermitted => "not-permitted",
+            Self::Traced { .. } => "traced",
+            Self::NotDumpable => "not-dumpable",
+            Self::Seccomp { .. } => "seccomp",
+            Self::SharedMemory { .. } => "shared-memory",
+            Self::OtherMachine { .. } => "other-machine",
+            Self::OtherCode { .. } => "other-code",
+            Self::DoesNotStop { .. } => "does-not-stop",
+            Self::Uninterruptible { .. } => "uninterruptible",
+            Self::NotStopped => "not-stopped",
+            Self::UnexpectedStop { .. } => "unexpected-stop",
+            Self::CallDoesNotEnd { .. } => "call-does-not-end",
+            Self::NoRoomForCalls => "no-room-for-calls",
+            Self::Step(_) => "step-failed",
+            Self::NoKernelVdso => "no-kernel-vdso",
+            Self::MissingMappings { .. } => "missing-mappings",
+            Self::LinkedElsewhere => "linked-elsewhere",
+            Self::PlaceTaken { .. } => "place-taken",
+        }
+    }
+
+    /// A whole sentence about a process.
+    pub(super) fn about(&self, pid: i32) -> String {
+        match self {
+            Self::NotPermitted => {
+                format!("cannot trace process {pid}: permission denied (needs CAP_SYS_PTRACE)")
+            }
+            Self::Step(failure) => {
+                format!("cannot change process {pid}: {failure} (all changes were undone)")
+            }
+            other => format!("process {pid} {other}"),
+        }
+    }
+}
+
+/// What follows `process N`.
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OwnProcess => f.write_str("is this one"),
+            Self::KernelThread => f.write_str("is a thread of the kernel"),
+            Self::Zombie => f.write_str("has ended, and its parent has not waited for it"),
+            Self::Ended => f.write_str("has ended"),
+            Self::Ending => f.write_str("is ending"),
+            Self::NoMemory => f.write_str("has no memory: it is starting or ending"),
+            Self::NoFirstThread => {
+                f.write_str("goes on without its first thread, and such a process cannot be linked")
+            }
+            Self::NotPermitted => f.write_str("cannot be traced: permission denied"),
+            Self::Traced { thread, tracer } => write!(
+                f,
+                "is already traced: process {tracer} traces its thread {thread}; try again when it has let go"
+            ),
+            Self::NotDumpable => f.write_str(
+                "is not dumpable: it has asked the kernel to protect its memory (PR_SET_DUMPABLE)",
+            ),
+            Self::Seccomp { thread } => write!(
+                f,
+                "cannot move its mappings: seccomp filters the system calls of its thread {thread}"
+            ),
+            Self::SharedMemory { with, is_certain } => {
+                let verb = if *is_certain { "shares" } else { "may share" };
+                write!(
+                    f,
+                    "{verb} its memory with process {with}, as after `vfork`; try again when that one has ended or \
+                     executed another program"
+                )
+            }
+            Self::OtherMachine { shown_by } => write!(f, "is not a 64-bit process: {shown_by}"),
+            Self::OtherCode { thread, shown_by } => {
+                write!(f, "does not only execute 64-bit code: its thread {thread} {shown_by}")
+            }
+            Self::DoesNotStop { patience } => write!(f, "does not stop within {patience:?}"),
+            Self::Uninterruptible { thread } => write!(
+                f,
+                "cannot be stopped: its thread {thread} is in a system call that cannot be interrupted, such as `vfork`"
+            ),
+            Self::NotStopped => f.write_str("is not a thread that stands still"),
+            Self::UnexpectedStop { stop } => {
+                write!(f, "was to make a system call, and was stopped by {stop}")
+            }
+            Self::CallDoesNotEnd { patience } => {
+                write!(f, "does not end a system call within {patience:?}")
+            }
+            Self::NoRoomForCalls => f.write_str(
+                "has no room for code that makes system calls: none of its executable mappings ends with zeros",
+            ),
+            Self::Step(failure) => write!(f, "could not be changed: {failure}"),
+            Self::NoKernelVdso => {
+                f.write_str("has no vDSO of the running kernel: there is nothing to link to")
+            }
+            Self::MissingMappings { names } => {
+                write!(f, "has no {}: there is nothing to link to", names.join(", "))
+            }
+            Self::LinkedElsewhere => f.write_str(
+                "was linked on another kernel: it cannot be rolled back on this one, only be linked to it",
+            ),
+            Self::PlaceTaken { at, by } => write!(
+                f,
+                "has {by} at {at} now, where a mapping of the kernel's would have to go back to"
+            ),
+        }
+    }
+}
+
+impl fmt::Display for StepFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotWritten { at } => write!(f, "code that was written to {at} is not there"),
+            Self::NotPrepared { at } => write!(f, "no code was prepared for {at}"),
+            Self::InUse { at } => write!(f, "{at} is in use"),
+            Self::Occupied { at, by } => write!(f, "{at} holds {by}"),
+            Self::Data { at } => write!(f, "{at} holds data"),
+            Self::MovedElsewhere { to, instead } => {
+                write!(f, "a mapping was to go to {to}, and went to {instead}")
+            }
+        }
+    }
+}

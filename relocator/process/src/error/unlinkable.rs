@@ -1,0 +1,126 @@
+//! Why what is in a process does not go together.
+
+use std::fmt;
+
+use elf_tools::{Avma, Svma};
+
+use crate::apply::place::Unreachable;
+use crate::apply::record::RecordFault;
+
+/// Why what is in a process does not go together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Unlinkable {
+    /// A vDSO for 32-bit programs, or x32.
+    OtherWidth,
+    /// A byte differs from the image with the same build-id that the user has named.
+    Changed {
+        /// The named image.
+        named: String,
+        /// The first byte that differs, from the image's start.
+        at: usize,
+    },
+    /// CRIU has overwritten a function, and no image says what was there.
+    Overwritten {
+        /// The function.
+        entry: Svma,
+    },
+    /// The running kernel's mappings do not follow each other, with the vDSO as the last.
+    KernelApart {
+        /// In which process.
+        source: String,
+    },
+    /// The kernel's mappings are torn apart, and there is no place for all of them.
+    NoPlace(Unreachable),
+    /// A link record does not mention a mapping of the kernel's.
+    NotRecorded,
+    /// There is no room for a link record.
+    NoRoomForRecord,
+    /// A copy of a vDSO is of another address than there can be.
+    CopyOfNothing {
+        /// The address by its link record.
+        image: Avma,
+    },
+    /// A link record is about bytes that are not there.
+    OutsideText {
+        /// Number of bytes.
+        size: usize,
+        /// Where they would be.
+        at: Avma,
+        /// Number of bytes that are there.
+        text: usize,
+        /// Where those begin.
+        base: Avma,
+    },
+    /// A link record that could not be read again.
+    BadRecord(RecordFault),
+    /// A link record would not be found at its offset, or its text is elsewhere.
+    RecordElsewhere {
+        /// The offset.
+        offset: usize,
+    },
+}
+
+impl Unlinkable {
+    /// A word for machines, which stays as it is.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::OtherWidth => "other-width",
+            Self::Changed { .. } => "changed",
+            Self::Overwritten { .. } => "overwritten",
+            Self::KernelApart { .. } => "kernel-apart",
+            Self::NoPlace(_) => "no-place",
+            Self::NotRecorded => "not-recorded",
+            Self::NoRoomForRecord => "no-room-for-record",
+            Self::CopyOfNothing { .. } => "copy-of-nothing",
+            Self::OutsideText { .. } => "outside-text",
+            Self::BadRecord(_) => "bad-record",
+            Self::RecordElsewhere { .. } => "record-elsewhere",
+        }
+    }
+}
+
+impl fmt::Display for Unlinkable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OtherWidth => f.write_str(
+                "it is for 32-bit programs (or x32), and only 64-bit programs are linked",
+            ),
+            Self::Changed { named, at } => write!(
+                f,
+                "it has the build-id of {named}, but another byte at {at:#x}: another program has changed it"
+            ),
+            Self::Overwritten { entry } => write!(
+                f,
+                "CRIU has overwritten its function at {entry}, and what was there is unknown; name the old vDSO, as \
+                 --old kernel:VERSION or --old FILE"
+            ),
+            Self::KernelApart { source } => write!(
+                f,
+                "its mappings in {source} do not follow each other, with the vDSO as the last"
+            ),
+            Self::NoPlace(unreachable) => unreachable.fmt(f),
+            Self::NotRecorded => f.write_str("its link record does not mention it"),
+            Self::NoRoomForRecord => f.write_str(
+                "there is no room for its link record: neither in its last page nor next to it",
+            ),
+            Self::CopyOfNothing { image } => {
+                write!(f, "its link record is of an image at {image}")
+            }
+            Self::OutsideText {
+                size,
+                at,
+                text,
+                base,
+            } => write!(
+                f,
+                "its record is about {size} bytes at {at}, outside of the {text} bytes at {base}"
+            ),
+            Self::BadRecord(fault) => write!(f, "its record cannot be stored: {fault}"),
+            Self::RecordElsewhere { offset } => write!(
+                f,
+                "its record cannot be stored at an offset of {offset:#x}: its reader looks elsewhere"
+            ),
+        }
+    }
+}
