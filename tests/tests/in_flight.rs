@@ -50,12 +50,21 @@ fn run(
     let old = Old::derive(kernel.image.clone(), &home).map_err(|error| in_words(&error))?;
     let image = OldImage::from(&old).with_home(Some(&home));
     let running = RUNNING.as_ref().map_err(Clone::clone)?;
-    sweep_with(image, running, options, change).map_err(|error| in_words(&error))
+    only(sweep_with(image, running, options, change))
+}
+
+/// What the only approach has come to.
+fn only(
+    found: relocator_verify::Result<Vec<relocator_verify::Result<InFlight>>>,
+) -> Result<InFlight, String> {
+    let mut found = found.map_err(|error| in_words(&error))?;
+    let found = found.pop().ok_or("nothing was swept")?;
+    found.map_err(|error| in_words(&error))
 }
 
 fn options(approach: Approach) -> Options {
     Options {
-        approach,
+        approaches: vec![approach],
         ..Options::default()
     }
 }
@@ -278,8 +287,7 @@ fn comes_out_of_fixture(name: &str) -> Result<(), String> {
         ..options(Approach::Relocate)
     };
     let running = RUNNING.as_ref().map_err(Clone::clone)?;
-    let found = sweep_with(image, running, &options, |_| {});
-    let found = found.map_err(|error| in_words(&error))?;
+    let found = only(sweep_with(image, running, &options, |_| {}))?;
     let experiments: u64 = found.functions.iter().map(|f| f.experiments).sum();
     ensure(experiments > 1000, || {
         format!("only {experiments} experiments")

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::json::{self as report, Kernel};
 use crate::source::Spec;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use relocator::plan::Policy;
 use relocator::source::Source;
 use relocator::tables;
@@ -71,7 +71,7 @@ pub(crate) fn run(
     };
     let options = Options {
         earlier: between.as_ref().map(earlier).transpose()?,
-        approach: arguments.approach,
+        approaches: vec![arguments.approach],
         functions: arguments.functions.clone(),
         deadline,
         ..Options::default()
@@ -81,7 +81,8 @@ pub(crate) fn run(
         Some(_) => old_source.symtab.as_ref(),
     };
     let image = OldImage::from(&old).with_home(home);
-    let found = sweep(image, &running(own_source)?, &options)?;
+    let mut found = sweep(image, &running(own_source)?, &options)?;
+    let found = found.pop().context("nothing was swept")??;
     let report = Report {
         schema: report::VERIFY,
         old: Kernel::old(old_source, &old_tables),

@@ -1,10 +1,6 @@
 //! What becomes of threads that are inside the old image when the kernel is swapped.
 
 use crate::Approach;
-use std::num::NonZero;
-use std::sync::{Mutex, PoisonError};
-use std::thread::available_parallelism;
-
 use serde::{Deserialize, Serialize};
 
 use super::{OldComparison, OldKernel, Options, Row};
@@ -105,31 +101,41 @@ pub(super) fn measure(
         in_flight: namespaces(&options.in_flight)?,
         ..options.clone()
     };
-    let rows = kernels.iter().zip(compared);
-    let rows = rows.flat_map(|(kernel, old)| old.rows.iter_mut().map(move |row| (kernel, row)));
-    let jobs = Mutex::new(rows);
-    let work = || -> Result<()> {
-        loop {
-            let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).next();
-            let Some((kernel, row)) = job else {
-                return Ok(());
-            };
-            match sweep_row(kernel, running, row, options, progress)? {
-                Ok(flight) => row.in_flight = Some(flight),
-                Err(reason) => row.no_in_flight = Some(reason),
+    for (kernel, old) in kernels.iter().zip(compared) {
+        match obstacle(kernel, options) {
+            Some(reason) => leave_out(&mut old.rows, &reason),
+            None => {
+                progress(&format!("threads in flight, {}", kernel.name));
+                sweep_rows(kernel, running, &mut old.rows, options)?;
             }
         }
-    };
-    let processors = available_parallelism().map_or(1, NonZero::get);
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..processors).map(|_| scope.spawn(work)).collect();
-        let mut results = workers.into_iter().map(|worker| worker.join());
-        let failed = || {
-            let what = "was lost with the thread that waited for it".to_owned();
-            Error::Child { what }
-        };
-        results.try_for_each(|result| result.unwrap_or_else(|_| Err(failed())))
-    })
+    }
+    Ok(())
+}
+
+/// Why no thread can be stopped on this kernel, if none can.
+fn obstacle(kernel: &OldKernel, options: &Options) -> Option<String> {
+    if options.in_flight.is_empty() {
+        return Some("it was not asked for".to_owned());
+    }
+    if kernel.home.is_none() && kernel.no_in_flight.is_none() {
+        let reason = "the symbols of its kernel are not known, which would have to be emulated";
+        return Some(reason.to_owned());
+    }
+    kernel.no_in_flight.clone()
+}
+
+fn leave_out(rows: &mut [Row], reason: &str) {
+    for row in rows {
+        row.no_in_flight = Some(match is_swept(row) {
+            true => reason.to_owned(),
+            false => "no thread is inside the old code".to_owned(),
+        });
+    }
+}
+
+fn is_swept(row: &Row) -> bool {
+    Approach::OF_OLD_PROCESSES.contains(&row.approach)
 }
 
 /// The combinations that the system allows; one that needs no time namespace where it allows none.
@@ -148,47 +154,62 @@ fn namespaces(wanted: &[Namespaces]) -> Result<Vec<Namespaces>> {
     }
 }
 
-fn sweep_row(
+/// Sweeps with all approaches at once. If the process that does is lost, each is swept alone, so that only the one is lost
+/// that is at fault.
+fn sweep_rows(
     kernel: &OldKernel,
     running: &Running,
-    row: &Row,
+    rows: &mut [Row],
     options: &Options,
-    progress: &(dyn Fn(&str) + Sync),
-) -> Result<Result<Flight, String>> {
-    let approach = row.approach;
-    if !Approach::OF_OLD_PROCESSES.contains(&approach) {
-        return Ok(Err("no thread is inside the old code".to_owned()));
-    }
-    if options.in_flight.is_empty() {
-        return Ok(Err("it was not asked for".to_owned()));
-    }
-    if let Some(reason) = &kernel.no_in_flight {
-        return Ok(Err(reason.clone()));
-    }
-    if kernel.home.is_none() {
-        let reason = "the symbols of its kernel are not known, which would have to be emulated";
-        return Ok(Err(reason.to_owned()));
-    }
-    progress(&format!(
-        "threads in flight, {}, {}",
-        kernel.name, row.approach
-    ));
-    let image = OldImage::from(&kernel.old).with_home(kernel.home.as_ref());
-    let wanted = in_flight::Options {
-        approach,
-        namespaces: options.in_flight.clone(),
-        deadline: options.deadline,
-        ..in_flight::Options::default()
+) -> Result<()> {
+    leave_out(rows, "");
+    let mut rows: Vec<&mut Row> = rows.iter_mut().filter(|row| is_swept(row)).collect();
+    let sweep = |approaches: Vec<Approach>| {
+        let image = OldImage::from(&kernel.old).with_home(kernel.home.as_ref());
+        let wanted = in_flight::Options {
+            approaches,
+            namespaces: options.in_flight.clone(),
+            deadline: options.deadline,
+            ..in_flight::Options::default()
+        };
+        sweep(image, running, &wanted)
     };
-    match sweep(image, running, &wanted) {
-        Ok(found) if found.namespaces.is_empty() => {
-            let refused = found.no_time_namespace.unwrap_or_default();
-            Ok(Err(format!(
-                "the system refuses time namespaces: {refused}"
-            )))
+    let approaches: Vec<Approach> = rows.iter().map(|row| row.approach).collect();
+    let swept = match sweep(approaches.clone()) {
+        Err(Error::Child { .. }) if approaches.len() > 1 => {
+            let alone = approaches.into_iter().map(|approach| {
+                let mut swept = sweep(vec![approach])?;
+                swept.pop().unwrap_or_else(|| Err(lost()))
+            });
+            alone.collect()
         }
-        Ok(found) => Ok(Ok(found.into())),
-        Err(error) if error.is_refusal() => Ok(Err(in_words(&error))),
-        Err(error) => Err(error),
+        Err(error) if error.is_refusal() => {
+            let reason = in_words(&error);
+            rows.iter_mut()
+                .for_each(|row| row.no_in_flight = Some(reason.clone()));
+            return Ok(());
+        }
+        swept => swept?,
+    };
+    for (row, swept) in rows.into_iter().zip(swept) {
+        row.no_in_flight = match swept {
+            Ok(found) if found.namespaces.is_empty() => {
+                let refused = found.no_time_namespace.unwrap_or_default();
+                Some(format!("the system refuses time namespaces: {refused}"))
+            }
+            Ok(found) => {
+                row.in_flight = Some(found.into());
+                None
+            }
+            Err(error) if error.is_refusal() => Some(in_words(&error)),
+            Err(error) => return Err(error),
+        };
+    }
+    Ok(())
+}
+
+fn lost() -> Error {
+    Error::Child {
+        what: "has swept nothing".to_owned(),
     }
 }

@@ -34,7 +34,6 @@ pub(super) enum Outcome {
 pub(super) struct Experiment<'a, 'b> {
     pub(super) thread: &'a mut Thread,
     pub(super) swap: &'a Swap<'b>,
-    pub(super) approach: Approach,
     /// Where functions begin.
     pub(super) entry: Avma,
     /// What it was doing.
@@ -67,7 +66,7 @@ impl Experiment<'_, '_> {
     }
 
     fn direct(&mut self) -> Result<Outcome> {
-        if self.approach == Approach::StepOut {
+        if self.swap.approach() == Approach::StepOut {
             return Ok(match self.step_out()? {
                 Ok(registers) => Outcome::Landed(vec![self.land(self.activation, &registers)]),
                 Err(ended) => ended,
@@ -168,7 +167,7 @@ impl Experiment<'_, '_> {
                 }
             };
         }
-        let landed = if self.approach == Approach::StepOut {
+        let landed = if self.swap.approach() == Approach::StepOut {
             match self.step_out()? {
                 Ok(registers) => registers,
                 Err(outcome) => return Ok(outcome),

@@ -44,8 +44,10 @@ mod swap;
 mod tally;
 mod unreached;
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -69,8 +71,8 @@ use old_kernel::OldKernel;
 use performer::Thread;
 use relocator::link::{New, Old};
 use stage::{Layout, Stage};
-use subject::Subject;
-use swap::{Kernels, Swap};
+use subject::{Subject, Trial};
+use swap::{Before, Kernels, Swap};
 use tally::Tally;
 
 use crate::Approach;
@@ -83,22 +85,22 @@ pub use outcome::{
 /// What is swept.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// What is done when the kernel is swapped.
-    pub approach: Approach,
+    /// What is done when the kernel is swapped: each of them at every stop.
+    pub approaches: Vec<Approach>,
     /// Combinations of time namespaces.
     pub namespaces: Vec<Namespaces>,
     /// Names of the functions, with or without `__vdso_`; all if there are none.
     pub functions: Vec<String>,
     /// The kernel that the old image was linked to before. If there is none, it is at home.
     pub earlier: Option<Earlier>,
-    /// When one combination of namespaces is taken to hang. It should be generous: a machine may be busy.
+    /// When one function in one combination of namespaces is taken to hang. It should be generous: a machine may be busy.
     pub deadline: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
-            approach: Approach::default(),
+            approaches: vec![Approach::default()],
             namespaces: Namespaces::ALL.to_vec(),
             functions: Vec::new(),
             earlier: None,
@@ -120,16 +122,17 @@ impl Options {
 }
 
 /// Stops a thread at every boundary of the functions of `old` that can be called, and swaps the kernel under it for the
-/// running one.
+/// running one, once for each approach. Returns what each approach came to, in the order of the options; or why the image
+/// cannot be linked for it.
 ///
 /// The symbols of both kernels must be known. Where the system refuses time namespaces, only what needs none is done, and
-/// the outcome says so. Errors: the kernel cannot be emulated, or the image not be linked; the child process crashed, hung
-/// or failed ([`Error::Child`]).
+/// the outcome says so. Errors: the kernel cannot be emulated; the child process crashed, hung or failed
+/// ([`Error::Child`]).
 pub fn sweep<'a>(
     old: OldImage<'a>,
     running: &'a Running,
     options: &'a Options,
-) -> Result<InFlight> {
+) -> Result<Vec<Result<InFlight>>> {
     sweep_with(old, running, options, |_| {})
 }
 
@@ -140,7 +143,7 @@ pub fn sweep_with<'a>(
     running: &'a Running,
     options: &'a Options,
     change: impl FnOnce(&mut ReentryTable),
-) -> Result<InFlight> {
+) -> Result<Vec<Result<InFlight>>> {
     let mut sweep = Sweep::new(old, running, options)?;
     change(&mut sweep.reentry);
     let refusal = match options.namespaces.iter().any(|namespaces| namespaces.any()) {
@@ -154,22 +157,36 @@ pub fn sweep_with<'a>(
         }
         namespaces.retain(|namespaces| !namespaces.any());
     }
-    let mut tallies = vec![Tally::default(); sweep.functions.len()];
-    for found in sweep.run_all(&namespaces, options.deadline)? {
-        for (tally, found) in tallies.iter_mut().zip(found) {
-            tally.merge(found);
+    let refused: Vec<Option<Error>> = sweep.leave_out_what_cannot_be_linked();
+    // By approach, and by function.
+    let mut tallies = vec![vec![Tally::default(); sweep.functions.len()]; sweep.approaches.len()];
+    for (function, found) in sweep.run_all(&namespaces, options.deadline)? {
+        for (tallies, found) in tallies.iter_mut().zip(found) {
+            tallies[function].merge(found);
         }
     }
-    let functions = sweep.functions.iter().zip(tallies);
-    Ok(InFlight {
-        approach: options.approach,
-        namespaces,
-        no_time_namespace: refusal.map(|error| relocator::in_words(&error)),
-        functions: functions
-            .map(|(names, tally)| sweep.report(names, &tally))
-            .collect(),
-        skipped: sweep.skipped.clone(),
-    })
+    let no_time_namespace = refusal.map(|error| relocator::in_words(&error));
+    let mut found = sweep
+        .approaches
+        .iter()
+        .zip(&tallies)
+        .map(|(&approach, tallies)| {
+            let functions = sweep.functions.iter().zip(tallies);
+            InFlight {
+                approach,
+                namespaces: namespaces.clone(),
+                no_time_namespace: no_time_namespace.clone(),
+                functions: functions
+                    .map(|(names, tally)| sweep.report(names, tally))
+                    .collect(),
+                skipped: sweep.skipped.clone(),
+            }
+        });
+    let swept = refused.into_iter().filter_map(|refused| match refused {
+        Some(error) => Some(Err(error)),
+        None => found.next().map(Ok),
+    });
+    Ok(swept.collect())
 }
 
 /// Everything that is known before a process is made.
@@ -179,7 +196,7 @@ struct Sweep<'a> {
     ground: Ground<'a>,
     running: &'a Running,
     symtab: &'a Symtab,
-    approach: Approach,
+    approaches: Vec<Approach>,
     /// Names of each function that is swept.
     functions: Vec<Vec<String>>,
     skipped: Vec<Skipped>,
@@ -215,37 +232,92 @@ impl<'a> Sweep<'a> {
             ground,
             running,
             symtab,
-            approach: options.approach,
+            approaches: options.approaches.clone(),
             functions,
             skipped: others.into_iter().map(skip).collect(),
         })
     }
 
-    /// All combinations of namespaces, each in a process and on a processor of its own as far as there are any.
-    fn run_all(&self, all: &[Namespaces], deadline: Duration) -> Result<Vec<Vec<Tally>>> {
-        let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        let mut found = Vec::with_capacity(all.len());
-        for some in all.chunks(processors) {
-            let run = |(index, namespaces): (usize, &Namespaces)| {
-                let namespaces = *namespaces;
-                move || self.run(namespaces, index, deadline)
-            };
-            found.extend(thread::scope(|scope| {
-                let workers: Vec<_> = some.iter().enumerate().map(run).collect();
-                let workers: Vec<_> = workers.into_iter().map(|run| scope.spawn(run)).collect();
-                let join = |worker: thread::ScopedJoinHandle<'_, Result<Vec<Tally>>>| {
-                    worker.join().unwrap_or_else(|_| Err(panicked()))
-                };
-                workers.into_iter().map(join).collect::<Result<Vec<_>>>()
-            })?);
-        }
-        Ok(found)
+    /// Leaves out approaches for which the image cannot be linked, and returns why, by approach.
+    fn leave_out_what_cannot_be_linked(&mut self) -> Vec<Option<Error>> {
+        let kernels = self.kernels();
+        let refused = self.approaches.iter();
+        let refused: Vec<_> = refused
+            .map(|&approach| kernels.room(approach).err())
+            .collect();
+        let mut possible = refused.iter().map(Option::is_none);
+        self.approaches.retain(|_| possible.next() == Some(true));
+        refused
     }
 
-    /// One combination of namespaces, all functions.
+    fn kernels(&self) -> Kernels<'_> {
+        Kernels {
+            old: &self.old,
+            reentry: &self.reentry,
+            new: New {
+                symtab: Some(self.symtab),
+                image: Some(&self.running.image),
+            },
+            vdso: self.ground.other_vdso(),
+        }
+    }
+
+    /// Every function in every combination of namespaces: a process for each pair, as many of them at a time as there are
+    /// processors. Returns what was counted with the function's index, in the order of combinations.
+    fn run_all(&self, all: &[Namespaces], deadline: Duration) -> Result<Vec<(usize, Vec<Tally>)>> {
+        if self.approaches.is_empty() {
+            return Ok(Vec::new());
+        }
+        let pairs = all.iter().enumerate().flat_map(|(order, &namespaces)| {
+            let functions = 0..self.functions.len();
+            functions.map(move |function| (order, namespaces, function))
+        });
+        let mut pairs: Vec<_> = pairs.collect();
+        // What takes longest begins first: a large function.
+        pairs.sort_by_key(|&(_, _, function)| Reverse(self.size(function)));
+        let pairs = Mutex::new(pairs.into_iter());
+        let work = |processor: usize| -> Result<Vec<_>> {
+            let mut found = Vec::new();
+            loop {
+                let next = pairs.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let Some((order, namespaces, function)) = next else {
+                    return Ok(found);
+                };
+                let tallies = self.run(namespaces, function, processor, deadline)?;
+                found.push((order, function, tallies));
+            }
+        };
+        let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let found = thread::scope(|scope| {
+            let workers: Vec<_> = (0..processors)
+                .map(|processor| scope.spawn(move || work(processor)))
+                .collect();
+            let join = |worker: thread::ScopedJoinHandle<'_, Result<Vec<_>>>| {
+                worker.join().unwrap_or_else(|_| Err(panicked()))
+            };
+            workers.into_iter().map(join).collect::<Result<Vec<_>>>()
+        })?;
+        let mut found: Vec<_> = found.into_iter().flatten().collect();
+        found.sort_by_key(|&(order, function, _)| (order, function));
+        let found = found.into_iter();
+        Ok(found
+            .map(|(_, function, tallies)| (function, tallies))
+            .collect())
+    }
+
+    /// How many boundaries a function has.
+    fn size(&self, function: usize) -> usize {
+        let names = self.functions.get(function);
+        let known = names.and_then(|names| self.known(names).ok());
+        let function = known.and_then(|(_, entry)| self.old.code.function(entry));
+        function.map_or(0, |function| function.reached.len())
+    }
+
+    /// One function in one combination of namespaces.
     fn run(
         &self,
         namespaces: Namespaces,
+        function: usize,
         processor: usize,
         deadline: Duration,
     ) -> Result<Vec<Tally>> {
@@ -256,23 +328,23 @@ impl<'a> Sweep<'a> {
         child::run(conditions, |progress| {
             progress.at("setting the stage");
             stay_on_one_processor(processor)?;
-            self.work(namespaces, progress)
+            self.work(namespaces, &self.functions[function], progress)
         })
     }
 
-    fn work(&self, namespaces: Namespaces, progress: &mut Progress) -> Result<Vec<Tally>> {
-        let kernels = Kernels {
-            old: &self.old,
-            reentry: &self.reentry,
-            new: New {
-                symtab: Some(self.symtab),
-                image: Some(&self.running.image),
-            },
-            vdso: self.ground.other_vdso(),
-        };
+    fn work(
+        &self,
+        namespaces: Namespaces,
+        names: &[String],
+        progress: &mut Progress,
+    ) -> Result<Vec<Tally>> {
+        let kernels = self.kernels();
         let (old, ground) = (&self.old, &self.ground);
         let unit = ground.unit(old)?;
-        let room = kernels.room(self.approach)?.max(ground.room(old)?);
+        let mut room = ground.room(old)?;
+        for &approach in &self.approaches {
+            room = room.max(kernels.room(approach)?);
+        }
         let layout = Layout::new(&unit, ground.other_vdso().len(), room)?;
         let stage = Stage::map(layout)?;
         let mappings = unit.mappings_at(stage.kernel());
@@ -282,31 +354,30 @@ impl<'a> Sweep<'a> {
             time_namespace::enter(Offsets::USUAL)
                 .map_err(|refused| Error::io(super::TIME_NAMESPACE)(refused.source))?;
         }
-        let swap = Swap::new(&kernels, self.approach, &text, &stage)?;
+        let before = Before::new(&kernels, &text, &stage);
+        let swaps = self.approaches.iter();
+        let swaps = swaps.map(|&approach| Swap::new(&kernels, approach, &text, &stage));
+        let swaps: Vec<Swap<'_>> = swaps.collect::<Result<_>>()?;
         let mut thread = Thread::new(tracee, stage)?;
-        let sweep = |names: &Vec<String>| {
-            let (name, entry) = self.known(names)?;
-            let subject = Subject {
-                name,
-                entry,
-                native: self.native(names)?,
-                code: &self.old.code,
-                text: &text,
-                thread: &mut thread,
-                old: OldKernel {
-                    code: ground.vdso(old),
-                    symtab: ground.symtab(),
-                    running: self.symtab,
-                },
-                swap: &swap,
-                approach: self.approach,
-                namespaces,
-                tally: Tally::default(),
-                pristine: Vec::new(),
-            };
-            subject.sweep(progress)
+        let (name, entry) = self.known(names)?;
+        let subject = Subject {
+            name,
+            entry,
+            native: self.native(names)?,
+            code: &self.old.code,
+            text: &text,
+            before: &before,
+            thread: &mut thread,
+            old: OldKernel {
+                code: ground.vdso(old),
+                symtab: ground.symtab(),
+                running: self.symtab,
+            },
+            trials: swaps.iter().map(Trial::new).collect(),
+            namespaces,
+            pristine: Vec::new(),
         };
-        self.functions.iter().map(sweep).collect()
+        subject.sweep(progress)
     }
 
     /// The name that says what a function does, and where it begins.

@@ -19,7 +19,7 @@ use super::performer::{Activation, Snapshot, Thread};
 use super::random;
 use super::scenario::{Prepared, Scenario, disturbable, scenarios};
 use super::stage::OperandField;
-use super::swap::Swap;
+use super::swap::{Before, Swap};
 use super::tally::Tally;
 use crate::Approach;
 use crate::child::Progress;
@@ -66,14 +66,39 @@ pub(super) struct Subject<'a, 'b> {
     pub(super) code: &'a Code,
     /// What threads run in.
     pub(super) text: &'a Text,
+    /// The same where it belongs on the stage.
+    pub(super) before: &'a Before<'b>,
     pub(super) thread: &'a mut Thread,
     pub(super) old: OldKernel<'a>,
-    pub(super) swap: &'a Swap<'b>,
-    pub(super) approach: Approach,
+    /// What is tried at each stop.
+    pub(super) trials: Vec<Trial<'a, 'b>>,
     pub(super) namespaces: Namespaces,
-    pub(super) tally: Tally,
     /// The old kernel's pages when they were made.
     pub(super) pristine: Vec<u8>,
+}
+
+/// An approach that is tried, and what has come of it.
+pub(super) struct Trial<'a, 'b> {
+    pub(super) swap: &'a Swap<'b>,
+    pub(super) tally: Tally,
+}
+
+impl<'a, 'b> Trial<'a, 'b> {
+    pub(super) fn new(swap: &'a Swap<'b>) -> Self {
+        Self {
+            swap,
+            tally: Tally::default(),
+        }
+    }
+}
+
+/// A thread that stands at a boundary, and how it is stopped there.
+#[derive(Clone, Copy)]
+struct Stop<'s> {
+    snapshot: &'s Snapshot,
+    variant: Variant,
+    /// How many instructions a function executes that a handler calls, before it is stopped.
+    depth: usize,
 }
 
 /// A scenario that is ready to be traced.
@@ -95,8 +120,8 @@ struct Ready<'p> {
 }
 
 impl Subject<'_, '_> {
-    /// Sweeps it, and returns what was counted.
-    pub(super) fn sweep(mut self, progress: &mut Progress) -> Result<Tally> {
+    /// Sweeps it, and returns what was counted, by approach.
+    pub(super) fn sweep(mut self, progress: &mut Progress) -> Result<Vec<Tally>> {
         let mut state = None;
         for mode in ClockMode::ALL {
             let pages = self.old.pages(&mut self.thread.stage, mode)?;
@@ -119,7 +144,7 @@ impl Subject<'_, '_> {
                 }
             }
         }
-        Ok(self.tally)
+        Ok(self.trials.into_iter().map(|trial| trial.tally).collect())
     }
 
     fn home(&self) -> Avma {
@@ -136,7 +161,7 @@ impl Subject<'_, '_> {
 
     /// Brings memory to where a scenario begins; `false` if this kernel cannot be in that state.
     fn set_up(&mut self, scenario: Scenario, pages: &Emulated) -> Result<bool> {
-        self.swap.undo(&mut self.thread.stage);
+        self.before.put(&mut self.thread.stage);
         self.thread.reset()?;
         // What nobody keeps current is as the last scenario has left it: the clock pages of hypervisors.
         let start = self.thread.stage.layout().pages.start;
@@ -290,36 +315,53 @@ impl Subject<'_, '_> {
         boundary: Svma,
         step: usize,
     ) -> Result<()> {
+        // An inner function is stopped everywhere in turns.
+        let depth = (step * 7 + 3) % ready.path.len().clamp(1, 1000);
         for variant in Variant::ALL {
-            let before = self.tally.at(self.namespaces, variant, boundary);
-            let enough = match before {
-                // Waiting for what never ends takes long, and one is as bad as many.
-                Some((_, Ending::Hung)) => true,
-                Some((count, _)) => count >= most_experiments(&ready.scenario, variant),
-                None => false,
-            };
-            if !enough {
-                // An inner function is stopped everywhere in turns.
-                let depth = (step * 7 + 3) % ready.path.len().clamp(1, 1000);
-                let found = self.experiment(ready, snapshot, variant, depth)?;
-                self.count(ready, variant, boundary, found);
+            for trial in 0..self.trials.len() {
+                if self.is_enough(&ready.scenario, trial, variant, boundary) {
+                    continue;
+                }
+                let stop = Stop {
+                    snapshot,
+                    variant,
+                    depth,
+                };
+                let found = self.experiment(ready, self.trials[trial].swap, stop)?;
+                self.count(ready, trial, (variant, boundary), found);
             }
         }
         Ok(())
     }
 
-    fn count(&mut self, ready: &Ready<'_>, variant: Variant, at: Svma, found: (Ending, String)) {
-        let (ending, what) = found;
-        self.tally.add(self.namespaces, variant, at, ending);
+    /// Whether an approach was tried often enough at a boundary.
+    fn is_enough(&mut self, scenario: &Scenario, trial: usize, variant: Variant, at: Svma) -> bool {
+        match self.trials[trial].tally.at(self.namespaces, variant, at) {
+            // Waiting for what never ends takes long, and one is as bad as many.
+            Some((_, Ending::Hung)) => true,
+            Some((count, _)) => count >= most_experiments(scenario, variant),
+            None => false,
+        }
+    }
+
+    fn count(
+        &mut self,
+        ready: &Ready<'_>,
+        trial: usize,
+        (variant, at): (Variant, Svma),
+        (ending, what): (Ending, String),
+    ) {
+        let tally = &mut self.trials[trial].tally;
+        tally.add(self.namespaces, variant, at, ending);
         let linked = self.text.linked.as_ref();
         if let Some(boundary) = linked.and_then(|linked| linked.moved_from(at)) {
-            self.tally.is_moved(at, boundary);
+            tally.is_moved(at, boundary);
         }
         if ending.is_failure() {
             let length = self.code.covering(at).map_or(1, |found| found.length);
             let bytes = self.text.bytes.get(at.index()..).unwrap_or_default();
             let bytes = bytes.get(..usize::from(length)).unwrap_or_default();
-            self.tally.explain(Failure {
+            tally.explain(Failure {
                 address: at.0,
                 instruction: bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
                 namespaces: self.namespaces,
@@ -335,21 +377,21 @@ impl Subject<'_, '_> {
     fn experiment(
         &mut self,
         ready: &mut Ready<'_>,
-        snapshot: &Snapshot,
-        variant: Variant,
-        depth: usize,
+        swap: &Swap<'_>,
+        stop: Stop<'_>,
     ) -> Result<(Ending, String)> {
+        let snapshot = stop.snapshot;
         let mut attempt = 1;
         loop {
-            let landed = self.make(ready, snapshot, variant, depth)?;
+            let landed = self.make(ready, swap, stop)?;
             let next = match &landed {
                 Outcome::Landed(_) => self.next_random(ready)?,
                 Outcome::Ended(..) => None,
             };
-            let mut found = self.judge(ready, landed)?;
+            let mut found = self.judge(ready, swap.approach(), landed)?;
             self.undo(snapshot)?;
             if let Some(next) = next.filter(|_| !found.0.is_failure()) {
-                self.make(ready, snapshot, variant, depth)?;
+                self.make(ready, swap, stop)?;
                 let again = self.next_random(ready)?;
                 self.undo(snapshot)?;
                 found = random::compare(
@@ -366,15 +408,9 @@ impl Subject<'_, '_> {
         }
     }
 
-    fn make(
-        &mut self,
-        ready: &Ready<'_>,
-        snapshot: &Snapshot,
-        variant: Variant,
-        depth: usize,
-    ) -> Result<Outcome> {
+    fn make(&mut self, ready: &Ready<'_>, swap: &Swap<'_>, stop: Stop<'_>) -> Result<Outcome> {
         let pending = ready.scenario.disturbance.filter(|(it, _)| it.takes_time());
-        if self.approach == Approach::StepOut && pending.is_some() {
+        if swap.approach() == Approach::StepOut && pending.is_some() {
             // The old kernel goes on with what it does while the thread is being stepped out.
             let pages = ready.start.pages();
             let start = self.thread.stage.layout().pages.start;
@@ -383,13 +419,12 @@ impl Subject<'_, '_> {
         let mut experiment = Experiment {
             entry: self.home(),
             thread: self.thread,
-            swap: self.swap,
-            approach: self.approach,
+            swap,
             activation: ready.activation,
-            snapshot,
-            depth,
+            snapshot: stop.snapshot,
+            depth: stop.depth,
         };
-        experiment.make(variant)
+        experiment.make(stop.variant)
     }
 
     fn next_random(&mut self, ready: &Ready<'_>) -> Result<Option<random::Next>> {
@@ -398,12 +433,17 @@ impl Subject<'_, '_> {
     }
 
     fn undo(&mut self, snapshot: &Snapshot) -> Result<()> {
-        self.swap.undo(&mut self.thread.stage);
+        self.before.put(&mut self.thread.stage);
         self.thread.restore(snapshot)
     }
 
     /// What came out, held against the system call and against the old code.
-    fn judge(&mut self, ready: &mut Ready<'_>, outcome: Outcome) -> Result<(Ending, String)> {
+    fn judge(
+        &mut self,
+        ready: &mut Ready<'_>,
+        approach: Approach,
+        outcome: Outcome,
+    ) -> Result<(Ending, String)> {
         let landings = match outcome {
             Outcome::Landed(landings) => landings,
             Outcome::Ended(ending, what) => return Ok((ending, what)),
@@ -437,7 +477,7 @@ impl Subject<'_, '_> {
         if left.iter().all(|answer| answer.moment.is_none()) && self.is_native(call, &left)? {
             return Ok((Ending::New, String::new()));
         }
-        if !call.has_system_call() && self.says_nothing(&left) {
+        if !call.has_system_call() && says_nothing(approach, &left) {
             return Ok((Ending::New, String::new()));
         }
         let found: Vec<String> = answers.iter().map(|found| found.beside(&home)).collect();
@@ -450,13 +490,6 @@ impl Subject<'_, '_> {
         Ok((Ending::Wrong, what))
     }
 
-    /// Whether these are what a function says that was replaced by a system call and is asked what no system call tells.
-    /// Programs on kernels without the function get the same answer: see [`relocator::proxy::system_call_stub`].
-    fn says_nothing(&self, answers: &[Answer]) -> bool {
-        let refused = -i64::from(libc::ENOSYS);
-        self.approach == Approach::Syscall && answers.iter().all(|answer| answer.code == refused)
-    }
-
     /// Whether answers that do not move are those of the new kernel's own vDSO, which does not always do what its system
     /// calls do: from 6.18 on it states a resolution for auxiliary clocks that the system call rejects.
     fn is_native(&mut self, call: Call, answers: &[Answer]) -> Result<bool> {
@@ -466,4 +499,11 @@ impl Subject<'_, '_> {
         let native = self.thread.call(native, call, OperandField::Outer)?;
         Ok(native.is_ok_and(|native| answers.iter().all(|answer| *answer == native)))
     }
+}
+
+/// Whether these are what a function says that was replaced by a system call and is asked what no system call tells.
+/// Programs on kernels without the function get the same answer: see [`relocator::proxy::system_call_stub`].
+fn says_nothing(approach: Approach, answers: &[Answer]) -> bool {
+    let refused = -i64::from(libc::ENOSYS);
+    approach == Approach::Syscall && answers.iter().all(|answer| answer.code == refused)
 }

@@ -49,6 +49,39 @@ impl Kernels<'_> {
     }
 }
 
+/// What threads run in before the kernel is swapped.
+#[derive(Debug)]
+pub(super) struct Before<'a> {
+    /// What the range of the layout holds that text is in.
+    text: Vec<u8>,
+    /// The vDSO of the kernel that is emulated, if the old image is not it.
+    vdso: &'a [u8],
+}
+
+impl<'a> Before<'a> {
+    /// For an image on a stage, where it is this text now.
+    pub(super) fn new(kernels: &Kernels<'a>, now: &Text, stage: &Stage) -> Self {
+        Self {
+            text: whole(&now.bytes, stage.layout().text.len()),
+            vdso: kernels.vdso,
+        }
+    }
+
+    /// Puts it in place.
+    pub(super) fn put(&self, stage: &mut Stage) {
+        let (text, vdso) = (stage.layout().text.start, stage.layout().vdso.start);
+        stage.put(text, &self.text);
+        stage.put(vdso, self.vdso);
+    }
+}
+
+/// Bytes and zeros behind them.
+fn whole(bytes: &[u8], length: usize) -> Vec<u8> {
+    let mut whole = bytes.to_vec();
+    whole.resize(length, 0);
+    whole
+}
+
 /// What is done when the kernel is swapped.
 #[derive(Debug)]
 pub(super) struct Swap<'a> {
@@ -57,10 +90,13 @@ pub(super) struct Swap<'a> {
     /// What threads find afterwards, if the image is linked.
     linked: Option<CodeNow>,
     image: Avma,
-    /// The range of the layout that text is in, and what it holds before and after.
+    /// The range of the layout that text is in, and what it holds afterwards.
     text: Range<usize>,
-    before: Vec<u8>,
     after: Vec<u8>,
+    /// What the old kernel's pages hold afterwards.
+    zeros: Vec<u8>,
+    /// What its vDSO holds afterwards, if the old image is not it.
+    traps: Vec<u8>,
     /// What the old image was linked to before, if it was.
     earlier: Option<&'a CodeNow>,
     size: usize,
@@ -76,11 +112,6 @@ impl<'a> Swap<'a> {
     ) -> Result<Self> {
         let text = stage.layout().text.clone();
         let image = stage.image();
-        let whole = |bytes: &[u8]| {
-            let mut whole = bytes.to_vec();
-            whole.resize(text.len(), 0);
-            whole
-        };
         let policy = approach.policy();
         let linked = policy
             .map(|policy| kernels.link(image, policy))
@@ -97,29 +128,27 @@ impl<'a> Swap<'a> {
             approach,
             linked: linked.as_ref().map(LinkedImage::code_now),
             image,
-            before: whole(&now.bytes),
             size: now.bytes.len().max(after.len()),
-            after: whole(&after),
+            after: whole(&after, text.len()),
+            zeros: vec![0; stage.layout().pages.len()],
+            traps: vec![TRAP; stage.layout().vdso.len()],
             text,
             earlier: now.linked.as_ref(),
         })
     }
 
-    /// Puts the old text in place.
-    pub(super) fn undo(&self, stage: &mut Stage) {
-        stage.put(self.text.start, &self.before);
-        let vdso = stage.layout().vdso.start;
-        stage.put(vdso, self.kernels.vdso);
+    /// What is done.
+    pub(super) fn approach(&self) -> Approach {
+        self.approach
     }
 
     /// Puts the new kernel in place: what takes the place of the old text, and pages of zeros, which a restore leaves where
     /// the old vvar was.
     pub(super) fn put(&self, stage: &mut Stage) {
-        let pages = stage.layout().pages.clone();
+        let (pages, vdso) = (stage.layout().pages.start, stage.layout().vdso.start);
         stage.put(self.text.start, &self.after);
-        stage.put(pages.start, &vec![0; pages.len()]);
-        let vdso = stage.layout().vdso.clone();
-        stage.put(vdso.start, &vec![TRAP; vdso.len()]);
+        stage.put(pages, &self.zeros);
+        stage.put(vdso, &self.traps);
     }
 
     /// What has to be done about a thread and its memory; nothing if both are left as they are. Nothing has been written yet.
