@@ -2,17 +2,19 @@
 
 mod html;
 mod report;
+mod screen;
 mod summary;
 mod table;
 
 pub(crate) use table::grouped;
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::json::Kernel;
 use crate::source::Spec;
 use anyhow::Result;
+use indicatif::{ProgressBar, ProgressStyle};
 use kernel_fixtures::fixture;
 use kernel_source::Cache;
 use relocator::link::Old;
@@ -25,10 +27,17 @@ use crate::command::tables::kept;
 use crate::command::{Outcome, output};
 use report::Report;
 
+/// The fixture that is laid out and compiled as a stock kernel's vDSO.
+const STOCK: &str = "stock";
+
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// The vDSOs to compare strategies for: the running kernel's own, all fixtures and every fetched kernel, if none is given.
+    /// The vDSOs to compare approaches for. If none is given: the running kernel's own, and that of a stock kernel of another
+    /// layout, which is built in; with --full all fixtures and every kernel that was fetched before.
     olds: Vec<Spec>,
+    /// Print everything that was found: more columns, costs, and reasons.
+    #[arg(long)]
+    full: bool,
     /// Run in a time namespace of its own, with shifted clocks.
     #[arg(long)]
     time_namespace: bool,
@@ -53,9 +62,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     let new_source = Spec::Own.open()?;
     let running: Running = running(&new_source)?;
     let by_default = arguments.olds.is_empty();
-    let specs = match by_default {
-        true => everything(),
-        false => arguments.olds.clone(),
+    let specs = match (by_default, arguments.full) {
+        (true, true) => everything(),
+        (true, false) => vec![Spec::Own, Spec::Fixture(STOCK.to_owned())],
+        (false, _) => arguments.olds.clone(),
     };
     let mut olds = Vec::with_capacity(specs.len());
     let mut kernels = Vec::with_capacity(specs.len());
@@ -67,22 +77,26 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
             spec,
             &source,
             old,
-            by_default && !arguments.thorough,
+            by_default && arguments.full && !arguments.thorough,
         ));
     }
     let options = options(arguments);
-    let show = std::io::stderr().is_terminal();
+    let bar = progress_bar(&olds, &options);
     let comparison = compare(&olds, &running, &options, &|what| {
-        if show {
-            eprintln!("{what}");
-        }
+        bar.set_message(what.to_owned());
+        bar.inc(1);
     })?;
+    bar.finish_and_clear();
     let new = Kernel::new(&new_source);
     let report = Report::new(&comparison, kernels, new, &options, command());
     if let Some(path) = &arguments.report {
         output::write_file(path, html::page(&report).as_bytes())?;
     }
-    output::print(arguments.json, &report, text(&report, &comparison))?;
+    output::print(
+        arguments.json,
+        &report,
+        text(arguments, &report, &comparison),
+    )?;
     let rows = comparison.olds.iter().flat_map(|old| &old.rows);
     let mut ours = rows.filter(|row| row.approach.is_ours());
     Ok(match ours.any(|row| row.mismatches > 0) {
@@ -148,7 +162,25 @@ fn everything() -> Vec<Spec> {
         .collect()
 }
 
-fn text(report: &Report, comparison: &Comparison) -> String {
+/// A step for the calls of each old image, and one for its threads in flight. Only a terminal shows it.
+fn progress_bar(olds: &[OldKernel], options: &compare::Options) -> ProgressBar {
+    let swept = olds.iter().filter(|old| old.no_in_flight.is_none()).count();
+    let sweeps = match options.in_flight.is_empty() {
+        true => 0,
+        false => swept,
+    };
+    let bar = ProgressBar::new((olds.len() + sweeps) as u64);
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+fn text(arguments: &Arguments, report: &Report, comparison: &Comparison) -> String {
+    if !arguments.full {
+        return screen::text(report, &comparison.olds);
+    }
     let place = if report.time_namespace {
         ", in a time namespace"
     } else {

@@ -40,10 +40,16 @@ impl fmt::Display for Text<'_> {
     }
 }
 
-/// Writes one old image: a row for each way, and below it what needs words.
-fn write(f: &mut fmt::Formatter<'_>, old: &OldComparison) -> fmt::Result {
+/// A table with a line below its header, and nothing else.
+pub(super) fn underlined() -> Table {
     let mut table = Table::new();
     table.load_style(STYLE);
+    table
+}
+
+/// Writes one old image: a row for each way, and below it what needs words.
+fn write(f: &mut fmt::Formatter<'_>, old: &OldComparison) -> fmt::Result {
+    let mut table = underlined();
     table
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_width(WIDTH);
