@@ -3,14 +3,14 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use crate::json::{self as report, Function};
+use crate::json::apply::{Apply, MovedMapping, State, Text, ThreadInside, ThreadsSeen};
+use crate::json::{self, Function};
 use crate::source::Spec;
 use anyhow::Result;
 use relocator::plan::Policy;
 use relocator::source::Source;
-use relocator_process::apply::outcome::{ApplyOutcome as Applied, ApplyState as State, LinkedText};
+use relocator_process::apply::outcome::{self, ApplyOutcome as Applied, ApplyState, LinkedText};
 use relocator_process::apply::{self, ApplyOptions as Options, RunningKernel};
-use serde::Serialize;
 
 use crate::command::tables::{OldTables, kept};
 use crate::command::{Outcome, output, words};
@@ -46,51 +46,15 @@ struct Process {
     old: Vec<Spec>,
     #[command(flatten)]
     tables: OldTables,
-    /// Seconds for which it is tried to find all threads where they can be carried across.
+    /// Compute everything and say what would be done; write nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// How long to retry until every thread is at a safe point, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
     deadline: u64,
     /// Print JSON instead of text.
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Serialize)]
-struct Report {
-    schema: &'static str,
-    pid: i32,
-    state: &'static str,
-    texts: Vec<Text>,
-    kernel: Vec<Mapping>,
-    unreachable: Option<String>,
-    no_symbols: Option<String>,
-    lies: Vec<String>,
-    threads: usize,
-    moved: usize,
-    frames: usize,
-    attempts: u32,
-    added_bytes: u64,
-    stopped_us: f64,
-    standing_us: f64,
-    written_us: f64,
-}
-
-#[derive(Serialize)]
-struct Text {
-    address: u64,
-    build_id: String,
-    tables: &'static str,
-    no_tables: Option<String>,
-    jumps: usize,
-    record_bytes: usize,
-    functions: Vec<Function>,
-}
-
-#[derive(Serialize)]
-struct Mapping {
-    name: String,
-    size: u64,
-    from: u64,
-    to: u64,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
@@ -118,7 +82,7 @@ impl Process {
             policy: Policy::default(),
             tables: self.tables.options()?,
             deadline: Some(Duration::from_secs(self.deadline)),
-            dry_run: false,
+            dry_run: self.dry_run,
         })
     }
 
@@ -132,9 +96,9 @@ impl Process {
     }
 }
 
-fn report(outcome: &Applied) -> Report {
+fn report(outcome: &Applied) -> Apply {
     let microseconds = |time: Duration| time.as_secs_f64() * 1e6;
-    let kernel = outcome.kernel.iter().map(|placed| Mapping {
+    let kernel = outcome.kernel.iter().map(|placed| MovedMapping {
         name: placed.name.clone(),
         size: placed.size,
         from: placed.from.0,
@@ -149,36 +113,49 @@ fn report(outcome: &Applied) -> Report {
         record_bytes: text.record,
         functions: text.functions.iter().map(Function::from).collect(),
     });
-    Report {
-        schema: report::APPLY,
+    Apply {
+        schema: json::APPLY,
         pid: outcome.pid,
         state: state(outcome.state),
         texts: texts.collect(),
         kernel: kernel.collect(),
         unreachable: outcome.unreachable.clone(),
         no_symbols: outcome.no_symbols.clone(),
-        lies: outcome.misleading_names.clone(),
+        misleading_names: outcome.misleading_names.clone(),
         threads: outcome.crossed.threads,
         moved: outcome.crossed.moved,
         frames: outcome.crossed.frames,
+        seen: outcome.seen.as_ref().map(seen),
         attempts: outcome.attempts,
         added_bytes: outcome.added(),
-        stopped_us: microseconds(outcome.times.total),
-        standing_us: microseconds(outcome.times.stop),
-        written_us: microseconds(outcome.times.commit),
+        total_us: microseconds(outcome.times.total),
+        stop_us: microseconds(outcome.times.stop),
+        commit_us: microseconds(outcome.times.commit),
     }
 }
 
-fn state(state: State) -> &'static str {
+fn seen(seen: &outcome::ThreadsSeen) -> ThreadsSeen {
+    let inside = seen.inside.iter().map(|inside| ThreadInside {
+        thread: inside.thread,
+        address: inside.pc.0,
+    });
+    ThreadsSeen {
+        threads: seen.threads,
+        inside: inside.collect(),
+        unknown: seen.unknown,
+    }
+}
+
+fn state(state: ApplyState) -> State {
     match state {
-        State::Untouched => "untouched",
-        State::AlreadyLinked => "already-linked",
-        State::Linked => "linked",
-        State::Completed => "completed",
-        State::RolledBack => "rolled-back",
-        State::WouldBeLinked => "would-be-linked",
-        State::WouldBeCompleted => "would-be-completed",
-        State::WouldBeRolledBack => "would-be-rolled-back",
+        ApplyState::Untouched => State::Untouched,
+        ApplyState::AlreadyLinked => State::AlreadyLinked,
+        ApplyState::Linked => State::Linked,
+        ApplyState::Completed => State::Completed,
+        ApplyState::RolledBack => State::RolledBack,
+        ApplyState::WouldBeLinked => State::WouldBeLinked,
+        ApplyState::WouldBeCompleted => State::WouldBeCompleted,
+        ApplyState::WouldBeRolledBack => State::WouldBeRolledBack,
     }
 }
 
@@ -202,8 +179,8 @@ fn text(outcome: &Applied) -> String {
             let _ = writeln!(text, "{what}: {reason}");
         }
     }
-    for lie in &outcome.misleading_names {
-        let _ = writeln!(text, "note: {lie}");
+    for misleading in &outcome.misleading_names {
+        let _ = writeln!(text, "note: {misleading}");
     }
     let _ = write!(text, "process {} {}", outcome.pid, verdict(outcome));
     text
@@ -228,22 +205,26 @@ fn describe(text: &mut String, old: &LinkedText) {
 
 fn verdict(outcome: &Applied) -> String {
     let done = match outcome.state {
-        State::Untouched => {
-            return "is left alone: it has nothing that could be changed".to_owned();
-        }
-        State::AlreadyLinked => return "is linked already".to_owned(),
-        State::Linked => "is linked",
-        State::Completed => "is linked: what was begun earlier is complete now",
-        State::RolledBack => "is what it was before it was linked",
-        State::WouldBeLinked => return "would be linked".to_owned(),
-        State::WouldBeCompleted => {
-            return "would be linked: what was begun earlier would be completed".to_owned();
-        }
-        State::WouldBeRolledBack => return "would be what it was before it was linked".to_owned(),
+        ApplyState::Untouched => return "has no old vDSO; nothing to do".to_owned(),
+        ApplyState::AlreadyLinked => return "is linked already; nothing to do".to_owned(),
+        ApplyState::Linked => "is linked",
+        ApplyState::Completed => "is linked: an interrupted link is complete now",
+        ApplyState::RolledBack => "is rolled back",
+        ApplyState::WouldBeLinked => "would be linked (dry run)",
+        ApplyState::WouldBeCompleted => "has an interrupted link that would be completed (dry run)",
+        ApplyState::WouldBeRolledBack => "would be rolled back (dry run)",
     };
+    if let Some(seen) = &outcome.seen {
+        return format!(
+            "{done}; of {} threads, {} are inside a vDSO now, and {} run",
+            seen.threads,
+            seen.inside.len(),
+            seen.unknown
+        );
+    }
     let crossed = &outcome.crossed;
     format!(
-        "{done}; {} threads stood still for {:.0} µs, {} of them and {} contexts in signal frames were inside",
+        "{done}; {} threads stopped for {:.0} µs; inside were {} of them, and {} contexts in signal frames",
         crossed.threads,
         outcome.times.total.as_secs_f64() * 1e6,
         crossed.moved,

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use crate::json::{self as report, Kernel, Need, Reentry};
+use crate::json::derive::{Derive, DerivedFunction, OpaqueInstruction};
+use crate::json::{self, Kernel};
 use crate::source::Spec;
 use anyhow::Result;
 use elf_tools::Svma;
@@ -15,7 +16,6 @@ use relocator::link::Old;
 use relocator::tables::{self, Options, ReentrySummary, Store};
 
 use crate::cache::Cache;
-use serde::Serialize;
 
 use crate::command::{Outcome, output};
 
@@ -29,35 +29,6 @@ pub(crate) struct Arguments {
     /// Print JSON instead of text.
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Serialize)]
-struct Report {
-    schema: &'static str,
-    #[serde(flatten)]
-    kernel: Kernel,
-    operand_fields: usize,
-    functions: Vec<FunctionReport>,
-    needs: Vec<Need>,
-    reentry: Reentry,
-    unreached: Vec<u64>,
-}
-
-#[derive(Serialize)]
-struct FunctionReport {
-    name: String,
-    aliases: Vec<String>,
-    instructions: usize,
-    entries: usize,
-    constraints: usize,
-    operand_fields: usize,
-    opaque: Vec<OpaqueReport>,
-}
-
-#[derive(Serialize)]
-struct OpaqueReport {
-    address: u64,
-    reason: String,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
@@ -84,17 +55,17 @@ fn report(
     table: &Relocations,
     reentry: &ReentryTable,
     unreached: &[Svma],
-) -> Report {
+) -> Derive {
     let uses = old.uses.iter().flat_map(|uses| &uses.by_function);
     let functions = old.code.functions().iter().zip(uses);
-    Report {
-        schema: report::DERIVE,
+    Derive {
+        schema: json::DERIVE,
         kernel,
         operand_fields: table.operand_fields.len(),
         functions: functions
             .map(|(function, uses)| function_report(old, table, function, uses))
             .collect(),
-        needs: report::needs(table),
+        needs: json::needs(table),
         reentry: (&ReentrySummary::of(reentry)).into(),
         unreached: unreached.iter().map(|address| address.0).collect(),
     }
@@ -105,7 +76,7 @@ fn function_report(
     table: &Relocations,
     function: &Function,
     uses: &FunctionUses,
-) -> FunctionReport {
+) -> DerivedFunction {
     let exports = old.image.exports_at(function.entry);
     let mut names = exports.map(|export| export.name.clone());
     let constraints = uses
@@ -119,7 +90,7 @@ fn function_report(
         .opaque
         .iter()
         .map(|&index| &table.opaque[index as usize]);
-    FunctionReport {
+    DerivedFunction {
         name: names.next().unwrap_or_default(),
         aliases: names.collect(),
         instructions: function.reached.len(),
@@ -127,7 +98,7 @@ fn function_report(
         constraints: uses.constraints.len(),
         operand_fields: operand_fields.len(),
         opaque: opaque
-            .map(|opaque| OpaqueReport {
+            .map(|opaque| OpaqueInstruction {
                 address: opaque.site.0,
                 reason: opaque.reason.clone(),
             })
@@ -135,7 +106,7 @@ fn function_report(
     }
 }
 
-fn text(report: &Report) -> String {
+fn text(report: &Derive) -> String {
     let mut functions = output::table(&[
         "function",
         "instructions",
@@ -190,7 +161,7 @@ mod tests {
     use super::*;
 
     /// A report on a table in which the first instruction of `time`, and nothing else, depends on vvar.
-    fn report_on_time() -> Report {
+    fn report_on_time() -> Derive {
         let image = Image::parse(fixture::find("bare").unwrap().image).unwrap();
         let mut old = Old::read(image).unwrap();
         let site = old.image.export("time").unwrap().address;

@@ -2,16 +2,16 @@
 
 use std::fmt::Write;
 
-use crate::json::{self as report, Kernel, Mapping, Need, Reentry};
+use crate::json::inspect::{Export, Image, Inspect, Recognised, Symbols};
+use crate::json::{self, Kernel, Mapping, Reentry};
 use crate::source::Spec;
 use anyhow::Result;
 use elf_tools::image::alternatives;
 use relocator::link::Old;
 use relocator::source::Source;
 use relocator::tables::{self, Options, ReentrySummary};
-use serde::Serialize;
 
-use crate::command::recognised::{self, Recognised};
+use crate::command::recognised;
 use crate::command::{Outcome, output};
 
 #[derive(clap::Args)]
@@ -21,46 +21,6 @@ pub(crate) struct Arguments {
     /// Print JSON instead of text.
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Serialize)]
-struct Report {
-    schema: &'static str,
-    #[serde(flatten)]
-    kernel: Kernel,
-    image: Option<ImageReport>,
-    symtab: Option<SymtabReport>,
-    no_symtab: Option<String>,
-    mappings: Vec<Mapping>,
-    recognised: Option<Recognised>,
-}
-
-#[derive(Serialize)]
-struct ImageReport {
-    size: usize,
-    machine: String,
-    relocation_capable: bool,
-    alternatives: usize,
-    exports: Vec<ExportReport>,
-    needs: Vec<Need>,
-    opaque: usize,
-    reentry: Option<Reentry>,
-    no_reentry: Option<String>,
-}
-
-#[derive(Serialize)]
-struct ExportReport {
-    name: String,
-    version: Option<String>,
-    address: u64,
-    size: u64,
-    relocations: Option<usize>,
-}
-
-#[derive(Serialize)]
-struct SymtabReport {
-    symbols: usize,
-    mappings: Vec<Mapping>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
@@ -74,18 +34,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn report(source: &Source, recognised: Option<Recognised>) -> Result<Report> {
+fn report(source: &Source, recognised: Option<Recognised>) -> Result<Inspect> {
     let image = source
         .image
         .as_ref()
         .map(|image| image_report(source, image))
         .transpose()?;
-    let symtab = source.symtab.as_ref().map(|symtab| SymtabReport {
+    let symtab = source.symtab.as_ref().map(|symtab| Symbols {
         symbols: symtab.symbols().len(),
         mappings: symtab.mappings().iter().map(Mapping::from).collect(),
     });
-    Ok(Report {
-        schema: report::INSPECT,
+    Ok(Inspect {
+        schema: json::INSPECT,
         kernel: Kernel::new(source),
         image,
         symtab,
@@ -95,7 +55,7 @@ fn report(source: &Source, recognised: Option<Recognised>) -> Result<Report> {
     })
 }
 
-fn image_report(source: &Source, image: &elf_tools::image::Image) -> Result<ImageReport> {
+fn image_report(source: &Source, image: &elf_tools::image::Image) -> Result<Image> {
     let failed = |error| relocator::Error::Input {
         what: source.name.clone(),
         source: error,
@@ -113,7 +73,7 @@ fn image_report(source: &Source, image: &elf_tools::image::Image) -> Result<Imag
             .position(|function| function.entry == address)?;
         uses.map(|uses| uses.by_function[index].len())
     };
-    let exports = image.exports().iter().map(|export| ExportReport {
+    let exports = image.exports().iter().map(|export| Export {
         name: export.name.clone(),
         version: export.version.clone(),
         address: export.address.0,
@@ -126,20 +86,20 @@ fn image_report(source: &Source, image: &elf_tools::image::Image) -> Result<Imag
             .map_err(|error| format!("{:#}", anyhow::Error::from(error))),
         None => Err(format!("code of {} is not read", image.machine())),
     };
-    Ok(ImageReport {
+    Ok(Image {
         size: image.bytes().len(),
         machine: image.machine().to_string(),
         relocation_capable: relocations.is_some(),
         alternatives: alternatives::read(image).map_err(failed)?.len(),
         exports: exports.collect(),
-        needs: relocations.map_or_else(Vec::new, report::needs),
+        needs: relocations.map_or_else(Vec::new, json::needs),
         opaque: relocations.map_or(0, |table| table.opaque.len()),
         no_reentry: reentry.as_ref().err().cloned(),
         reentry: reentry.ok(),
     })
 }
 
-fn text(report: &Report) -> String {
+fn text(report: &Inspect) -> String {
     let mut text = String::new();
     let kernel = &report.kernel;
     let unknown = || "unknown".to_owned();
@@ -182,7 +142,7 @@ fn text(report: &Report) -> String {
     text
 }
 
-fn image_text(image: &ImageReport, text: &mut String) {
+fn image_text(image: &Image, text: &mut String) {
     let capable = if image.relocation_capable {
         "relocation-capable"
     } else {

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::ops::Range;
 
 use crate::json::Mapping;
+use crate::json::inspect::{LinkRecord, Mark, OldVdso, Pages, Recognised, Unit};
 use crate::source::Spec;
 use anyhow::Result;
 use elf_tools::image::Image;
@@ -11,57 +12,6 @@ use elf_tools::{Avma, BuildId};
 use relocator_process::apply::recognise::{KernelUnit, OldText, Own, Seen};
 use relocator_process::apply::record::{FoundRecord, Record};
 use relocator_process::targets::live::Running;
-use serde::Serialize;
-
-#[derive(Serialize)]
-pub(crate) struct Recognised {
-    kernel: Option<Unit>,
-    old: Vec<Old>,
-    remarks: Vec<String>,
-}
-
-#[derive(Serialize)]
-struct Unit {
-    mappings: Vec<Mapping>,
-    missing: Vec<&'static str>,
-    whole: bool,
-    mark: Option<Mark>,
-}
-
-#[derive(Serialize)]
-struct Mark {
-    old_vdso: u64,
-    old_vvar: u64,
-    new_vvar: u64,
-}
-
-#[derive(Serialize)]
-struct Old {
-    address: u64,
-    size: usize,
-    build_id: Option<String>,
-    told: bool,
-    mapping: Pages,
-    zeros: Option<Pages>,
-    link: Option<Link>,
-}
-
-/// What a link record says.
-#[derive(Serialize)]
-struct Link {
-    address: u64,
-    size: u64,
-    new_build_id: String,
-    complete: bool,
-    functions: usize,
-    moved: usize,
-}
-
-#[derive(Serialize)]
-struct Pages {
-    address: u64,
-    size: u64,
-}
 
 impl From<Range<Avma>> for Pages {
     fn from(range: Range<Avma>) -> Self {
@@ -82,7 +32,7 @@ pub(crate) fn look(pid: i32) -> Result<Recognised> {
         old: old
             .map(|(text, zeros)| self::old(text, zeros))
             .collect::<Result<_>>()?,
-        remarks: seen.found.misleading_names,
+        misleading_names: seen.found.misleading_names,
     })
 }
 
@@ -108,28 +58,28 @@ fn unit(unit: &KernelUnit) -> Unit {
     }
 }
 
-fn old(text: &OldText, zeros: Option<Range<Avma>>) -> Result<Old> {
+fn old(text: &OldText, zeros: Option<Range<Avma>>) -> Result<OldVdso> {
     let start = text.image.distance_from(text.mapping.start) as usize;
     let image = Image::parse(&text.bytes[start..]).ok();
     let build_id = image.as_ref().and_then(Image::build_id);
-    Ok(Old {
+    Ok(OldVdso {
         address: text.image.0,
         size: text.size,
         build_id: build_id.map(BuildId::to_string),
-        told: text.is_by_auxv,
+        by_auxv: text.is_by_auxv,
         mapping: text.mapping.clone().into(),
-        zeros: zeros.map(Pages::from),
+        vvar_placeholder: zeros.map(Pages::from),
         link: link(text)?,
     })
 }
 
-fn link(text: &OldText) -> Result<Option<Link>> {
+fn link(text: &OldText) -> Result<Option<LinkRecord>> {
     let start = text.mapping.start;
     let Some(FoundRecord { record, at }) = Record::find(&text.bytes, start)? else {
         return Ok(None);
     };
     let Pages { address, size } = at.into();
-    Ok(Some(Link {
+    Ok(Some(LinkRecord {
         address,
         size,
         new_build_id: BuildId::new(&record.new).map_or_else(String::new, |id| id.to_string()),
@@ -148,12 +98,12 @@ impl Recognised {
             }
         }
         for old in &self.old {
-            let told = if old.told { ", told by auxv" } else { "" };
+            let told = if old.by_auxv { ", told by auxv" } else { "" };
             let unknown = || "unknown".to_owned();
             let build_id = old.build_id.clone().unwrap_or_else(unknown);
             let (address, size) = (old.address, old.size);
             let _ = writeln!(text, "old vDSO   {address:#x} {size:#x} {build_id}{told}");
-            if let Some(Pages { address, size }) = &old.zeros {
+            if let Some(Pages { address, size }) = &old.vvar_placeholder {
                 let _ = writeln!(text, "zeros      {address:#x} {size:#x}");
             }
             if let Some(link) = &old.link {
@@ -165,7 +115,7 @@ impl Recognised {
                 );
             }
         }
-        for remark in &self.remarks {
+        for remark in &self.misleading_names {
             let _ = writeln!(text, "remark     {remark}");
         }
     }

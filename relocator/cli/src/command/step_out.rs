@@ -4,11 +4,11 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use crate::json;
+use crate::json::step_out::{MovedThread, StepOut, StuckContext, Vdso};
 use anyhow::Result;
 use relocator_process::step_out::{
     self, Moved, StepOutOptions as Options, Stuck, VdsoPlace as Place,
 };
-use serde::Serialize;
 
 use crate::command::{Outcome, output};
 
@@ -34,42 +34,6 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-#[derive(Serialize)]
-struct Report {
-    schema: &'static str,
-    pid: i32,
-    stopped: bool,
-    threads: usize,
-    attempts: u32,
-    vdsos: Vec<Vdso>,
-    moved: Vec<MovedThread>,
-    stuck: Vec<StuckContext>,
-}
-
-#[derive(Serialize)]
-struct Vdso {
-    address: u64,
-    size: u64,
-}
-
-#[derive(Serialize)]
-struct MovedThread {
-    thread: i32,
-    address: u64,
-    offset: u64,
-    runs: u32,
-    steps: u32,
-}
-
-#[derive(Serialize)]
-struct StuckContext {
-    thread: i32,
-    address: u64,
-    offset: u64,
-    frame: Option<u64>,
-    reason: String,
-}
-
 pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     let options = Options {
         resume: arguments.resume,
@@ -84,7 +48,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     })
 }
 
-fn report(outcome: &step_out::StepOutOutcome) -> Report {
+fn report(outcome: &step_out::StepOutOutcome) -> StepOut {
     let vdso = |range: &std::ops::Range<elf_tools::Avma>| Vdso {
         address: range.start.0,
         size: range.end.0.saturating_sub(range.start.0),
@@ -103,7 +67,7 @@ fn report(outcome: &step_out::StepOutOutcome) -> Report {
         frame: stuck.frame.map(|frame| frame.0),
         reason: stuck.reason.to_string(),
     };
-    Report {
+    StepOut {
         schema: json::STEP_OUT,
         pid: outcome.pid,
         stopped: outcome.stopped,

@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use crate::json::{self as report, Kernel, Mapping};
+use crate::json::symtab::{Symbol, SymbolTable};
+use crate::json::{self, Kernel, Mapping};
 use crate::source::Spec;
 use anyhow::Result;
 use elf_tools::symtab::{Symtab, elf};
 use relocator::source::Source;
-use serde::Serialize;
 
 use crate::command::{Outcome, output};
 
@@ -23,24 +23,6 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-#[derive(Serialize)]
-struct Report {
-    schema: &'static str,
-    #[serde(flatten)]
-    kernel: Kernel,
-    mappings: Vec<Mapping>,
-    symbols: Vec<SymbolReport>,
-}
-
-#[derive(Serialize)]
-struct SymbolReport {
-    name: String,
-    version: u32,
-    mapping: String,
-    offset: u64,
-    size: u64,
-}
-
 pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     let source = arguments.source.open()?;
     let symtab = source.require_symtab()?;
@@ -53,23 +35,23 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn report(source: &Source, symtab: &Symtab) -> Report {
-    let symbol = |s: &elf_tools::symtab::Symbol| SymbolReport {
+fn report(source: &Source, symtab: &Symtab) -> SymbolTable {
+    let symbol = |s: &elf_tools::symtab::Symbol| Symbol {
         name: s.name.clone(),
         version: s.version,
         mapping: symtab.mappings()[s.mapping].name.clone(),
         offset: s.offset,
         size: s.size,
     };
-    Report {
-        schema: report::SYMTAB,
+    SymbolTable {
+        schema: json::SYMTAB,
         kernel: Kernel::new(source),
         mappings: symtab.mappings().iter().map(Mapping::from).collect(),
         symbols: symtab.symbols().iter().map(symbol).collect(),
     }
 }
 
-fn text(report: &Report) -> String {
+fn text(report: &SymbolTable) -> String {
     let mut table = output::table(&["symbol", "version", "mapping", "offset", "size"]);
     for symbol in &report.symbols {
         table.add_row([

@@ -1,11 +1,21 @@
 //! The JSON that commands print. `docs/json.md` documents it; a change that breaks a reader raises the number in
 //! `schema`.
 
+pub mod apply;
+pub mod derive;
+pub mod inspect;
+mod schema;
+pub mod step_out;
+pub mod symtab;
+
+pub use schema::all as schemas;
+
 use std::fmt;
 
 use elf_tools::image::LinuxVersion;
 use elf_tools::relocation::Relocations;
 use elf_tools::symtab::Provenance;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use relocator::link::LinkedImage;
@@ -14,28 +24,28 @@ use relocator::source::{LiveMapping, Source};
 use relocator::tables::{OldTables, ReentrySummary};
 
 /// Schema of `relocator inspect --json`.
-pub const INSPECT: &str = "relocator.inspect/1";
+pub const INSPECT: &str = "relocator.inspect/2";
 /// Schema of `relocator symtab --json`.
 pub const SYMTAB: &str = "relocator.symtab/1";
 /// Schema of `relocator derive --json`.
-pub const DERIVE: &str = "relocator.derive/1";
+pub const DERIVE: &str = "relocator.derive/2";
 /// Schema of `relocator link --json`.
 pub const LINK: &str = "relocator.link/1";
 /// Schema of `relocator verify --json`.
-pub const VERIFY: &str = "relocator.verify/1";
+pub const VERIFY: &str = "relocator.verify/2";
 /// Schema of `relocator compare --json`.
 pub const COMPARE: &str = "relocator.compare/3";
 /// Schema of `relocator step-out --json`.
 pub const STEP_OUT: &str = "relocator.step-out/1";
 
 /// Schema of `relocator apply --json` and `relocator rollback --json`.
-pub const APPLY: &str = "relocator.apply/1";
+pub const APPLY: &str = "relocator.apply/2";
 
 /// Schema of `relocator demo --json`.
 pub const DEMO: &str = "relocator.demo/1";
 
 /// A kernel, old or new.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Kernel {
     /// The source it was read from.
     pub source: String,
@@ -90,7 +100,7 @@ pub fn provenance(provenance: Option<Provenance>) -> &'static str {
 }
 
 /// One function of a linked image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Function {
     /// Name.
     pub name: String,
@@ -100,6 +110,8 @@ pub struct Function {
     pub strategy: String,
     /// Why.
     pub reason: String,
+    /// The same as a word that stays as it is.
+    pub reason_code: &'static str,
     /// Number of relocations that it uses.
     pub relocations: usize,
     /// Number of instructions moved out of line.
@@ -113,6 +125,7 @@ impl From<&FunctionPlan> for Function {
             aliases: plan.names.iter().skip(1).cloned().collect(),
             strategy: plan.strategy.to_string(),
             reason: plan.reason.to_string(),
+            reason_code: plan.reason.code(),
             relocations: plan.relocations,
             detours: plan.detours,
         }
@@ -120,7 +133,7 @@ impl From<&FunctionPlan> for Function {
 }
 
 /// What `relocator link --json` prints.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Link {
     /// [`LINK`].
     pub schema: &'static str,
@@ -139,7 +152,7 @@ pub struct Link {
 }
 
 /// An instruction that was moved out of line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Moved {
     /// Its place in the old image.
     pub from: u64,
@@ -171,7 +184,7 @@ impl Link {
 }
 
 /// What an image needs of a kernel.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Need {
     /// The symbol or distance.
     pub reference: String,
@@ -202,7 +215,7 @@ pub fn needs(table: &Relocations) -> Vec<Need> {
 }
 
 /// A mapping of a kernel, in a process or in a symbol table's own address space.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Mapping {
     /// As in `/proc/PID/maps`.
     pub name: String,
@@ -233,7 +246,7 @@ impl From<&LiveMapping> for Mapping {
 }
 
 /// What a re-entry table says of the boundaries of an image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Reentry {
     /// Number of distinct functions.
     pub functions: usize,
@@ -252,7 +265,7 @@ pub struct Reentry {
 }
 
 /// Why threads cannot be put back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct LostReason {
     /// In words.
     pub reason: String,
