@@ -3,9 +3,8 @@
 use std::fmt;
 use std::io::{self, Read};
 
-use liblzma::bufread::XzDecoder;
-use liblzma::stream::Stream;
 use lz4_flex::block as lz4;
+use lzma_rust2::{LzmaReader, XzReader};
 use ruzstd::decoding::StreamingDecoder;
 
 use super::{u32_at, vmlinux};
@@ -16,6 +15,8 @@ const MAX_KERNEL: usize = 512 << 20;
 
 /// The largest dictionary or window that a decoder may use. Kernel builds go up to 128 MiB, xz needs some more to work.
 const MAX_DECODER_MEMORY: u64 = 192 << 20;
+/// The same in the unit of the LZMA decoders.
+const MAX_DECODER_KIB: u32 = (MAX_DECODER_MEMORY >> 10) as u32;
 
 /// `lz4 -l` cuts its input into blocks of this size, and so does the kernel's decoder.
 const LZ4_BLOCK: usize = 8 << 20;
@@ -119,12 +120,13 @@ impl Payload<'_> {
         let decoded = match compression {
             Compression::None => Ok(self.bytes.to_vec()),
             Compression::Gzip => read_bounded(flate2::bufread::GzDecoder::new(&mut rest)),
-            Compression::Xz => Stream::new_stream_decoder(MAX_DECODER_MEMORY, 0)
-                .map_err(io::Error::from)
-                .and_then(|stream| read_bounded(XzDecoder::new_stream(&mut rest, stream))),
-            Compression::Lzma => Stream::new_lzma_decoder(MAX_DECODER_MEMORY)
-                .map_err(io::Error::from)
-                .and_then(|stream| read_bounded(XzDecoder::new_stream(&mut rest, stream))),
+            Compression::Xz => {
+                // One stream: what may come behind it belongs to the container.
+                read_bounded(XzReader::new_mem_limit(&mut rest, false, MAX_DECODER_KIB))
+            }
+            Compression::Lzma => {
+                LzmaReader::new_mem_limit(&mut rest, MAX_DECODER_KIB, None).and_then(read_bounded)
+            }
             Compression::Zstd => {
                 StreamingDecoder::new_with_max_window_size(&mut rest, MAX_DECODER_MEMORY)
                     .map_err(io::Error::other)
