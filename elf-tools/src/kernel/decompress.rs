@@ -6,8 +6,10 @@ use std::io::{self, Read};
 use lz4_flex::block as lz4;
 use lzma_rust2::{LzmaReader, XzReader};
 use ruzstd::decoding::StreamingDecoder;
+use scroll::{Pread, SizeWith};
 
-use super::{u32_at, vmlinux};
+use super::vmlinux;
+use crate::record;
 use crate::{Error, Result};
 
 /// The largest kernel we unpack. Real ones have 30 to 100 MB; this bounds what a hostile file can make us allocate.
@@ -171,6 +173,13 @@ fn within_limit(kernel: Vec<u8>) -> io::Result<Vec<u8>> {
     Ok(kernel)
 }
 
+/// What a block of an LZ4 legacy frame begins with.
+#[derive(Debug, Clone, Copy, Pread, SizeWith)]
+struct LegacyBlock {
+    /// Bytes of compressed data.
+    size: u32,
+}
+
 /// Unpacks an LZ4 legacy frame: a magic number, then blocks that follow their compressed size.
 ///
 /// The frame has no end mark. It ends with a block that is not full, with the data, or before something that cannot be
@@ -179,7 +188,8 @@ fn unpack_lz4(rest: &mut &[u8]) -> io::Result<Vec<u8>> {
     let mut kernel = Vec::new();
     let mut block = vec![0; LZ4_BLOCK];
     *rest = rest.get(4..).unwrap_or_default();
-    while let Some(size) = u32_at(rest, 0).and_then(|size| usize::try_from(size).ok()) {
+    while let Some(LegacyBlock { size }) = record::get(rest, 0) {
+        let size = size as usize;
         let data = rest.get(4..).unwrap_or_default();
         let ends_here = data.is_empty() || size == 0 || size > LZ4_COMPRESSED_BLOCK;
         if ends_here && !kernel.is_empty() {

@@ -1,6 +1,6 @@
 //! Relocation tables as bytes, and as the sections of whatever object they are put into.
 
-use object::elf;
+use object::{elf, pod};
 
 use crate::arch::SPECIFIED;
 use crate::elf_writer::{
@@ -119,7 +119,8 @@ impl Tables {
             symbol,
             addend,
         };
-        self.relocations.extend(entry.encode());
+        self.relocations
+            .extend_from_slice(pod::bytes_of(&entry.stored()));
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use crate::elf_writer::{
     self, Content, NewSection, add_name, object_symbol, object_with_notes, table_section,
 };
 use crate::image::note;
+use crate::record;
 use crate::symtab::name::VersionedName;
 use crate::symtab::{Mapping, Provenance, Symbol, Symtab, mapping_name};
 use crate::{BuildId, Error, Result};
@@ -34,10 +35,13 @@ pub fn read(bytes: &[u8], provenance: Provenance) -> Result<Symtab> {
             "the object has no vDSO note of type 2",
         ));
     };
-    note::check_abi(&announcement, 8)?;
+    note::descriptor::<note::Abi>(&announcement)?;
     let (mappings, sections) = mappings(&view)?;
     let mut symtab = Symtab::new(provenance, mappings)?;
-    symtab.build_id = BuildId::new(&announcement.descriptor[8..]);
+    let (_, build_id) = announcement
+        .descriptor
+        .split_at(record::size::<note::Abi>());
+    symtab.build_id = BuildId::new(build_id);
     symtab.linux_version = note::linux_version(&view.notes()?);
     let is_table = |kind: u32| kind == elf::SHT_DYNSYM.0 || kind == elf::SHT_SYMTAB.0;
     let dynamic = view
