@@ -178,8 +178,8 @@ impl Symbols {
     fn add(&mut self, name: &str, binding: u8, section: u16, value: u64, size: u64) -> usize {
         let index = self.table.len() / SYMBOL as usize;
         let name = add_name(&mut self.strings, name);
-        self.table
-            .extend(object_symbol(name, binding, section, value, size));
+        let symbol = object_symbol(name, binding, section, value, size);
+        self.table.extend_from_slice(pod::bytes_of(&symbol));
         index
     }
 }

@@ -54,7 +54,7 @@ fn assemble(
     notes: &[u8],
     reentry: Option<reentry::Stored>,
 ) -> Result<Vec<u8>> {
-    let (mut bytes, note_section) = object_with_notes(notes);
+    let (mut bytes, note_section) = object_with_notes(notes)?;
     bytes.resize(bytes.len().next_multiple_of(8), 0);
     let mut sections = vec![note_section];
     let next = |sections: &[NewSection<'_>]| sections.len() as u32 + 1;
