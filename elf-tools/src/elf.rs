@@ -5,7 +5,7 @@
 
 use object::LittleEndian;
 use object::elf::{self, FileHeader32, FileHeader64};
-use object::read::elf::{Dyn, FileHeader, ProgramHeader, SectionHeader, Sym};
+use object::read::elf::{Dyn, FileHeader, NoteIterator, ProgramHeader, SectionHeader, Sym};
 
 use crate::{Error, Machine, Result};
 
@@ -303,11 +303,8 @@ impl<'data> View<'data> {
     /// All notes of all `PT_NOTE` segments.
     pub(crate) fn notes(&self) -> Result<Vec<Note<'data>>> {
         let mut notes = Vec::new();
-        for segment in self
-            .segments
-            .iter()
-            .filter(|segment| segment.kind == elf::PT_NOTE.0)
-        {
+        let segments = self.segments.iter();
+        for segment in segments.filter(|segment| segment.kind == elf::PT_NOTE.0) {
             let bytes = self.slice("notes", segment.offset, segment.file_size)?;
             read_notes(bytes, segment.offset, &mut notes)?;
         }
@@ -315,33 +312,36 @@ impl<'data> View<'data> {
     }
 }
 
-/// Notes are 4-aligned in every vDSO, whatever the class.
+/// Notes are 4-aligned in every vDSO, whatever the class and whatever the segment says. Their
+/// headers are the same in both classes.
 fn read_notes<'data>(bytes: &'data [u8], base: u64, notes: &mut Vec<Note<'data>>) -> Result<()> {
-    let word = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
-    let mut at = 0usize;
-    while at + 12 <= bytes.len() {
-        let place = base + at as u64;
-        let truncated = || Error::malformed("note", place, "reaches beyond its segment");
-        let (Some(name_size), Some(size), Some(kind)) = (word(at), word(at + 4), word(at + 8))
-        else {
-            return Err(truncated());
+    const HEADER: usize = size_of::<elf::NoteHeader64<LittleEndian>>();
+    let mut at = 0;
+    // What is shorter than a header is padding.
+    while let Some(rest) = bytes.get(at..).filter(|rest| rest.len() >= HEADER) {
+        let failed = |e: object::read::Error| {
+            Error::malformed(
+                "note",
+                base + at as u64,
+                format!("{e}: it leaves its segment"),
+            )
         };
-        let name_at = at + 12;
-        let name_end = name_at
-            .checked_add(name_size as usize)
-            .ok_or_else(truncated)?;
-        let owner = bytes.get(name_at..name_end).ok_or_else(truncated)?;
-        let data_at = name_end.next_multiple_of(4);
-        let data_end = data_at.checked_add(size as usize).ok_or_else(truncated)?;
-        let descriptor = bytes.get(data_at..data_end).ok_or_else(truncated)?;
-        let owner = owner.strip_suffix(&[0]).unwrap_or(owner);
+        let iterator = NoteIterator::<FileHeader64<LittleEndian>>::new(LittleEndian, 4, rest);
+        let Some(note) = iterator
+            .and_then(|mut notes| notes.next())
+            .map_err(failed)?
+        else {
+            break;
+        };
+        let owner = note.name_bytes();
+        let before = (HEADER + owner.len()).next_multiple_of(4);
         notes.push(Note {
-            owner,
-            kind,
-            descriptor,
-            offset: base + data_at as u64,
+            owner: owner.strip_suffix(&[0]).unwrap_or(owner),
+            kind: note.n_type(LittleEndian).0,
+            descriptor: note.desc(),
+            offset: base + (at + before) as u64,
         });
-        at = data_end.next_multiple_of(4);
+        at += (before + note.desc().len()).next_multiple_of(4);
     }
     Ok(())
 }

@@ -3,10 +3,14 @@
 //! What is already there stays where it is: new content goes behind it, then the section names, then the headers. That
 //! is all that tables in this crate need, and nothing that is loaded can move by accident.
 
-use object::elf;
+use object::elf::{self, FileHeader64};
+use object::endian::{U16, U32, U64};
+use object::write::elf::{FileHeader, ProgramHeader, SectionHeader, Writer};
+use object::{Endianness, LittleEndian, pod};
 
 use crate::arch::SPECIFIED;
 use crate::image::{LinuxVersion, note};
+use crate::record;
 use crate::{BuildId, Error, Result};
 
 /// Where a section's content is.
@@ -33,59 +37,27 @@ pub(crate) struct NewSection<'a> {
 /// Where the content of each section came to lie: offset and size.
 pub(crate) type Placed = Vec<(u64, u64)>;
 
-/// Size of an `Elf64_Ehdr`.
-pub(crate) const FILE_HEADER: usize = 64;
-/// Size of an `Elf64_Phdr`.
-pub(crate) const PROGRAM_HEADER: usize = 56;
-/// Size of an `Elf64_Shdr`.
-const SECTION_HEADER: u16 = 64;
 /// Size of an `Elf64_Sym`.
-pub(crate) const SYMBOL: u64 = 24;
+pub(crate) const SYMBOL: u64 = size_of::<elf::Sym64<LittleEndian>>() as u64;
 /// Size of an `Elf64_Rela`.
-pub(crate) const RELA: u64 = 24;
+pub(crate) const RELA: u64 = size_of::<elf::Rela64<LittleEndian>>() as u64;
 
-/// Little-endian fields of a structure, in the order in which they are written.
-#[derive(Default)]
-pub(crate) struct Fields(pub(crate) Vec<u8>);
-
-impl Fields {
-    pub(crate) fn half(mut self, value: u16) -> Self {
-        self.0.extend(value.to_le_bytes());
-        self
-    }
-
-    pub(crate) fn word(mut self, value: u32) -> Self {
-        self.0.extend(value.to_le_bytes());
-        self
-    }
-
-    pub(crate) fn xword(mut self, value: u64) -> Self {
-        self.0.extend(value.to_le_bytes());
-        self
-    }
-
-    pub(crate) fn bytes(mut self, bytes: &[u8]) -> Self {
-        self.0.extend(bytes);
-        self
-    }
-}
-
-/// A global `STT_OBJECT` symbol: an `Elf64_Sym`.
+/// A global `STT_OBJECT` symbol.
 pub(crate) fn object_symbol(
     name: u32,
     binding: u8,
     section: u16,
     value: u64,
     size: u64,
-) -> Vec<u8> {
-    let info = (binding << 4) | elf::STT_OBJECT.0;
-    Fields::default()
-        .word(name)
-        .bytes(&[info, 0])
-        .half(section)
-        .xword(value)
-        .xword(size)
-        .0
+) -> elf::Sym64<LittleEndian> {
+    elf::Sym64 {
+        st_name: U32::new(LittleEndian, name),
+        st_info: elf::SymbolInfo((binding << 4) | elf::STT_OBJECT.0),
+        st_other: elf::SymbolOther(0),
+        st_shndx: U16::new(LittleEndian, elf::SymbolSection(section)),
+        st_value: U64::new(LittleEndian, value),
+        st_size: U64::new(LittleEndian, size),
+    }
 }
 
 /// The notes of an object that holds a table: which table it is and of which image, and the kernel's version.
@@ -94,58 +66,61 @@ pub(crate) fn announcement(
     build_id: Option<&BuildId>,
     linux_version: Option<LinuxVersion>,
 ) -> Vec<u8> {
-    let descriptor = Fields::default().word(note::ABI_VERSION).word(0);
-    let descriptor = descriptor.bytes(build_id.map_or(&[], BuildId::as_bytes)).0;
+    let mut descriptor = record::stored(note::Abi::CURRENT);
+    descriptor.extend_from_slice(build_id.map_or(&[], BuildId::as_bytes));
     let mut notes = Vec::new();
     add_note(&mut notes, note::OWNER, kind, &descriptor);
     if let Some(LinuxVersion(code)) = linux_version {
-        add_note(&mut notes, b"Linux", 0, &code.to_le_bytes());
+        let descriptor = record::stored(note::Version { code });
+        add_note(&mut notes, b"Linux", 0, &descriptor);
     }
     notes
 }
 
 /// Adds a note, 4-aligned as in every vDSO.
 pub(crate) fn add_note(notes: &mut Vec<u8>, owner: &[u8], kind: u32, descriptor: &[u8]) {
-    notes.extend((owner.len() as u32 + 1).to_le_bytes());
-    notes.extend((descriptor.len() as u32).to_le_bytes());
-    notes.extend(kind.to_le_bytes());
+    let header = elf::NoteHeader64 {
+        n_namesz: U32::new(LittleEndian, owner.len() as u32 + 1),
+        n_descsz: U32::new(LittleEndian, descriptor.len() as u32),
+        n_type: U32::new(LittleEndian, elf::NoteType(kind)),
+    };
+    notes.extend_from_slice(pod::bytes_of(&header));
     notes.extend(owner);
     notes.resize((notes.len() + 1).next_multiple_of(4), 0);
     notes.extend(descriptor);
     notes.resize(notes.len().next_multiple_of(4), 0);
 }
 
-/// A shared object that loads nothing and has these notes in a segment: ELF header, program header, notes. Sections can
-/// be appended. Returns the notes' section as well.
-pub(crate) fn object_with_notes(notes: &[u8]) -> (Vec<u8>, NewSection<'static>) {
-    let at = (FILE_HEADER + PROGRAM_HEADER) as u64;
-    let ident = [
-        elf::ELFMAG.as_slice(),
-        &[elf::ELFCLASS64.0, elf::ELFDATA2LSB.0, 1],
-        &[0; 9],
-    ]
-    .concat();
-    let header = Fields::default()
-        .bytes(&ident)
-        .half(elf::ET_DYN.0)
-        .half(SPECIFIED.machine_number())
-        .word(1)
-        .xword(0)
-        .xword(FILE_HEADER as u64)
-        .xword(0)
-        .word(0);
-    // The last three halves, about section headers, are filled in when sections are appended.
-    let header = header
-        .half(FILE_HEADER as u16)
-        .half(PROGRAM_HEADER as u16)
-        .half(1)
-        .half(0)
-        .half(0)
-        .half(0);
-    let size = notes.len() as u64;
-    let segment = header.word(elf::PT_NOTE.0).word(elf::PF_R.0);
-    let segment = segment.xword(at).xword(at).xword(at);
-    let bytes = segment.xword(size).xword(size).xword(4).bytes(notes).0;
+/// A shared object that loads nothing and has these notes in a segment: ELF header, program header,
+/// notes. Sections can be appended. Returns the notes' section as well.
+pub(crate) fn object_with_notes(notes: &[u8]) -> Result<(Vec<u8>, NewSection<'static>)> {
+    const HEADERS: usize =
+        size_of::<FileHeader64<LittleEndian>>() + size_of::<elf::ProgramHeader64<LittleEndian>>();
+    let (at, size) = (HEADERS as u64, notes.len() as u64);
+    let mut bytes = Vec::with_capacity(HEADERS + notes.len());
+    let mut writer = Writer::new_single_phase(Endianness::Little, true, &mut bytes);
+    let header = FileHeader {
+        e_type: elf::ET_DYN,
+        e_machine: elf::Machine(SPECIFIED.machine_number()),
+        ..FileHeader::default()
+    };
+    writer.write_file_header(&header).map_err(failed)?;
+    writer.write_align_program_headers();
+    writer.write_program_header(&ProgramHeader {
+        p_type: elf::PT_NOTE,
+        p_flags: elf::PF_R,
+        p_offset: at,
+        p_vaddr: at,
+        p_paddr: at,
+        p_filesz: size,
+        p_memsz: size,
+        p_align: 4,
+    });
+    writer.write(notes);
+    // Only now it is known where the program header is.
+    let mut header = Vec::new();
+    writer.write_file_header_to(&mut header).map_err(failed)?;
+    bytes[..header.len()].copy_from_slice(&header);
     let section = NewSection {
         flags: elf::SHF_ALLOC.0,
         address: at,
@@ -153,63 +128,70 @@ pub(crate) fn object_with_notes(notes: &[u8]) -> (Vec<u8>, NewSection<'static>) 
         align: 4,
         ..table_section(".note", elf::SHT_NOTE.0)
     };
-    (bytes, section)
+    Ok((bytes, section))
 }
 
-/// Appends sections and headers to `base`, a 64-bit file whose old section headers are cut off, and enters them in its
-/// ELF header.
-pub(crate) fn append(base: &mut Vec<u8>, mut sections: Vec<NewSection<'_>>) -> Result<Placed> {
-    let mut names = vec![0u8];
-    let name_offsets: Vec<u32> = sections
-        .iter()
-        .map(|section| section.name)
-        .chain([".shstrtab"])
-        .map(|name| add_name(&mut names, name))
-        .collect();
-    sections.push(NewSection {
-        content: Content::New(names),
-        ..table_section(".shstrtab", elf::SHT_STRTAB.0)
-    });
-    let count = u16::try_from(sections.len() + 1).map_err(|_| {
-        Error::malformed(
-            "ELF section headers",
-            0,
-            "more sections than a file can have",
-        )
-    })?;
-    let mut headers = Fields(vec![0; usize::from(SECTION_HEADER)]);
-    let mut placed = Vec::with_capacity(sections.len());
-    for (section, name) in sections.into_iter().zip(name_offsets) {
-        let (offset, size) = match section.content {
-            Content::Existing(offset, size) => (offset, size),
-            Content::New(content) => append_aligned(base, &content, section.align),
-        };
-        placed.push((offset, size));
-        headers = headers
-            .word(name)
-            .word(section.kind)
-            .xword(section.flags)
-            .xword(section.address);
-        headers = headers
-            .xword(offset)
-            .xword(size)
-            .word(section.link)
-            .word(section.info);
-        headers = headers.xword(section.align).xword(section.entry_size);
+/// Appends sections and headers to `base`, a 64-bit file whose old section headers are cut off, and
+/// enters them in its ELF header. Nothing else of `base` changes.
+pub(crate) fn append(base: &mut Vec<u8>, sections: Vec<NewSection<'_>>) -> Result<Placed> {
+    if sections.len() + 2 > usize::from(u16::MAX) {
+        let reason = "more sections than a file can have";
+        return Err(Error::malformed("ELF section headers", 0, reason));
     }
-    let (offset, _) = append_aligned(base, &headers.0, 8);
-    let Some(header) = base.get_mut(..FILE_HEADER) else {
-        return Err(Error::malformed("ELF header", 0, "truncated"));
-    };
-    header[40..48].copy_from_slice(&offset.to_le_bytes());
-    header[58..].copy_from_slice(
-        &Fields::default()
-            .half(SECTION_HEADER)
-            .half(count)
-            .half(count - 1)
-            .0,
-    );
+    let old = std::mem::take(base);
+    let mut writer = Writer::new_single_phase(Endianness::Little, true, base);
+    writer.write(&old);
+    let mut placed = Vec::with_capacity(sections.len());
+    let mut names = Vec::with_capacity(sections.len());
+    for section in &sections {
+        placed.push(match &section.content {
+            Content::Existing(offset, size) => (*offset, *size),
+            Content::New(content) => {
+                let offset = writer.write_align(section.align.max(1));
+                writer.write(content);
+                (offset, content.len() as u64)
+            }
+        });
+        names.push(writer.add_section_name(section.name.as_bytes()));
+    }
+    writer.write_shstrtab().map_err(failed)?;
+    writer.write_null_section_header();
+    for ((section, name), (offset, size)) in sections.iter().zip(names).zip(&placed) {
+        let header = SectionHeader {
+            sh_name: writer.section_name_offset(Some(name)),
+            sh_type: elf::SectionType(section.kind),
+            sh_flags: elf::SectionFlags(section.flags),
+            sh_addr: section.address,
+            sh_offset: *offset,
+            sh_size: *size,
+            sh_link: section.link,
+            sh_info: section.info,
+            sh_addralign: section.align,
+            sh_entsize: section.entry_size,
+        };
+        writer.write_section_header(&header);
+    }
+    writer.write_shstrtab_section_header();
+    let mut header = Vec::new();
+    writer.write_file_header_to(&mut header).map_err(failed)?;
+    enter(base, &header)?;
     Ok(placed)
+}
+
+/// Enters where section headers are in the ELF header of `file`.
+fn enter(file: &mut [u8], header: &[u8]) -> Result<()> {
+    let truncated = |()| Error::malformed("ELF header", 0, "truncated");
+    let (new, _) = pod::from_bytes::<FileHeader64<LittleEndian>>(header).map_err(truncated)?;
+    let (old, _) = pod::from_bytes_mut::<FileHeader64<LittleEndian>>(file).map_err(truncated)?;
+    old.e_shoff = new.e_shoff;
+    old.e_shentsize = new.e_shentsize;
+    old.e_shnum = new.e_shnum;
+    old.e_shstrndx = new.e_shstrndx;
+    Ok(())
+}
+
+fn failed(error: object::write::Error) -> Error {
+    Error::unsupported("ELF file", error.to_string())
 }
 
 /// A section that no segment loads, to be completed.
@@ -226,13 +208,6 @@ pub(crate) fn table_section(name: &str, kind: u32) -> NewSection<'_> {
         align: 1,
         entry_size: 0,
     }
-}
-
-fn append_aligned(base: &mut Vec<u8>, content: &[u8], align: u64) -> (u64, u64) {
-    base.resize(base.len().next_multiple_of(align.max(1) as usize), 0);
-    let offset = base.len() as u64;
-    base.extend_from_slice(content);
-    (offset, content.len() as u64)
 }
 
 /// Adds a zero-terminated name to a string table and returns its offset.

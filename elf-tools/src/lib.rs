@@ -23,6 +23,7 @@ mod address;
 mod build_id;
 mod elf;
 mod elf_writer;
+mod record;
 
 pub mod arch;
 pub mod derive;

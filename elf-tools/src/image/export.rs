@@ -1,10 +1,12 @@
 //! What an image exports.
 
 use object::LittleEndian;
-use object::elf::{self, FileHeader32, FileHeader64};
-use object::read::elf::{FileHeader, GnuHashTable, HashTable};
+use object::elf::{self, FileHeader32, FileHeader64, SectionHeader64};
+use object::endian::{U32, U64};
+use object::read::elf::{FileHeader, GnuHashTable, HashTable, SectionHeader, VersionTable};
+use object::read::{StringTable, SymbolIndex};
 
-use crate::elf::{Class, RawSymbol, View, string_at};
+use crate::elf::{Class, RawSymbol, View};
 use crate::{Error, Result, Svma};
 
 /// An exported function. Aliases (`clock_gettime` for `__vdso_clock_gettime`) are exports of their own with the same
@@ -36,7 +38,7 @@ pub(super) fn read(view: &View<'_>) -> Result<Vec<Export>> {
         if is_function(view, symbol) {
             exports.push(Export {
                 name: String::from_utf8_lossy(symbol.name).into_owned(),
-                version: table.version(view, index)?,
+                version: table.version(index),
                 address: Svma(symbol.value),
                 size: symbol.size,
             });
@@ -59,14 +61,15 @@ fn is_function(view: &View<'_>, symbol: &RawSymbol<'_>) -> bool {
     defined && global && function && !symbol.name.is_empty()
 }
 
+type Versions<'data> = VersionTable<'data, FileHeader64<LittleEndian>>;
+
 /// Where the dynamic segment says that symbols, strings and versions are. It is used rather than section headers
 /// because it is what libc uses, and because it survives where section headers do not.
 struct DynamicTable<'data> {
     symbols: u64,
     count: u64,
     strings: &'data [u8],
-    versions: Option<u64>,
-    definitions: Option<u64>,
+    versions: Option<Versions<'data>>,
 }
 
 impl<'data> DynamicTable<'data> {
@@ -93,52 +96,77 @@ impl<'data> DynamicTable<'data> {
                 ));
             }
         };
+        let strings = view.slice("dynamic string table", strings, strings_size)?;
+        let versions = get(elf::DT_VERSYM)
+            .zip(get(elf::DT_VERDEF))
+            .map(|(of, definitions)| versions(view, (of, count), definitions, strings))
+            .transpose()?;
         Ok(Some(Self {
             symbols,
             count,
-            strings: view.slice("dynamic string table", strings, strings_size)?,
-            versions: get(elf::DT_VERSYM),
-            definitions: get(elf::DT_VERDEF),
+            strings,
+            versions,
         }))
     }
 
-    /// The name of the version that symbol `index` is defined in. Unversioned images and symbols have none.
-    fn version(&self, view: &View<'_>, index: usize) -> Result<Option<String>> {
-        let (Some(versions), Some(definitions)) = (self.versions, self.definitions) else {
-            return Ok(None);
-        };
-        let half = |what: &str, at: u64| -> Result<u16> {
-            let bytes = view.slice(what, at, 2)?;
-            Ok(u16::from_le_bytes([bytes[0], bytes[1]]))
-        };
-        let word = |what: &str, at: u64| -> Result<u64> {
-            let bytes = view.slice(what, at, 4)?;
-            Ok(u64::from(u32::from_le_bytes([
-                bytes[0], bytes[1], bytes[2], bytes[3],
-            ])))
-        };
-        let wanted = half("symbol version", versions.saturating_add(2 * index as u64))? & 0x7fff;
-        let mut at = definitions;
-        // Version indices are 15 bits wide, so a longer chain is a loop.
-        for _ in 0..0x8000 {
-            let what = "version definition";
-            if half(what, at.saturating_add(4))? & 0x7fff == wanted && wanted > 1 {
-                let auxiliary = at.saturating_add(word(what, at.saturating_add(12))?);
-                let name = string_at(self.strings, word(what, auxiliary)?).ok_or_else(|| {
-                    Error::malformed(what, auxiliary, "name lies outside the string table")
-                })?;
-                return Ok(Some(String::from_utf8_lossy(name).into_owned()));
-            }
-            match word(what, at.saturating_add(16))? {
-                0 => return Ok(None),
-                next => at = at.saturating_add(next),
-            }
-        }
-        Err(Error::malformed(
-            "version definition",
-            definitions,
-            "the chain does not end",
-        ))
+    /// The name of the version that symbol `index` is defined in. Unversioned images and symbols
+    /// have none.
+    fn version(&self, index: usize) -> Option<String> {
+        let versions = self.versions.as_ref()?;
+        let wanted = versions.version_index(LittleEndian, SymbolIndex(index));
+        let version = versions.version(wanted.index()).ok()??;
+        Some(String::from_utf8_lossy(version.name()).into_owned())
+    }
+}
+
+/// The versions of `count` symbols, and their definitions, where the dynamic section says they are.
+///
+/// `object` finds them by section headers, so here are some that say the same. The structures are
+/// the same in both classes.
+fn versions<'data>(
+    view: &View<'data>,
+    symbols: (u64, u64),
+    definitions: u64,
+    strings: &'data [u8],
+) -> Result<Versions<'data>> {
+    let (offset, count) = symbols;
+    let size = count.saturating_mul(size_of::<elf::Versym<LittleEndian>>() as u64);
+    view.slice("symbol versions", offset, size)?;
+    let symbols = section(elf::SHT_GNU_VERSYM, offset, size);
+    let left = (view.bytes.len() as u64).saturating_sub(definitions);
+    let definitions_header = section(elf::SHT_GNU_VERDEF, definitions, left);
+    let failed = |what, at| move |e: object::read::Error| Error::malformed(what, at, e.to_string());
+    let symbols = symbols
+        .gnu_versym(LittleEndian, view.bytes)
+        .map_err(failed("symbol versions", offset))?;
+    let found = definitions_header
+        .gnu_verdef(LittleEndian, view.bytes)
+        .map_err(failed("version definitions", definitions))?;
+    let strings = StringTable::new(strings, 0, strings.len() as u64);
+    VersionTable::parse(
+        LittleEndian,
+        symbols.map_or(&[], |(symbols, _)| symbols),
+        found.map(|(definitions, _)| definitions),
+        None,
+        strings,
+    )
+    .map_err(failed("version definitions", definitions))
+}
+
+/// A section header that says where something is.
+fn section(kind: elf::SectionType, offset: u64, size: u64) -> SectionHeader64<LittleEndian> {
+    let zero = U64::new(LittleEndian, 0);
+    SectionHeader64 {
+        sh_name: U32::new(LittleEndian, 0),
+        sh_type: U32::new(LittleEndian, kind),
+        sh_flags: U64::new(LittleEndian, elf::SectionFlags::default()),
+        sh_addr: zero,
+        sh_offset: U64::new(LittleEndian, offset),
+        sh_size: U64::new(LittleEndian, size),
+        sh_link: U32::new(LittleEndian, 0),
+        sh_info: U32::new(LittleEndian, 0),
+        sh_addralign: zero,
+        sh_entsize: zero,
     }
 }
 

@@ -1,9 +1,11 @@
 //! The notes of an image: identity, and the announcement of relocation tables.
 
 use object::elf;
+use scroll::{LE, Pread, Pwrite, SizeWith};
 
 use crate::elf::{Note, View};
 use crate::image::LinuxVersion;
+use crate::record::{self, Record};
 use crate::{BuildId, Error, Result};
 
 /// Owner of the notes that `docs/abi.md` specifies.
@@ -19,8 +21,51 @@ pub(crate) const NT_REENTRY: u32 = 5;
 /// The ABI version this crate reads and writes.
 pub(crate) const ABI_VERSION: u32 = 1;
 
-/// Size of the descriptor of [`NT_TABLES`].
-pub(crate) const TABLES_SIZE: usize = 72;
+/// What the descriptor of every note of ours begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pread, Pwrite, SizeWith)]
+pub(crate) struct Abi {
+    /// [`ABI_VERSION`].
+    version: u32,
+    /// None are assigned.
+    flags: u32,
+}
+
+impl Abi {
+    /// What this crate writes.
+    pub(crate) const CURRENT: Self = Self {
+        version: ABI_VERSION,
+        flags: 0,
+    };
+}
+
+/// The descriptor of [`NT_TABLES`]. Addresses are image-relative.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pread, Pwrite, SizeWith)]
+pub(crate) struct Tables {
+    abi: Abi,
+    symtab_distance: i64,
+    symtab_size: u64,
+    relocations: u64,
+    relocation_count: u64,
+    symbols: u64,
+    symbol_count: u64,
+    strings: u64,
+    strings_size: u64,
+}
+
+/// The descriptor of [`NT_REENTRY`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pread, Pwrite, SizeWith)]
+pub(crate) struct Reentry {
+    pub(crate) abi: Abi,
+    /// What instructions the table is of.
+    pub(crate) digest: u32,
+}
+
+/// The descriptor of the `Linux` note of type 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pread, Pwrite, SizeWith)]
+pub(crate) struct Version {
+    /// `LINUX_VERSION_CODE`.
+    pub(crate) code: u32,
+}
 
 /// The note that announces a relocation-capable image, `docs/abi.md` section 1. Addresses are image-relative.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,23 +91,18 @@ impl TablesNote {
     }
 
     /// The descriptor as it is stored.
-    pub(crate) fn encode(&self) -> [u8; TABLES_SIZE] {
-        let mut bytes = [0; TABLES_SIZE];
-        bytes[..4].copy_from_slice(&ABI_VERSION.to_le_bytes());
-        let words = [
-            self.symtab_distance as u64,
-            self.symtab_size,
-            self.relocations.0,
-            self.relocations.1,
-            self.symbols.0,
-            self.symbols.1,
-            self.strings.0,
-            self.strings.1,
-        ];
-        for (slot, word) in bytes[8..].chunks_exact_mut(8).zip(words) {
-            slot.copy_from_slice(&word.to_le_bytes());
-        }
-        bytes
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        record::stored(Tables {
+            abi: Abi::CURRENT,
+            symtab_distance: self.symtab_distance,
+            symtab_size: self.symtab_size,
+            relocations: self.relocations.0,
+            relocation_count: self.relocations.1,
+            symbols: self.symbols.0,
+            symbol_count: self.symbols.1,
+            strings: self.strings.0,
+            strings_size: self.strings.1,
+        })
     }
 }
 
@@ -113,48 +153,40 @@ pub(crate) fn build_id(notes: &[Note<'_>]) -> Option<BuildId> {
 /// The `Linux` note of type 0 holds `LINUX_VERSION_CODE`.
 pub(crate) fn linux_version(notes: &[Note<'_>]) -> Option<LinuxVersion> {
     let note = notes.iter().find(|n| n.owner == b"Linux" && n.kind == 0)?;
-    Some(LinuxVersion(u32::from_le_bytes(
-        note.descriptor.get(..4)?.try_into().ok()?,
-    )))
+    let version: Version = record::get(note.descriptor, 0)?;
+    Some(LinuxVersion(version.code))
 }
 
-/// Checks the two words that every note of ours begins with.
-pub(crate) fn check_abi(note: &Note<'_>, minimum: usize) -> Result<()> {
-    if note.descriptor.len() < minimum {
-        let reason = format!("{} bytes where {minimum} are needed", note.descriptor.len());
+/// Reads a descriptor of ours, and checks what it begins with. It may be longer than the record.
+pub(crate) fn descriptor<R: Record>(note: &Note<'_>) -> Result<R> {
+    let size = record::size::<R>();
+    let abi: Option<Abi> = record::get(note.descriptor, 0);
+    let Some(abi) = abi.filter(|_| note.descriptor.len() >= size) else {
+        let reason = format!("{} bytes where {size} are needed", note.descriptor.len());
+        return Err(Error::malformed("vDSO note", note.offset, reason));
+    };
+    if abi.version != ABI_VERSION {
+        let reason = format!(
+            "ABI version {}; only {ABI_VERSION} is understood",
+            abi.version
+        );
         return Err(Error::malformed("vDSO note", note.offset, reason));
     }
-    let word = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|i| note.descriptor[at + i]));
-    if word(0) != ABI_VERSION {
-        let reason = format!("ABI version {}; only {ABI_VERSION} is understood", word(0));
-        return Err(Error::malformed("vDSO note", note.offset, reason));
+    if abi.flags != 0 {
+        let reason = format!("unknown flags {:#x}", abi.flags);
+        return Err(Error::malformed("vDSO note", note.offset + 4, reason));
     }
-    if word(4) != 0 {
-        return Err(Error::malformed(
-            "vDSO note",
-            note.offset + 4,
-            format!("unknown flags {:#x}", word(4)),
-        ));
-    }
-    Ok(())
+    record::read(note.descriptor, "vDSO note", 0, LE)
 }
 
 fn tables_note(note: &Note<'_>) -> Result<TablesNote> {
-    check_abi(note, TABLES_SIZE)?;
-    let mut words = note.descriptor[8..TABLES_SIZE]
-        .chunks_exact(8)
-        .map(|chunk| {
-            let mut word = [0; 8];
-            word.copy_from_slice(chunk);
-            u64::from_le_bytes(word)
-        });
-    let mut next = || words.next().unwrap_or_default();
+    let stored: Tables = descriptor(note)?;
     Ok(TablesNote {
-        symtab_distance: next() as i64,
-        symtab_size: next(),
-        relocations: (next(), next()),
-        symbols: (next(), next()),
-        strings: (next(), next()),
+        symtab_distance: stored.symtab_distance,
+        symtab_size: stored.symtab_size,
+        relocations: (stored.relocations, stored.relocation_count),
+        symbols: (stored.symbols, stored.symbol_count),
+        strings: (stored.strings, stored.strings_size),
         offset: note.offset,
     })
 }

@@ -1,62 +1,70 @@
-//! Boot images other than x86's: the raw arm64 `Image`, and zboot, an EFI program around a compressed kernel.
+//! Boot images other than x86's: the raw arm64 `Image`, and zboot, an EFI program around a compressed
+//! kernel.
+
+use scroll::{LE, Pread, SizeWith};
 
 use super::decompress::Payload;
-use super::u32_at;
+use crate::record;
 use crate::{Error, Result};
 
-/// `Documentation/arch/arm64/booting.rst`: the magic number in the 64-byte header of an `Image`.
-const IMAGE_MAGIC: (usize, &[u8]) = (56, b"ARM\x64");
+/// The header of an `Image`: `Documentation/arch/arm64/booting.rst`.
+#[derive(Debug, Clone, Copy, Pread, SizeWith)]
+struct ImageHeader {
+    _code: [u32; 2],
+    _text_offset: u64,
+    _image_size: u64,
+    _flags: u64,
+    _reserved: [u64; 3],
+    magic: [u8; 4],
+    _pe_header: u32,
+}
 
-/// `drivers/firmware/efi/libstub/zboot-header.S`: what follows the DOS magic of a zboot file.
-const ZBOOT_MAGIC: (usize, &[u8]) = (4, b"zimg");
-const ZBOOT_PAYLOAD_OFFSET: usize = 8;
-const ZBOOT_PAYLOAD_SIZE: usize = 12;
+const IMAGE_MAGIC: [u8; 4] = *b"ARM\x64";
+
+/// The header of a zboot file: `drivers/firmware/efi/libstub/zboot-header.S`.
+///
+/// It names the compression as well. That name is not read: it varies between kernel versions ("xz"
+/// and "xzkern"), while the data's own magic number does not.
+#[derive(Debug, Clone, Copy, Pread, SizeWith)]
+struct ZbootHeader {
+    dos_magic: [u8; 2],
+    _reserved: u16,
+    magic: [u8; 4],
+    payload_offset: u32,
+    payload_size: u32,
+}
+
+/// Where `payload_offset` is.
+const ZBOOT_PAYLOAD_OFFSET: u64 = 8;
 
 /// Whether bytes are a raw arm64 kernel.
 pub(super) fn is_image(bytes: &[u8]) -> bool {
-    has(bytes, IMAGE_MAGIC)
+    record::get(bytes, 0).is_some_and(|header: ImageHeader| header.magic == IMAGE_MAGIC)
 }
 
 /// Whether bytes are a kernel wrapped in an EFI program.
 pub(super) fn is_zboot(bytes: &[u8]) -> bool {
-    bytes.starts_with(b"MZ") && has(bytes, ZBOOT_MAGIC)
+    record::get(bytes, 0)
+        .is_some_and(|header: ZbootHeader| (&header.dos_magic, &header.magic) == (b"MZ", b"zimg"))
 }
 
 /// The compressed kernel in a zboot file.
-///
-/// The header names the compression as well. That name is not read: it varies between kernel versions ("xz" and
-/// "xzkern"), while the data's own magic number does not.
 pub(super) fn zboot_payload(bytes: &[u8]) -> Result<Payload<'_>> {
-    let malformed =
-        |offset: usize, reason: String| Error::malformed("zboot header", offset as u64, reason);
-    let field = |offset| {
-        u32_at(bytes, offset)
-            .and_then(|value| usize::try_from(value).ok())
-            .ok_or_else(|| malformed(offset, "the file ends before this field".to_owned()))
-    };
-    let start = field(ZBOOT_PAYLOAD_OFFSET)?;
-    let length = field(ZBOOT_PAYLOAD_SIZE)?;
+    let header: ZbootHeader = record::read(bytes, "zboot header", 0, LE)?;
+    let (start, length) = (header.payload_offset as usize, header.payload_size as usize);
     let payload = start
         .checked_add(length)
         .and_then(|end| bytes.get(start..end))
         .filter(|payload| !payload.is_empty())
         .ok_or_else(|| {
-            malformed(
-                ZBOOT_PAYLOAD_OFFSET,
-                format!(
-                    "{length:#x} bytes of payload at {start:#x} in a file of {:#x}",
-                    bytes.len()
-                ),
-            )
+            let reason = format!(
+                "{length:#x} bytes of payload at {start:#x} in a file of {:#x}",
+                bytes.len()
+            );
+            Error::malformed("zboot header", ZBOOT_PAYLOAD_OFFSET, reason)
         })?;
     Ok(Payload {
         bytes: payload,
         offset: start as u64,
     })
-}
-
-fn has(bytes: &[u8], (offset, magic): (usize, &[u8])) -> bool {
-    bytes
-        .get(offset..)
-        .is_some_and(|rest| rest.starts_with(magic))
 }

@@ -3,12 +3,13 @@
 use std::fmt;
 use std::io::{self, Read};
 
-use liblzma::bufread::XzDecoder;
-use liblzma::stream::Stream;
 use lz4_flex::block as lz4;
+use lzma_rust2::{LzmaReader, XzReader};
 use ruzstd::decoding::StreamingDecoder;
+use scroll::{Pread, SizeWith};
 
-use super::{u32_at, vmlinux};
+use super::vmlinux;
+use crate::record;
 use crate::{Error, Result};
 
 /// The largest kernel we unpack. Real ones have 30 to 100 MB; this bounds what a hostile file can make us allocate.
@@ -16,6 +17,8 @@ const MAX_KERNEL: usize = 512 << 20;
 
 /// The largest dictionary or window that a decoder may use. Kernel builds go up to 128 MiB, xz needs some more to work.
 const MAX_DECODER_MEMORY: u64 = 192 << 20;
+/// The same in the unit of the LZMA decoders.
+const MAX_DECODER_KIB: u32 = (MAX_DECODER_MEMORY >> 10) as u32;
 
 /// `lz4 -l` cuts its input into blocks of this size, and so does the kernel's decoder.
 const LZ4_BLOCK: usize = 8 << 20;
@@ -119,12 +122,13 @@ impl Payload<'_> {
         let decoded = match compression {
             Compression::None => Ok(self.bytes.to_vec()),
             Compression::Gzip => read_bounded(flate2::bufread::GzDecoder::new(&mut rest)),
-            Compression::Xz => Stream::new_stream_decoder(MAX_DECODER_MEMORY, 0)
-                .map_err(io::Error::from)
-                .and_then(|stream| read_bounded(XzDecoder::new_stream(&mut rest, stream))),
-            Compression::Lzma => Stream::new_lzma_decoder(MAX_DECODER_MEMORY)
-                .map_err(io::Error::from)
-                .and_then(|stream| read_bounded(XzDecoder::new_stream(&mut rest, stream))),
+            Compression::Xz => {
+                // One stream: what may come behind it belongs to the container.
+                read_bounded(XzReader::new_mem_limit(&mut rest, false, MAX_DECODER_KIB))
+            }
+            Compression::Lzma => {
+                LzmaReader::new_mem_limit(&mut rest, MAX_DECODER_KIB, None).and_then(read_bounded)
+            }
             Compression::Zstd => {
                 StreamingDecoder::new_with_max_window_size(&mut rest, MAX_DECODER_MEMORY)
                     .map_err(io::Error::other)
@@ -169,6 +173,13 @@ fn within_limit(kernel: Vec<u8>) -> io::Result<Vec<u8>> {
     Ok(kernel)
 }
 
+/// What a block of an LZ4 legacy frame begins with.
+#[derive(Debug, Clone, Copy, Pread, SizeWith)]
+struct LegacyBlock {
+    /// Bytes of compressed data.
+    size: u32,
+}
+
 /// Unpacks an LZ4 legacy frame: a magic number, then blocks that follow their compressed size.
 ///
 /// The frame has no end mark. It ends with a block that is not full, with the data, or before something that cannot be
@@ -177,7 +188,8 @@ fn unpack_lz4(rest: &mut &[u8]) -> io::Result<Vec<u8>> {
     let mut kernel = Vec::new();
     let mut block = vec![0; LZ4_BLOCK];
     *rest = rest.get(4..).unwrap_or_default();
-    while let Some(size) = u32_at(rest, 0).and_then(|size| usize::try_from(size).ok()) {
+    while let Some(LegacyBlock { size }) = record::get(rest, 0) {
+        let size = size as usize;
         let data = rest.get(4..).unwrap_or_default();
         let ends_here = data.is_empty() || size == 0 || size > LZ4_COMPRESSED_BLOCK;
         if ends_here && !kernel.is_empty() {

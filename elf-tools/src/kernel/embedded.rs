@@ -5,9 +5,11 @@ use std::fmt;
 use memchr::memmem;
 use object::LittleEndian;
 use object::elf;
+use scroll::{Pread, SizeWith};
 
-use super::{address_bits, u16_at};
+use super::address_bits;
 use crate::elf::{Section, Segment, View, string_at};
+use crate::record;
 use crate::{Class, Machine};
 
 /// The largest image considered. Stock ones have 4 to 16 KiB.
@@ -16,8 +18,12 @@ const MAX_VDSO: usize = 256 << 10;
 /// How many shared objects are looked at. Stock kernels have three at most; this bounds the work on hostile files.
 const MAX_CANDIDATES: usize = 4096;
 
-/// `e_type` of both classes.
-const TYPE: usize = 16;
+/// What ELF headers of both classes begin with.
+#[derive(Debug, Clone, Copy, Pread, SizeWith)]
+struct Start {
+    _identification: [u8; 16],
+    kind: u16,
+}
 
 /// What the names of vDSOs start with: `linux-vdso.so.1`, `linux-vdso32.so.1`, `linux-vdso64.so.1`, `linux-gate.so.1`.
 const SONAMES: [&[u8]; 2] = [b"linux-vdso", b"linux-gate"];
@@ -63,8 +69,8 @@ pub(super) fn find(kernel: &[u8]) -> Vec<EmbeddedVdso> {
 
 /// Whether the ELF header at a position is that of a shared object.
 fn is_shared_object(kernel: &[u8], position: usize) -> bool {
-    let kind = position.checked_add(TYPE).and_then(|at| u16_at(kernel, at));
-    kind == Some(elf::ET_DYN.0)
+    let header: Option<Start> = record::get(kernel, position);
+    header.is_some_and(|header| header.kind == elf::ET_DYN.0)
 }
 
 /// Whether bytes start with a vDSO image.

@@ -1,6 +1,8 @@
 //! Synthetic kernels, as small as kernels can be: real ones may not be committed, and cannot be cut at every offset.
 
-use liblzma::stream::{Check, Filters, LzmaOptions, Stream};
+use std::io::Write;
+
+use lzma_rust2::{CheckType, FilterType, LzmaOptions, LzmaWriter, XzOptions, XzWriter};
 
 use super::Class;
 
@@ -220,34 +222,63 @@ pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {
     packed
 }
 
-fn liblzma(bytes: &[u8], stream: Stream) -> Vec<u8> {
-    let mut packed = Vec::new();
-    let mut encoder = liblzma::read::XzEncoder::new_stream(bytes, stream);
-    std::io::copy(&mut encoder, &mut packed).unwrap();
-    with_size(packed, bytes)
-}
-
 fn small_dictionary() -> LzmaOptions {
-    let mut options = LzmaOptions::new_preset(6).unwrap();
-    options.dict_size(1 << 16);
+    let mut options = LzmaOptions::with_preset(6);
+    options.dict_size = 1 << 16;
     options
 }
 
 /// With the branch filter that x86 kernels use.
 pub(super) fn xz(bytes: &[u8]) -> Vec<u8> {
-    let mut filters = Filters::new();
-    filters.x86().lzma2(&small_dictionary());
-    liblzma(
-        bytes,
-        Stream::new_stream_encoder(&filters, Check::Crc32).unwrap(),
-    )
+    let mut options = XzOptions::with_preset(6);
+    options.lzma_options = small_dictionary();
+    options.set_check_sum_type(CheckType::Crc32);
+    options.prepend_pre_filter(FilterType::BcjX86, 0);
+    let mut encoder = XzWriter::new(Vec::new(), options).unwrap();
+    encoder.write_all(bytes).unwrap();
+    with_size(encoder.finish().unwrap(), bytes)
 }
 
 pub(super) fn lzma(bytes: &[u8]) -> Vec<u8> {
-    liblzma(
-        bytes,
-        Stream::new_lzma_encoder(&small_dictionary()).unwrap(),
-    )
+    let options = small_dictionary();
+    let mut encoder = LzmaWriter::new_use_header(Vec::new(), &options, None).unwrap();
+    encoder.write_all(bytes).unwrap();
+    with_size(encoder.finish().unwrap(), bytes)
+}
+
+/// What XZ Utils, whose decoder is written in C, makes of [`calls`]: `xz --check=crc32 --x86 --lzma2=dict=64KiB`, and
+/// `xz --format=lzma --lzma1=dict=64KiB`.
+pub(super) const PACKED_BY_XZ_UTILS: [&[u8]; 2] = [
+    &[
+        0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00, 0x00, 0x01, 0x69, 0x22, 0xde, 0x36, 0x02, 0x01, 0x04,
+        0x00, 0x21, 0x01, 0x08, 0x00, 0xd2, 0xb9, 0x74, 0xcb, 0xe0, 0x00, 0x7c, 0x00, 0x31, 0x5d,
+        0x00, 0x2a, 0x92, 0x0d, 0xa4, 0xe4, 0xbe, 0x54, 0x0e, 0xe7, 0x31, 0x47, 0xe2, 0x43, 0x45,
+        0x48, 0x87, 0x59, 0xa4, 0x55, 0x78, 0x3e, 0x4b, 0x55, 0x46, 0xe7, 0xe1, 0x40, 0x43, 0x3e,
+        0x94, 0x61, 0xc0, 0x36, 0xea, 0xc8, 0x49, 0xbd, 0xc0, 0x34, 0x3d, 0xf2, 0x36, 0x26, 0xb8,
+        0x67, 0x37, 0x6d, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0xbc, 0x1d, 0x5b, 0x53, 0x00, 0x01,
+        0x49, 0x7d, 0xe6, 0x4c, 0x89, 0x2f, 0x90, 0x42, 0x99, 0x0d, 0x01, 0x00, 0x00, 0x00, 0x00,
+        0x01, 0x59, 0x5a,
+    ],
+    &[
+        0x5d, 0x00, 0x00, 0x01, 0x00, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x00, 0x2a,
+        0x92, 0x0d, 0xa4, 0xe4, 0xbe, 0x30, 0x20, 0xe7, 0x31, 0x47, 0xe2, 0x45, 0x49, 0x30, 0xe9,
+        0x9f, 0x18, 0x4a, 0x55, 0xf5, 0x41, 0xc3, 0x6c, 0x18, 0xe4, 0xac, 0xe9, 0xa9, 0x86, 0x92,
+        0x8b, 0x26, 0x5e, 0xc1, 0xcb, 0x1b, 0xef, 0x79, 0xe8, 0x78, 0x05, 0xdc, 0xce, 0xcc, 0x4a,
+        0x13, 0xb4, 0xfa, 0x07, 0xff, 0xff, 0x41, 0x5c, 0x00, 0x00,
+    ],
+];
+
+/// Calls of one place, which the branch filter for x86 makes alike.
+pub(super) fn calls() -> Vec<u8> {
+    let mut bytes = vec![0x55, 0x48, 0x89, 0xe5];
+    for call in 0..8 {
+        bytes.push(0xe8);
+        bytes.extend((0x1000_u32 - 5 * call).to_le_bytes());
+        bytes.extend([0x90; 3]);
+    }
+    bytes.extend(b"Linux version ".repeat(4));
+    bytes.push(0xc3);
+    bytes
 }
 
 pub(super) fn zstd(bytes: &[u8]) -> Vec<u8> {

@@ -234,15 +234,3 @@ fn address_bits(class: Class) -> u32 {
         Class::Elf64 => 64,
     }
 }
-
-/// The little-endian 16-bit number at `offset`.
-fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
-    let field = bytes.get(offset..)?.first_chunk()?;
-    Some(u16::from_le_bytes(*field))
-}
-
-/// The little-endian 32-bit number at `offset`.
-fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
-    let field = bytes.get(offset..)?.first_chunk()?;
-    Some(u32::from_le_bytes(*field))
-}

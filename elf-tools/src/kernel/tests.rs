@@ -52,6 +52,34 @@ fn vmlinux_of_every_compression() {
     }
 }
 
+/// Our test kernels are packed by the library that unpacks them; this is another one's work.
+#[test]
+fn what_xz_utils_packs_is_unpacked() {
+    let names = [Compression::Xz, Compression::Lzma];
+    for (packed, name) in fixture::PACKED_BY_XZ_UTILS.into_iter().zip(names) {
+        // Behind it is what a kernel build appends.
+        let bytes = [packed, &[0x7d, 0, 0, 0]].concat();
+        let payload = decompress::Payload {
+            bytes: &bytes,
+            offset: 0,
+        };
+        assert_eq!(payload.unpack(), Ok((name, fixture::calls())));
+    }
+}
+
+/// A dictionary of 1 GiB is more than a decoder may have.
+#[test]
+fn decoders_have_a_limit() {
+    let mut packed = fixture::PACKED_BY_XZ_UTILS[1].to_vec();
+    packed[1..5].copy_from_slice(&(1_u32 << 30).to_le_bytes());
+    let payload = decompress::Payload {
+        bytes: &packed,
+        offset: 0,
+    };
+    let error = payload.unpack().unwrap_err().to_string();
+    assert!(error.contains("memory"), "{error}");
+}
+
 /// The last block of an LZ4 frame is told by its size; here one full block comes before it.
 #[test]
 fn lz4_of_more_than_one_block() {

@@ -4,73 +4,65 @@
 //! than a hundred thousand types; parsing is one linear pass that notes where each type starts, and a question reads
 //! only the types that its answer consists of.
 
+//!
+//! Kernels add kinds of types. One whose size the blob states is skipped, and costs only the answers
+//! that need it. Behind one whose size nothing states no type can be found: what was found before it
+//! can be asked for, and that anything else is missing cannot be told.
+
+pub(crate) mod record;
+
+use std::ops::Range;
+
+use scroll::Endian;
+
 use super::{Budget, Layout, MAX_NAME, Member, Structure, Type, array, push_member};
+use crate::record::{read, size};
 use crate::symtab::Provenance;
 use crate::{Error, Result};
 
+use record::{
+    ArrayRecord, Enum64Record, EnumRecord, KindLayouts, MAGIC, MemberRecord, TypeRecord, VERSION,
+    kind, trailing_size,
+};
+
 /// Pointers are eight bytes: BTF does not state their size, and only 64-bit kernels are read.
 const POINTER_SIZE: u64 = 8;
-
-const MAGIC: u16 = 0xeb9f;
-/// Bytes of `struct btf_header` in version 1. Later kernels may append fields.
-const HEADER_SIZE: usize = 24;
-/// Bytes of `struct btf_type`, which starts every type.
-const TYPE_SIZE: usize = 12;
-/// Bytes of `struct btf_member` and `struct btf_enum64`.
-const TRIPLE: usize = 12;
-/// Bytes of `struct btf_enum`.
-const PAIR: usize = 8;
-
-/// `BTF_KIND_*` of `include/uapi/linux/btf.h`, where they have a meaning for layouts.
-mod kind {
-    pub(super) const INT: u32 = 1;
-    pub(super) const PTR: u32 = 2;
-    pub(super) const ARRAY: u32 = 3;
-    pub(super) const STRUCT: u32 = 4;
-    pub(super) const UNION: u32 = 5;
-    pub(super) const ENUM: u32 = 6;
-    pub(super) const TYPEDEF: u32 = 8;
-    pub(super) const VOLATILE: u32 = 9;
-    pub(super) const CONST: u32 = 10;
-    pub(super) const RESTRICT: u32 = 11;
-    pub(super) const FLOAT: u32 = 16;
-    pub(super) const TYPE_TAG: u32 = 18;
-    pub(super) const ENUM64: u32 = 19;
-}
-
-/// Bytes that follow the `struct btf_type` of a type of this kind, `None` for a kind that is not known.
-fn trailing_size(kind: u32, count: usize) -> Option<usize> {
-    const FUNC_PROTO: u32 = 13;
-    const VAR: u32 = 14;
-    const DATASEC: u32 = 15;
-    const DECL_TAG: u32 = 17;
-    /// `BTF_KIND_FWD` and `BTF_KIND_FUNC`.
-    const BARE: [u32; 2] = [7, 12];
-    match kind {
-        kind::INT | VAR | DECL_TAG => Some(4),
-        kind::ARRAY => Some(12),
-        kind::STRUCT | kind::UNION | kind::ENUM64 | DATASEC => Some(TRIPLE * count),
-        kind::ENUM | FUNC_PROTO => Some(PAIR * count),
-        kind::PTR
-        | kind::TYPEDEF
-        | kind::VOLATILE
-        | kind::CONST
-        | kind::RESTRICT
-        | kind::FLOAT
-        | kind::TYPE_TAG => Some(0),
-        kind if BARE.contains(&kind) => Some(0),
-        _ => None,
-    }
-}
+/// Types are made of 32-bit words.
+const WORD: usize = 4;
 
 /// The types that one BTF blob describes.
 #[derive(Debug, Clone)]
 pub struct Btf<'data> {
     bytes: &'data [u8],
-    big_endian: bool,
+    order: Endian,
     /// Where each type starts in `bytes`; the type with id 1 comes first, since id 0 is `void`.
     types: Vec<u32>,
+    /// The type at which the list ends too early, if it does.
+    unsized_type: Option<UnsizedType>,
     strings: &'data [u8],
+}
+
+/// A type of a kind whose size is not known.
+#[derive(Debug, Clone, Copy)]
+struct UnsizedType {
+    /// Where it starts in the blob.
+    offset: usize,
+    kind: u32,
+    id: usize,
+}
+
+impl UnsizedType {
+    /// The error of a question whose answer may be behind it.
+    fn hides(self, what: &str) -> Error {
+        let Self { offset, kind, id } = self;
+        let reason = format!(
+            "{what} is not before type {id} at offset {offset:#x}, whose kind {kind} is not known \
+             (kinds up to {} are) and whose size the blob does not state; types behind it cannot \
+             be found",
+            kind::LAST
+        );
+        Error::unsupported("BTF type", reason)
+    }
 }
 
 /// The `struct btf_type` of a type.
@@ -91,7 +83,7 @@ struct Header {
 impl Header {
     /// Where the bytes behind the header start.
     fn trailing(&self) -> usize {
-        self.offset + TYPE_SIZE
+        self.offset + size::<TypeRecord>()
     }
 
     fn is_struct(&self) -> bool {
@@ -106,27 +98,28 @@ impl Header {
 impl<'data> Btf<'data> {
     /// Reads a whole blob, of either byte order.
     ///
-    /// Refuses the BTF of a module, which continues the numbering of the kernel's own and means nothing without it, as
-    /// soon as a question touches a type of the kernel.
+    /// Refuses the BTF of a module, which continues the numbering of the kernel's own and means
+    /// nothing without it, as soon as a question touches a type of the kernel.
     pub fn parse(bytes: &'data [u8]) -> Result<Self> {
-        let mut btf = Self {
-            bytes,
-            big_endian: false,
-            types: Vec::new(),
-            strings: &[],
-        };
-        btf.big_endian = match bytes.first_chunk::<2>() {
-            Some(magic) if u16::from_le_bytes(*magic) == MAGIC => false,
-            Some(magic) if u16::from_be_bytes(*magic) == MAGIC => true,
+        let order = match bytes.first_chunk::<2>() {
+            Some(magic) if *magic == MAGIC.to_le_bytes() => Endian::Little,
+            Some(magic) if *magic == MAGIC.to_be_bytes() => Endian::Big,
             _ => return Err(Error::malformed("BTF header", 0, "no BTF magic")),
         };
-        let (types, strings) = btf.sections()?;
-        btf.strings = strings;
-        btf.types = btf.index(types)?;
+        let header: record::Header = read(bytes, "BTF header", 0, order)?;
+        let (types, strings) = sections(bytes, &header)?;
+        let mut btf = Self {
+            bytes,
+            order,
+            types: Vec::new(),
+            unsized_type: None,
+            strings: &bytes[strings],
+        };
+        btf.index(types, KindLayouts::of(bytes, &header, order)?)?;
         Ok(btf)
     }
 
-    /// Number of types, `void` not counted.
+    /// Number of types that were found, `void` not counted.
     pub fn len(&self) -> usize {
         self.types.len()
     }
@@ -136,95 +129,41 @@ impl<'data> Btf<'data> {
         self.types.is_empty()
     }
 
-    /// The type section's range and the string section.
-    fn sections(&self) -> Result<(std::ops::Range<usize>, &'data [u8])> {
-        let malformed = |offset, reason: &str| Err(Error::malformed("BTF header", offset, reason));
-        if self.bytes.len() < HEADER_SIZE {
-            return malformed(0, "shorter than its own format");
-        }
-        // Type offsets are kept in 32 bits, and a kernel's blob is a thousand times smaller.
-        if u32::try_from(self.bytes.len()).is_err() {
-            return malformed(0, "larger than 4 GiB");
-        }
-        if self.bytes[2] != 1 {
-            return Err(Error::unsupported(
-                "BTF",
-                format!("version {}, only 1 is known", self.bytes[2]),
-            ));
-        }
-        let header = self.word(4)? as usize;
-        let section = |at: usize| -> Result<Option<std::ops::Range<usize>>> {
-            let start = header.checked_add(self.word(at)? as usize);
-            let end = start.and_then(|start| start.checked_add(self.word(at + 4).ok()? as usize));
-            Ok(start
-                .zip(end)
-                .map(|(start, end)| start..end)
-                .filter(|range| range.end <= self.bytes.len()))
-        };
-        if header < HEADER_SIZE {
-            return malformed(4, "header length is less than the header");
-        }
-        let Some(types) = section(8)? else {
-            return malformed(8, "types lie outside the blob");
-        };
-        let Some(strings) = section(16)? else {
-            return malformed(16, "strings lie outside the blob");
-        };
-        Ok((types, &self.bytes[strings]))
-    }
-
-    /// Where each type in `range` starts.
-    fn index(&self, range: std::ops::Range<usize>) -> Result<Vec<u32>> {
+    /// Finds out where each type in `range` starts.
+    fn index(&mut self, range: Range<usize>, layouts: KindLayouts<'_>) -> Result<()> {
         // A kernel's types have 26 to 30 bytes on average.
-        let mut types = Vec::with_capacity(range.len() / 24);
+        self.types.reserve(range.len() / 24);
         let mut at = range.start;
         while at < range.end {
             let header = self.header_at(at)?;
-            let Some(size) = trailing_size(header.kind, header.count) else {
-                // Without the size of its trailing bytes, nothing behind it can be found either.
-                let reason = format!(
-                    "kind {} of type {} at offset {at:#x} is not known",
-                    header.kind,
-                    types.len() + 1
-                );
-                return Err(Error::unsupported("BTF type", reason));
+            let id = self.types.len() + 1;
+            let (kind, count) = (header.kind, header.count);
+            let trailing = trailing_size(kind, count);
+            let Some(trailing) = trailing.or_else(|| layouts.trailing_size(kind, count)) else {
+                let offset = at;
+                self.unsized_type = Some(UnsizedType { offset, kind, id });
+                return Ok(());
             };
-            let next = header.trailing() + size;
-            if next > range.end {
-                return Err(Error::malformed(
-                    format!("BTF type {}", types.len() + 1),
-                    at as u64,
-                    "leaves the type section",
-                ));
-            }
-            types.push(at as u32);
+            let next = header.trailing().checked_add(trailing);
+            let Some(next) = next.filter(|&next| next <= range.end) else {
+                let what = format!("BTF type {id}");
+                return Err(Error::malformed(what, at as u64, "leaves the type section"));
+            };
+            self.types.push(at as u32);
             at = next;
         }
-        Ok(types)
-    }
-
-    fn word(&self, offset: usize) -> Result<u32> {
-        let word = self
-            .bytes
-            .get(offset..)
-            .and_then(|rest| rest.first_chunk::<4>());
-        let word = word.ok_or_else(|| Error::malformed("BTF", offset as u64, "truncated"))?;
-        Ok(if self.big_endian {
-            u32::from_be_bytes(*word)
-        } else {
-            u32::from_le_bytes(*word)
-        })
+        Ok(())
     }
 
     fn header_at(&self, offset: usize) -> Result<Header> {
-        let info = self.word(offset + 4)?;
+        let record: TypeRecord = read(self.bytes, "BTF type", offset, self.order)?;
         Ok(Header {
             offset,
-            name: self.word(offset)?,
-            kind: (info >> 24) & 0x1f,
-            count: (info & 0xffff) as usize,
-            flag: info >> 31 != 0,
-            size_or_type: self.word(offset + 8)?,
+            name: record.name,
+            kind: record.kind(),
+            count: record.count(),
+            flag: record.flag(),
+            size_or_type: record.size_or_type,
         })
     }
 
@@ -238,10 +177,13 @@ impl<'data> Btf<'data> {
                 referrer as u64,
                 "needs the size of void",
             )),
-            None => {
-                let reason = format!("refers to type {id} of {}", self.types.len());
-                Err(Error::malformed("BTF type", referrer as u64, reason))
-            }
+            None => Err(match self.unsized_type {
+                Some(end) => end.hides(&format!("type {id}")),
+                None => {
+                    let reason = format!("refers to type {id} of {}", self.types.len());
+                    Error::malformed("BTF type", referrer as u64, reason)
+                }
+            }),
         }
     }
 
@@ -295,7 +237,10 @@ impl<'data> Btf<'data> {
             }
             found = Some(this);
         }
-        Ok(found)
+        match (&found, self.unsized_type) {
+            (None, Some(end)) => Err(end.hides(&format!("`{name}`"))),
+            _ => Ok(found),
+        }
     }
 
     /// The type `id`, past typedefs and qualifiers; `referrer` is where it is named.
@@ -313,8 +258,14 @@ impl<'data> Btf<'data> {
             kind::PTR => Type::Scalar { size: POINTER_SIZE },
             kind::STRUCT | kind::UNION => Type::Structure(self.structure_at(&header, budget)?),
             kind::ARRAY => {
-                let element = self.type_of(self.word(header.trailing())?, header.offset, budget)?;
-                array(element, self.word(header.trailing() + 8)?.into(), offset)?
+                let stored: ArrayRecord =
+                    read(self.bytes, "BTF array", header.trailing(), self.order)?;
+                let element = self.type_of(stored.element, header.offset, budget)?;
+                array(element, stored.count.into(), offset)?
+            }
+            unknown if unknown > kind::LAST => {
+                let reason = format!("kind {unknown} at offset {offset:#x} is not known");
+                return Err(Error::unsupported("BTF type", reason));
             }
             other => {
                 return Err(Error::malformed(
@@ -335,14 +286,13 @@ impl<'data> Btf<'data> {
             members: Vec::new(),
         };
         for index in 0..header.count {
-            let at = header.trailing() + index * TRIPLE;
+            let at = header.trailing() + index * size::<MemberRecord>();
             budget.member(at as u64)?;
-            let name = self.name(self.word(at)?, at)?;
-            let position = self.word(at + 8)?;
-            let (bit, width) = if header.flag {
-                (position & 0xff_ffff, position >> 24)
-            } else {
-                (position, 0)
+            let stored: MemberRecord = read(self.bytes, "BTF member", at, self.order)?;
+            let name = self.name(stored.name, at)?;
+            let (bit, width) = match header.flag {
+                true => (stored.position & 0xff_ffff, stored.position >> 24),
+                false => (stored.position, 0),
             };
             let kind = match width {
                 0 if bit % 8 != 0 => {
@@ -350,7 +300,7 @@ impl<'data> Btf<'data> {
                     let reason = format!("`{name}` starts in the middle of a byte");
                     return Err(Error::malformed("BTF member", at as u64, reason));
                 }
-                0 => self.type_of(self.word(at + 4)?, at, budget)?,
+                0 => self.type_of(stored.kind, at, budget)?,
                 bits => Type::Bitfield {
                     first_bit: (bit % 8) as u8,
                     bits,
@@ -370,23 +320,63 @@ impl<'data> Btf<'data> {
     }
 
     fn enumerators_at(&self, header: &Header, budget: &mut Budget) -> Result<Vec<(String, i64)>> {
-        let wide = header.kind == kind::ENUM64;
-        let size = if wide { TRIPLE } else { PAIR };
         (0..header.count)
-            .map(|index| {
-                let at = header.trailing() + index * size;
-                budget.member(at as u64)?;
-                let name = self.name(self.word(at)?, at)?;
-                let low = self.word(at + 4)?;
-                let value = match (wide, header.flag) {
-                    (true, _) => ((u64::from(self.word(at + 8)?) << 32) | u64::from(low)) as i64,
-                    (false, true) => (low as i32).into(),
-                    (false, false) => low.into(),
-                };
-                Ok((name, value))
+            .map(|index| match header.kind {
+                kind::ENUM64 => {
+                    let at = header.trailing() + index * size::<Enum64Record>();
+                    budget.member(at as u64)?;
+                    let stored: Enum64Record = read(self.bytes, "BTF enumerator", at, self.order)?;
+                    let value = (u64::from(stored.high) << 32) | u64::from(stored.low);
+                    Ok((self.name(stored.name, at)?, value.cast_signed()))
+                }
+                _ => {
+                    let at = header.trailing() + index * size::<EnumRecord>();
+                    budget.member(at as u64)?;
+                    let stored: EnumRecord = read(self.bytes, "BTF enumerator", at, self.order)?;
+                    let value = match header.flag {
+                        true => stored.value.cast_signed().into(),
+                        false => stored.value.into(),
+                    };
+                    Ok((self.name(stored.name, at)?, value))
+                }
             })
             .collect()
     }
+}
+
+/// The ranges of types and strings.
+fn sections(bytes: &[u8], header: &record::Header) -> Result<(Range<usize>, Range<usize>)> {
+    let malformed = |offset, reason: &str| Err(Error::malformed("BTF header", offset, reason));
+    // Type offsets are kept in 32 bits, and a kernel's blob is a thousand times smaller.
+    if u32::try_from(bytes.len()).is_err() {
+        return malformed(0, "larger than 4 GiB");
+    }
+    if header.version != VERSION {
+        let reason = format!("version {}, only {VERSION} is known", header.version);
+        return Err(Error::unsupported("BTF", reason));
+    }
+    let header_size = header.header_size as usize;
+    if header_size < size::<record::Header>() {
+        return malformed(4, "header length is less than the header");
+    }
+    let within = |extent: record::Extent| {
+        let range = extent.range(header_size);
+        range.filter(|range| range.end <= bytes.len())
+    };
+    let Some(types) = within(header.types) else {
+        return malformed(8, "types lie outside the blob");
+    };
+    let Some(strings) = within(header.strings) else {
+        return malformed(16, "strings lie outside the blob");
+    };
+    // The kernel refuses both as well. Without the rule, damage could pass for a kind from the future.
+    if types.len() % WORD != 0 {
+        return malformed(12, "types are no whole number of words");
+    }
+    if types.start < strings.end && strings.start < types.end {
+        return malformed(8, "types and strings overlap");
+    }
+    Ok((types, strings))
 }
 
 impl Layout for Btf<'_> {

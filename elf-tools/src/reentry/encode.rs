@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use object::elf;
 
-use crate::elf_writer::{self, Content, Fields, NewSection, add_name, table_section};
+use crate::elf_writer::{self, Content, NewSection, add_name, table_section};
 use crate::image::{Image, note};
 use crate::reachability::Code;
+use crate::record;
 use crate::reentry::check::Checker;
 use crate::reentry::digest::digest;
 use crate::reentry::record::{
@@ -37,7 +38,7 @@ impl Stored {
         for (index, recipe) in table.recipes.iter().enumerate() {
             let failed = |reason| refused(format!("recipe {index}"), reason);
             checker.recipe(recipe).map_err(failed)?;
-            recipes.extend(add_steps(&mut steps, recipe)?.encode());
+            recipes.extend(record::stored(add_steps(&mut steps, recipe)?));
         }
         let mut contexts = Contexts::default();
         for context in &table.contexts {
@@ -59,8 +60,10 @@ impl Stored {
 
     /// Adds the note that announces the table.
     pub(crate) fn announce(&self, notes: &mut Vec<u8>) {
-        let descriptor = Fields::default().word(note::ABI_VERSION).word(0);
-        let descriptor = descriptor.word(self.digest).0;
+        let descriptor = record::stored(note::Reentry {
+            abi: note::Abi::CURRENT,
+            digest: self.digest,
+        });
         elf_writer::add_note(notes, note::OWNER, note::NT_REENTRY, &descriptor);
     }
 
@@ -87,18 +90,18 @@ fn section<R: Record>(content: Vec<u8>) -> NewSection<'static> {
     NewSection {
         content: Content::New(content),
         align: 8,
-        entry_size: R::SIZE as u64,
+        entry_size: record::size::<R>() as u64,
         ..table_section(R::SECTION, elf::SHT_PROGBITS.0)
     }
 }
 
 fn add_steps(steps: &mut Vec<u8>, recipe: &Recipe) -> Result<RecipeRecord> {
-    let first = number(steps.len() / StepRecord::SIZE)?;
+    let first = number(steps.len() / record::size::<StepRecord>())?;
     for (register, source) in &recipe.registers {
-        steps.extend(put_back(*register, source).encode());
+        steps.extend(record::stored(put_back(*register, source)));
     }
     for clear in &recipe.clear {
-        steps.extend(set_to_zero(clear).encode());
+        steps.extend(record::stored(set_to_zero(clear)));
     }
     let count = number(recipe.registers.len() + recipe.clear.len())?;
     Ok(RecipeRecord { first, count })
@@ -174,7 +177,7 @@ impl<'a> Contexts<'a> {
             flags: lost | if context.reads { READS } else { 0 },
             recovery,
         };
-        self.records.extend(record.encode());
+        self.records.extend(record::stored(record));
         Ok(())
     }
 
@@ -185,7 +188,7 @@ impl<'a> Contexts<'a> {
         if let Some(&first) = self.lists.get(calls) {
             return Ok(first);
         }
-        let first = number(self.calls.len() / CallRecord::SIZE)?;
+        let first = number(self.calls.len() / record::size::<CallRecord>())?;
         for call in calls {
             let Location::Memory { base, offset } = call.at else {
                 let what = format!("call that returns to {}", call.returns_to);
@@ -200,7 +203,7 @@ impl<'a> Contexts<'a> {
                 base: base.0,
                 rest: [0; 3],
             };
-            self.calls.extend(record.encode());
+            self.calls.extend(record::stored(record));
         }
         self.lists.insert(calls, first);
         Ok(first)

@@ -8,11 +8,12 @@ use crate::arch::{self, Arch};
 use crate::elf::{Section, View, string_at};
 use crate::image::{Image, note};
 use crate::reachability::Code;
+use crate::record;
 use crate::reentry::check::Checker;
 use crate::reentry::digest::digest;
 use crate::reentry::record::{
     CLEAR, CallRecord, ContextRecord, FROM_MEMORY, FROM_NOWHERE, FROM_REGISTER, LOST, READS,
-    RecipeRecord, Record, StepRecord, records,
+    RecipeRecord, Record, StepRecord,
 };
 use crate::reentry::{
     Call, Clear, Context, Location, MAX_CALLS, Recipe, Recovery, ReentryTable, Register, STRINGS,
@@ -20,9 +21,6 @@ use crate::reentry::{
 };
 use crate::symtab::name::MAX_LEN;
 use crate::{Error, Result, Svma};
-
-/// Size of the note's descriptor.
-const DESCRIPTOR: usize = 12;
 
 /// Reads the re-entry table in an object; `None` if it has none, or has that of a copy of the image with other
 /// alternatives applied.
@@ -44,8 +42,8 @@ pub(crate) fn read(view: &View<'_>, image: &Image, code: &Code) -> Result<Option
             }
         };
     };
-    note::check_abi(&note, DESCRIPTOR)?;
-    if note.descriptor[8..] != digest(image, code).to_le_bytes() {
+    let known = note::descriptor::<note::Reentry>(&note)?;
+    if known.digest != digest(image, code) {
         return Ok(None);
     }
     Reader::new(view, arch::of_image(image)?, code)?
@@ -103,8 +101,8 @@ impl<'a> Reader<'a> {
     fn table(mut self, offset: u64) -> Result<ReentryTable> {
         let recipes = self.recipes()?;
         let bytes = self.contexts.bytes;
-        let mut contexts = Vec::with_capacity(bytes.len() / ContextRecord::SIZE);
-        for (index, record) in records::<ContextRecord>(bytes).enumerate() {
+        let mut contexts = Vec::with_capacity(bytes.len() / record::size::<ContextRecord>());
+        for (index, record) in record::all::<ContextRecord>(bytes).enumerate() {
             let context = self
                 .context(record)
                 .and_then(|context| self.checker.context(&context).map(|()| context))
@@ -118,10 +116,11 @@ impl<'a> Reader<'a> {
     }
 
     fn recipes(&mut self) -> Result<Vec<Recipe>> {
-        let mut recipes = Vec::with_capacity(self.recipes.bytes.len() / RecipeRecord::SIZE);
-        let count = self.steps.bytes.len() / StepRecord::SIZE;
+        let mut recipes =
+            Vec::with_capacity(self.recipes.bytes.len() / record::size::<RecipeRecord>());
+        let count = self.steps.bytes.len() / record::size::<StepRecord>();
         let mut next = 0;
-        for (index, record) in records::<RecipeRecord>(self.recipes.bytes).enumerate() {
+        for (index, record) in record::all::<RecipeRecord>(self.recipes.bytes).enumerate() {
             let failed = |reason| self.recipes.failed::<RecipeRecord>(index, reason);
             let steps = range(record.first, record.count, count).map_err(failed)?;
             if steps.start != next {
@@ -181,7 +180,7 @@ impl<'a> Records<'a> {
     /// The section of those records.
     fn of<R: Record>(view: &View<'a>) -> Result<Self> {
         let section = only(view, R::SECTION)?;
-        let size = R::SIZE as u64;
+        let size = record::size::<R>() as u64;
         let reason = if section.kind != elf::SHT_PROGBITS.0 {
             format!("it has type {}", section.kind)
         } else if section.entry_size != size {
@@ -199,7 +198,7 @@ impl<'a> Records<'a> {
     }
 
     fn failed<R: Record>(&self, index: usize, reason: String) -> Error {
-        let offset = self.offset + (index * R::SIZE) as u64;
+        let offset = self.offset + (index * record::size::<R>()) as u64;
         Error::malformed(format!("entry {index} of {}", R::SECTION), offset, reason)
     }
 }
@@ -230,8 +229,8 @@ fn range(first: u32, count: u32, of: usize) -> Result<Range<usize>, String> {
 }
 
 fn calls(stored: &Records<'_>) -> Result<Vec<Call>> {
-    let mut calls = Vec::with_capacity(stored.bytes.len() / CallRecord::SIZE);
-    for (index, record) in records::<CallRecord>(stored.bytes).enumerate() {
+    let mut calls = Vec::with_capacity(stored.bytes.len() / record::size::<CallRecord>());
+    for (index, record) in record::all::<CallRecord>(stored.bytes).enumerate() {
         if record.rest != [0; 3] {
             let reason = "its last three bytes are not 0".to_owned();
             return Err(stored.failed::<CallRecord>(index, reason));
@@ -249,8 +248,9 @@ fn calls(stored: &Records<'_>) -> Result<Vec<Call>> {
 
 fn recipe(stored: &Records<'_>, range: Range<usize>) -> Result<Recipe> {
     let mut recipe = Recipe::default();
-    let bytes = &stored.bytes[range.start * StepRecord::SIZE..range.end * StepRecord::SIZE];
-    for (index, record) in range.zip(records::<StepRecord>(bytes)) {
+    let bytes = &stored.bytes
+        [range.start * record::size::<StepRecord>()..range.end * record::size::<StepRecord>()];
+    for (index, record) in range.zip(record::all::<StepRecord>(bytes)) {
         step(record, &mut recipe).map_err(|reason| stored.failed::<StepRecord>(index, reason))?;
     }
     Ok(recipe)

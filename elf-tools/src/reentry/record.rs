@@ -1,9 +1,11 @@
 //! The records of a stored re-entry table: `docs/abi.md`, section 4.4. Here are their fields and nothing of what they mean.
 
-use crate::elf_writer::Fields;
+use scroll::{Pread, Pwrite, SizeWith};
+
+use crate::record;
 
 /// A context: `.vvar.reentry`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pread, Pwrite, SizeWith)]
 pub(super) struct ContextRecord {
     pub(super) boundary: u32,
     pub(super) function: u32,
@@ -21,7 +23,7 @@ pub(super) const READS: u16 = 1;
 pub(super) const LOST: u16 = 2;
 
 /// A call that has not returned: `.vvar.reentry.calls`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pread, Pwrite, SizeWith)]
 pub(super) struct CallRecord {
     pub(super) offset: i64,
     pub(super) returns_to: u32,
@@ -31,7 +33,7 @@ pub(super) struct CallRecord {
 }
 
 /// A recipe: `.vvar.reentry.recipes`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pread, Pwrite, SizeWith)]
 pub(super) struct RecipeRecord {
     /// Index of the first step.
     pub(super) first: u32,
@@ -39,7 +41,7 @@ pub(super) struct RecipeRecord {
 }
 
 /// One step of a recipe: `.vvar.reentry.steps`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pread, Pwrite, SizeWith)]
 pub(super) struct StepRecord {
     /// [`FROM_REGISTER`], [`FROM_MEMORY`], [`FROM_NOWHERE`] or [`CLEAR`].
     pub(super) kind: u8,
@@ -66,151 +68,43 @@ pub(super) const FROM_NOWHERE: u8 = 3;
 /// Kind of a step: memory is set to zero.
 pub(super) const CLEAR: u8 = 4;
 
-/// A record of fixed size.
-pub(super) trait Record: Sized {
+/// A record of a stored table.
+pub(super) trait Record: record::Record {
     /// Name of the section that it is stored in.
     const SECTION: &'static str;
-    /// Its size in bytes.
-    const SIZE: usize;
-
-    /// As it is stored.
-    fn encode(self) -> Vec<u8>;
-    /// From [`Self::SIZE`] bytes.
-    fn decode(fields: Stored<'_>) -> Self;
-}
-
-/// Whole records in a section's bytes.
-pub(super) fn records<R: Record>(bytes: &[u8]) -> impl Iterator<Item = R> {
-    bytes
-        .chunks_exact(R::SIZE)
-        .map(|bytes| R::decode(Stored(bytes)))
 }
 
 impl Record for ContextRecord {
     const SECTION: &'static str = ".vvar.reentry";
-    const SIZE: usize = 20;
-
-    fn encode(self) -> Vec<u8> {
-        let fields = Fields::default().word(self.boundary).word(self.function);
-        let fields = fields.word(self.calls).half(self.call_count);
-        fields.half(self.flags).word(self.recovery).0
-    }
-
-    fn decode(mut fields: Stored<'_>) -> Self {
-        Self {
-            boundary: fields.word(),
-            function: fields.word(),
-            calls: fields.word(),
-            call_count: fields.half(),
-            flags: fields.half(),
-            recovery: fields.word(),
-        }
-    }
 }
 
 impl Record for CallRecord {
     const SECTION: &'static str = ".vvar.reentry.calls";
-    const SIZE: usize = 16;
-
-    fn encode(self) -> Vec<u8> {
-        let fields = Fields::default().xword(self.offset as u64);
-        let fields = fields.word(self.returns_to).bytes(&[self.base]);
-        fields.bytes(&self.rest).0
-    }
-
-    fn decode(mut fields: Stored<'_>) -> Self {
-        Self {
-            offset: fields.signed(),
-            returns_to: fields.word(),
-            base: fields.byte(),
-            rest: fields.take(),
-        }
-    }
 }
 
 impl Record for RecipeRecord {
     const SECTION: &'static str = ".vvar.reentry.recipes";
-    const SIZE: usize = 8;
-
-    fn encode(self) -> Vec<u8> {
-        Fields::default().word(self.first).word(self.count).0
-    }
-
-    fn decode(mut fields: Stored<'_>) -> Self {
-        Self {
-            first: fields.word(),
-            count: fields.word(),
-        }
-    }
 }
 
 impl Record for StepRecord {
     const SECTION: &'static str = ".vvar.reentry.steps";
-    const SIZE: usize = 40;
-
-    fn encode(self) -> Vec<u8> {
-        let head = [self.kind, self.register, self.base, self.size];
-        let fields = Fields::default().bytes(&head).word(self.rest);
-        let words = [self.offset, self.image, self.constant, self.scale];
-        words
-            .into_iter()
-            .fold(fields, |fields, word| fields.xword(word as u64))
-            .0
-    }
-
-    fn decode(mut fields: Stored<'_>) -> Self {
-        Self {
-            kind: fields.byte(),
-            register: fields.byte(),
-            base: fields.byte(),
-            size: fields.byte(),
-            rest: fields.word(),
-            offset: fields.signed(),
-            image: fields.signed(),
-            constant: fields.signed(),
-            scale: fields.signed(),
-        }
-    }
-}
-
-/// The fields of a record that are still to be read; zeros behind its end.
-pub(super) struct Stored<'a>(&'a [u8]);
-
-impl Stored<'_> {
-    fn take<const N: usize>(&mut self) -> [u8; N] {
-        let mut field = [0; N];
-        let (now, rest) = self.0.split_at(N.min(self.0.len()));
-        field[..now.len()].copy_from_slice(now);
-        self.0 = rest;
-        field
-    }
-
-    fn byte(&mut self) -> u8 {
-        let [byte] = self.take();
-        byte
-    }
-
-    fn half(&mut self) -> u16 {
-        u16::from_le_bytes(self.take())
-    }
-
-    fn word(&mut self) -> u32 {
-        u32::from_le_bytes(self.take())
-    }
-
-    fn signed(&mut self) -> i64 {
-        i64::from_le_bytes(self.take())
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use scroll::Endian;
+    use scroll::ctx::TryIntoCtx;
+
     use super::*;
 
-    fn same<R: Record + Copy + PartialEq + std::fmt::Debug>(record: R, stored: &[u8]) {
-        assert_eq!(record.encode(), stored);
-        assert_eq!(stored.len(), R::SIZE);
-        assert_eq!(records::<R>(stored).collect::<Vec<_>>(), [record]);
+    fn same<R>(record: R, stored: &[u8])
+    where
+        R: Record + TryIntoCtx<Endian, Error = scroll::Error>,
+        R: Copy + PartialEq + std::fmt::Debug,
+    {
+        assert_eq!(record::stored(record), stored);
+        assert_eq!(stored.len(), record::size::<R>());
+        assert_eq!(record::all::<R>(stored).collect::<Vec<_>>(), [record]);
     }
 
     #[test]

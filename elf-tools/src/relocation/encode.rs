@@ -1,6 +1,6 @@
 //! Relocation tables as bytes, and as the sections of whatever object they are put into.
 
-use object::elf;
+use object::{elf, pod};
 
 use crate::arch::SPECIFIED;
 use crate::elf_writer::{
@@ -119,7 +119,8 @@ impl Tables {
             symbol,
             addend,
         };
-        self.relocations.extend(entry.encode());
+        self.relocations
+            .extend_from_slice(pod::bytes_of(&entry.stored()));
         Ok(())
     }
 
@@ -177,8 +178,8 @@ impl Symbols {
     fn add(&mut self, name: &str, binding: u8, section: u16, value: u64, size: u64) -> usize {
         let index = self.table.len() / SYMBOL as usize;
         let name = add_name(&mut self.strings, name);
-        self.table
-            .extend(object_symbol(name, binding, section, value, size));
+        let symbol = object_symbol(name, binding, section, value, size);
+        self.table.extend_from_slice(pod::bytes_of(&symbol));
         index
     }
 }

@@ -10,14 +10,12 @@ use crate::elf::{Note, View};
 use crate::elf_writer::{self, NewSection, object_with_notes};
 use crate::image::{Image, LinuxVersion, note};
 use crate::reachability::Code;
+use crate::record;
 use crate::reentry::{self, ReentryTable};
 use crate::relocation::Relocations;
 use crate::relocation::encode::Tables;
 use crate::relocation::table::Reader;
 use crate::{BuildId, Error, Result, arch};
-
-/// Size of the descriptor without the build-id.
-const DESCRIPTOR: usize = 8;
 
 /// Whether these bytes are a relocation table object: they carry the note of type 3.
 pub fn is_table(bytes: &[u8]) -> bool {
@@ -56,7 +54,7 @@ fn assemble(
     notes: &[u8],
     reentry: Option<reentry::Stored>,
 ) -> Result<Vec<u8>> {
-    let (mut bytes, note_section) = object_with_notes(notes);
+    let (mut bytes, note_section) = object_with_notes(notes)?;
     bytes.resize(bytes.len().next_multiple_of(8), 0);
     let mut sections = vec![note_section];
     let next = |sections: &[NewSection<'_>]| sections.len() as u32 + 1;
@@ -98,7 +96,7 @@ fn parse<'data>(bytes: &'data [u8], image: &Image) -> Result<View<'data>> {
             "the object has no vDSO note of type 3",
         ));
     };
-    note::check_abi(&announcement, DESCRIPTOR)?;
+    note::descriptor::<note::Abi>(&announcement)?;
     check_identity(&announcement, image)?;
     if !arch::is_supported(view.machine, view.class) {
         let reason = format!(
@@ -124,7 +122,10 @@ fn announcement<'data>(view: &View<'data>) -> Result<Option<Note<'data>>> {
 
 /// A table only fits the image that it was made for.
 fn check_identity(announcement: &Note<'_>, image: &Image) -> Result<()> {
-    let stated = BuildId::new(&announcement.descriptor[DESCRIPTOR..]);
+    let (_, stated) = announcement
+        .descriptor
+        .split_at(record::size::<note::Abi>());
+    let stated = BuildId::new(stated);
     let own = image.build_id();
     if stated.as_ref() == own {
         return Ok(());
@@ -134,7 +135,7 @@ fn check_identity(announcement: &Note<'_>, image: &Image) -> Result<()> {
         named(stated.as_ref()),
         named(own)
     );
-    let offset = announcement.offset + DESCRIPTOR as u64;
+    let offset = announcement.offset + record::size::<note::Abi>() as u64;
     Err(Error::malformed("vDSO note", offset, reason))
 }
 

@@ -1,5 +1,8 @@
 //! Entries of a relocation table as they are stored, and the numbers of their types.
 
+use object::endian::{I64, U64};
+use object::{LittleEndian, elf, pod};
+
 use crate::Svma;
 use crate::arch::Arch;
 use crate::elf_writer::RELA;
@@ -18,29 +21,28 @@ pub(super) struct Rela {
 
 impl Rela {
     /// The entry as it is stored.
-    pub(super) fn encode(self) -> [u8; RELA as usize] {
+    pub(super) fn stored(self) -> elf::Rela64<LittleEndian> {
         let info = ((self.symbol as u64) << 32) | u64::from(self.number);
-        let mut bytes = [0; RELA as usize];
-        for (field, word) in bytes
-            .chunks_exact_mut(8)
-            .zip([self.place.0, info, self.addend as u64])
-        {
-            field.copy_from_slice(&word.to_le_bytes());
+        elf::Rela64 {
+            r_offset: U64::new(LittleEndian, self.place.0),
+            r_info: U64::new(LittleEndian, info),
+            r_addend: I64::new(LittleEndian, self.addend),
         }
-        bytes
     }
 }
 
 /// The whole entries in a table's bytes.
 pub(super) fn entries(table: &[u8]) -> impl Iterator<Item = Rela> {
-    table.chunks_exact(RELA as usize).map(|entry| {
-        let word = |at: usize| u64::from_le_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|i| entry[at + i]));
-        let info = word(8);
+    let count = table.len() / RELA as usize;
+    let entries = pod::slice_from_bytes::<elf::Rela64<LittleEndian>>(table, count);
+    let entries = entries.map_or(&[][..], |(entries, _)| entries);
+    entries.iter().map(|entry| {
+        let info = entry.r_info.get(LittleEndian);
         Rela {
-            place: Svma(word(0)),
+            place: Svma(entry.r_offset.get(LittleEndian)),
             number: (info & 0xffff_ffff) as u32,
             symbol: (info >> 32) as usize,
-            addend: word(16) as i64,
+            addend: entry.r_addend.get(LittleEndian),
         }
     })
 }

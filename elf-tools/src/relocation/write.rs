@@ -4,7 +4,6 @@ use object::elf;
 
 use crate::elf::View;
 use crate::elf_writer::{self, Content, NewSection, RELA, SYMBOL};
-use crate::image::note::TABLES_SIZE;
 use crate::image::{Image, TablesNote};
 use crate::relocation::Relocations;
 use crate::relocation::encode::Tables;
@@ -27,7 +26,7 @@ pub fn attach(image: &Image, relocations: &Relocations) -> Result<Vec<u8>> {
     })?;
     let view = image.view()?;
     let mut bytes = image.bytes()[..image.loaded_size() as usize].to_vec();
-    let descriptor_at = note.offset as usize..note.offset as usize + TABLES_SIZE;
+    let descriptor_at = note.offset as usize..note.offset as usize + note.encode().len();
     if descriptor_at.end > bytes.len() {
         let reason = "the note lies outside what is loaded, so it cannot be filled in";
         return Err(Error::malformed("vDSO note", note.offset, reason));

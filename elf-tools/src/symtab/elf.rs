@@ -3,13 +3,14 @@
 //! Reading accepts what an ordinary link produces. Writing produces the least that has the same meaning: mappings as
 //! sections, `.symtab`, and the notes in a segment.
 
-use object::elf;
+use object::{elf, pod};
 
 use crate::elf::{Note, RawSymbol, View};
 use crate::elf_writer::{
     self, Content, NewSection, add_name, object_symbol, object_with_notes, table_section,
 };
 use crate::image::note;
+use crate::record;
 use crate::symtab::name::VersionedName;
 use crate::symtab::{Mapping, Provenance, Symbol, Symtab, mapping_name};
 use crate::{BuildId, Error, Result};
@@ -34,10 +35,13 @@ pub fn read(bytes: &[u8], provenance: Provenance) -> Result<Symtab> {
             "the object has no vDSO note of type 2",
         ));
     };
-    note::check_abi(&announcement, 8)?;
+    note::descriptor::<note::Abi>(&announcement)?;
     let (mappings, sections) = mappings(&view)?;
     let mut symtab = Symtab::new(provenance, mappings)?;
-    symtab.build_id = BuildId::new(&announcement.descriptor[8..]);
+    let (_, build_id) = announcement
+        .descriptor
+        .split_at(record::size::<note::Abi>());
+    symtab.build_id = BuildId::new(build_id);
     symtab.linux_version = note::linux_version(&view.notes()?);
     let is_table = |kind: u32| kind == elf::SHT_DYNSYM.0 || kind == elf::SHT_SYMTAB.0;
     let dynamic = view
@@ -161,7 +165,7 @@ fn symbol(raw: &RawSymbol<'_>, mapping: usize, place: &Mapping) -> Result<Option
 pub fn write(symtab: &Symtab) -> Result<Vec<u8>> {
     let build_id = symtab.build_id.as_ref();
     let notes = elf_writer::announcement(note::NT_SYMBOLS, build_id, symtab.linux_version);
-    let (mut bytes, note_section) = object_with_notes(&notes);
+    let (mut bytes, note_section) = object_with_notes(&notes)?;
     let mut strings = vec![0u8];
     let mut symbols = vec![0u8; elf_writer::SYMBOL as usize];
     for symbol in symtab.symbols() {
@@ -172,13 +176,8 @@ pub fn write(symtab: &Symtab) -> Result<Vec<u8>> {
         .to_string();
         let value = symtab.mappings()[symbol.mapping].address + symbol.offset;
         let (name, section) = (add_name(&mut strings, &name), symbol.mapping as u16 + 1);
-        symbols.extend(object_symbol(
-            name,
-            elf::STB_GLOBAL.0,
-            section,
-            value,
-            symbol.size,
-        ));
+        let symbol = object_symbol(name, elf::STB_GLOBAL.0, section, value, symbol.size);
+        symbols.extend_from_slice(pod::bytes_of(&symbol));
     }
     // Mappings come first, so that section N is mapping N - 1.
     let mut sections: Vec<NewSection<'_>> = symtab.mappings().iter().map(mapping_section).collect();

@@ -10,6 +10,8 @@ struct Blob {
     big_endian: bool,
     types: Vec<u8>,
     strings: Vec<u8>,
+    /// Of kinds from 0 on; the header has no field for them if there are none.
+    layouts: Vec<[u8; 4]>,
 }
 
 const FLAG: u32 = 1 << 31;
@@ -20,7 +22,14 @@ impl Blob {
             big_endian: false,
             types: Vec::new(),
             strings: vec![0],
+            layouts: Vec::new(),
         }
+    }
+
+    /// Turns the order of bytes around, of types that are made of words only.
+    fn swap_types(&mut self) {
+        self.big_endian = !self.big_endian;
+        self.types.chunks_exact_mut(4).for_each(<[u8]>::reverse);
     }
 
     fn word(&self, value: u32) -> [u8; 4] {
@@ -74,11 +83,17 @@ impl Blob {
         };
         let mut bytes = vec![magic[0], magic[1], 1, 0];
         let (types, strings) = (self.types.len() as u32, self.strings.len() as u32);
-        for value in [24, 0, types, types, strings] {
+        let layouts = 4 * self.layouts.len() as u32;
+        let header = match layouts {
+            0 => vec![24, 0, types, types, strings],
+            _ => vec![32, 0, types, types, strings, types + strings, layouts],
+        };
+        for value in header {
             bytes.extend(self.word(value));
         }
         bytes.extend(&self.types);
         bytes.extend(&self.strings);
+        bytes.extend(self.layouts.as_flattened());
         bytes
     }
 }
@@ -358,13 +373,80 @@ fn broken_headers_are_refused() {
         bytes[at] = value;
         assert!(Btf::parse(&bytes).is_err(), "byte {at}");
     }
-    // A kind from the future has an unknown size.
+}
+
+/// A kind from the future.
+const NEW: u32 = 20;
+
+/// Structs on both sides of a type of a kind from the future.
+fn future() -> Blob {
     let mut blob = Blob::new();
-    blob.add("new", 20, 0, 0, &[]);
-    assert!(matches!(
-        Btf::parse(&blob.finish()),
-        Err(Error::Unsupported { .. })
-    ));
+    blob.add("u32", kind::INT, 0, 4, &[32]); // 1
+    blob.structure("before", 4, 0, &[("a", 1, 0)]); // 2
+    blob.add("new", NEW, 2, 4, &[7, 8, 9]); // 3
+    blob.structure("behind", 4, 0, &[("a", 1, 0)]); // 4
+    blob.structure("with", 8, 0, &[("a", 1, 0), ("b", 3, 32)]); // 5
+    blob
+}
+
+#[test]
+fn a_type_without_size_ends_the_list() {
+    let mut blob = future();
+    blob.structure("before", 8, 0, &[("a", 1, 32)]);
+    let bytes = blob.finish();
+    let btf = Btf::parse(&bytes).unwrap();
+    assert_eq!(btf.len(), 2);
+    assert_eq!(btf.structure("before").unwrap().unwrap().size, 4);
+    // It may be there or not.
+    for name in ["behind", "nowhere"] {
+        let error = btf.structure(name).unwrap_err();
+        assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+        for part in [name, "type 3", "kind 20", "offset 0x40"] {
+            assert!(error.to_string().contains(part), "{error}");
+        }
+    }
+    let mut blob = Blob::new();
+    blob.structure("s", 4, 0, &[("a", 3, 0)]);
+    blob.add("new", NEW, 0, 0, &[]);
+    blob.add("u32", kind::INT, 0, 4, &[32]);
+    let bytes = blob.finish();
+    let error = Btf::parse(&bytes).unwrap().structure("s").unwrap_err();
+    assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+}
+
+#[test]
+fn a_type_whose_size_is_stated_is_skipped() {
+    let mut blob = future();
+    // 4 bytes once, and 4 for each element.
+    blob.layouts = vec![[0, 0, 0, 0]; NEW as usize];
+    blob.layouts.push([4, 4, 0, 0]);
+    for big_endian in [false, true] {
+        let mut blob = blob.clone();
+        if big_endian {
+            blob.swap_types();
+        }
+        let bytes = blob.finish();
+        let btf = Btf::parse(&bytes).unwrap();
+        assert_eq!(btf.len(), 5);
+        assert!(btf.structure("before").unwrap().is_some());
+        assert!(btf.structure("behind").unwrap().is_some());
+        assert_eq!(btf.structure("nowhere").unwrap(), None);
+        // It costs what needs it.
+        let error = btf.structure("with").unwrap_err();
+        assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+        assert!(error.to_string().contains("kind 20"), "{error}");
+    }
+    // A kind behind the last one that is stated has no size.
+    blob.layouts.pop();
+    assert_eq!(Btf::parse(&blob.finish()).unwrap().len(), 2);
+    // Layouts outside the blob.
+    let mut bytes = blob.finish();
+    bytes[27] = 0x7f;
+    assert!(matches!(Btf::parse(&bytes), Err(Error::Malformed { .. })));
+    // A size that leaves the types.
+    blob.layouts.push([0xff, 0xff, 0, 0]);
+    let bytes = blob.finish();
+    assert!(matches!(Btf::parse(&bytes), Err(Error::Malformed { .. })));
 }
 
 fn ask_everything(bytes: &[u8]) {
