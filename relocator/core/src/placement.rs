@@ -6,12 +6,7 @@ use elf_tools::{Avma, Svma};
 
 use crate::{Error, Result};
 
-/// The page size of x86-64.
-pub const PAGE: u64 = 0x1000;
-
-/// The end of what programs are given unless they ask for more, less the last page: a system call there would return to an
-/// address that is none.
-pub const END: u64 = (1 << 47) - PAGE;
+pub use crate::arch::native::{END, PAGE};
 
 /// Every base address that linking depends on.
 ///

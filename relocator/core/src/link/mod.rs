@@ -4,7 +4,7 @@
 //! constraints of) → encode (entries and constants, range checked) → detour (what does not fit) → plan (each function) → write.
 //! Nothing here reads or writes files or processes, so the same code serves a live process, a checkpoint and a test.
 
-mod constant;
+pub(crate) mod constant;
 mod constraints;
 mod defaults;
 mod detour;
@@ -14,12 +14,13 @@ mod solve;
 
 use elf_tools::relocation::Relocations;
 
+use crate::arch::{self, Arch};
 use crate::placement::Placement;
 use crate::plan::eligibility::{self, Eligibility, Failures};
 use crate::plan::{self, FunctionPlan, Policy, Strategy};
 use crate::reason::Reason;
 use crate::threads::{CodeNow, Patch};
-use crate::{Error, Result, arch};
+use crate::{Error, Result};
 
 pub use crate::input::{ForcedFunction, New, Old};
 pub use crate::threads::Moved;
@@ -70,18 +71,16 @@ pub fn link(
 ) -> Result<LinkedImage> {
     let image = &old.image;
     let (machine, class) = (image.machine(), image.class());
-    if !arch::is_supported(machine, class) {
-        return Err(Error::Architecture { machine, class });
-    }
+    let arch = arch::of(machine, class).ok_or(Error::Architecture { machine, class })?;
     let mut bytes = image.bytes().to_vec();
     let (eligible, Relocated { moved, back }) = match &old.relocations {
         None => (
             eligibility::all(old, &Failures::default()),
             Relocated::default(),
         ),
-        Some(relocations) => relocate(old, relocations, new, placement, policy, &mut bytes)?,
+        Some(relocations) => relocate(arch, old, relocations, new, placement, policy, &mut bytes)?,
     };
-    let plans = plan::plan(old, new, &eligible, placement, policy)?;
+    let plans = plan::plan(arch, old, new, &eligible, placement, policy)?;
     for function in &plans {
         if let Some(patch) = &function.patch {
             bytes[function.entry.index()..][..patch.len()].copy_from_slice(patch);
@@ -97,6 +96,7 @@ pub fn link(
 
 /// Relocates what can be relocated and says which functions can run.
 fn relocate(
+    arch: &'static dyn Arch,
     old: &Old,
     relocations: &Relocations,
     new: &New<'_>,
@@ -119,6 +119,7 @@ fn relocate(
     let mut moved = Relocated::default();
     if policy.keeps_code() && !relocations.constraints.is_empty() {
         let code = CodeConstants {
+            arch,
             old,
             relocations,
             constants: &constants,
@@ -131,6 +132,7 @@ fn relocate(
 
 /// The constants of an image's code and what has to become of them.
 struct CodeConstants<'a> {
+    arch: &'static dyn Arch,
     old: &'a Old,
     relocations: &'a Relocations,
     constants: &'a [Option<Constant>],
@@ -143,9 +145,17 @@ impl CodeConstants<'_> {
         let code = &self.old.code;
         let functions = code.functions();
         let fixed: Vec<usize> = (0..functions.len())
-            .filter(|&index| plan::is_known_by_address(&self.old.image, functions[index].entry))
+            .filter(|&index| {
+                plan::is_known_by_address(self.arch, &self.old.image, functions[index].entry)
+            })
             .collect();
-        let mut detours = Detours::new(code, self.old.image.bytes(), self.constants, &fixed);
+        let mut detours = Detours::new(
+            self.arch,
+            code,
+            self.old.image.bytes(),
+            self.constants,
+            &fixed,
+        );
         let (solution, refusals, chosen) = loop {
             let (solution, refusals) = self.solve(eligible, &fixed, &mut detours);
             match detours.choose(&solution.out_of_range) {
@@ -164,7 +174,14 @@ impl CodeConstants<'_> {
             .copied()
             .partition(|change| is_out_of_range(change.0));
         let operand_fields = &self.relocations.operand_fields;
-        encode::constants(operand_fields, self.constants, code, &changes, bytes)?;
+        encode::constants(
+            self.arch,
+            operand_fields,
+            self.constants,
+            code,
+            &changes,
+            bytes,
+        )?;
         let wide: Vec<(Constant, i64)> = out_of_range
             .iter()
             .filter_map(|&(operand_field, value)| {
@@ -172,7 +189,7 @@ impl CodeConstants<'_> {
             })
             .collect();
         self.count_detours(eligible, &wide, solution.fewest);
-        detour::write(&chosen, code, &wide, bytes)
+        detour::write(self.arch, &chosen, code, &wide, bytes)
     }
 
     fn solve(

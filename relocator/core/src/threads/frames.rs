@@ -10,7 +10,6 @@
 //! moved away from the stack pointer's reach (coroutines that are switched inside handlers), and one whose handler returns
 //! through code of its own making.
 
-mod ucontext;
 mod window;
 
 use std::borrow::Cow;
@@ -19,17 +18,18 @@ use std::ops::Range;
 use std::slice;
 
 use elf_tools::Avma;
-use elf_tools::reentry::Register;
 
 use super::{Memory, Registers, Write};
+use crate::arch::native::signal_frame;
 
 /// A context that a signal interrupted.
 ///
-/// It is in no system call, so the `system_call` of its registers is -1. If it was in one, the kernel settled that before
-/// it wrote the frame (`handle_signal` in `arch/x86/kernel/signal.c`): either the call has failed with `EINTR` and the
-/// program counter is behind its instruction, or the call will be made again, the program counter is back at the
-/// instruction and `rax` has the number of the call again. In that case `rcx` and `r11` are no longer what they were when
-/// the instruction was first reached: `syscall` has overwritten them.
+/// It is in no system call, so the `system_call` of its registers is -1. If it was in one, the
+/// kernel decided about that before it wrote the frame (its function `handle_signal`): either the
+/// call has failed with `EINTR` and the program counter is behind its instruction, or the thread
+/// will make the call again, the program counter is back at the instruction and the register of the
+/// call's number has that number again. In that case the registers that a system call changes are no
+/// longer what they were when the thread first reached the instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Interrupted {
     /// Where its `ucontext` is.
@@ -43,7 +43,7 @@ impl Interrupted {
     ///
     /// Only the general registers and the program counter are: flags, segments, floating point and the mask of signals stay.
     pub fn write(&self, registers: &Registers) -> Write {
-        ucontext::write(self.at, registers)
+        signal_frame::write(self.at, registers)
     }
 }
 
@@ -90,7 +90,7 @@ pub fn of_texts(
     texts: &[Range<Avma>],
     memory: &dyn Memory,
 ) -> Vec<Interrupted> {
-    let pointer = Avma(registers.general[Register::RSP.index()]);
+    let pointer = registers.stack_pointer();
     let mut stacks = Stacks::new(writable, pointer);
     let mut found = Vec::new();
     while let Some(stack) = stacks.next() {
@@ -110,7 +110,7 @@ pub fn of_texts(
 
 /// Where in a range an `ucontext` can begin that is in it as a whole.
 fn whole(range: Range<Avma>) -> Range<Avma> {
-    let last = range.end.0.saturating_sub(ucontext::SIZE as u64 - 1);
+    let last = range.end.0.saturating_sub(signal_frame::SIZE as u64 - 1);
     range.start..Avma(last).max(range.start)
 }
 

@@ -15,34 +15,22 @@ mod reason;
 mod stopped;
 
 use elf_tools::disassembly::Flow;
-use elf_tools::reentry::{Context, ReentryTable, Register};
+use elf_tools::reentry::{Context, ReentryTable};
 use elf_tools::{Avma, Svma};
 
+use crate::arch::native;
+pub use crate::arch::native::Registers;
 use crate::criu;
 use crate::input::Old;
 pub use code_now::{CodeNow, Moved, Patch};
 pub use reason::{RecipeFault, StuckReason};
 use stopped::Stopped;
 
-/// Length of the `syscall` instruction. A thread that is to repeat a system call is brought back by it.
-const SYSCALL: u64 = 2;
-
-/// The registers of a thread that was stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Registers {
-    /// General registers, by [`Register::index`].
-    pub general: [u64; Register::COUNT],
-    /// The instruction that is executed next.
-    pub pc: Avma,
-    /// The number of the system call that the thread is in or, if it is none, -1: `orig_rax`.
-    pub system_call: i64,
-}
-
 impl Registers {
     /// Whether the kernel will have the thread repeat a system call that was interrupted: `ERESTARTSYS` to
     /// `ERESTARTNOHAND`, and `ERESTART_RESTARTBLOCK`, none of which a program ever sees. `linux/errno.h`
     pub fn repeats_system_call(&self) -> bool {
-        let result = self.general[Register::RAX.index()] as i64;
+        let result = self.result() as i64;
         self.system_call >= 0 && matches!(result, -514..=-512 | -516)
     }
 }
@@ -122,7 +110,7 @@ pub struct Crossing<'a> {
 /// The instruction that a thread executes next: the system call, if that is to be repeated.
 fn instruction(place: Svma, registers: &Registers) -> Option<Svma> {
     match registers.repeats_system_call() {
-        true => place.0.checked_sub(SYSCALL).map(Svma),
+        true => place.0.checked_sub(native::SYSTEM_CALL_SIZE).map(Svma),
         false => Some(place),
     }
 }
@@ -132,10 +120,7 @@ fn instruction(place: Svma, registers: &Registers) -> Option<Svma> {
 fn is_in_patch(patch: &[u8], offset: usize, registers: &Registers) -> bool {
     match criu::target(patch) {
         None => true,
-        Some(target) => {
-            let is_loaded = registers.general[Register::RAX.index()] == target.0;
-            offset == 0 || offset == criu::LOAD && is_loaded
-        }
+        Some(target) => native::criu::is_executed(target, offset, registers),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Threads in functions that CRIU has overwritten with its jumps.
 
 use elf_tools::image::Image;
+use elf_tools::reentry::Register;
 use kernel_fixtures::fixture;
 
 use super::*;

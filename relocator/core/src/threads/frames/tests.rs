@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::mem::offset_of;
 
+use elf_tools::reentry::Register;
 use nix::libc::{self, ucontext_t};
 use proptest::prelude::*;
 

@@ -1,39 +1,85 @@
-//! What the kernel saves of a context that a signal interrupts, on x86-64.
+//! What the kernel saves of a context that a signal interrupts.
 //!
-//! A frame is the address that the handler returns to, the `ucontext`, and the `siginfo`; the floating point state follows.
-//! Layouts are those of `arch/x86/include/uapi/asm/{ucontext,sigcontext}.h` and `arch/x86/include/asm/sigframe.h`, which are
-//! ABI.
+//! A frame is the address that the handler returns to, the `ucontext`, and the `siginfo`; the
+//! floating point state follows. Layouts are those of
+//! `arch/x86/include/uapi/asm/{ucontext,sigcontext}.h` and `arch/x86/include/asm/sigframe.h`, which
+//! are ABI.
 
+use std::mem::offset_of;
 use std::ops::Range;
 
 use elf_tools::Avma;
 use elf_tools::reentry::Register;
+use scroll::{LE, Pread, Pwrite};
 
-use super::super::{Memory, Registers, Write};
-use super::Interrupted;
+use super::patch::ENDBR64;
+use crate::threads::frames::Interrupted;
+use crate::threads::{Memory, Registers, Write};
 
 /// Bytes of a `ucontext` of the kernel. (That of libc is larger: it adds room for a floating point state.)
-pub(super) const SIZE: usize = 304;
+pub(crate) const SIZE: usize = size_of::<Fields>();
 
 /// The kernel aligns frames so that the `ucontext` is a multiple of this.
-pub(super) const ALIGNMENT: u64 = 16;
+pub(crate) const ALIGNMENT: u64 = 16;
 
-/// Offset of `cs`, followed by `gs`, `fs` and `ss` of 2 bytes each.
-pub(super) const SEGMENTS: usize = 184;
+/// Offset of the segments, whose values are rare: by them a search knows where to look closer.
+pub(crate) const MARK: usize = CONTEXT + offset_of!(Context, cs);
 
-const FLAGS: usize = 0;
-const LINK: usize = 8;
-const STACK_START: usize = 16;
-const STACK_FLAGS: usize = 24;
-const STACK_SIZE: usize = 32;
-const GENERAL: usize = 40;
-const PC: usize = 168;
-const EFLAGS: usize = 176;
-const SS: usize = SEGMENTS + 6;
-const TRAP: usize = 200;
-const FLOATING_POINT: usize = 224;
+const CONTEXT: usize = offset_of!(Fields, context);
+const GENERAL: usize = CONTEXT + offset_of!(Context, saved);
 
-/// The order in which general registers are saved, at [`GENERAL`]. The program counter follows.
+/// `struct ucontext`. No field has padding before it, so the compiler's layout is the ABI's.
+#[derive(Debug, Clone, Copy, Pread)]
+#[repr(C)]
+struct Fields {
+    flags: u64,
+    /// For contexts that programs make themselves.
+    link: u64,
+    stack: Stack,
+    context: Context,
+    mask: u64,
+}
+
+/// `stack_t`: the alternate stack that was set when the signal came.
+#[derive(Debug, Clone, Copy, Pread)]
+#[repr(C)]
+struct Stack {
+    start: u64,
+    flags: u32,
+    /// The kernel does not write it.
+    padding: u32,
+    size: u64,
+}
+
+/// `struct sigcontext_64`
+#[derive(Debug, Clone, Copy, Pread)]
+#[repr(C)]
+struct Context {
+    saved: Saved,
+    eflags: u64,
+    cs: u16,
+    gs: u16,
+    fs: u16,
+    ss: u16,
+    error: u64,
+    trap: u64,
+    old_mask: u64,
+    fault_address: u64,
+    floating_point: u64,
+    reserved: [u64; 8],
+}
+
+/// What a fix-up changes of a context.
+#[derive(Debug, Clone, Copy, Pread, Pwrite)]
+#[repr(C)]
+struct Saved {
+    /// In the order of [`ORDER`].
+    general: [u64; 16],
+    pc: u64,
+}
+
+/// The order in which the kernel saves general registers: `r8` to `r15`, `rdi`, `rsi`, `rbp`, `rbx`,
+/// `rdx`, `rax`, `rcx`, `rsp`.
 const ORDER: [Register; Register::COUNT] = [
     Register(8),
     Register(9),
@@ -43,14 +89,14 @@ const ORDER: [Register; Register::COUNT] = [
     Register(13),
     Register(14),
     Register(15),
-    Register::RDI,
-    Register::RSI,
-    Register::RBP,
-    Register::RBX,
-    Register::RDX,
-    Register::RAX,
-    Register::RCX,
-    Register::RSP,
+    Register(5),
+    Register(4),
+    Register(6),
+    Register(3),
+    Register(1),
+    Register(0),
+    Register(2),
+    Register(7),
 ];
 
 /// `UC_FP_XSTATE`: the floating point state is extended.
@@ -92,88 +138,95 @@ const MAGIC2: u32 = 0x4650_5845;
 const STATE_SIZES: Range<u32> = 576..1 << 20;
 
 /// `mov rax, 15; syscall` and `mov eax, 15; syscall`: what a handler returns to is `rt_sigreturn`.
+/// `endbr64` may be in front.
 const RETURNS: [&[u8]; 2] = [
     &[0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05],
     &[0xb8, 0x0f, 0, 0, 0, 0x0f, 0x05],
 ];
-/// `endbr64`, which may be in front of it.
-const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
-
 /// Whether bytes begin like the segments of a context.
-pub(super) fn is_code_segment(bytes: &[u8]) -> bool {
+pub(crate) fn is_mark(bytes: &[u8]) -> bool {
     let cs = bytes.first_chunk().map(|cs| u16::from_le_bytes(*cs));
     cs.is_some_and(|cs| CODE_SEGMENTS.contains(&cs))
 }
 
 /// A saved context that looks whole.
-#[derive(Debug, Clone)]
-pub(super) struct Ucontext {
-    bytes: [u8; SIZE],
-}
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ucontext(Fields);
 
 impl Ucontext {
     /// Reads the one at an address, if there is one.
-    pub(super) fn read(at: Avma, memory: &dyn Memory) -> Option<Self> {
-        let mut found = Self { bytes: [0; SIZE] };
-        let whole = memory.read(at, &mut found.bytes)
-            && found.has_plausible_words()
+    pub(crate) fn read(at: Avma, memory: &dyn Memory) -> Option<Self> {
+        let mut bytes = [0; SIZE];
+        if !memory.read(at, &mut bytes) {
+            return None;
+        }
+        let found = Self(bytes.pread_with(0, LE).ok()?);
+        let whole = found.has_plausible_fields()
             && found.has_plausible_state(at, memory)
             && returns_from_handler(at, memory);
         whole.then_some(found)
     }
 
     /// As a context that was interrupted in `text`, if it was.
-    pub(super) fn inside(&self, at: Avma, text: &Range<Avma>) -> Option<Interrupted> {
+    pub(crate) fn inside(&self, at: Avma, text: &Range<Avma>) -> Option<Interrupted> {
         let registers = self.registers();
         text.contains(&registers.pc)
             .then_some(Interrupted { at, registers })
     }
 
     /// The stack pointer of what was interrupted.
-    pub(super) fn stack_pointer(&self) -> Avma {
-        Avma(self.registers().general[Register::RSP.index()])
+    pub(crate) fn stack_pointer(&self) -> Avma {
+        self.registers().stack_pointer()
     }
 
     /// Where the alternate stack ends that was set when the signal came, if this frame is on it.
-    pub(super) fn alternate_end(&self, at: Avma) -> Option<Avma> {
-        let start = self.word(STACK_START);
-        let end = start.checked_add(self.word(STACK_SIZE))?;
-        let enabled = self.stack_flags() & STACK_DISABLED == 0;
+    pub(crate) fn alternate_end(&self, at: Avma) -> Option<Avma> {
+        let Stack {
+            start, flags, size, ..
+        } = self.0.stack;
+        let end = start.checked_add(size)?;
+        let enabled = flags & STACK_DISABLED == 0;
         (enabled && (start..end).contains(&at.0)).then_some(Avma(end))
     }
 
     fn registers(&self) -> Registers {
+        let saved = &self.0.context.saved;
         let mut general = [0; Register::COUNT];
-        for (index, register) in ORDER.into_iter().enumerate() {
-            general[register.index()] = self.word(GENERAL + 8 * index);
+        for (register, value) in ORDER.into_iter().zip(saved.general) {
+            general[register.index()] = value;
         }
         Registers {
             general,
-            pc: Avma(self.word(PC)),
+            pc: Avma(saved.pc),
             system_call: -1,
         }
     }
 
-    /// What can be told from the bytes alone. `uc_link` is for contexts that programs make themselves.
-    fn has_plausible_words(&self) -> bool {
-        let flags = self.word(FLAGS);
-        let eflags = self.word(EFLAGS);
+    /// What can be told from the fields alone.
+    fn has_plausible_fields(&self) -> bool {
+        let Fields {
+            flags,
+            link,
+            stack,
+            context,
+            ..
+        } = &self.0;
         flags & !(EXTENDED | HAS_SS | STRICT_SS) == 0
-            && self.word(LINK) == 0
-            && STACK_MODES.contains(&(self.stack_flags() & !AUTODISARM))
+            && *link == 0
+            && STACK_MODES.contains(&(stack.flags & !AUTODISARM))
             && is_user(self.stack_pointer().0)
-            && is_user(self.word(PC))
-            && eflags & FLAGS_SET == FLAGS_SET
-            && eflags & !FLAGS_KNOWN == 0
-            && is_code_segment(&self.bytes[SEGMENTS..])
-            && (flags & HAS_SS == 0 || STACK_SEGMENTS.contains(&self.ss()))
-            && self.word(TRAP) < TRAPS
+            && is_user(context.saved.pc)
+            && context.eflags & FLAGS_SET == FLAGS_SET
+            && context.eflags & !FLAGS_KNOWN == 0
+            && CODE_SEGMENTS.contains(&context.cs)
+            && (flags & HAS_SS == 0 || STACK_SEGMENTS.contains(&context.ss))
+            && context.trap < TRAPS
     }
 
-    /// Whether the floating point state is where the kernel puts it. None at all is what a handler may ask for; one that
-    /// cannot be read says nothing.
+    /// Whether the floating point state is where the kernel puts it. A handler may ask for none at
+    /// all; one that cannot be read says nothing.
     fn has_plausible_state(&self, at: Avma, memory: &dyn Memory) -> bool {
-        let state = self.word(FLOATING_POINT);
+        let state = self.0.context.floating_point;
         if state == 0 {
             return true;
         }
@@ -181,38 +234,28 @@ impl Ucontext {
         if !above || !state.is_multiple_of(STATE_ALIGNMENT) || !is_user(state) {
             return false;
         }
-        let extended = self.word(FLAGS) & EXTENDED != 0;
-        match words(Avma(state + STATE_MAGIC), memory) {
+        let extended = self.0.flags & EXTENDED != 0;
+        match halves(Avma(state + STATE_MAGIC), memory) {
             Some([magic, size]) if extended => {
                 magic == MAGIC1 && STATE_SIZES.contains(&size) && ends(state, size, memory)
             }
             _ => true,
         }
     }
-
-    fn ss(&self) -> u16 {
-        u16::from_le_bytes([self.bytes[SS], self.bytes[SS + 1]])
-    }
-
-    /// The other half of the word is padding, which nobody writes.
-    fn stack_flags(&self) -> u32 {
-        self.word(STACK_FLAGS) as u32
-    }
-
-    /// The word at an offset, which is inside.
-    fn word(&self, offset: usize) -> u64 {
-        let (words, _) = self.bytes.as_chunks();
-        u64::from_le_bytes(words[offset / 8])
-    }
 }
 
 /// What puts general registers and the program counter into the `ucontext` at an address.
-pub(super) fn write(at: Avma, registers: &Registers) -> Write {
-    let general = ORDER.map(|register| registers.general[register.index()]);
-    let words = general.into_iter().chain([registers.pc.0]);
+pub(crate) fn write(at: Avma, registers: &Registers) -> Write {
+    let saved = Saved {
+        general: ORDER.map(|register| registers.general[register.index()]),
+        pc: registers.pc.0,
+    };
+    let mut bytes = vec![0; size_of::<Saved>()];
+    // The buffer is as long as the fields.
+    let _ = bytes.pwrite_with(saved, 0, LE);
     Write {
         at: at.offset(GENERAL as i64),
-        bytes: words.flat_map(u64::to_le_bytes).collect(),
+        bytes,
     }
 }
 
@@ -236,10 +279,11 @@ fn returns_from_handler(at: Avma, memory: &dyn Memory) -> bool {
     let Some(target) = at.0.checked_sub(8) else {
         return false;
     };
-    let Some([low, high]) = words(Avma(target), memory) else {
+    let mut bytes = [0; 8];
+    if !memory.read(Avma(target), &mut bytes) {
         return true;
-    };
-    let target = u64::from(high) << 32 | u64::from(low);
+    }
+    let target = u64::from_le_bytes(bytes);
     is_user(target) && is_return(Avma(target), memory)
 }
 
@@ -260,9 +304,9 @@ fn is_return(target: Avma, memory: &dyn Memory) -> bool {
     !readable
 }
 
-fn words(at: Avma, memory: &dyn Memory) -> Option<[u32; 2]> {
+/// Two numbers of 4 bytes.
+fn halves(at: Avma, memory: &dyn Memory) -> Option<[u32; 2]> {
     let mut bytes = [0; 8];
     let read = memory.read(at, &mut bytes);
-    let (words, _) = bytes.as_chunks();
-    read.then(|| [u32::from_le_bytes(words[0]), u32::from_le_bytes(words[1])])
+    read.then(|| bytes.pread_with(0, LE).ok()).flatten()
 }
