@@ -127,11 +127,7 @@ impl NoTables {
 impl Source {
     /// The vDSO as an old image, with its relocation table wherever that is.
     pub fn old(&self, options: &Options) -> Result<(Old, OldTables)> {
-        self.old_as(self.require_image()?.clone(), options)
-    }
-
-    /// The same for a copy of the vDSO, such as one with alternatives applied: a derived table describes just that code.
-    pub fn old_as(&self, image: Image, options: &Options) -> Result<(Old, OldTables)> {
+        let image = self.require_image()?.clone();
         find(image, &self.name, self.symtab(), options)
     }
 }

@@ -81,7 +81,7 @@ impl CodeNow {
     }
 
     /// Where an instruction of the old image is now, if it was moved.
-    pub fn moved_to(&self, boundary: Svma) -> Option<Svma> {
+    pub(crate) fn moved_to(&self, boundary: Svma) -> Option<Svma> {
         let found = self.moved.iter().find(|moved| moved.from == boundary);
         found.map(|moved| moved.to)
     }

@@ -84,7 +84,7 @@ pub fn of_thread(
 }
 
 /// The contexts of a thread that were interrupted inside one of several texts.
-pub fn of_texts(
+pub(crate) fn of_texts(
     registers: &Registers,
     writable: &[Range<Avma>],
     texts: &[Range<Avma>],
