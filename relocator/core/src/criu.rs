@@ -1,5 +1,6 @@
-//! What CRIU does to vDSOs when it restores a process on another kernel: it overwrites the entries of the old one's functions
-//! that it knows, and leaves a mark in the new one by which it finds both again.
+//! What CRIU does to vDSOs when it restores a process on another kernel: it overwrites the entries
+//! of the functions that it knows in the old one, and writes a mark into the new one by which it
+//! finds both again.
 
 use elf_tools::image::Image;
 use elf_tools::{Avma, Svma};
@@ -7,9 +8,11 @@ use scroll::{LE, Pread, Pwrite};
 
 pub use crate::arch::native::criu::{JUMP, LOAD, SYMBOLS, jump, target};
 
-/// What CRIU writes over the first bytes of the new vDSO: `struct vdso_mark` in its `include/util-vdso.h`.
+/// What CRIU writes over the first bytes of the new vDSO: `struct vdso_mark` in its
+/// `include/util-vdso.h`.
 ///
-/// A dump that finds it does not dump that vDSO and its vvar, and takes the mapping at `old_vdso` for the one to be dumped.
+/// A dump that finds it does not dump that vDSO and its vvar, and takes the mapping at `old_vdso`
+/// for the one to be dumped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
     /// Where the old vDSO is.

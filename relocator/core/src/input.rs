@@ -1,4 +1,5 @@
-//! What goes into linking: an old image with everything that was read from it, and what the new kernel offers.
+//! What goes into linking: an old image with everything that was read from it, and what the new
+//! kernel offers.
 
 use elf_tools::image::Image;
 use elf_tools::reachability::Code;
@@ -53,20 +54,23 @@ impl Old {
         });
     }
 
-    /// Reads everything from an image. Its relocation table is the one it carries, if it carries one.
+    /// Reads everything from an image. Its relocation table is the one it carries, if it carries
+    /// one.
     pub fn read(image: Image) -> elf_tools::Result<Self> {
         let code = Code::of(&image)?;
         let relocations = elf_tools::relocation::read(&image, &code)?;
         Ok(Self::new(image, code, relocations))
     }
 
-    /// An image with a table from elsewhere, which must be the table of this image, or with none at all.
+    /// An image with a table from elsewhere, which must be the table of this image, or with none at
+    /// all.
     pub fn with_table(image: Image, relocations: Option<Relocations>) -> elf_tools::Result<Self> {
         let code = Code::of(&image)?;
         Ok(Self::new(image, code, relocations))
     }
 
-    /// An image with a table derived from its code, for the layout of its own kernel. A table that it carries is not read.
+    /// An image with a table derived from its code, for the layout of its own kernel. A table that
+    /// it carries is not read.
     pub fn derive(image: Image, symtab: &Symtab) -> elf_tools::Result<Self> {
         let code = Code::of(&image)?;
         let derivation = elf_tools::derive::derive(&image, &code, symtab)?;

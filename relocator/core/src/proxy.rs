@@ -1,7 +1,8 @@
 //! The code that replaces a function's entry: a jump to the new vDSO, or a system call.
 //!
-//! Programs reach entry points by calls through libc's cached pointers, so at an entry the arguments
-//! and the callee-saved registers are the caller's, and code may overwrite every other register.
+//! Programs reach entry points by calls through libc's cached pointers, so at an entry the
+//! arguments and the callee-saved registers are the caller's, and code may overwrite every other
+//! register.
 //!
 //! The functions here write code for the processes that this program can change, which are of its
 //! own architecture. The planner writes code for the architecture of the image.

@@ -50,7 +50,8 @@ pub(super) struct Detours<'a> {
 
 /// What instructions are in the way of moving others.
 struct Obstacles {
-    /// For each byte of the image whether something leads there other than the instruction before it.
+    /// For each byte of the image whether something leads there other than the instruction before
+    /// it.
     is_target: Vec<bool>,
     /// For each instruction whether it may be moved.
     is_movable: Vec<bool>,
@@ -91,8 +92,8 @@ impl<'a> Detours<'a> {
         self.excluded.push(operand_field);
     }
 
-    /// Chooses the instructions that are moved for these slots, or returns an operand field for which there is no room beside the
-    /// others.
+    /// Chooses the instructions that move for these operand fields, or returns one for which there
+    /// is no room beside the others.
     pub(super) fn choose(&mut self, out_of_range: &[u32]) -> Result<Vec<Range<usize>>, u32> {
         let mut chosen: Vec<Range<usize>> = Vec::new();
         for &operand_field in out_of_range {
@@ -130,7 +131,8 @@ impl<'a> Detours<'a> {
         self.arch.can_lengthen(self.bytes, address, constant.part)
     }
 
-    /// Runs of instructions around one that could be moved with it: the fewest first, among equals the latest start.
+    /// Runs of instructions around one that could be moved with it: the fewest first, among equals
+    /// the latest start.
     fn windows(&mut self, index: usize) -> Vec<Range<usize>> {
         let code = self.code.instructions();
         let jump = self.arch.near_jump_size();
@@ -149,7 +151,8 @@ impl<'a> Detours<'a> {
         windows
     }
 
-    /// Whether these instructions follow each other, can be moved, and only the first can be entered.
+    /// Whether these instructions follow each other, can be moved, and only the first can be
+    /// entered.
     fn is_closed(&mut self, window: &Range<usize>) -> bool {
         let code = &self.code.instructions()[window.clone()];
         let obstacles = self
@@ -176,8 +179,8 @@ impl Obstacles {
             obstacles.target(function.entry);
         }
         for (index, instruction) in code.instructions().iter().enumerate() {
-            // The places behind calls and system calls are come to as well. But those stay, and an instruction behind one
-            // that stays can only be the first of a run.
+            // The places behind calls and system calls are come to as well. But those stay, and an
+            // instruction behind one that stays can only be the first of a run.
             if let Flow::Jump(target) | Flow::Branch(target) | Flow::Call(target) = instruction.flow
             {
                 obstacles.target(target);

@@ -11,8 +11,8 @@ use crate::placement::Placement;
 use crate::plan::eligibility::{Failure, Fault};
 use crate::reason::Unresolved;
 
-/// Applies every relocation that can be applied and returns the others with the reason. `bytes` begins with the image,
-/// whose bounds the table was checked against when it was read.
+/// Applies every relocation that can be applied and returns the others with the reason. `bytes`
+/// begins with the image, whose bounds the table was checked against when it was read.
 pub(super) fn entries(
     relocations: &Relocations,
     resolved: &[Result<Resolved, Unresolved>],

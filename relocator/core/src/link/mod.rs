@@ -1,8 +1,15 @@
 //! Linking: an old image, a new kernel's symbols and a placement in; bytes and a report out.
 //!
-//! resolve (each need against the symbol table, defaults laid out) → solve (new values for constants that addresses are
-//! constraints of) → encode (entries and constants, range checked) → detour (what does not fit) → plan (each function) → write.
-//! Nothing here reads or writes files or processes, so the same code serves a live process, a checkpoint and a test.
+//! | step | does |
+//! |---|---|
+//! | `resolve`, `defaults` | looks each need up in the symbol table, and lays out defaults |
+//! | `constraints`, `solve` | chooses new values for the constants that addresses are computed with |
+//! | `encode` | stores relocations and constants, with a check of their range |
+//! | `detour` | moves instructions whose constants are out of range |
+//! | [`plan`] | decides about each function, and overwrites entries |
+//!
+//! Linking neither reads nor writes files or processes, so the same code serves a live process, a
+//! checkpoint and a test.
 
 pub(crate) mod constant;
 mod constraints;
@@ -32,12 +39,13 @@ use solve::{Problem, Refusal, Solution};
 /// An image that runs on the new kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkedImage {
-    /// The image's bytes, followed by the copies of defaults that it reads and by code that was moved out of line. All
-    /// of it belongs into one mapping, readable and executable.
+    /// The image's bytes, followed by the copies of defaults that it reads and by code that was
+    /// moved out of line. All of it belongs in one mapping, readable and executable.
     pub bytes: Vec<u8>,
     /// Every distinct exported function, by entry point.
     pub functions: Vec<FunctionPlan>,
-    /// Boundaries that are elsewhere now, by where they were. Threads that were stopped at one must be carried along.
+    /// Boundaries that are elsewhere now, by where they were. The caller must carry along threads
+    /// that were stopped at one.
     pub moved: Vec<Moved>,
     /// The jumps at the ends of detours: a thread at `to` is about to go on at `from`.
     pub jumps_back: Vec<Moved>,
@@ -140,7 +148,8 @@ struct CodeConstants<'a> {
 }
 
 impl CodeConstants<'_> {
-    /// Changes them for all functions that can run, and takes functions out for which there is no way to do it.
+    /// Changes them for all functions that can run, and takes functions out for which there is no
+    /// way to do it.
     fn change(&self, eligible: &mut [Eligibility], bytes: &mut Vec<u8>) -> Result<Relocated> {
         let code = &self.old.code;
         let functions = code.functions();

@@ -1,8 +1,9 @@
 //! How each function of an old image goes on.
 //!
-//! A function is *relocated* if all its relocations can be applied, *kept* if it needs none, and otherwise *proxied*: its
-//! entry becomes a jump to the function of that name in the new vDSO, or a *system call* where the new kernel has none.
-//! What cannot be told is never guessed; the reason goes into the report.
+//! The planner *relocates* a function if the linker can apply all its relocations, *keeps* it if it
+//! needs none, and otherwise *proxies* it: its entry becomes a jump to the function of that name in
+//! the new vDSO, or a *system call* where the new kernel has none. The planner never guesses; each
+//! decision has a [`Reason`].
 
 pub(crate) mod eligibility;
 
@@ -159,7 +160,7 @@ pub(crate) fn plan(
     Ok(plans)
 }
 
-/// Where a function begins inside another one's replacement, the two would overwrite each other.
+/// Where a function begins inside the replacement of another, the two would overwrite each other.
 fn check_patches(plans: &[FunctionPlan]) -> Result<()> {
     let mut patched: Vec<&FunctionPlan> = plans.iter().filter(|p| p.patch.is_some()).collect();
     patched.sort_by_key(|plan| plan.entry);
@@ -309,8 +310,8 @@ impl Planner<'_> {
         Some(export.address.at(base))
     }
 
-    /// A function whose code runs on must not run into bytes that were overwritten for another one, except at the other
-    /// one's entry, where the replacement does what the function did.
+    /// A function whose code runs on must not run into bytes that were overwritten for another one,
+    /// except at the other one's entry, where the replacement does what the function did.
     fn resolve_conflicts(&self, plans: &mut [FunctionPlan]) -> Result<()> {
         loop {
             let conflict = plans.iter().enumerate().find_map(|(index, plan)| {
@@ -363,7 +364,8 @@ fn patched(
     })
 }
 
-/// Whether function `index` begins at or can reach an instruction that the patch of `other` overwrites, beyond the entry.
+/// Whether function `index` begins at or can reach an instruction that the patch of `other`
+/// overwrites, beyond the entry.
 fn enters(code: &Code, index: usize, other: &FunctionPlan) -> bool {
     let Some(patch) = &other.patch else {
         return false;
@@ -373,7 +375,8 @@ fn enters(code: &Code, index: usize, other: &FunctionPlan) -> bool {
     if function.entry > other.entry && function.entry.0 < end {
         return true;
     }
-    // Reaching the entry brings the instructions behind it; only what jumps into the middle is a conflict.
+    // Reaching the entry brings the instructions behind it; only what jumps into the middle is a
+    // conflict.
     let mut jumps = code
         .reached(function)
         .filter_map(|instruction| match instruction.flow {
@@ -388,7 +391,8 @@ fn enters(code: &Code, index: usize, other: &FunctionPlan) -> bool {
     jumps.any(|target| target > other.entry && target.0 < end)
 }
 
-/// Whether the function at `entry` keeps its place whatever the tables say: it stays, or the kernel's own is used.
+/// Whether the function at `entry` keeps its place whatever the tables say: it stays, or the
+/// kernel's own is used.
 pub(crate) fn is_known_by_address(arch: &dyn Arch, image: &Image, entry: Svma) -> bool {
     let mut exports = image.exports_at(entry);
     exports.any(|export| {

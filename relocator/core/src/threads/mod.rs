@@ -1,11 +1,21 @@
 //! Carrying threads across that were stopped inside an old image.
 //!
-//! A thread that may still read the vvar goes back to the entry of the function that it is in (*re-entry*): whatever was put
-//! there then answers it. One that reads nothing any more goes on, unless the code that it would run on was overwritten.
-//! What cannot be recovered is said, before anything is written.
+//! A thread that may still read the vvar goes back to the entry of the function that it is in
+//! (*re-entry*), and the code that is there then answers it. A thread that reads nothing any more
+//! goes on, unless the code ahead of it was overwritten. A thread that cannot be recovered gets a
+//! [`StuckReason`] before anything is written.
 //!
-//! Nothing here knows what a process is: registers and memory come in, registers and writes go out. So the same code
-//! serves a live process, checkpoint files, and tests.
+//! This module does not know what a process is: registers and memory come in, registers and writes
+//! go out. So the same code serves a live process, checkpoint files, and tests. It knows neither
+//! the linker nor its plan either, only the code that threads find: [`CodeNow`].
+//!
+//! | module | does |
+//! |---|---|
+//! | `code_now` | what code is there at some moment |
+//! | `stopped` | what a recipe makes of one thread |
+//! | [`frames`] | contexts that signals interrupted |
+//! | [`carry`](mod@carry) | all threads of a process |
+//! | [`random`] | states of `getrandom` |
 
 pub mod carry;
 mod code_now;
@@ -27,8 +37,9 @@ pub use reason::{RecipeFault, StuckReason};
 use stopped::Stopped;
 
 impl Registers {
-    /// Whether the kernel will have the thread repeat a system call that was interrupted: `ERESTARTSYS` to
-    /// `ERESTARTNOHAND`, and `ERESTART_RESTARTBLOCK`, none of which a program ever sees. `linux/errno.h`
+    /// Whether the kernel will make the thread repeat a system call that was interrupted:
+    /// `ERESTARTSYS` to `ERESTARTNOHAND`, and `ERESTART_RESTARTBLOCK`, none of which a program ever
+    /// sees. `linux/errno.h`
     pub fn repeats_system_call(&self) -> bool {
         let result = self.result() as i64;
         self.system_call >= 0 && matches!(result, -514..=-512 | -516)
@@ -115,8 +126,9 @@ fn instruction(place: Svma, registers: &Registers) -> Option<Svma> {
     }
 }
 
-/// Whether a thread at an offset of what a function was overwritten with executes that. Others have put it there while they
-/// let threads be as they were, if it is CRIU's jump: then a thread may still be in what was there before.
+/// Whether a thread at an offset in code that overwrites a function executes that code. CRIU writes
+/// its jumps without looking at threads, so under one of those a thread may still be in the
+/// function itself.
 fn is_in_patch(patch: &[u8], offset: usize, registers: &Registers) -> bool {
     match criu::target(patch) {
         None => true,
@@ -151,8 +163,8 @@ impl Crossing<'_> {
         self.before.is_some_and(|code| code.is_relocated)
     }
 
-    /// The function whose entry was overwritten earlier, if a thread is in what it was overwritten with, and the bytes from
-    /// the thread's instruction on.
+    /// The function whose entry was overwritten earlier, if a thread is in what it was overwritten
+    /// with, and the bytes from the thread's instruction on.
     fn replaced(&self, place: Svma, registers: &Registers) -> Option<(Svma, &[u8])> {
         let place = instruction(place, registers)?;
         self.before?
@@ -173,7 +185,8 @@ impl Crossing<'_> {
         (offset < size).then_some(Svma(offset))
     }
 
-    /// The boundary of the old image that a thread is at. One that is to repeat a system call is at its instruction.
+    /// The boundary of the old image that a thread is at. One that is to repeat a system call is at
+    /// its instruction.
     fn boundary(&self, place: Svma, registers: &Registers) -> Option<Svma> {
         let place = instruction(place, registers)?;
         let moved = self.before.and_then(|code| code.moved_from(place));
@@ -218,7 +231,8 @@ impl Crossing<'_> {
         found.map(Verdict::FixUp).ok_or(StuckReason::UnknownCallers)
     }
 
-    /// A thread at the entry of a function: it stays there, or goes there from a copy of the instruction.
+    /// A thread at the entry of a function: it stays there, or goes there from a copy of the
+    /// instruction.
     fn entered(&self, entry: Svma, place: Svma, stopped: &Stopped<'_>) -> Verdict {
         match entry == place {
             true => Verdict::Untouched,
@@ -235,7 +249,8 @@ impl Crossing<'_> {
         }
     }
 
-    /// Whether a thread that goes on from a boundary may execute what was overwritten there or is no longer there.
+    /// Whether a thread that goes on from a boundary may execute what was overwritten there or is
+    /// no longer there.
     fn meets_changes(&self, boundary: Svma) -> bool {
         let code = &self.old.code;
         let Some(start) = code.index_of(boundary) else {

@@ -17,8 +17,8 @@ pub(super) struct Stopped<'a> {
     pub(super) was_linked: bool,
 }
 
-/// Whether a number is computed with constants that linking may change: those that go into addresses of the vvar. What is
-/// added to the stack pointer is none of them.
+/// Whether a number is computed with constants that linking may change: those that go into
+/// addresses of the vvar. What is added to the stack pointer is none of them.
 fn depends_on_layout(register: Register, source: &Source) -> bool {
     let is_added = source.constant != 0 && source.location != Location::Nowhere;
     let is_scaled = source.scale.unsigned_abs() != 1;
@@ -48,8 +48,9 @@ impl Stopped<'_> {
         }
     }
 
-    /// The thread in a replacement of the function at `entry`: a jump or a system call, which leave everything that counts in
-    /// its place. It begins anew, unless the system call has been made: then it returns.
+    /// The thread in a replacement of the function at `entry`: a jump or a system call, which leave
+    /// the arguments and the saved registers in their places. It starts over, unless it has made
+    /// the system call already: then it returns.
     pub(super) fn in_replacement(
         &self,
         entry: Svma,
@@ -89,7 +90,7 @@ impl Stopped<'_> {
             let place = registers.general.get_mut(register.index());
             *place.ok_or(RecipeFault::NoSuchRegister(register))? = value;
         }
-        // What is begun anew is no system call that could be repeated.
+        // The kernel must not repeat a system call for a thread that starts over.
         registers.system_call = -1;
         for clear in &recipe.clear {
             let object = self.general(&fix_up.registers, clear.argument)?;

@@ -61,7 +61,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Puts `value` in place of a constant, which is kept as wide as it is. `None` if there is no such constant.
+/// Puts `value` in place of a constant, which is kept as wide as it is. `None` if there is no such
+/// constant.
 fn set(instruction: &mut Instruction, part: Part, value: i64) -> Option<()> {
     match part {
         Part::Displacement if instruction.is_ip_rel_memory_operand() => {
@@ -77,13 +78,15 @@ fn set(instruction: &mut Instruction, part: Part, value: i64) -> Option<()> {
     Some(())
 }
 
-/// Puts `value` in place of a constant and makes it four bytes wide. `None` if the instruction has no such form.
+/// Puts `value` in place of a constant and makes it four bytes wide. `None` if the instruction has
+/// no such form.
 pub(super) fn lengthen(instruction: &mut Instruction, part: Part, value: i64) -> Option<()> {
     let word = i32::try_from(value).ok()?;
     match part {
         Part::Displacement if instruction.is_ip_rel_memory_operand() => None,
         Part::Displacement => {
-            // In iced's terms a displacement of 64-bit addressing has 8 bytes; 4 of them are stored.
+            // In iced's terms a displacement of 64-bit addressing has 8 bytes; 4 of them are
+            // stored.
             instruction.set_memory_displ_size(8);
             instruction.set_memory_displacement64(value as u64);
             Some(())

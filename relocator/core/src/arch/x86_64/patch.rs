@@ -19,7 +19,8 @@ pub(super) fn landing_pad(code: &[u8]) -> &'static [u8] {
 
 /// The shortest jump that leads from `at` to `target`.
 ///
-/// 2 bytes within 127, 5 within 2 GiB, else 13 through `r11`, which no calling convention passes anything in.
+/// 2 bytes within 127, 5 within 2 GiB, else 13 through `r11`, which no calling convention passes
+/// anything in.
 pub(super) fn jump(at: Avma, target: Avma) -> Vec<u8> {
     let distance = |length: u64| i128::from(target.0) - i128::from(at.0) - i128::from(length);
     if let Ok(near) = i8::try_from(distance(2)) {

@@ -16,7 +16,8 @@ use super::patch::ENDBR64;
 use crate::threads::frames::Interrupted;
 use crate::threads::{Memory, Registers, Write};
 
-/// Bytes of a `ucontext` of the kernel. (That of libc is larger: it adds room for a floating point state.)
+/// Bytes of a `ucontext` of the kernel. (That of libc is larger: it adds room for a floating point
+/// state.)
 pub(crate) const SIZE: usize = size_of::<Fields>();
 
 /// The kernel aligns frames so that the `ucontext` is a multiple of this.
@@ -78,8 +79,8 @@ struct Saved {
     pc: u64,
 }
 
-/// The order in which the kernel saves general registers: `r8` to `r15`, `rdi`, `rsi`, `rbp`, `rbx`,
-/// `rdx`, `rax`, `rcx`, `rsp`.
+/// The order in which the kernel saves general registers: `r8` to `r15`, `rdi`, `rsi`, `rbp`,
+/// `rbx`, `rdx`, `rax`, `rcx`, `rsp`.
 const ORDER: [Register; Register::COUNT] = [
     Register(8),
     Register(9),
@@ -118,8 +119,8 @@ const STACK_SEGMENTS: [u16; 2] = [0x2b, 0xe02b];
 
 /// Flags that are always set in user mode: the one that is not used, and interrupts.
 const FLAGS_SET: u64 = 1 << 1 | 1 << 9;
-/// Flags that a program can have: status, trap, direction, I/O privilege, nested task, resume, alignment check,
-/// identification.
+/// Flags that a program can have: status, trap, direction, I/O privilege, nested task, resume,
+/// alignment check, identification.
 const FLAGS_KNOWN: u64 = 0x0025_7fd7;
 
 /// User memory is below, with 5 levels of page tables too; without, it ends lower.
@@ -264,7 +265,8 @@ fn is_user(address: u64) -> bool {
     (0x1000..USER_END).contains(&address)
 }
 
-/// Whether an extended state of `size` bytes has the second magic number behind it, as far as that can be read.
+/// Whether an extended state of `size` bytes has the second magic number behind it, as far as that
+/// can be read.
 fn ends(state: u64, size: u32, memory: &dyn Memory) -> bool {
     // `extended_size` counts the magic number.
     let mut magic = [0; 4];
@@ -272,7 +274,8 @@ fn ends(state: u64, size: u32, memory: &dyn Memory) -> bool {
     !memory.read(at, &mut magic) || u32::from_le_bytes(magic) == MAGIC2
 }
 
-/// Whether the handler returns to `rt_sigreturn`, as far as that can be read: code of files is not part of a checkpoint.
+/// Whether the handler returns to `rt_sigreturn`, as far as that can be read: code of files is not
+/// part of a checkpoint.
 ///
 /// When the handler has returned, its return address is below the stack pointer, and still there.
 fn returns_from_handler(at: Avma, memory: &dyn Memory) -> bool {

@@ -1,7 +1,8 @@
 //! A stack, searched page by page.
 //!
-//! Of a page only one word in two is looked at, the one that would have the segments of a context: its value is rare. What
-//! else belongs to a context is read where it fits, so that a context may go from one page to the next.
+//! Of a page only one word in two is looked at, the one that would have the segments of a context:
+//! its value is rare. What else belongs to a context is read where it fits, so that a context may
+//! go from one page to the next.
 
 use std::ops::Range;
 
