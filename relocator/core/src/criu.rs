@@ -82,7 +82,7 @@ pub struct Patched {
 #[non_exhaustive]
 pub enum Unpatched {
     /// A function of the old vDSO is not in the new one.
-    #[error("the new vDSO has no {0}, and the jump would lead to where it is not")]
+    #[error("the new vDSO has no {0} for the jump to lead to")]
     NoTarget(&'static str),
     /// A function is shorter than a jump, and nothing is behind it.
     #[error("{0} ends with the image")]

@@ -1,8 +1,8 @@
 //! Memory for the values that a new kernel does not have.
 //!
 //! Old code may reach a field of an array's element by any index, with the new kernel's stride. So
-//! a default is written once for every combination of indices, at the distances that the new
-//! kernel's arrays have, and the code is pointed to element 0 of that copy.
+//! the linker writes a default once for every combination of indices, at the distances that the new
+//! kernel's arrays have, and points the code to element 0 of that copy.
 
 use elf_tools::Avma;
 use elf_tools::symtab::Symtab;

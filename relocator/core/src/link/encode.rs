@@ -1,4 +1,4 @@
-//! Calculating relocations and storing them, and the constants that were solved for.
+//! Calculating relocations, and storing them and the constants that the solver chose.
 
 use elf_tools::reachability::Code;
 use elf_tools::relocation::{Kind, OperandField, Quantity, Relocation, Relocations};
@@ -11,8 +11,9 @@ use crate::placement::Placement;
 use crate::plan::eligibility::{Failure, Fault};
 use crate::reason::Unresolved;
 
-/// Applies every relocation that can be applied and returns the others with the reason. `bytes`
-/// begins with the image, whose bounds the table was checked against when it was read.
+/// Applies every relocation whose need is met and whose value fits, and returns the others with the
+/// reason. `bytes` begins with the image; the reader of the table has checked its places against the
+/// image's size.
 pub(super) fn entries(
     relocations: &Relocations,
     resolved: &[Result<Resolved, Unresolved>],

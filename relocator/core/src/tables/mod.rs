@@ -68,15 +68,16 @@ pub const DERIVATION_VERSION: u32 = 2;
 /// The kernel's symbols, which a derivation needs, are often no longer there when a checkpoint is
 /// restored.
 pub trait Store: fmt::Debug + Send + Sync {
-    /// The relocations of an image whose instructions are `code`. What is damaged, or does not fit,
-    /// counts as absent.
+    /// The relocations of an image whose instructions are `code`. A table that is damaged or does
+    /// not fit counts as absent.
     fn relocations(&self, image: &Image, code: &Code) -> Option<Relocations>;
 
     /// The re-entry table, under the same conditions. One of a copy of the image with other
     /// boot-time alternatives does not fit.
     fn reentry(&self, image: &Image, code: &Code) -> Option<ReentryTable>;
 
-    /// Keeps tables of an image; whether that was possible. What cannot be kept is derived again.
+    /// Keeps tables of an image; whether that was possible. The search derives again what the store
+    /// does not keep.
     fn keep(&self, old: &Old, relocations: &Relocations, reentry: Option<&ReentryTable>) -> bool;
 }
 
@@ -139,9 +140,11 @@ impl Source {
 
 /// Reads an image, and its table wherever that is.
 ///
-/// `name` is what errors call the image; `symtab` has the symbols of the kernel that it belongs to,
-/// or says why there are none. That a table cannot be had is no error; that one the user named does
-/// not fit the image is.
+/// Errors call the image `name`; `symtab` has the symbols of the kernel that it belongs to, or says
+/// why there are none.
+///
+/// An image without a table is no error. A table that the user named and that does not fit the image
+/// is one.
 pub fn find(
     image: Image,
     name: &str,
@@ -221,7 +224,7 @@ fn derived(old: &mut Old, symtab: &Symtab, cache: Option<&dyn Store>) -> Found {
 }
 
 /// Derives the table of a source's vDSO, whatever other table there is, and keeps it in the cache.
-/// Returns the places of instructions that refer to the vvar and that no function reaches as well.
+/// Also returns the instructions that refer to the vvar and that no function reaches.
 pub fn derive(source: &Source, cache: Option<&dyn Store>) -> Result<(Old, Vec<Svma>)> {
     let symtab = source.require_symtab()?;
     let image = source.require_image()?.clone();
@@ -241,7 +244,7 @@ fn derive_into(
         unreached,
     } = elf_tools::derive::derive(&old.image, &old.code, symtab)?;
     if let Some(cache) = cache {
-        // What cannot be kept is derived again the next time.
+        // The next search derives again what the cache does not keep.
         reentry::keep(old, &relocations, cache);
     }
     old.set_table(relocations);

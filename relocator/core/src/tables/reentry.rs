@@ -13,7 +13,7 @@ use super::{Given, Options, Provenance, Store};
 use crate::link::Old;
 use crate::{Error, Result};
 
-/// Finds the re-entry table of an old image. `name` is what errors call the image.
+/// Finds the re-entry table of an old image. Errors call the image `name`.
 ///
 /// A table that the user named and that contradicts itself or the image is an error. One of a copy
 /// of the image with other boot-time alternatives is passed over, and so is what is wrong with the
@@ -48,8 +48,8 @@ fn from_file(old: &Old, options: &Options) -> Result<Option<ReentryTable>> {
     object::read_reentry(bytes, &old.image, &old.code).map_err(Error::input(name))
 }
 
-/// Keeps a re-entry table next to the relocations that are kept already. What cannot be kept is
-/// derived again.
+/// Keeps a re-entry table next to the relocations that are kept already. The next
+/// search derives again what the cache does not keep.
 fn complete(old: &Old, table: &ReentryTable, cache: &dyn Store) {
     if let Some(kept) = cache.relocations(&old.image, &old.code) {
         cache.keep(old, &kept, Some(table));

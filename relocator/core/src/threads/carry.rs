@@ -40,11 +40,11 @@ pub struct Stuck {
 pub struct Contexts(Vec<Vec<Interrupted>>);
 
 impl Contexts {
-    /// Those that were interrupted inside one of `texts`. Looking for them is what takes longest of
-    /// all that is done about a thread, so it is done once for all texts.
+    /// Finds those that were interrupted inside one of `texts`. The search takes longer than
+    /// everything else about a thread, so one search serves all texts.
     ///
-    /// Stacks of several threads may be one mapping, so that a frame is found twice; it counts
-    /// once.
+    /// Stacks of several threads may be one mapping, so that the search meets a frame twice; it
+    /// counts once.
     pub fn of(
         threads: &[Thread],
         writable: &[Range<Avma>],

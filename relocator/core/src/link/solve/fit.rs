@@ -2,9 +2,9 @@
 //!
 //! Words take up almost any change, so only rows without a word in the pivot's place restrict
 //! anything. The search asks whether such rows can hold with a given set of exceptions; if not, one
-//! of the constants that the contradiction came from has to be an exception in any solution. Every
-//! contradiction is kept, and the next exceptions to ask about are the fewest that all
-//! contradictions so far have one of. The first that suffice are therefore as few as there can be.
+//! of the constants that the contradiction came from has to be an exception in any solution. The
+//! search keeps every contradiction, and asks next about the fewest exceptions of which each
+//! contradiction so far has one. The first that suffice are therefore as few as there can be.
 
 use super::Fault;
 use super::cover::Cover;

@@ -68,8 +68,8 @@ pub(super) struct Problem<'a> {
 }
 
 impl Problem<'_> {
-    /// Solves for all functions that go together. One that does not is refused, later ones first to
-    /// go.
+    /// Solves for all functions that go together, and refuses the others: of two that contradict
+    /// each other, the later one.
     ///
     /// `movable` tells for which operand fields an out-of-range value can be accepted.
     pub(super) fn solve(&self, movable: &mut dyn FnMut(u32) -> bool) -> (Solution, Vec<Refusal>) {
