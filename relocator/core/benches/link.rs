@@ -1,7 +1,8 @@
-//! What linking costs: against a copy of the same image, by phase, as the number of relocations grows, and for vDSOs
-//! of the distribution's kernels, as far as they have been fetched.
+//! What linking costs: against a copy of the same image, by phase, as the number of relocations
+//! grows, and for vDSOs of the distribution's kernels, as far as they have been fetched.
 //!
-//! Run with `cargo bench -p relocator --bench link`. The ratio that matters, linking to copying, comes from one run.
+//! Run with `cargo bench -p relocator --bench link`. The ratio that matters, linking to copying,
+//! comes from one run.
 
 use std::hint::black_box;
 
@@ -89,8 +90,8 @@ fn scaling(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Images that carry no tables, onto the running kernel: `cold` derives the table, `warm` reads one that was kept,
-/// and `link` has it in memory.
+/// Images that carry no tables, onto the running kernel: `cold` derives the table, `warm` reads one
+/// that was kept, and `link` has it in memory.
 fn stock(criterion: &mut Criterion) {
     let running = relocator_process::running::own().expect("a kernel with a vDSO");
     if let Some(reason) = &running.no_symtab {

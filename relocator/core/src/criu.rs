@@ -1,44 +1,18 @@
-//! What CRIU does to vDSOs when it restores a process on another kernel: it overwrites the entries of the old one's functions
-//! that it knows, and leaves a mark in the new one by which it finds both again.
-
-use std::array;
+//! What CRIU does to vDSOs when it restores a process on another kernel: it overwrites the entries
+//! of the functions that it knows in the old one, and writes a mark into the new one by which it
+//! finds both again.
 
 use elf_tools::image::Image;
 use elf_tools::{Avma, Svma};
+use scroll::{LE, Pread, Pwrite};
 
-/// The functions that CRIU knows on x86-64: `arch/x86/include/asm/vdso.h` of CRIU.
-pub const SYMBOLS: [&str; 4] = [
-    "__vdso_clock_gettime",
-    "__vdso_getcpu",
-    "__vdso_gettimeofday",
-    "__vdso_time",
-];
+pub use crate::arch::native::criu::{JUMP, LOAD, SYMBOLS, jump, target};
 
-/// Bytes that CRIU overwrites at an entry.
-pub const JUMP: usize = 16;
-
-/// Bytes of the first instruction of a jump, which loads `rax` with the target.
-pub const LOAD: usize = 10;
-
-/// `movabs $target, %rax; jmp *%rax`, and four traps.
-pub fn jump(target: Avma) -> [u8; JUMP] {
-    let mut code = [0xcc; JUMP];
-    code[..2].copy_from_slice(&[0x48, 0xb8]);
-    code[2..10].copy_from_slice(&target.0.to_le_bytes());
-    code[10..12].copy_from_slice(&[0xff, 0xe0]);
-    code
-}
-
-/// Where code leads if it begins with such a jump.
-pub fn target(code: &[u8]) -> Option<Avma> {
-    let code = code.get(..JUMP)?;
-    let target = Avma(u64::from_le_bytes(array::from_fn(|index| code[index + 2])));
-    (code == jump(target)).then_some(target)
-}
-
-/// What CRIU writes over the first bytes of the new vDSO: `struct vdso_mark` in its `include/util-vdso.h`.
+/// What CRIU writes over the first bytes of the new vDSO: `struct vdso_mark` in its
+/// `include/util-vdso.h`.
 ///
-/// A dump that finds it does not dump that vDSO and its vvar, and takes the mapping at `old_vdso` for the one to be dumped.
+/// A dump that finds it does not dump that vDSO and its vvar, and takes the mapping at `old_vdso`
+/// for the one to be dumped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
     /// Where the old vDSO is.
@@ -49,35 +23,48 @@ pub struct Mark {
     pub new_vvar: Avma,
 }
 
+/// The mark as it is stored.
+#[derive(Debug, Clone, Copy, Pread, Pwrite)]
+#[repr(C)]
+struct StoredMark {
+    signature: u64,
+    old_vdso: u64,
+    version: u64,
+    old_vvar: u64,
+    new_vvar: u64,
+}
+
 impl Mark {
     /// Bytes that it takes.
-    pub const SIZE: usize = 40;
+    pub const SIZE: usize = size_of::<StoredMark>();
 
     const SIGNATURE: u64 = 0x4f53_4476_5549_5243;
     const VERSION: u64 = 3;
 
     /// The mark that an image begins with, if it does.
     pub fn read(bytes: &[u8]) -> Option<Self> {
-        let bytes = bytes.get(..Self::SIZE)?;
-        let word = |index: usize| u64::from_le_bytes(array::from_fn(|at| bytes[index * 8 + at]));
-        let is_known = word(0) == Self::SIGNATURE && word(2) == Self::VERSION;
-        is_known.then(|| Self {
-            old_vdso: Avma(word(1)),
-            old_vvar: Avma(word(3)),
-            new_vvar: Avma(word(4)),
+        let stored: StoredMark = bytes.pread_with(0, LE).ok()?;
+        let is_known = stored.signature == Self::SIGNATURE && stored.version == Self::VERSION;
+        is_known.then_some(Self {
+            old_vdso: Avma(stored.old_vdso),
+            old_vvar: Avma(stored.old_vvar),
+            new_vvar: Avma(stored.new_vvar),
         })
     }
 
     /// Its bytes.
     pub fn bytes(self) -> [u8; Self::SIZE] {
-        let words = [
-            Self::SIGNATURE,
-            self.old_vdso.0,
-            Self::VERSION,
-            self.old_vvar.0,
-            self.new_vvar.0,
-        ];
-        array::from_fn(|at| words[at / 8].to_le_bytes()[at % 8])
+        let stored = StoredMark {
+            signature: Self::SIGNATURE,
+            old_vdso: self.old_vdso.0,
+            version: Self::VERSION,
+            old_vvar: self.old_vvar.0,
+            new_vvar: self.new_vvar.0,
+        };
+        let mut bytes = [0; Self::SIZE];
+        // The buffer is as long as the fields.
+        let _ = bytes.pwrite_with(stored, 0, LE);
+        bytes
     }
 }
 
@@ -95,7 +82,7 @@ pub struct Patched {
 #[non_exhaustive]
 pub enum Unpatched {
     /// A function of the old vDSO is not in the new one.
-    #[error("the new vDSO has no {0}, and the jump would lead to where it is not")]
+    #[error("the new vDSO has no {0} for the jump to lead to")]
     NoTarget(&'static str),
     /// A function is shorter than a jump, and nothing is behind it.
     #[error("{0} ends with the image")]
@@ -127,41 +114,7 @@ pub fn patch(old: &Image, new: &Image, base: Avma) -> Result<Patched, Unpatched>
 
 #[cfg(test)]
 mod tests {
-    use iced_x86::{Decoder, DecoderOptions, Mnemonic};
-    use kernel_fixtures::fixture;
-
     use super::*;
-
-    #[test]
-    fn jumps_lead_to_the_new_functions() {
-        let image = |name| Image::parse(fixture::find(name).unwrap().image).unwrap();
-        let (old, new, base) = (image("bare"), image("reordered"), Avma(0x7f12_3456_7000));
-        let patched = patch(&old, &new, base).unwrap();
-        assert_eq!(patched.entries.len(), SYMBOLS.len());
-        for symbol in SYMBOLS {
-            let entry = old.export(symbol).unwrap().address;
-            let code = &patched.bytes[entry.index()..][..JUMP];
-            let mut decoder = Decoder::new(64, code, DecoderOptions::NONE);
-            let (load, jump) = (decoder.decode(), decoder.decode());
-            assert_eq!(
-                (load.mnemonic(), jump.mnemonic()),
-                (Mnemonic::Mov, Mnemonic::Jmp)
-            );
-            assert_eq!(load.op0_register(), jump.op0_register());
-            let target = new.export(symbol).unwrap().address.at(base);
-            assert_eq!(load.immediate64(), target.0);
-            assert!((0..4).all(|_| decoder.decode().mnemonic() == Mnemonic::Int3));
-        }
-        let changed = old.bytes().iter().zip(&patched.bytes);
-        let changed = changed.filter(|(old, new)| old != new).count();
-        assert!(changed <= SYMBOLS.len() * JUMP);
-        for symbol in SYMBOLS {
-            let entry = old.export(symbol).unwrap().address.index();
-            let leads_to = new.export(symbol).unwrap().address.at(base);
-            assert_eq!(target(&patched.bytes[entry..]), Some(leads_to));
-            assert_eq!(target(&old.bytes()[entry..]), None);
-        }
-    }
 
     #[test]
     fn a_mark_is_read_as_it_was_written() {

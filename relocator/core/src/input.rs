@@ -1,4 +1,4 @@
-//! What goes into linking: an old image with everything that was read from it, and what the new kernel offers.
+//! What goes into linking: an old image with its code and table, and what the new kernel offers.
 
 use elf_tools::image::Image;
 use elf_tools::reachability::Code;
@@ -7,10 +7,10 @@ use elf_tools::symtab::Symtab;
 
 use crate::reason::Forced;
 
-/// An old image with everything that was read from it.
+/// An old image with its code and table.
 #[derive(Debug, Clone)]
 pub struct Old {
-    /// The image. Alternatives must have been applied if the result is to be run.
+    /// The image. To run the result, apply its alternatives first.
     pub image: Image,
     /// Its instructions.
     pub code: Code,
@@ -53,27 +53,30 @@ impl Old {
         });
     }
 
-    /// Reads everything from an image. Its relocation table is the one it carries, if it carries one.
+    /// Reads everything from an image. Its relocation table is the one it carries, if it carries
+    /// one.
     pub fn read(image: Image) -> elf_tools::Result<Self> {
         let code = Code::of(&image)?;
         let relocations = elf_tools::relocation::read(&image, &code)?;
         Ok(Self::new(image, code, relocations))
     }
 
-    /// An image with a table from elsewhere, which must be the table of this image, or with none at all.
+    /// An image with a table from elsewhere, which must be the table of this image, or with none at
+    /// all.
     pub fn with_table(image: Image, relocations: Option<Relocations>) -> elf_tools::Result<Self> {
         let code = Code::of(&image)?;
         Ok(Self::new(image, code, relocations))
     }
 
-    /// An image with a table derived from its code, for the layout of its own kernel. A table that it carries is not read.
+    /// An image with a table derived from its code, for the layout of its own kernel. This ignores
+    /// a table that the image carries.
     pub fn derive(image: Image, symtab: &Symtab) -> elf_tools::Result<Self> {
         let code = Code::of(&image)?;
         let derivation = elf_tools::derive::derive(&image, &code, symtab)?;
         Ok(Self::new(image, code, Some(derivation.relocations)))
     }
 
-    /// Takes a table for the image, instead of the one that there was.
+    /// Sets the table, in place of the one that there was.
     pub fn set_table(&mut self, relocations: Relocations) {
         self.uses = Some(relocations.uses(&self.code));
         self.relocations = Some(relocations);

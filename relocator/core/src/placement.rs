@@ -6,22 +6,18 @@ use elf_tools::{Avma, Svma};
 
 use crate::{Error, Result};
 
-/// The page size of x86-64.
-pub const PAGE: u64 = 0x1000;
-
-/// The end of what programs are given unless they ask for more, less the last page: a system call there would return to an
-/// address that is none.
-pub const END: u64 = (1 << 47) - PAGE;
+pub use crate::arch::native::{END, PAGE};
 
 /// Every base address that linking depends on.
 ///
-/// Relocated operands are distances, so only differences matter to most of them; absolute slots and absolute jumps
-/// depend on the addresses themselves.
+/// Relocated operands are distances, so only differences matter to most of them; absolute slots and
+/// absolute jumps depend on the addresses themselves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placement {
     /// Base of the old image.
     pub image: Avma,
-    /// Base of each of the new kernel's mappings, by name as in `/proc/PID/maps`. `[vdso]` is the new vDSO.
+    /// Base of each of the new kernel's mappings, by name as in `/proc/PID/maps`. `[vdso]` is the
+    /// new vDSO.
     pub mappings: Vec<(String, Avma)>,
 }
 
@@ -39,8 +35,8 @@ impl Placement {
         self.mapping(mapping_name::VDSO)
     }
 
-    /// The new kernel's mappings as one unit at the kernel's own distances, directly below the old image: where a
-    /// restore that has the choice puts them. The image is placed at `image`.
+    /// The new kernel's mappings as one unit at the kernel's own distances, directly below the old
+    /// image: where a restore that has the choice puts them. The image is placed at `image`.
     pub fn below(image: Avma, symtab: Option<&Symtab>, new_vdso: Option<&Image>) -> Result<Self> {
         let vdso_size =
             new_vdso.map_or(0, |vdso| (vdso.bytes().len() as u64).next_multiple_of(PAGE));

@@ -138,7 +138,7 @@ impl fmt::Display for Reason {
                 )?;
                 match has_target {
                     true => Ok(()),
-                    false => f.write_str(", and the new one has none to send it to"),
+                    false => f.write_str(", and the new vDSO has no such function"),
                 }
             }
             Self::ReadsNoVvar => f.write_str("it reads no vvar"),
@@ -147,10 +147,10 @@ impl fmt::Display for Reason {
                 detours,
                 fewest,
             } => resolved(*relocations, *detours, *fewest, f),
-            Self::Requested => f.write_str("asked for"),
+            Self::Requested => f.write_str("the policy asks for it"),
             Self::NoTable => f.write_str("the image carries no relocation table"),
             Self::IndirectFlow { place } => {
-                write!(f, "where control goes at {place} cannot be told")
+                write!(f, "the target of the jump at {place} is unknown")
             }
             Self::Opaque { site, reason } => write!(f, "{site}: {reason}"),
             Self::StrayReference { place } => write!(
@@ -182,9 +182,13 @@ impl fmt::Display for Reason {
                 list(operand_fields, f)?;
                 write!(f, " {fault}")
             }
-            Self::SharedCode { with } => write!(f, "it shares code with {with}, which is replaced"),
+            Self::SharedCode { with } => {
+                write!(f, "it shares code with {with}, which the linker replaces")
+            }
             Self::Forced(forced) => forced.fmt(f),
-            Self::NoRoomForJump(reason) => write!(f, "{reason}; a jump does not fit"),
+            Self::NoRoomForJump(reason) => {
+                write!(f, "{reason}; a jump to the new vDSO does not fit")
+            }
             Self::NotInNewVdso(reason) => {
                 write!(f, "{reason}; the new vDSO has no such function")
             }
@@ -229,7 +233,7 @@ fn list(operand_fields: &[OperandField], f: &mut fmt::Formatter<'_>) -> fmt::Res
 pub enum Forced {
     /// The function keeps random states, and the caller cannot find them to make them stale.
     #[error(
-        "no memory of the process is marked as that of random states, so none could be made stale"
+        "no memory of the process is marked as holding random states, so none can be made stale"
     )]
     RandomStatesUnknown,
 }
@@ -248,7 +252,7 @@ impl Forced {
 #[non_exhaustive]
 pub enum Unresolved {
     /// There is no table to look in.
-    #[error("`{0}` cannot be looked up: no symbol table of the new kernel")]
+    #[error("cannot look up `{0}`: no symbol table of the new kernel")]
     NoTable(String),
     /// The new kernel does not have it.
     #[error("`{0}` is missing in the new kernel")]
@@ -413,13 +417,13 @@ pub enum Refusal {
     #[error("it begins inside the replacement of {0}")]
     InsideReplacement(String),
     /// It is too short to be changed by a single write.
-    #[error("it is too short to be replaced at once")]
+    #[error("it is too short to be replaced by a single write")]
     TooShortAtOnce,
     /// What replaces it does not fit a single write.
-    #[error("what replaces it is too long to be written at once")]
+    #[error("its replacement is too long for a single write")]
     TooLongAtOnce,
     /// Its first bytes are not all in the image.
-    #[error("it leaves the image")]
+    #[error("its first bytes are not all in the image")]
     LeavesImage,
 }
 

@@ -1,6 +1,6 @@
 //! A kernel as one source shows it: a process, a file, a table.
 //!
-//! Reading a source is the business of whoever has it; the bytes of a file are understood here.
+//! The caller reads a source, from a file or a process; this module understands the bytes.
 
 use elf_tools::image::{Image, LinuxVersion};
 use elf_tools::kernel::{KernelFile, is_kernel_file};
@@ -88,7 +88,7 @@ impl Source {
         }
     }
 
-    /// What the bytes of a file say: a vDSO, a kernel, or a symbol table object.
+    /// Reads the bytes of a file: a vDSO, a kernel, or a symbol table object.
     pub fn read(bytes: &[u8], name: impl Into<String>) -> Result<Self> {
         let mut source = Self::named(name);
         if symtab::elf::is_symtab(bytes) {

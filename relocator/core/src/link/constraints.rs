@@ -8,7 +8,8 @@ use crate::placement::Placement;
 use crate::plan::eligibility::{Failure, Fault};
 use crate::reason::{ConstraintFault, Unresolved};
 
-/// For each constraint of a table what its terms have to add up to; `None` for those among the failures.
+/// For each constraint of a table what its terms have to add up to; `None` for those among the
+/// failures.
 pub(super) fn totals(
     relocations: &Relocations,
     constants: &[Option<Constant>],

@@ -1,8 +1,8 @@
 //! Memory for the values that a new kernel does not have.
 //!
-//! Old code may reach a field of an array's element by any index, with the new kernel's stride. So a default is written
-//! once for every combination of indices, at the distances that the new kernel's arrays have, and the code is pointed to
-//! element 0 of that copy.
+//! Old code may reach a field of an array's element by any index, with the new kernel's stride. So
+//! the linker writes a default once for every combination of indices, at the distances that the new
+//! kernel's arrays have, and points the code to element 0 of that copy.
 
 use elf_tools::Avma;
 use elf_tools::symtab::Symtab;
@@ -17,7 +17,8 @@ pub(super) struct Defaults {
     base: Avma,
     offset: usize,
     bytes: Vec<u8>,
-    /// What was laid out before: name, value and where. References to several elements of one array share a copy.
+    /// What was laid out before: name, value and where. References to several elements of one array
+    /// share a copy.
     placed: Vec<(String, Vec<u8>, Avma)>,
 }
 

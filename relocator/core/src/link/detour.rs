@@ -1,27 +1,23 @@
 //! Moving instructions out of line whose constants no longer fit.
 //!
-//! The instruction and as many neighbours as a five-byte jump needs are written behind the image, with the constant four
-//! bytes wide; the jump takes their place. No other way than through the first of them may lead into a moved run of
-//! instructions: nothing may jump, return or point to one of the others.
+//! The linker writes the instruction and as many neighbours as a jump needs behind the image, with
+//! a constant that is long enough; the jump takes their place. A run of instructions may only move
+//! if control enters it at the first: nothing may jump, return or point to one of the others.
 //!
-//! Calls, and system calls in particular, are never moved: a thread inside one comes back to the address behind it (or, to
-//! repeat a system call, to its own), wherever the code has gone in the meantime.
+//! Calls, and system calls in particular, never move: a thread inside one comes back to the address
+//! behind it (or, to repeat a system call, to its own), wherever the code is by then.
 
 use std::ops::Range;
 
 use elf_tools::Svma;
-use elf_tools::disassembly::{Flow, Instruction};
+use elf_tools::disassembly::Flow;
 use elf_tools::reachability::Code;
-use iced_x86::{Encoder, FlowControl, Mnemonic};
 
-use crate::Result;
+use crate::arch::{Arch, Encoded, Run};
 use crate::error::InstructionFault;
-use crate::link::constant::{self, Constant, LONGEST, Reader};
-use crate::link::encode::damaged;
+use crate::link::constant::{Constant, Part};
 use crate::threads::Moved;
-
-/// Length of `jmp rel32`.
-const JUMP: usize = 5;
+use crate::{Error, Result};
 
 /// Where moved code begins: processors fetch such blocks at once.
 const ALIGNMENT: usize = 16;
@@ -29,9 +25,6 @@ const ALIGNMENT: usize = 16;
 /// Most operand fields that the linker excludes one by one before it excludes all. Each costs
 /// another solution, and more than a few only occur in tables that were made to cost time.
 const MAX_EXCLUDED: usize = 16;
-
-/// `int3`, for bytes that nobody may execute.
-const TRAP: u8 = 0xcc;
 
 /// Where instructions are that were moved out of line.
 #[derive(Debug, Default)]
@@ -44,19 +37,21 @@ pub(super) struct Relocated {
 
 /// What can be moved.
 pub(super) struct Detours<'a> {
+    arch: &'static dyn Arch,
     code: &'a Code,
     bytes: &'a [u8],
     constants: &'a [Option<Constant>],
     /// Functions whose code must stay as it is, by index.
     fixed: &'a [usize],
-    ground: Option<Ground>,
+    obstacles: Option<Obstacles>,
     /// Operand fields for which there turned out to be no room.
     excluded: Vec<u32>,
 }
 
 /// What instructions are in the way of moving others.
-struct Ground {
-    /// For each byte of the image whether something leads there other than the instruction before it.
+struct Obstacles {
+    /// For each byte of the image whether something leads there other than the instruction before
+    /// it.
     is_target: Vec<bool>,
     /// For each instruction whether it may be moved.
     is_movable: Vec<bool>,
@@ -64,17 +59,19 @@ struct Ground {
 
 impl<'a> Detours<'a> {
     pub(super) fn new(
+        arch: &'static dyn Arch,
         code: &'a Code,
         bytes: &'a [u8],
         constants: &'a [Option<Constant>],
         fixed: &'a [usize],
     ) -> Self {
         Self {
+            arch,
             code,
             bytes,
             constants,
             fixed,
-            ground: None,
+            obstacles: None,
             excluded: Vec::new(),
         }
     }
@@ -86,7 +83,7 @@ impl<'a> Detours<'a> {
         };
         self.excluded.len() < MAX_EXCLUDED
             && !self.excluded.contains(&operand_field)
-            && self.can_be_wide(constant)
+            && self.can_lengthen(constant)
             && !self.windows(constant.instruction as usize).is_empty()
     }
 
@@ -95,8 +92,8 @@ impl<'a> Detours<'a> {
         self.excluded.push(operand_field);
     }
 
-    /// Chooses the instructions that are moved for these slots, or returns an operand field for which there is no room beside the
-    /// others.
+    /// Chooses the instructions that move for these operand fields, or returns one for which there
+    /// is no room beside the others.
     pub(super) fn choose(&mut self, out_of_range: &[u32]) -> Result<Vec<Range<usize>>, u32> {
         let mut chosen: Vec<Range<usize>> = Vec::new();
         for &operand_field in out_of_range {
@@ -129,22 +126,22 @@ impl<'a> Detours<'a> {
         Ok(chosen)
     }
 
-    fn can_be_wide(&self, constant: Constant) -> bool {
+    fn can_lengthen(&self, constant: Constant) -> bool {
         let address = self.code.instructions()[constant.instruction as usize].address;
-        let mut wide = Reader::new(self.bytes).at(address);
-        constant::widen(&mut wide, constant.part, 0x1234_5678).is_some()
-            && Encoder::new(64).encode(&wide, address.0).is_ok()
+        self.arch.can_lengthen(self.bytes, address, constant.part)
     }
 
-    /// Runs of instructions around one that could be moved with it: the fewest first, among equals the latest start.
+    /// Runs of instructions around one that could be moved with it: the fewest first, among equals
+    /// the latest start.
     fn windows(&mut self, index: usize) -> Vec<Range<usize>> {
         let code = self.code.instructions();
+        let jump = self.arch.near_jump_size();
         let mut windows: Vec<Range<usize>> = Vec::new();
-        for start in (index.saturating_sub(JUMP - 1)..=index).rev() {
+        for start in (index.saturating_sub(jump - 1)..=index).rev() {
             let from = code[start].address;
-            let enough = |end: usize| code[end - 1].end().0 - from.0 >= JUMP as u64;
+            let enough = |end: usize| code[end - 1].end().0 - from.0 >= jump as u64;
             let end = (index + 1..=code.len()).find(|&end| enough(end));
-            if let Some(window) = end.map(|end| start..end).filter(|w| w.len() <= JUMP + 1)
+            if let Some(window) = end.map(|end| start..end).filter(|w| w.len() <= jump + 1)
                 && self.is_closed(&window)
             {
                 windows.push(window);
@@ -154,56 +151,56 @@ impl<'a> Detours<'a> {
         windows
     }
 
-    /// Whether these instructions follow each other, can be moved, and only the first can be come to.
+    /// Whether these instructions follow each other, can be moved, and only the first can be
+    /// entered.
     fn is_closed(&mut self, window: &Range<usize>) -> bool {
         let code = &self.code.instructions()[window.clone()];
-        let ground = self
-            .ground
-            .get_or_insert_with(|| Ground::of(self.code, self.bytes, self.fixed));
-        ground.is_movable[window.clone()]
+        let obstacles = self
+            .obstacles
+            .get_or_insert_with(|| Obstacles::of(self.arch, self.code, self.bytes, self.fixed));
+        obstacles.is_movable[window.clone()]
             .iter()
             .all(|&movable| movable)
             && code.windows(2).all(|pair| {
                 pair[0].end() == pair[1].address
                     && !matches!(pair[0].flow, Flow::Jump(_) | Flow::Return)
-                    && !ground.is_target[pair[1].address.index()]
+                    && !obstacles.is_target[pair[1].address.index()]
             })
     }
 }
 
-impl Ground {
-    fn of(code: &Code, bytes: &[u8], fixed: &[usize]) -> Self {
-        let mut ground = Self {
+impl Obstacles {
+    fn of(arch: &dyn Arch, code: &Code, bytes: &[u8], fixed: &[usize]) -> Self {
+        let mut obstacles = Self {
             is_target: vec![false; bytes.len()],
             is_movable: vec![true; code.instructions().len()],
         };
         for function in code.functions() {
-            ground.target(function.entry);
+            obstacles.target(function.entry);
         }
         for (index, instruction) in code.instructions().iter().enumerate() {
-            // The places behind calls and system calls are come to as well. But those stay, and an instruction behind one
-            // that stays can only be the first of a run.
+            // The places behind calls and system calls are come to as well. But those stay, and an
+            // instruction behind one that stays can only be the first of a run.
             if let Flow::Jump(target) | Flow::Branch(target) | Flow::Call(target) = instruction.flow
             {
-                ground.target(target);
+                obstacles.target(target);
             }
             // Code whose address is taken may be jumped to.
             if let Some(target) = instruction.target {
-                ground.target(target);
+                obstacles.target(target);
             }
             let stays = matches!(
                 instruction.flow,
                 Flow::Call(_) | Flow::Indirect | Flow::Stop
             );
-            ground.is_movable[index] =
-                !stays && !is_system_call(instruction, bytes) && !is_tied(instruction, bytes);
+            obstacles.is_movable[index] = !stays && arch.can_move(instruction, bytes);
         }
         for &function in fixed {
             for &instruction in &code.functions()[function].reached {
-                ground.is_movable[instruction as usize] = false;
+                obstacles.is_movable[instruction as usize] = false;
             }
         }
-        ground
+        obstacles
     }
 
     fn target(&mut self, address: Svma) {
@@ -213,162 +210,76 @@ impl Ground {
     }
 }
 
-fn bytes_of<'a>(instruction: &Instruction, bytes: &'a [u8]) -> &'a [u8] {
-    &bytes[instruction.address.index()..instruction.end().index()]
-}
-
-/// `syscall`, `sysenter` and `int`, as far as control comes back from them.
-fn is_system_call(instruction: &Instruction, bytes: &[u8]) -> bool {
-    let stored = bytes_of(instruction, bytes);
-    let opcode = stored.len().saturating_sub(2);
-    matches!(stored[opcode..], [0x0f, 0x05 | 0x34] | [0xcd, _]) && instruction.flow == Flow::Next
-}
-
-/// A landing pad, which must be where the entry is, and branches that have no long form.
-fn is_tied(instruction: &Instruction, bytes: &[u8]) -> bool {
-    let stored = bytes_of(instruction, bytes);
-    let is_pad = matches!(stored, [0xf3, 0x0f, 0x1e, 0xfa | 0xfb]);
-    let is_short_only = matches!(instruction.flow, Flow::Branch(_) | Flow::Jump(_))
-        && matches!(stored, [0xe0..=0xe3, _] | [0x67, 0xe0..=0xe3, _]);
-    is_pad || is_short_only
-}
-
-/// Moves the chosen runs of instructions behind the image. `bytes` has all other constants in place already; `out_of_range`
-/// are the constants that have to be wide, with their values.
+/// Moves the chosen runs of instructions behind the image. `bytes` has all other constants in place
+/// already; `out_of_range` are the constants that do not fit their instructions, with their values.
 pub(super) fn write(
+    arch: &dyn Arch,
     chosen: &[Range<usize>],
     code: &Code,
     out_of_range: &[(Constant, i64)],
     bytes: &mut Vec<u8>,
 ) -> Result<Relocated> {
-    let mut moved = Vec::new();
-    let mut back = Vec::new();
+    let mut relocated = Relocated::default();
     for window in chosen {
-        let run = &code.instructions()[window.clone()];
-        let within = |change: &&(Constant, i64)| window.contains(&(change.0.instruction as usize));
-        let wide: Vec<(Constant, i64)> = out_of_range.iter().filter(within).copied().collect();
-        bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), TRAP);
-        let to = Svma(bytes.len() as u64);
-        let writer = Run {
-            run,
-            first: window.start,
-            wide: &wide,
+        let instructions = &code.instructions()[window.clone()];
+        let within = out_of_range
+            .iter()
+            .filter(|change| window.contains(&(change.0.instruction as usize)));
+        let long = within.map(|&(constant, value)| {
+            let address = code.instructions()[constant.instruction as usize].address;
+            (address, constant.part, value)
+        });
+        let long: Vec<(Svma, Part, i64)> = long.collect();
+        bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), arch.trap());
+        let run = Run {
+            instructions,
+            long: &long,
         };
-        let code = writer.encode(bytes, to, &mut moved)?;
-        back.extend(writer.goes_on().then(|| Moved {
-            from: writer.end(),
-            to: to.offset(code.len() as i64 - JUMP as i64),
-        }));
-        let (from, end) = (run[0].address, run[run.len() - 1].end());
-        let jump = jump(from, to)?;
-        bytes.extend(code);
-        let place = &mut bytes[from.index()..end.index()];
-        place.fill(TRAP);
-        place[..JUMP].copy_from_slice(&jump);
-        writer.check(bytes, &moved)?;
+        move_run(arch, &run, bytes, &mut relocated)?;
     }
-    Ok(Relocated { moved, back })
+    Ok(relocated)
 }
 
-/// Instructions that are moved together.
-struct Run<'a> {
-    run: &'a [Instruction],
-    /// Index of the first.
-    first: usize,
-    wide: &'a [(Constant, i64)],
-}
-
-impl Run<'_> {
-    /// The code for `to`, and where each instruction came to lie.
-    fn encode(&self, bytes: &[u8], to: Svma, moved: &mut Vec<Moved>) -> Result<Vec<u8>> {
-        let mut encoder = Encoder::new(64);
-        let mut at = to;
-        for (instruction, index) in self.run.iter().zip(self.first..) {
-            let from = instruction.address;
-            let intended = self.intended(bytes, from, index)?;
-            moved.push(Moved { from, to: at });
-            let length = encoder
-                .encode(&intended, at.0)
-                .map_err(|error| damaged(from, InstructionFault::Immovable(error.to_string())))?;
-            at = at.offset(length as i64);
-        }
-        let mut code = encoder.take_buffer();
-        self.check_code(bytes, &code, to)?;
-        if self.goes_on() {
-            code.extend(jump(at, self.end())?);
-        }
-        Ok(code)
+/// Moves instructions to the end of `bytes`.
+fn move_run(
+    arch: &dyn Arch,
+    run: &Run<'_>,
+    bytes: &mut Vec<u8>,
+    relocated: &mut Relocated,
+) -> Result<()> {
+    let (first, last) = (
+        run.instructions[0],
+        run.instructions[run.instructions.len() - 1],
+    );
+    let (from, end) = (first.address, last.end());
+    let to = Svma(bytes.len() as u64);
+    let Encoded { code, places } = arch.encode(run, bytes, to)?;
+    let pairs = run.instructions.iter().zip(places);
+    let moved = pairs.map(|(instruction, to)| Moved {
+        from: instruction.address,
+        to,
+    });
+    relocated.moved.extend(moved);
+    bytes.extend(code);
+    let goes_on = !matches!(last.flow, Flow::Jump(_) | Flow::Return);
+    let back = Svma(bytes.len() as u64);
+    if goes_on {
+        relocated.back.push(Moved {
+            from: end,
+            to: back,
+        });
+        bytes.extend(arch.near_jump(back, end)?);
     }
-
-    /// An instruction as it has to be at its new place.
-    fn intended(&self, bytes: &[u8], from: Svma, index: usize) -> Result<iced_x86::Instruction> {
-        let mut intended = Reader::new(bytes).at(from);
-        for (constant, value) in self.wide {
-            if constant.instruction as usize == index {
-                constant::widen(&mut intended, constant.part, *value)
-                    .ok_or_else(|| damaged(from, InstructionFault::NoLongForm))?;
-            }
-        }
-        let is_branch = matches!(
-            intended.flow_control(),
-            FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch
-        );
-        if is_branch {
-            intended.as_near_branch();
-        }
-        Ok(intended)
+    let jump = arch.near_jump(from, to)?;
+    let place = &mut bytes[from.index()..end.index()];
+    place.fill(arch.trap());
+    place[..jump.len()].copy_from_slice(&jump);
+    // Follows the jumps to the moved code and back.
+    if arch.leads(bytes, from, to) && (!goes_on || arch.leads(bytes, back, end)) {
+        return Ok(());
     }
-
-    /// Decodes what was encoded and compares it with what was meant.
-    fn check_code(&self, bytes: &[u8], code: &[u8], to: Svma) -> Result<()> {
-        debug_assert!(code.len() <= self.run.len() * LONGEST);
-        let options = iced_x86::DecoderOptions::NONE;
-        let mut decoder = iced_x86::Decoder::with_ip(64, code, to.0, options);
-        for (instruction, index) in self.run.iter().zip(self.first..) {
-            let intended = self.intended(bytes, instruction.address, index)?;
-            if !constant::is_same(&intended, &decoder.decode()) {
-                return Err(damaged(instruction.address, InstructionFault::Another));
-            }
-        }
-        match decoder.can_decode() {
-            false => Ok(()),
-            true => Err(damaged(self.run[0].address, InstructionFault::Several)),
-        }
-    }
-
-    /// Whether control can go on behind the run.
-    fn goes_on(&self) -> bool {
-        !matches!(
-            self.run[self.run.len() - 1].flow,
-            Flow::Jump(_) | Flow::Return
-        )
-    }
-
-    fn end(&self) -> Svma {
-        self.run[self.run.len() - 1].end()
-    }
-
-    /// Follows the jumps to the moved code and back.
-    fn check(&self, bytes: &[u8], moved: &[Moved]) -> Result<()> {
-        let mut reader = Reader::new(bytes);
-        let mut leads = |from: Svma, to: Svma| {
-            let jump = reader.at(from);
-            jump.mnemonic() == Mnemonic::Jmp && jump.near_branch_target() == to.0
-        };
-        let first = moved[moved.len() - self.run.len()];
-        let back = Svma(bytes.len() as u64).offset(-(JUMP as i64));
-        if leads(first.from, first.to) && (!self.goes_on() || leads(back, self.end())) {
-            return Ok(());
-        }
-        Err(damaged(first.from, InstructionFault::Unreached))
-    }
-}
-
-/// `jmp rel32` at `from`.
-fn jump(from: Svma, to: Svma) -> Result<[u8; JUMP]> {
-    let distance = to.signed() - from.signed() - JUMP as i64;
-    let distance =
-        i32::try_from(distance).map_err(|_| damaged(from, InstructionFault::TooFar(to)))?;
-    let [a, b, c, d] = distance.to_le_bytes();
-    Ok([0xe9, a, b, c, d])
+    Err(Error::Instruction {
+        address: from,
+        fault: InstructionFault::Unreached,
+    })
 }

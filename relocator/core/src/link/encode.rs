@@ -1,20 +1,19 @@
-//! Calculating relocations and storing them, and the constants that were solved for.
+//! Calculating relocations, and storing them and the constants that the solver chose.
 
-use elf_tools::Svma;
 use elf_tools::reachability::Code;
 use elf_tools::relocation::{Kind, OperandField, Quantity, Relocation, Relocations};
-use iced_x86::Instruction;
 
-use crate::error::InstructionFault;
-use crate::link::constant::{self, Constant, Reader};
+use crate::Result;
+use crate::arch::{Arch, Change};
+use crate::link::constant::Constant;
 use crate::link::resolve::Resolved;
 use crate::placement::Placement;
 use crate::plan::eligibility::{Failure, Fault};
 use crate::reason::Unresolved;
-use crate::{Error, Result};
 
-/// Applies every relocation that can be applied and returns the others with the reason. `bytes` begins with the image,
-/// whose bounds the table was checked against when it was read.
+/// Applies every relocation whose need is met and whose value fits, and returns the others with the
+/// reason. `bytes` begins with the image; the reader of the table has checked its places against the
+/// image's size.
 pub(super) fn entries(
     relocations: &Relocations,
     resolved: &[Result<Resolved, Unresolved>],
@@ -61,46 +60,26 @@ fn store(relocation: &Relocation, value: i128, bytes: &mut [u8]) {
     bytes[relocation.place.index()..][..width].copy_from_slice(&value.to_le_bytes()[..width]);
 }
 
-/// Stores new values of constants that fit, by operand field, and checks by decoding that nothing else changed.
+/// Stores new values of constants that fit, by operand field.
 pub(super) fn constants(
+    arch: &dyn Arch,
     operand_fields: &[OperandField],
     constants: &[Option<Constant>],
     code: &Code,
     changes: &[(u32, i64)],
     bytes: &mut [u8],
 ) -> Result<()> {
-    let mut expected: Vec<(Svma, Instruction)> = Vec::with_capacity(changes.len());
-    let mut reader = Reader::new(bytes);
-    for &(operand_field, value) in changes {
-        let Some(constant) = constants[operand_field as usize] else {
-            continue;
-        };
-        let address = code.instructions()[constant.instruction as usize].address;
-        // Slots are in order, so the two that an instruction may have follow each other.
-        if expected.last().is_none_or(|last| last.0 != address) {
-            expected.push((address, reader.at(address)));
-        }
-        if let Some((_, instruction)) = expected.last_mut() {
-            constant::set(instruction, constant.part, value)
-                .ok_or_else(|| damaged(address, InstructionFault::NoConstant))?;
-        }
-    }
-    for &(operand_field, value) in changes {
+    let change = |&(operand_field, value): &(u32, i64)| {
+        let constant = constants[operand_field as usize]?;
         let OperandField { place, width } = operand_fields[operand_field as usize];
-        let width = width.bytes() as usize;
-        bytes[place.index()..][..width].copy_from_slice(&value.to_le_bytes()[..width]);
-    }
-    let mut reader = Reader::new(bytes);
-    for (address, expected) in &expected {
-        let found = reader.at(*address);
-        if found.len() != expected.len() || !constant::is_same(expected, &found) {
-            return Err(damaged(*address, InstructionFault::Another));
-        }
-    }
-    Ok(())
-}
-
-/// An instruction that cannot be changed as intended.
-pub(super) fn damaged(address: Svma, fault: InstructionFault) -> Error {
-    Error::Instruction { address, fault }
+        Some(Change {
+            address: code.instructions()[constant.instruction as usize].address,
+            part: constant.part,
+            place,
+            width: width.bytes() as usize,
+            value,
+        })
+    };
+    let changes: Vec<Change> = changes.iter().filter_map(change).collect();
+    arch.store(&changes, bytes)
 }

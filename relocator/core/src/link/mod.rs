@@ -1,10 +1,17 @@
 //! Linking: an old image, a new kernel's symbols and a placement in; bytes and a report out.
 //!
-//! resolve (each need against the symbol table, defaults laid out) → solve (new values for constants that addresses are
-//! constraints of) → encode (entries and constants, range checked) → detour (what does not fit) → plan (each function) → write.
-//! Nothing here reads or writes files or processes, so the same code serves a live process, a checkpoint and a test.
+//! | step | does |
+//! |---|---|
+//! | `resolve`, `defaults` | looks each need up in the symbol table, and lays out defaults |
+//! | `constraints`, `solve` | chooses new values for the constants that addresses are computed with |
+//! | `encode` | stores relocations and constants, with a check of their range |
+//! | `detour` | moves instructions whose constants are out of range |
+//! | [`plan`] | decides about each function, and overwrites entries |
+//!
+//! Linking neither reads nor writes files or processes, so the same code serves a live process, a
+//! checkpoint and a test.
 
-mod constant;
+pub(crate) mod constant;
 mod constraints;
 mod defaults;
 mod detour;
@@ -14,12 +21,13 @@ mod solve;
 
 use elf_tools::relocation::Relocations;
 
+use crate::arch::{self, Arch};
 use crate::placement::Placement;
 use crate::plan::eligibility::{self, Eligibility, Failures};
 use crate::plan::{self, FunctionPlan, Policy, Strategy};
 use crate::reason::Reason;
 use crate::threads::{CodeNow, Patch};
-use crate::{Error, Result, arch};
+use crate::{Error, Result};
 
 pub use crate::input::{ForcedFunction, New, Old};
 pub use crate::threads::Moved;
@@ -31,12 +39,13 @@ use solve::{Problem, Refusal, Solution};
 /// An image that runs on the new kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkedImage {
-    /// The image's bytes, followed by the copies of defaults that it reads and by code that was moved out of line. All
-    /// of it belongs into one mapping, readable and executable.
+    /// The image's bytes, followed by the copies of defaults that it reads and by code that was
+    /// moved out of line. All of it belongs in one mapping, readable and executable.
     pub bytes: Vec<u8>,
     /// Every distinct exported function, by entry point.
     pub functions: Vec<FunctionPlan>,
-    /// Boundaries that are elsewhere now, by where they were. Threads that were stopped at one must be carried along.
+    /// Boundaries that are elsewhere now, by where they were. The caller must carry along threads
+    /// that were stopped at one.
     pub moved: Vec<Moved>,
     /// The jumps at the ends of detours: a thread at `to` is about to go on at `from`.
     pub jumps_back: Vec<Moved>,
@@ -70,18 +79,16 @@ pub fn link(
 ) -> Result<LinkedImage> {
     let image = &old.image;
     let (machine, class) = (image.machine(), image.class());
-    if !arch::is_supported(machine, class) {
-        return Err(Error::Architecture { machine, class });
-    }
+    let arch = arch::of(machine, class).ok_or(Error::Architecture { machine, class })?;
     let mut bytes = image.bytes().to_vec();
     let (eligible, Relocated { moved, back }) = match &old.relocations {
         None => (
             eligibility::all(old, &Failures::default()),
             Relocated::default(),
         ),
-        Some(relocations) => relocate(old, relocations, new, placement, policy, &mut bytes)?,
+        Some(relocations) => relocate(arch, old, relocations, new, placement, policy, &mut bytes)?,
     };
-    let plans = plan::plan(old, new, &eligible, placement, policy)?;
+    let plans = plan::plan(arch, old, new, &eligible, placement, policy)?;
     for function in &plans {
         if let Some(patch) = &function.patch {
             bytes[function.entry.index()..][..patch.len()].copy_from_slice(patch);
@@ -97,6 +104,7 @@ pub fn link(
 
 /// Relocates what can be relocated and says which functions can run.
 fn relocate(
+    arch: &'static dyn Arch,
     old: &Old,
     relocations: &Relocations,
     new: &New<'_>,
@@ -119,6 +127,7 @@ fn relocate(
     let mut moved = Relocated::default();
     if policy.keeps_code() && !relocations.constraints.is_empty() {
         let code = CodeConstants {
+            arch,
             old,
             relocations,
             constants: &constants,
@@ -131,6 +140,7 @@ fn relocate(
 
 /// The constants of an image's code and what has to become of them.
 struct CodeConstants<'a> {
+    arch: &'static dyn Arch,
     old: &'a Old,
     relocations: &'a Relocations,
     constants: &'a [Option<Constant>],
@@ -138,14 +148,23 @@ struct CodeConstants<'a> {
 }
 
 impl CodeConstants<'_> {
-    /// Changes them for all functions that can run, and takes functions out for which there is no way to do it.
+    /// Changes them for all functions that can run, and takes functions out for which there is no
+    /// way to do it.
     fn change(&self, eligible: &mut [Eligibility], bytes: &mut Vec<u8>) -> Result<Relocated> {
         let code = &self.old.code;
         let functions = code.functions();
         let fixed: Vec<usize> = (0..functions.len())
-            .filter(|&index| plan::is_known_by_address(&self.old.image, functions[index].entry))
+            .filter(|&index| {
+                plan::is_known_by_address(self.arch, &self.old.image, functions[index].entry)
+            })
             .collect();
-        let mut detours = Detours::new(code, self.old.image.bytes(), self.constants, &fixed);
+        let mut detours = Detours::new(
+            self.arch,
+            code,
+            self.old.image.bytes(),
+            self.constants,
+            &fixed,
+        );
         let (solution, refusals, chosen) = loop {
             let (solution, refusals) = self.solve(eligible, &fixed, &mut detours);
             match detours.choose(&solution.out_of_range) {
@@ -164,7 +183,14 @@ impl CodeConstants<'_> {
             .copied()
             .partition(|change| is_out_of_range(change.0));
         let operand_fields = &self.relocations.operand_fields;
-        encode::constants(operand_fields, self.constants, code, &changes, bytes)?;
+        encode::constants(
+            self.arch,
+            operand_fields,
+            self.constants,
+            code,
+            &changes,
+            bytes,
+        )?;
         let wide: Vec<(Constant, i64)> = out_of_range
             .iter()
             .filter_map(|&(operand_field, value)| {
@@ -172,7 +198,7 @@ impl CodeConstants<'_> {
             })
             .collect();
         self.count_detours(eligible, &wide, solution.fewest);
-        detour::write(&chosen, code, &wide, bytes)
+        detour::write(self.arch, &chosen, code, &wide, bytes)
     }
 
     fn solve(

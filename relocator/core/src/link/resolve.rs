@@ -155,7 +155,8 @@ impl<'a> Resolver<'a> {
         Ok(base.offset(symbol.offset as i64))
     }
 
-    /// Fields must be as wide as the image reads them, arrays as long as it may index them: `docs/abi.md`, section 3.
+    /// Fields must be as wide as the image reads them, arrays as long as it may index them:
+    /// `docs/abi.md`, section 3.
     fn check_size(&self, symbol: &Symbol, need: &Need) -> Result<(), Unresolved> {
         if need.size == 0 || symbol.name.ends_with("[]") {
             return Ok(());

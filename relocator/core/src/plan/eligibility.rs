@@ -1,4 +1,4 @@
-//! Whether the code that a function has can run on the new kernel.
+//! Which functions are eligible: whether their own code can run on the new kernel.
 
 use elf_tools::Svma;
 use elf_tools::reachability::Function;
@@ -99,7 +99,8 @@ impl Failures {
     }
 }
 
-/// Decides for every function, by index. The result holds if values are found for all constraints that are used.
+/// Decides for every function, by index. The result holds if values are found for all constraints
+/// that are used.
 pub(crate) fn all(old: &Old, failures: &Failures) -> Vec<Eligibility> {
     let functions = old.code.functions();
     let (Some(relocations), Some(uses)) = (&old.relocations, &old.uses) else {
@@ -145,7 +146,8 @@ fn one(
     }
 }
 
-/// An operand that leaves the image without a relocation would read the old kernel's place for something.
+/// An operand that leaves the image without a relocation would read the old kernel's place for
+/// something.
 fn stray_reference(old: &Old, covered: &Covered<'_>, function: &Function) -> Option<Svma> {
     let outside = |target: Svma| target.0 >= old.image.bytes().len() as u64;
     old.code.reached(function).find_map(|instruction| {

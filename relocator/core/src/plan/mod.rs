@@ -1,8 +1,9 @@
 //! How each function of an old image goes on.
 //!
-//! A function is *relocated* if all its relocations can be applied, *kept* if it needs none, and otherwise *proxied*: its
-//! entry becomes a jump to the function of that name in the new vDSO, or a *system call* where the new kernel has none.
-//! What cannot be told is never guessed; the reason goes into the report.
+//! The planner *relocates* a function if the linker can apply all its relocations, *keeps* it if it
+//! needs none, and otherwise *proxies* it: its entry becomes a jump to the function of that name in
+//! the new vDSO, or a *system call* where the new kernel has none. The planner never guesses; each
+//! decision has a [`Reason`].
 
 pub(crate) mod eligibility;
 
@@ -12,10 +13,12 @@ use elf_tools::image::Image;
 use elf_tools::reachability::{Code, Function};
 use elf_tools::{Avma, Svma};
 
+use crate::arch::{self, Arch};
 use crate::input::{New, Old};
 use crate::placement::Placement;
+use crate::proxy::SystemCall;
 pub use crate::reason::{ConstraintFault, Forced, Reason, Refusal, Unresolved, Unsolvable};
-use crate::{Error, Result, arch, proxy};
+use crate::{Error, Result};
 use eligibility::Eligibility;
 
 /// What happens to a function.
@@ -124,6 +127,7 @@ impl Policy {
 
 /// Plans every function of `old`. `eligible` says for each whether its own code can run.
 pub(crate) fn plan(
+    arch: &'static dyn Arch,
     old: &Old,
     new: &New<'_>,
     eligible: &[Eligibility],
@@ -131,6 +135,7 @@ pub(crate) fn plan(
     policy: Policy,
 ) -> Result<Vec<FunctionPlan>> {
     let planner = Planner {
+        arch,
         old,
         new,
         placement,
@@ -155,7 +160,7 @@ pub(crate) fn plan(
     Ok(plans)
 }
 
-/// Where a function begins inside another one's replacement, the two would overwrite each other.
+/// Where a function begins inside the replacement of another, the two would overwrite each other.
 fn check_patches(plans: &[FunctionPlan]) -> Result<()> {
     let mut patched: Vec<&FunctionPlan> = plans.iter().filter(|p| p.patch.is_some()).collect();
     patched.sort_by_key(|plan| plan.entry);
@@ -178,6 +183,7 @@ fn refused(plan: &FunctionPlan, reason: Refusal) -> Error {
 }
 
 struct Planner<'a> {
+    arch: &'static dyn Arch,
     old: &'a Old,
     new: &'a New<'a>,
     placement: &'a Placement,
@@ -200,14 +206,18 @@ impl Planner<'_> {
             detours: 0,
             patch: None,
         };
-        if let Some(name) = plan.names.iter().find(|name| arch::is_return_address(name)) {
+        if let Some(name) = plan
+            .names
+            .iter()
+            .find(|name| self.arch.is_return_address(name))
+        {
             let reason = Reason::ReturnAddress { name: name.clone() };
             return Ok(FunctionPlan { reason, ..plan });
         }
         let recognised = plan
             .names
             .iter()
-            .find(|name| arch::is_kernel_recognised(name));
+            .find(|name| self.arch.is_kernel_recognised(name));
         if let Some(name) = recognised.cloned() {
             return self.kernel_recognised(plan, name);
         }
@@ -248,7 +258,7 @@ impl Planner<'_> {
 
     /// A function that the caller forces to the system call.
     fn forced(&self, plan: FunctionPlan, reason: Forced) -> Result<FunctionPlan> {
-        match system_call(&plan) {
+        match self.system_call(&plan) {
             Some(call) => self.stub(plan, Reason::Forced(reason), call),
             None => Err(refused(&plan, Refusal::NoSystemCall(reason))),
         }
@@ -256,7 +266,7 @@ impl Planner<'_> {
 
     /// Gives the function another implementation.
     fn replace(&self, plan: FunctionPlan, reason: Reason) -> Result<FunctionPlan> {
-        match (self.target(&plan.names), system_call(&plan)) {
+        match (self.target(&plan.names), self.system_call(&plan)) {
             (_, Some(call)) if self.policy == Policy::Syscall => self.stub(plan, reason, call),
             (Some(target), None) => self.jump(plan, reason, target),
             (Some(target), Some(call)) => match self.jump(plan.clone(), reason.clone(), target) {
@@ -270,19 +280,21 @@ impl Planner<'_> {
 
     /// The function as a jump to the new vDSO's.
     fn jump(&self, plan: FunctionPlan, reason: Reason, target: Avma) -> Result<FunctionPlan> {
-        let patch = proxy::proxy_patch(self.placement.image, plan.entry, self.code(&plan), target);
+        let entry = plan.entry.at(self.placement.image);
+        let patch = arch::jump_patch(self.arch, entry, self.code(&plan), target);
         patched(plan, Strategy::Proxy, reason, patch)
     }
 
     /// The function as a system call.
-    fn stub(
-        &self,
-        plan: FunctionPlan,
-        reason: Reason,
-        call: proxy::SystemCall,
-    ) -> Result<FunctionPlan> {
-        let patch = proxy::system_call_patch(self.code(&plan), call);
+    fn stub(&self, plan: FunctionPlan, reason: Reason, call: SystemCall) -> Result<FunctionPlan> {
+        let patch = arch::system_call_patch(self.arch, self.code(&plan), call);
         patched(plan, Strategy::Syscall, reason, patch)
+    }
+
+    /// The system call that does what a function does.
+    fn system_call(&self, plan: &FunctionPlan) -> Option<SystemCall> {
+        let mut names = plan.names.iter();
+        names.find_map(|name| SystemCall::of(self.arch, name))
     }
 
     /// The image's bytes from a function's entry on.
@@ -298,13 +310,14 @@ impl Planner<'_> {
         Some(export.address.at(base))
     }
 
-    /// A function whose code runs on must not run into bytes that were overwritten for another one, except at the other
-    /// one's entry, where the replacement does what the function did.
+    /// A function whose code runs on must not run into bytes that were overwritten for another one,
+    /// except at the other one's entry, where the replacement does what the function did.
     fn resolve_conflicts(&self, plans: &mut [FunctionPlan]) -> Result<()> {
         loop {
             let conflict = plans.iter().enumerate().find_map(|(index, plan)| {
                 let mut names = plan.names.iter();
-                let runs = plan.patch.is_none() && !names.any(|name| arch::is_return_address(name));
+                let runs =
+                    plan.patch.is_none() && !names.any(|name| self.arch.is_return_address(name));
                 let other = runs
                     .then(|| {
                         plans
@@ -326,11 +339,6 @@ impl Planner<'_> {
             plans[index] = self.replace(plan, reason)?;
         }
     }
-}
-
-/// The system call that does what a function does.
-fn system_call(plan: &FunctionPlan) -> Option<proxy::SystemCall> {
-    plan.names.iter().find_map(|name| proxy::system_call(name))
 }
 
 /// A function whose entry is overwritten.
@@ -356,7 +364,8 @@ fn patched(
     })
 }
 
-/// Whether function `index` begins at or can reach an instruction that the patch of `other` overwrites, beyond the entry.
+/// Whether function `index` begins at or can reach an instruction that the patch of `other`
+/// overwrites, beyond the entry.
 fn enters(code: &Code, index: usize, other: &FunctionPlan) -> bool {
     let Some(patch) = &other.patch else {
         return false;
@@ -366,7 +375,8 @@ fn enters(code: &Code, index: usize, other: &FunctionPlan) -> bool {
     if function.entry > other.entry && function.entry.0 < end {
         return true;
     }
-    // Reaching the entry brings the instructions behind it; only what jumps into the middle is a conflict.
+    // Reaching the entry brings the instructions behind it; only what jumps into the middle is a
+    // conflict.
     let mut jumps = code
         .reached(function)
         .filter_map(|instruction| match instruction.flow {
@@ -381,10 +391,11 @@ fn enters(code: &Code, index: usize, other: &FunctionPlan) -> bool {
     jumps.any(|target| target > other.entry && target.0 < end)
 }
 
-/// Whether the function at `entry` keeps its place whatever the tables say: it stays, or the kernel's own is used.
-pub(crate) fn is_known_by_address(image: &Image, entry: Svma) -> bool {
+/// Whether the function at `entry` keeps its place whatever the tables say: it stays, or the
+/// kernel's own is used.
+pub(crate) fn is_known_by_address(arch: &dyn Arch, image: &Image, entry: Svma) -> bool {
     let mut exports = image.exports_at(entry);
     exports.any(|export| {
-        arch::is_return_address(&export.name) || arch::is_kernel_recognised(&export.name)
+        arch.is_return_address(&export.name) || arch.is_kernel_recognised(&export.name)
     })
 }

@@ -1,9 +1,11 @@
 //! Where the relocation table of an old image comes from.
 //!
-//! Tried in this order: the image itself, a file that the user names, what was derived earlier, a derivation from the
-//! symbols of the image's own kernel. Functions of an image for which there is none are replaced.
+//! The search tries, in this order: the image itself, a file that the user names, a store of tables
+//! that were derived earlier, a derivation from the symbols of the image's own kernel. Without a
+//! table the linker replaces all functions that read the vvar.
 //!
-//! How threads get out of the image's code comes from the same places: [`reentry()`].
+//! The table that says how threads get out of the image's code comes from the same places:
+//! [`reentry()`].
 
 mod reentry;
 #[cfg(test)]
@@ -27,7 +29,8 @@ use crate::{Error, Result};
 
 pub use reentry::{LostReason, ReentrySummary, reentry};
 
-/// Where an old image's relocation table came from. The order is the order in which sources are tried.
+/// Where an old image's relocation table came from. The order is the order in which sources are
+/// tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Provenance {
     /// The image carries it.
@@ -55,22 +58,25 @@ impl Provenance {
     }
 }
 
-/// Raised by every change of [`elf_tools::derive`] and [`elf_tools::reentry`] that changes a table: a [`Store`] does not give
-/// older ones.
+/// Raised by every change of [`elf_tools::derive`] and [`elf_tools::reentry`] that changes a table:
+/// a [`Store`] does not give older ones.
 pub const DERIVATION_VERSION: u32 = 2;
 
 /// A place where derived tables are kept for the next time, by image.
 ///
-/// The kernel's symbols, which a derivation needs, are often no longer there when a checkpoint is restored.
+/// The kernel's symbols, which a derivation needs, are often no longer there when a checkpoint is
+/// restored.
 pub trait Store: fmt::Debug + Send + Sync {
-    /// The relocations of an image whose instructions are `code`. What is damaged, or does not fit, counts as absent.
+    /// The relocations of an image whose instructions are `code`. A table that is damaged or does
+    /// not fit counts as absent.
     fn relocations(&self, image: &Image, code: &Code) -> Option<Relocations>;
 
-    /// The re-entry table, under the same conditions. One of a copy of the image with other boot-time alternatives does not
-    /// fit.
+    /// The re-entry table, under the same conditions. One of a copy of the image with other
+    /// boot-time alternatives does not fit.
     fn reentry(&self, image: &Image, code: &Code) -> Option<ReentryTable>;
 
-    /// Keeps tables of an image; whether that was possible. What cannot be kept is derived again.
+    /// Keeps tables of an image; whether that was possible. The search derives again what the store
+    /// does not keep.
     fn keep(&self, old: &Old, relocations: &Relocations, reentry: Option<&ReentryTable>) -> bool;
 }
 
@@ -126,19 +132,18 @@ impl NoTables {
 impl Source {
     /// The vDSO as an old image, with its relocation table wherever that is.
     pub fn old(&self, options: &Options) -> Result<(Old, OldTables)> {
-        self.old_as(self.require_image()?.clone(), options)
-    }
-
-    /// The same for a copy of the vDSO, such as one with alternatives applied: a derived table describes just that code.
-    pub fn old_as(&self, image: Image, options: &Options) -> Result<(Old, OldTables)> {
+        let image = self.require_image()?.clone();
         find(image, &self.name, self.symtab(), options)
     }
 }
 
 /// Reads an image, and its table wherever that is.
 ///
-/// `name` is what errors call the image; `symtab` has the symbols of the kernel that it belongs to, or says why there are
-/// none. That a table cannot be had is no error; that one the user named does not fit the image is.
+/// Errors call the image `name`; `symtab` has the symbols of the kernel that it belongs to, or says
+/// why there are none.
+///
+/// An image without a table is no error. A table that the user named and that does not fit the image
+/// is one.
 pub fn find(
     image: Image,
     name: &str,
@@ -204,7 +209,8 @@ fn from_file(old: &mut Old, file: &Given, options: &Options) -> Result<Found> {
         let error = elf_tools::Error::not_found("symbols of this image's kernel", reason);
         return Err(Error::input(name)(error));
     }
-    // Symbols that do not say whose they are may be another kernel's; then nothing is kept that others would believe.
+    // Symbols that do not say whose they are may be another kernel's; then nothing is kept that
+    // others would believe.
     let cache = options.cache.as_deref().filter(|_| named.is_some());
     Ok(derived(old, &symbols, cache))
 }
@@ -216,8 +222,8 @@ fn derived(old: &mut Old, symtab: &Symtab, cache: Option<&dyn Store>) -> Found {
     }
 }
 
-/// Derives the table of a source's vDSO, whatever other table there is, and keeps it in the cache. Returns the places of
-/// instructions that refer to the vvar and that no function reaches as well.
+/// Derives the table of a source's vDSO, whatever other table there is, and keeps it in the cache.
+/// Also returns the instructions that refer to the vvar and that no function reaches.
 pub fn derive(source: &Source, cache: Option<&dyn Store>) -> Result<(Old, Vec<Svma>)> {
     let symtab = source.require_symtab()?;
     let image = source.require_image()?.clone();
@@ -237,7 +243,7 @@ fn derive_into(
         unreached,
     } = elf_tools::derive::derive(&old.image, &old.code, symtab)?;
     if let Some(cache) = cache {
-        // What cannot be kept is derived again the next time.
+        // The next search derives again what the cache does not keep.
         reentry::keep(old, &relocations, cache);
     }
     old.set_table(relocations);

@@ -1,7 +1,8 @@
 //! Where the re-entry table of an old image comes from.
 //!
-//! Tried in this order: the file that the user names, what was derived earlier, the image's code. The last always has one:
-//! unlike relocations it needs no symbols.
+//! The search tries, in this order: the file that the user names, a store of tables that were
+//! derived earlier, the image's code. The last always has one: unlike relocations it needs no
+//! symbols.
 
 use std::collections::BTreeMap;
 
@@ -12,10 +13,11 @@ use super::{Given, Options, Provenance, Store};
 use crate::link::Old;
 use crate::{Error, Result};
 
-/// Finds the re-entry table of an old image. `name` is what errors call the image.
+/// Finds the re-entry table of an old image. Errors call the image `name`.
 ///
-/// A table that the user named and that contradicts itself or the image is an error. One of a copy of the image with other
-/// boot-time alternatives is passed over, and so is what is wrong with the cache.
+/// A table that the user named and that contradicts itself or the image is an error. One of a copy
+/// of the image with other boot-time alternatives is passed over, and so is what is wrong with the
+/// cache.
 pub fn reentry(old: &Old, name: &str, options: &Options) -> Result<(ReentryTable, Provenance)> {
     if let Some(table) = from_file(old, options)? {
         return Ok((table, Provenance::File));
@@ -46,7 +48,8 @@ fn from_file(old: &Old, options: &Options) -> Result<Option<ReentryTable>> {
     object::read_reentry(bytes, &old.image, &old.code).map_err(Error::input(name))
 }
 
-/// Keeps a re-entry table next to the relocations that are kept already. What cannot be kept is derived again.
+/// Keeps a re-entry table next to the relocations that are kept already. The next
+/// search derives again what the cache does not keep.
 fn complete(old: &Old, table: &ReentryTable, cache: &dyn Store) {
     if let Some(kept) = cache.relocations(&old.image, &old.code) {
         cache.keep(old, &kept, Some(table));
@@ -69,11 +72,13 @@ pub struct ReentrySummary {
     pub functions: usize,
     /// Number of boundaries that functions reach.
     pub boundaries: usize,
-    /// Of those, boundaries from which nothing is read any more that depends on the kernel: a thread goes on.
+    /// Of those, boundaries from which nothing is read any more that depends on the kernel: a
+    /// thread goes on.
     pub untouched: usize,
     /// Boundaries from which a thread goes back to the entry of its function.
     pub reenter: usize,
-    /// Boundaries at which a thread cannot be put back, in at least one of the ways that lead there.
+    /// Boundaries at which a thread cannot be put back, in at least one of the ways that lead
+    /// there.
     pub lost: usize,
     /// Why, most frequent first.
     pub reasons: Vec<LostReason>,

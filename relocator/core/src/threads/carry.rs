@@ -1,4 +1,5 @@
-//! All threads of a process, with the contexts that signals have interrupted, and what carries them across.
+//! All threads of a process, with the contexts that signals have interrupted, and what carries them
+//! across.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -39,10 +40,11 @@ pub struct Stuck {
 pub struct Contexts(Vec<Vec<Interrupted>>);
 
 impl Contexts {
-    /// Those that were interrupted inside one of `texts`. Looking for them is what takes longest of all that is done about a
-    /// thread, so it is done once for all texts.
+    /// Finds those that were interrupted inside one of `texts`. The search takes longer than
+    /// everything else about a thread, so one search serves all texts.
     ///
-    /// Stacks of several threads may be one mapping, so that a frame is found twice; it counts once.
+    /// Stacks of several threads may be one mapping, so that the search meets a frame twice; it
+    /// counts once.
     pub fn of(
         threads: &[Thread],
         writable: &[Range<Avma>],
@@ -85,7 +87,8 @@ pub fn carry(
 }
 
 impl Carried {
-    /// Adds what has to be done about one context; the registers that it goes on with if they are others.
+    /// Adds what has to be done about one context; the registers that it goes on with if they are
+    /// others.
     fn add(&mut self, thread: i32, frame: Option<Avma>, verdict: Verdict) -> Option<Registers> {
         match verdict {
             Verdict::Outside | Verdict::Untouched => None,

@@ -10,7 +10,8 @@ use elf_tools::Svma;
 /// executed next is at `to`.
 ///
 /// At the first boundary of a detour there is a jump to the new place, so a thread can also go on
-/// from there. At the others nothing is left: a thread that was stopped there must be carried along.
+/// from there. At the others nothing is left: a thread that was stopped there must be carried
+/// along.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Moved {
     /// The boundary in the old image.
@@ -81,7 +82,7 @@ impl CodeNow {
     }
 
     /// Where an instruction of the old image is now, if it was moved.
-    pub fn moved_to(&self, boundary: Svma) -> Option<Svma> {
+    pub(crate) fn moved_to(&self, boundary: Svma) -> Option<Svma> {
         let found = self.moved.iter().find(|moved| moved.from == boundary);
         found.map(|moved| moved.to)
     }

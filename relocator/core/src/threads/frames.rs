@@ -1,16 +1,17 @@
 //! Contexts that signals interrupted: where a thread goes on when its handlers return.
 //!
-//! To run a handler, the kernel saves the registers of what it interrupts in a *signal frame* on the stack, and
-//! `rt_sigreturn` takes them from there. So a thread that is stopped in a handler can have a second program counter inside
-//! the old vDSO, and a third one if another signal interrupted that handler. Nothing lists these frames. They are searched
-//! for, from the stack pointer upwards, and what is taken for one must look like a whole one (`ucontext`).
+//! To run a handler, the kernel saves the registers of the interrupted code in a *signal frame* on
+//! the stack, and `rt_sigreturn` takes them from there. So a thread that is stopped in a handler
+//! can have a second program counter inside the old vDSO, and a third one if another signal
+//! interrupted that handler. No list of these frames exists. This module searches for them, from
+//! the stack pointer upwards, and takes for one what looks like a whole `ucontext`.
 //!
-//! What is found may still be a copy that nobody returns to: of a handler that keeps one, or left over in a variable that
-//! has no value yet. Putting such a copy right changes nothing that runs. What is not found is a frame that the program has
-//! moved away from the stack pointer's reach (coroutines that are switched inside handlers), and one whose handler returns
-//! through code of its own making.
+//! A frame that it finds may still be a copy to which no thread returns: a handler's own, or one
+//! left over in a variable that has no value yet. Correcting such a copy changes nothing that runs.
+//! It does not find a frame that the program has moved away from the stack pointer's reach
+//! (coroutines that are switched inside handlers), nor one whose handler returns through code of
+//! its own making.
 
-mod ucontext;
 mod window;
 
 use std::borrow::Cow;
@@ -19,17 +20,18 @@ use std::ops::Range;
 use std::slice;
 
 use elf_tools::Avma;
-use elf_tools::reentry::Register;
 
 use super::{Memory, Registers, Write};
+use crate::arch::native::signal_frame;
 
 /// A context that a signal interrupted.
 ///
-/// It is in no system call, so the `system_call` of its registers is -1. If it was in one, the kernel settled that before
-/// it wrote the frame (`handle_signal` in `arch/x86/kernel/signal.c`): either the call has failed with `EINTR` and the
-/// program counter is behind its instruction, or the call will be made again, the program counter is back at the
-/// instruction and `rax` has the number of the call again. In that case `rcx` and `r11` are no longer what they were when
-/// the instruction was first reached: `syscall` has overwritten them.
+/// It is in no system call, so the `system_call` of its registers is -1. If it was in one, the
+/// kernel decided about that before it wrote the frame (its function `handle_signal`): either the
+/// call has failed with `EINTR` and the program counter is behind its instruction, or the thread
+/// will make the call again, the program counter is back at the instruction and the register of the
+/// call's number has that number again. In that case the registers that a system call changes are
+/// no longer what they were when the thread first reached the instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Interrupted {
     /// Where its `ucontext` is.
@@ -41,14 +43,15 @@ pub struct Interrupted {
 impl Interrupted {
     /// What has to be written for it to go on with other registers.
     ///
-    /// Only the general registers and the program counter are: flags, segments, floating point and the mask of signals stay.
+    /// Only the general registers and the program counter are: flags, segments, floating point and
+    /// the mask of signals stay.
     pub fn write(&self, registers: &Registers) -> Write {
-        ucontext::write(self.at, registers)
+        signal_frame::write(self.at, registers)
     }
 }
 
-/// How far up from a stack pointer is searched. A stack is not that deep, but the memory behind it may be huge: stacks of
-/// coroutines are parts of heaps.
+/// How far up from a stack pointer is searched. A stack is not that deep, but the memory behind it
+/// may be huge: stacks of coroutines are parts of heaps.
 const REACH: u64 = 64 << 20;
 
 /// Number of stacks that are searched for one thread. Two are usual: its own and the alternate one.
@@ -69,10 +72,11 @@ pub fn interrupted(
 
 /// The contexts of a thread that were interrupted inside `text`, innermost first.
 ///
-/// `registers` are those that it was stopped with, and `writable` is the memory of its process that can be written, as
-/// stacks can be. They are searched from the thread's stack pointer and from those of all frames, for a handler can run on
-/// another stack than what it interrupts (`sigaltstack`). Where stacks of several threads are parts of one mapping, a frame
-/// may be found for more than one of them. Where there are many threads, `writable` had better be sorted, with
+/// `registers` are those that it was stopped with, and `writable` is the memory of its process that
+/// can be written, as stacks can be. They are searched from the thread's stack pointer and from
+/// those of all frames, for a handler can run on another stack than what it interrupts
+/// (`sigaltstack`). Where stacks of several threads are parts of one mapping, a frame may be found
+/// for more than one of them. Where there are many threads, `writable` had better be sorted, with
 /// what touches made one, for all of them at once.
 pub fn of_thread(
     registers: &Registers,
@@ -84,13 +88,13 @@ pub fn of_thread(
 }
 
 /// The contexts of a thread that were interrupted inside one of several texts.
-pub fn of_texts(
+pub(crate) fn of_texts(
     registers: &Registers,
     writable: &[Range<Avma>],
     texts: &[Range<Avma>],
     memory: &dyn Memory,
 ) -> Vec<Interrupted> {
-    let pointer = Avma(registers.general[Register::RSP.index()]);
+    let pointer = registers.stack_pointer();
     let mut stacks = Stacks::new(writable, pointer);
     let mut found = Vec::new();
     while let Some(stack) = stacks.next() {
@@ -110,7 +114,7 @@ pub fn of_texts(
 
 /// Where in a range an `ucontext` can begin that is in it as a whole.
 fn whole(range: Range<Avma>) -> Range<Avma> {
-    let last = range.end.0.saturating_sub(ucontext::SIZE as u64 - 1);
+    let last = range.end.0.saturating_sub(signal_frame::SIZE as u64 - 1);
     range.start..Avma(last).max(range.start)
 }
 
@@ -120,7 +124,8 @@ struct Stacks<'a> {
     memory: Cow<'a, [Range<Avma>]>,
     /// Stack pointers that frames lead to, and which may have been dealt with.
     pointers: VecDeque<Avma>,
-    /// What was searched. Nothing is searched twice, so that frames which lead to each other come to an end.
+    /// What was searched. Nothing is searched twice, so that frames which lead to each other come
+    /// to an end.
     searched: Vec<Range<Avma>>,
 }
 
@@ -180,7 +185,7 @@ impl<'a> Stacks<'a> {
     }
 }
 
-/// Whether ranges are as [`joined`] makes them.
+/// Whether ranges are as [`merge`] makes them.
 fn is_joined(ranges: &[Range<Avma>]) -> bool {
     let are_apart = |pair: &[Range<Avma>]| pair[0].end < pair[1].start;
     ranges.iter().all(|range| !range.is_empty()) && ranges.windows(2).all(are_apart)

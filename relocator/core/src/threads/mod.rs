@@ -1,11 +1,21 @@
 //! Carrying threads across that were stopped inside an old image.
 //!
-//! A thread that may still read the vvar goes back to the entry of the function that it is in (*re-entry*): whatever was put
-//! there then answers it. One that reads nothing any more goes on, unless the code that it would run on was overwritten.
-//! What cannot be recovered is said, before anything is written.
+//! A thread that may still read the vvar goes back to the entry of the function that it is in
+//! (*re-entry*), and the code that is there then answers it. A thread that reads nothing any more
+//! goes on, unless the code ahead of it was overwritten. A thread that cannot be recovered gets a
+//! [`StuckReason`] before anything is written.
 //!
-//! Nothing here knows what a process is: registers and memory come in, registers and writes go out. So the same code
-//! serves a live process, checkpoint files, and tests.
+//! This module does not know what a process is: registers and memory come in, registers and writes
+//! go out. So the same code serves a live process, checkpoint files, and tests. It knows neither
+//! the linker nor its plan either, only the code that threads find: [`CodeNow`].
+//!
+//! | module | does |
+//! |---|---|
+//! | `code_now` | what code is there at some moment |
+//! | `stopped` | what a recipe makes of one thread |
+//! | [`frames`] | contexts that signals interrupted |
+//! | [`carry`](mod@carry) | all threads of a process |
+//! | [`random`] | states of `getrandom` |
 
 pub mod carry;
 mod code_now;
@@ -15,34 +25,23 @@ mod reason;
 mod stopped;
 
 use elf_tools::disassembly::Flow;
-use elf_tools::reentry::{Context, ReentryTable, Register};
+use elf_tools::reentry::{Context, ReentryTable};
 use elf_tools::{Avma, Svma};
 
+use crate::arch::native;
+pub use crate::arch::native::Registers;
 use crate::criu;
 use crate::input::Old;
 pub use code_now::{CodeNow, Moved, Patch};
 pub use reason::{RecipeFault, StuckReason};
 use stopped::Stopped;
 
-/// Length of the `syscall` instruction. A thread that is to repeat a system call is brought back by it.
-const SYSCALL: u64 = 2;
-
-/// The registers of a thread that was stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Registers {
-    /// General registers, by [`Register::index`].
-    pub general: [u64; Register::COUNT],
-    /// The instruction that is executed next.
-    pub pc: Avma,
-    /// The number of the system call that the thread is in or, if it is none, -1: `orig_rax`.
-    pub system_call: i64,
-}
-
 impl Registers {
-    /// Whether the kernel will have the thread repeat a system call that was interrupted: `ERESTARTSYS` to
-    /// `ERESTARTNOHAND`, and `ERESTART_RESTARTBLOCK`, none of which a program ever sees. `linux/errno.h`
+    /// Whether the kernel will make the thread repeat a system call that was interrupted:
+    /// `ERESTARTSYS` to `ERESTARTNOHAND`, and `ERESTART_RESTARTBLOCK`, none of which a program ever
+    /// sees. `linux/errno.h`
     pub fn repeats_system_call(&self) -> bool {
-        let result = self.general[Register::RAX.index()] as i64;
+        let result = self.result() as i64;
         self.system_call >= 0 && matches!(result, -514..=-512 | -516)
     }
 }
@@ -122,20 +121,18 @@ pub struct Crossing<'a> {
 /// The instruction that a thread executes next: the system call, if that is to be repeated.
 fn instruction(place: Svma, registers: &Registers) -> Option<Svma> {
     match registers.repeats_system_call() {
-        true => place.0.checked_sub(SYSCALL).map(Svma),
+        true => place.0.checked_sub(native::SYSTEM_CALL_SIZE).map(Svma),
         false => Some(place),
     }
 }
 
-/// Whether a thread at an offset of what a function was overwritten with executes that. Others have put it there while they
-/// let threads be as they were, if it is CRIU's jump: then a thread may still be in what was there before.
+/// Whether a thread at an offset in code that overwrites a function executes that code. CRIU writes
+/// its jumps without looking at threads, so under one of those a thread may still be in the
+/// function itself.
 fn is_in_patch(patch: &[u8], offset: usize, registers: &Registers) -> bool {
     match criu::target(patch) {
         None => true,
-        Some(target) => {
-            let is_loaded = registers.general[Register::RAX.index()] == target.0;
-            offset == 0 || offset == criu::LOAD && is_loaded
-        }
+        Some(target) => native::criu::is_executed(target, offset, registers),
     }
 }
 
@@ -166,8 +163,8 @@ impl Crossing<'_> {
         self.before.is_some_and(|code| code.is_relocated)
     }
 
-    /// The function whose entry was overwritten earlier, if a thread is in what it was overwritten with, and the bytes from
-    /// the thread's instruction on.
+    /// The function whose entry was overwritten earlier, if a thread is in what it was overwritten
+    /// with, and the bytes from the thread's instruction on.
     fn replaced(&self, place: Svma, registers: &Registers) -> Option<(Svma, &[u8])> {
         let place = instruction(place, registers)?;
         self.before?
@@ -188,7 +185,8 @@ impl Crossing<'_> {
         (offset < size).then_some(Svma(offset))
     }
 
-    /// The boundary of the old image that a thread is at. One that is to repeat a system call is at its instruction.
+    /// The boundary of the old image that a thread is at. One that is to repeat a system call is at
+    /// its instruction.
     fn boundary(&self, place: Svma, registers: &Registers) -> Option<Svma> {
         let place = instruction(place, registers)?;
         let moved = self.before.and_then(|code| code.moved_from(place));
@@ -233,7 +231,8 @@ impl Crossing<'_> {
         found.map(Verdict::FixUp).ok_or(StuckReason::UnknownCallers)
     }
 
-    /// A thread at the entry of a function: it stays there, or goes there from a copy of the instruction.
+    /// A thread at the entry of a function: it stays there, or goes there from a copy of the
+    /// instruction.
     fn entered(&self, entry: Svma, place: Svma, stopped: &Stopped<'_>) -> Verdict {
         match entry == place {
             true => Verdict::Untouched,
@@ -250,7 +249,8 @@ impl Crossing<'_> {
         }
     }
 
-    /// Whether a thread that goes on from a boundary may execute what was overwritten there or is no longer there.
+    /// Whether a thread that goes on from a boundary may execute what was overwritten there or is
+    /// no longer there.
     fn meets_changes(&self, boundary: Svma) -> bool {
         let code = &self.old.code;
         let Some(start) = code.index_of(boundary) else {

@@ -8,10 +8,10 @@ use elf_tools::{Avma, Svma};
 #[non_exhaustive]
 pub enum StuckReason {
     /// It is between the instructions of the image.
-    #[error("no function of the image executes an instruction there")]
+    #[error("no instruction of the image begins there")]
     NoInstruction,
     /// Its return addresses are not those of any call that leads to its instruction.
-    #[error("no function is known to come here from where its callers are")]
+    #[error("its return addresses are not those of any call that leads here")]
     UnknownCallers,
     /// Two functions reach its instruction, and their recipes differ.
     #[error("it may be in the function at {0} or in that at {1}")]
@@ -34,13 +34,13 @@ pub enum StuckReason {
     #[error("{0}")]
     Recipe(#[from] RecipeFault),
     /// Its instruction will be somewhere else before it could be moved.
-    #[error("its instruction is somewhere else afterwards")]
+    #[error("its instruction will be elsewhere")]
     MovedAfterwards,
     /// It is in code that another tool has left and that it leaves by itself.
-    #[error("it comes from a system call of another tool's")]
+    #[error("it returns from a system call of another tool")]
     ForeignSystemCall,
     /// It is in the new vDSO, and no old one has its function.
-    #[error("it is in the new vDSO, which has to be moved, and no old one has this function")]
+    #[error("it is in the new vDSO, which has to move, and no old vDSO has this function")]
     NoOldFunction,
     /// It is in memory that is about to change.
     #[error("it is in memory that is about to change")]
@@ -76,7 +76,7 @@ pub enum RecipeFault {
     #[error("the stack cannot be read at {0}")]
     Unreadable(Avma),
     /// The recipe divides by 0.
-    #[error("a scale of 0")]
+    #[error("the recipe divides by 0")]
     NoScale,
     /// A value is between two that the code could have computed.
     #[error("{value:#x} is no multiple of {scale}")]

@@ -4,9 +4,7 @@ use elf_tools::reentry::{Context, Location, Recipe, Register, Source};
 use elf_tools::{Avma, Svma};
 
 use super::{FixUp, Memory, RecipeFault, Registers, StuckReason, Verdict, Write};
-
-/// `ret`
-const RET: u8 = 0xc3;
+use crate::arch::native;
 
 /// A thread inside an image.
 #[derive(Clone, Copy)]
@@ -19,12 +17,12 @@ pub(super) struct Stopped<'a> {
     pub(super) was_linked: bool,
 }
 
-/// Whether a number is computed with constants that linking may change: those that go into addresses of the vvar. What is
-/// added to the stack pointer is none of them.
+/// Whether a number is computed with constants that linking may change: those that go into
+/// addresses of the vvar. What is added to the stack pointer is none of them.
 fn depends_on_layout(register: Register, source: &Source) -> bool {
     let is_added = source.constant != 0 && source.location != Location::Nowhere;
     let is_scaled = source.scale.unsigned_abs() != 1;
-    register != Register::RSP && (source.image != 0 || is_added || is_scaled)
+    register != native::STACK_POINTER && (source.image != 0 || is_added || is_scaled)
 }
 
 impl Stopped<'_> {
@@ -50,8 +48,9 @@ impl Stopped<'_> {
         }
     }
 
-    /// The thread in a replacement of the function at `entry`: a jump or a system call, which leave everything that counts in
-    /// its place. It begins anew, unless the system call has been made: then it returns.
+    /// The thread in a replacement of the function at `entry`: a jump or a system call, which leave
+    /// the arguments and the saved registers in their places. It starts over, unless it has made
+    /// the system call already: then it returns.
     pub(super) fn in_replacement(
         &self,
         entry: Svma,
@@ -60,19 +59,14 @@ impl Stopped<'_> {
     ) -> Result<Verdict, StuckReason> {
         let mut fix_up = self.moved(place, entry);
         fix_up.registers.system_call = -1;
-        if bytes[0] != RET {
+        if !native::is_return(bytes) {
             return Ok(match place == entry {
                 true => Verdict::Untouched,
                 false => Verdict::FixUp(fix_up),
             });
         }
-        let address = Location::Memory {
-            base: Register::RSP,
-            offset: 0,
-        };
-        fix_up.registers.pc = Avma(self.content(address)?);
-        let stack = &mut fix_up.registers.general[Register::RSP.index()];
-        *stack = stack.wrapping_add(8);
+        let target = self.word(self.registers.return_address())?;
+        fix_up.registers.return_to(Avma(target));
         fix_up.returns = 1;
         Ok(Verdict::FixUp(fix_up))
     }
@@ -96,7 +90,7 @@ impl Stopped<'_> {
             let place = registers.general.get_mut(register.index());
             *place.ok_or(RecipeFault::NoSuchRegister(register))? = value;
         }
-        // What is begun anew is no system call that could be repeated.
+        // The kernel must not repeat a system call for a thread that starts over.
         registers.system_call = -1;
         for clear in &recipe.clear {
             let object = self.general(&fix_up.registers, clear.argument)?;
@@ -138,12 +132,16 @@ impl Stopped<'_> {
             Location::Memory { base, offset } => {
                 let base = self.general(self.registers, base)?;
                 let at = Avma(base.wrapping_add_signed(offset));
-                let mut bytes = [0; 8];
-                match self.memory.read(at, &mut bytes) {
-                    true => Ok(u64::from_le_bytes(bytes)),
-                    false => Err(RecipeFault::Unreadable(at)),
-                }
+                self.word(at)
             }
+        }
+    }
+
+    fn word(&self, at: Avma) -> Result<u64, RecipeFault> {
+        let mut bytes = [0; 8];
+        match self.memory.read(at, &mut bytes) {
+            true => Ok(u64::from_le_bytes(bytes)),
+            false => Err(RecipeFault::Unreadable(at)),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Threads in functions that CRIU has overwritten with its jumps.
 
 use elf_tools::image::Image;
+use elf_tools::reentry::Register;
 use kernel_fixtures::fixture;
 
 use super::*;
@@ -22,7 +23,8 @@ impl Memory for Stack {
     }
 }
 
-/// What becomes of a thread at each of the boundaries of a function among the first bytes that a jump takes.
+/// What becomes of a thread at each of the boundaries of a function among the first bytes that a
+/// jump takes.
 fn verdicts(rax: u64) -> Vec<(u64, Registers, Verdict)> {
     let image = Image::parse(fixture::find("operands").unwrap().image).unwrap();
     let entry = image.export("__vdso_clock_gettime").unwrap().address;

@@ -76,8 +76,9 @@ impl Body {
         self.table.operand_fields.len() as u32 - 1
     }
 
-    /// Demands that these operand fields together, at the last instruction, make the distance of `page + addend`.
-    pub(crate) fn sum(&mut self, site: Svma, terms: &[(u32, i64)], addend: i64) {
+    /// Demands that these operand fields together, at the last instruction, make the distance of
+    /// `page + addend`.
+    pub(crate) fn constraint(&mut self, site: Svma, terms: &[(u32, i64)], addend: i64) {
         self.right_hand_side(RightHandSide::Address, site, terms, addend);
     }
 
@@ -106,11 +107,12 @@ impl Body {
         let site = self.here();
         let operand_field = self.operand_field(&[0x48, 0x8d, 0x05, 0, 0, 0, 0], 3, Width::I32);
         let end = self.here();
-        self.sum(site, &[(operand_field, 1)], -end.signed());
+        self.constraint(site, &[(operand_field, 1)], -end.signed());
         operand_field
     }
 
-    /// An instruction that reads `field` of the page from where `base`, the operand field of [`Body::point`], points to.
+    /// An instruction that reads `field` of the page from where `base`, the operand field of
+    /// [`Body::point`], points to.
     pub(crate) fn field(
         &mut self,
         base: u32,
@@ -122,7 +124,7 @@ impl Body {
         let site = self.here();
         let operand_field = self.operand_field(bytes, offset, width);
         let end = self.table.operand_fields[base as usize].place.offset(4);
-        self.sum(site, &[(base, 1), (operand_field, 1)], field - end.signed());
+        self.constraint(site, &[(base, 1), (operand_field, 1)], field - end.signed());
         operand_field
     }
 

@@ -63,7 +63,7 @@ fn linked(old: &Old, new: &str) -> LinkedImage {
 }
 
 #[test]
-fn sums_of_one_constant_link_as_entries_do() {
+fn constraints_of_one_constant_link_as_entries_do() {
     let mut relocated = 0;
     for name in ["operands", "defaulted-operands"] {
         let image = fixture::find(name).expect("a fixture").image;

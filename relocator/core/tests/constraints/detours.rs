@@ -29,7 +29,7 @@ fn moved(linked: &Linked) -> Vec<u64> {
 }
 
 /// A read without displacement that needs one, with `before` and `behind` around it.
-fn misfit(before: &[u8], behind: &[u8]) -> Linked {
+fn out_of_range(before: &[u8], behind: &[u8]) -> Linked {
     let mut body = Body::new();
     let base = body.point();
     body.put(before);
@@ -39,7 +39,7 @@ fn misfit(before: &[u8], behind: &[u8]) -> Linked {
 }
 
 #[test]
-fn a_misfit_and_its_neighbour_are_moved() {
+fn an_operand_out_of_range_and_its_neighbour_are_moved() {
     let mut body = Body::new();
     let base = body.point();
     body.field(base, READ, 0, Width::None, 0x40);
@@ -72,7 +72,7 @@ fn a_misfit_and_its_neighbour_are_moved() {
 #[test]
 fn what_is_left_of_moved_code_traps() {
     // mov edx, 5 makes seven bytes of it.
-    let linked = misfit(&[], &[&[0xba, 5, 0, 0, 0], RETURN].concat());
+    let linked = out_of_range(&[], &[&[0xba, 5, 0, 0, 0], RETURN].concat());
     let rest = linked.entry.offset(12).index();
     assert_eq!(linked.image.bytes[rest..rest + 2], [0xcc, 0xcc]);
     assert_eq!(moved(&linked), [7, 9]);
@@ -81,7 +81,7 @@ fn what_is_left_of_moved_code_traps() {
 #[test]
 fn short_branches_become_near_ones() {
     // je +3 behind the read; test edx, edx makes enough of it.
-    let linked = misfit(&[], &[0x74, 3, 0x85, 0xd2, 0x90, 0x90, 0xc3]);
+    let linked = out_of_range(&[], &[0x74, 3, 0x85, 0xd2, 0x90, 0x90, 0xc3]);
     assert_eq!(moved(&linked), [7, 9, 11]);
     let place = linked.image.moved[0].to;
     let target = linked.entry.offset(7 + 2 + 2 + 3);
@@ -96,7 +96,7 @@ fn short_branches_become_near_ones() {
 #[test]
 fn a_return_ends_moved_code() {
     // nop; nop before, ret behind: five bytes with both.
-    let linked = misfit(&[0x90, 0x90], &[0xc3]);
+    let linked = out_of_range(&[0x90, 0x90], &[0xc3]);
     assert_eq!(linked.plan().strategy, Strategy::Relocate);
     assert_eq!(moved(&linked), [7, 8, 9, 11]);
     let (place, last) = (linked.image.moved[0].to, linked.image.moved[3].to);
@@ -110,10 +110,10 @@ fn targets_of_jumps_are_not_moved_over() {
     // jmp over nothing: what follows the read is a target, so the way is backwards.
     let nops = [0x90, 0x90, 0x90];
     let jump_behind = [0x90, 0xc3, 0xeb, 0xfc];
-    let linked = misfit(&nops, &jump_behind);
+    let linked = out_of_range(&nops, &jump_behind);
     assert_eq!(moved(&linked), [7, 8, 9, 10], "{:?}", linked.plan());
     // Now it is the read itself that is jumped to: it can only be the first.
-    let linked = misfit(&nops, &[0x90, 0x90, 0x90, 0x74, 0xf9, 0xc3]);
+    let linked = out_of_range(&nops, &[0x90, 0x90, 0x90, 0x74, 0xf9, 0xc3]);
     assert_eq!(moved(&linked), [10, 12, 13, 14]);
 }
 
@@ -124,7 +124,7 @@ fn where_there_is_no_room_the_function_is_replaced() {
     let endbr = [0xf3, 0x0f, 0x1e, 0xfa];
     let looping = [0xe2, 0xfe];
     for neighbour in [&call_next[..], &system_call, &endbr, &looping] {
-        let linked = misfit(neighbour, &[neighbour, &[0xc3]].concat());
+        let linked = out_of_range(neighbour, &[neighbour, &[0xc3]].concat());
         let plan = linked.plan();
         assert_eq!(plan.strategy, Strategy::Proxy, "{neighbour:x?}");
         let expected = format!(
@@ -139,14 +139,14 @@ fn where_there_is_no_room_the_function_is_replaced() {
         assert_eq!(linked.image.moved, []);
     }
     // What follows a system call is where its thread comes back to, but can be the first.
-    let linked = misfit(&system_call, &[0x90, 0x90, 0x90, 0xc3]);
+    let linked = out_of_range(&system_call, &[0x90, 0x90, 0x90, 0xc3]);
     assert_eq!(moved(&linked), [9, 11, 12, 13]);
-    let linked = misfit(&[], &[0x0f, 0x05, 0x90, 0x90, 0x90, 0xc3]);
+    let linked = out_of_range(&[], &[0x0f, 0x05, 0x90, 0x90, 0x90, 0xc3]);
     assert_eq!(linked.plan().strategy, Strategy::Proxy);
 }
 
 #[test]
-fn misfits_next_to_each_other_share_a_detour() {
+fn operands_out_of_range_next_to_each_other_share_a_detour() {
     let mut body = Body::new();
     let base = body.point();
     for field in [0x40, 0x80, 0xc0] {
@@ -166,14 +166,14 @@ fn misfits_next_to_each_other_share_a_detour() {
 
 #[test]
 fn moved_operands_still_point_where_they_did() {
-    // mov ecx, [rip+...] behind the misfit, with an operand field of its own.
+    // mov ecx, [rip+...] behind the operand out of range, with an operand field of its own.
     let mut body = Body::new();
     let base = body.point();
     body.field(base, READ, 0, Width::None, 0x40);
     let site = body.here();
     let operand_field = body.operand_field(&[0x8b, 0x0d, 0, 0, 0, 0], 2, I32);
     let end = body.here();
-    body.sum(site, &[(operand_field, 1)], 0x88 - end.signed());
+    body.constraint(site, &[(operand_field, 1)], 0x88 - end.signed());
     body.put(RETURN);
     let linked = body.link();
     assert_eq!(moved(&linked), [7, 9]);
@@ -193,7 +193,7 @@ fn a_long_immediate_takes_the_place_of_a_short_one() {
     let add = body.operand_field(&[0x48, 0x83, 0xc0, 0x10], 3, I8);
     let site = body.put(READ);
     let end = body.table.operand_fields[base as usize].place.offset(4);
-    body.sum(site, &[(base, 1), (add, 1)], 0x200 - end.signed());
+    body.constraint(site, &[(base, 1), (add, 1)], 0x200 - end.signed());
     body.put(RETURN);
     let linked = body.link();
     assert_eq!(linked.plan().detours, 1);

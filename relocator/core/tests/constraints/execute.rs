@@ -90,7 +90,7 @@ fn assemble(steps: &[Step]) -> Body {
             Step::Distance(field) => {
                 let operand_field = body.operand_field(&[0x03, 0x15, 0, 0, 0, 0], 2, I32);
                 let end = body.here().signed();
-                body.sum(start, &[(operand_field, 1)], field - end);
+                body.constraint(start, &[(operand_field, 1)], field - end);
             }
             Step::Immediate(field) => {
                 body.put(&[0x48, 0x89, 0xc1]);
@@ -100,7 +100,7 @@ fn assemble(steps: &[Step]) -> Body {
                     .place
                     .offset(4)
                     .signed();
-                body.sum(site, &[(base, 1), (add, 1)], field - end);
+                body.constraint(site, &[(base, 1), (add, 1)], field - end);
             }
             Step::Rotate => {
                 body.put(&[0xd1, 0xc2]);
@@ -159,8 +159,8 @@ impl Mapped {
 
     fn call(&self, argument: u32) -> u32 {
         let code = self.start.as_ptr() as usize + self.entry as usize;
-        // SAFETY: the function was linked for this place; it takes an integer, returns one, and keeps all registers that
-        // the calling convention wants kept.
+        // SAFETY: the function was linked for this place; it takes an integer, returns one, and
+        // keeps all registers that the calling convention wants kept.
         let function: extern "C" fn(u32) -> u32 = unsafe { std::mem::transmute(code) };
         function(argument)
     }
@@ -168,7 +168,7 @@ impl Mapped {
 
 impl Drop for Mapped {
     fn drop(&mut self) {
-        // SAFETY: the mapping is ours, and nobody executes it any more.
+        // SAFETY: the mapping is ours, and no thread executes it any more.
         unsafe { munmap(self.start.cast(), SIZE) }.unwrap();
     }
 }
@@ -184,8 +184,10 @@ fn linked_functions_read_what_they_are_meant_to() {
         let (mapped, linked) = Mapped::new(&body);
         let plan = linked.plan();
         if plan.strategy != Way::Relocate {
-            let fault = Unsolvable::Contradiction;
-            prop_assert!(matches!(plan.reason, Reason::Unsolvable { fault: found, .. } if found == fault), "{}", plan.reason);
+            let Reason::Unsolvable { fault, .. } = &plan.reason else {
+                return Err(TestCaseError::fail(plan.reason.to_string()));
+            };
+            prop_assert_eq!(*fault, Unsolvable::Contradiction);
             return Ok(());
         }
         RELOCATED.fetch_add(1, Ordering::Relaxed);

@@ -54,12 +54,12 @@ fn a_missing_symbol_costs_only_functions_that_use_it() {
 }
 
 #[test]
-fn sums_of_functions_that_cannot_run_bind_nobody() {
-    // Unreachable code that contradicts the function: nobody runs it.
+fn constraints_of_functions_that_cannot_run_do_not_count() {
+    // Unreachable code that contradicts the function: no thread runs it.
     let mut body = reader(0x7c);
     let base = 0;
     let dead = body.put(&[0x90, 0xc3]);
-    body.sum(dead, &[(base, 1)], 0x1000);
+    body.constraint(dead, &[(base, 1)], 0x1000);
     assert_eq!(body.link().plan().strategy, Strategy::Relocate);
     // Reached, it is a contradiction.
     let site = body.table.constraints[1].site;
@@ -74,12 +74,13 @@ fn sums_of_functions_that_cannot_run_bind_nobody() {
 
 #[test]
 fn functions_that_fail_anyway_do_not_choose() {
-    // All others read vvar without a table, so none of them can run; each also wants the pointer elsewhere.
+    // All others read vvar without a table, so none of them can run; each also wants the pointer
+    // elsewhere.
     let mut body = reader_at("__vdso_clock_getres", 0x7c);
     let own = bare().export("__vdso_clock_getres").unwrap().address;
     let exports = bare().exports().to_vec();
     for other in exports.iter().filter(|e| e.address != own) {
-        body.sum(other.address, &[(0, 1)], 0x4000);
+        body.constraint(other.address, &[(0, 1)], 0x4000);
     }
     body.table
         .constraints
@@ -107,7 +108,7 @@ fn what_the_table_cannot_state_is_not_run() {
 }
 
 #[test]
-fn a_place_that_no_sum_decides_about_is_a_stray_reference() {
+fn a_place_without_a_constraint_is_a_stray_reference() {
     let mut body = Body::new();
     body.operand_field(&[0x8b, 0x05, 0, 0, 0, 0x40], 2, I32);
     body.put(&[0xc3]);
@@ -117,7 +118,7 @@ fn a_place_that_no_sum_decides_about_is_a_stray_reference() {
 }
 
 #[test]
-fn slots_that_are_no_constants_are_refused() {
+fn operand_fields_that_are_no_constants_are_refused() {
     let mut body = reader(0x7c);
     body.table.operand_fields[1].place = body.table.operand_fields[1].place.offset(-1);
     let plan = body.link().plan().clone();

@@ -1,7 +1,8 @@
 //! Contradictions between rows that no single row shows.
 //!
-//! Two rows may leave each other no integer however large their variables may become, as `a - 16 b = 8` and
-//! `a - 16 c = 0` do. Narrowing ranges does not see that, and trying values sees it for one value at a time.
+//! Two rows may leave each other no integer however large their variables may become, as
+//! `a - 16 b = 8` and `a - 16 c = 0` do. Narrowing ranges does not see that, and trying values sees
+//! it for one value at a time.
 
 use super::Fault;
 use super::tableau::{Row, Work};

@@ -58,7 +58,8 @@ impl Cover {
         Ok(false)
     }
 
-    /// The sets that have no chosen member yet, less what is excluded; `None` if `more` members are too few for them.
+    /// The sets that have no chosen member yet, less what is excluded; `None` if `more` members are
+    /// too few for them.
     fn open(&self, more: usize, work: &mut Work) -> Result<Option<Vec<Vec<u32>>>, Fault> {
         let mut open: Vec<Vec<u32>> = Vec::new();
         // Sets that have nothing in common need a member each.

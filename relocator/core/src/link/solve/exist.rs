@@ -5,8 +5,8 @@ use super::narrow::Ranges;
 use super::tableau::Work;
 use super::variable::Range;
 
-/// Most nodes of one search for values, which is also how deep it may recurse. Groups of constants that restrict each
-/// other are small: as many nodes as constants are almost always enough.
+/// Most nodes of one search for values, which is also how deep it may recurse. Groups of constants
+/// that restrict each other are small: as many nodes as constants are almost always enough.
 const MAX_NODES: u32 = 1024;
 
 /// The answer to whether values exist.
@@ -93,7 +93,8 @@ impl<'a> Existence<'a> {
         let mut answer = Answer::No;
         let parts = parts.into_iter().filter(|part| part.0 <= part.1);
         for (tried, (low, high)) in parts.enumerate() {
-            // Most values are found at once. Where they are not, it may be that no value is any good.
+            // Most values are found at once. Where they are not, it may be that no value is any
+            // good.
             if is_root
                 && tried == 1
                 && let Some(conflict) = self.ranges.contradiction(rows, work)?

@@ -1,9 +1,10 @@
 //! Values that fit their instructions, with as few exceptions as can be.
 //!
-//! Words take up almost any change, so only rows without a word in the pivot's place restrict anything. The search asks
-//! whether such rows can hold with a given set of exceptions; if not, one of the constants that the contradiction came
-//! from has to be an exception in any solution. Every contradiction is kept, and the next exceptions to ask about are
-//! the fewest that all contradictions so far have one of. The first that suffice are therefore as few as there can be.
+//! Words take up almost any change, so only rows without a word in the pivot's place restrict
+//! anything. The search asks whether such rows can hold with a given set of exceptions; if not, one
+//! of the constants that the contradiction came from has to be an exception in any solution. The
+//! search keeps every contradiction, and asks next about the fewest exceptions of which each
+//! contradiction so far has one. The first that suffice are therefore as few as there can be.
 
 use super::Fault;
 use super::cover::Cover;
@@ -12,7 +13,8 @@ use super::narrow::Ranges;
 use super::tableau::{Tableau, Work};
 use super::variable::{Range, Variable};
 
-/// Share of the remaining work that looking for the fewest exceptions may take before any number is accepted.
+/// Share of the remaining work that looking for the fewest exceptions may take before any number is
+/// accepted.
 const FEWEST_SHARE: u64 = 4;
 
 /// Whether fewer exceptions were ruled out.
@@ -54,8 +56,8 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Changes `values` so that `rows`, which share variables, hold. What may be used as an exception is in
-    /// [`Search::into_ranges`] afterwards.
+    /// Changes `values` so that `rows`, which share variables, hold. What may be used as an
+    /// exception is in [`Search::into_ranges`] afterwards.
     pub(super) fn solve(
         &mut self,
         rows: &[u32],
@@ -101,7 +103,8 @@ impl<'a> Search<'a> {
                 Answer::No => {}
                 Answer::Unknown => fewest = Fewest::Unknown,
             }
-            // Contradictions that have nothing in common with this one are as good, and need no new choice.
+            // Contradictions that have nothing in common with this one are as good, and need no new
+            // choice.
             loop {
                 let candidates = self.candidates();
                 if candidates.is_empty() {

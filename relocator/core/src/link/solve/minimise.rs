@@ -1,9 +1,10 @@
-//! Leaving constants alone where possible.
+//! Minimising changes: leaving constants alone where possible.
 //!
-//! Given values that hold and fit, one free variable after the other is shifted, together with the pivots of the rows it
-//! is in, whenever that makes the number of changed constants smaller. Where a shift brings a pivot back to its old value
-//! the two change roles, so that the next shifts go in other directions. The result is the best that such steps reach,
-//! which is not always the best there is.
+//! Given values that hold and fit, this shifts one free variable after the other, together with the
+//! pivots of the rows it is in, whenever that makes the number of changed constants smaller. Where
+//! a shift brings a pivot back to its old value the two change roles, so that the next shifts go in
+//! other directions. The result is the best that such steps reach, which is not always the best
+//! there is.
 
 use super::Fault;
 use super::tableau::{Tableau, Work};

@@ -1,8 +1,8 @@
 //! Choosing new values for the constants of the code.
 //!
-//! A table of constraints says what combinations of constants have to add up to, not which constant changes. The solver finds
-//! values for all of them at once: first as few *out-of-range operands* as possible, which are values that their instruction cannot
-//! hold, then few changes.
+//! A table of constraints says what combinations of constants have to add up to, not which constant
+//! changes. The solver finds values for all of them at once: first as few *out-of-range operands*
+//! as possible, which are values that their instruction cannot hold, then few changes.
 //!
 //! | module | does |
 //! |---|---|
@@ -14,8 +14,8 @@
 //! | `narrow`, `combine` | what a row says about the range of a variable; what rows together leave no value for |
 //! | `minimise` | leaves alone what it can |
 //!
-//! Everything is exact. Tables can come from anywhere, so numbers that overflow and searches that take too long end with
-//! a reason and not with a wrong answer.
+//! Everything is exact. Tables can come from anywhere, so numbers that overflow and searches that
+//! take too long end with a reason and not with a wrong answer.
 
 mod combine;
 mod cover;
@@ -39,7 +39,8 @@ use tableau::Work;
 /// Work for one attempt: some tens of milliseconds. The table of a vDSO takes a thousandth of it.
 const ATTEMPT: u64 = 1 << 23;
 
-/// Work for all attempts of one link. More than one is only needed where functions contradict each other.
+/// Work for all attempts of one link. More than one is only needed where functions contradict each
+/// other.
 const TOTAL: u64 = ATTEMPT * 8;
 
 /// A function that cannot have what it needs together with the functions before it.
@@ -56,16 +57,19 @@ pub(super) struct Refusal {
 /// What has to be solved.
 pub(super) struct Problem<'a> {
     pub(super) relocations: &'a Relocations,
-    /// The present value of each operand field; `None` if it is not a constant, and no function uses it.
+    /// The present value of each operand field; `None` if it is not a constant, and no function
+    /// uses it.
     pub(super) values: &'a [Option<i64>],
-    /// What each constraint's terms must add up to; `None` if that is not known, and no function uses it.
+    /// What each constraint's terms must add up to; `None` if that is not known, and no function
+    /// uses it.
     pub(super) totals: &'a [Option<i64>],
     /// The functions that are to run: each one's number, and the constraints it uses.
     pub(super) functions: &'a [(usize, &'a [u32])],
 }
 
 impl Problem<'_> {
-    /// Solves for all functions that go together. One that does not is refused, later ones first to go.
+    /// Solves for all functions that go together, and refuses the others: of two that contradict
+    /// each other, the later one.
     ///
     /// `movable` tells for which operand fields an out-of-range value can be accepted.
     pub(super) fn solve(&self, movable: &mut dyn FnMut(u32) -> bool) -> (Solution, Vec<Refusal>) {

@@ -5,7 +5,8 @@ use super::combine;
 use super::tableau::{Row, Tableau, Work, greatest_common_divisor};
 use super::variable::Range;
 
-/// Most rounds in which rows narrow each other's ranges. More would only find what splitting finds as well.
+/// Most rounds in which rows narrow each other's ranges. More would only find what splitting finds
+/// as well.
 const MAX_ROUNDS: u32 = 32;
 
 /// Ranges and how they came to be what they are.
@@ -36,7 +37,8 @@ struct Step {
 pub(super) enum Conflict {
     /// Its terms cannot add up to so much or so little.
     Bounds(u32),
-    /// What its decided terms leave is not divisible by the coefficients of the others, whatever their values.
+    /// What its decided terms leave is not divisible by the coefficients of the others, whatever
+    /// their values.
     Division(u32),
     /// These rows contradict each other, whatever the values of their undecided terms.
     Together(Vec<u32>),
@@ -175,7 +177,8 @@ impl<'a> Ranges<'a> {
         Ok(())
     }
 
-    /// Whether what the undecided variables have to add up to is divisible by what their coefficients have in common.
+    /// Whether what the undecided variables have to add up to is divisible by what their
+    /// coefficients have in common.
     fn divides(&self, row: &Row) -> bool {
         let (mut common, mut rest) = (0u64, i128::from(row.total));
         for &(variable, coefficient) in &row.terms {
@@ -203,8 +206,8 @@ impl<'a> Ranges<'a> {
         });
     }
 
-    /// Blames every variable whose range took part in the conflict: those in its row, and, back in time, those in rows
-    /// that narrowed the range of a blamed one.
+    /// Blames every variable whose range took part in the conflict: those in its row, and, back in
+    /// time, those in rows that narrowed the range of a blamed one.
     pub(super) fn blame(
         &mut self,
         conflict: Conflict,

@@ -35,7 +35,8 @@ pub(in crate::link) struct Solution {
     pub(in crate::link) fewest: bool,
 }
 
-/// Solves `equations` for new values of `constants`. `movable` tells for which constants an out-of-range value can be accepted.
+/// Solves `equations` for new values of `constants`. `movable` tells for which constants an
+/// out-of-range value can be accepted.
 pub(super) fn solve(
     constants: &[Constant],
     equations: &[Equation<'_>],
@@ -57,7 +58,7 @@ pub(super) fn solve(
         let (values, fewest) = part.solve(rows, movable, work)?;
         solution.fewest &= fewest == Fewest::Yes;
         for ((&operand_field, variable), &change) in
-            part.slots.iter().zip(&part.variables).zip(&values)
+            part.operand_fields.iter().zip(&part.variables).zip(&values)
         {
             if change != 0 {
                 let value = constants[operand_field as usize].value;
@@ -142,7 +143,7 @@ type Rows = Vec<(Vec<(u32, i64)>, i64)>;
 /// Equations that are connected, in terms of changes.
 struct Part {
     /// The constant of each variable, ascending.
-    slots: Vec<u32>,
+    operand_fields: Vec<u32>,
     variables: Vec<Variable>,
     /// In how many equations each is.
     occurrences: Vec<u32>,
@@ -159,18 +160,18 @@ impl Part {
         numbers: &mut [u32],
     ) -> Self {
         let terms = |member: u32| equations[member as usize].terms;
-        let mut slots = Vec::new();
+        let mut operand_fields = Vec::new();
         for term in members.iter().flat_map(|&member| terms(member)) {
             if numbers[term.operand_field as usize] == u32::MAX {
                 numbers[term.operand_field as usize] = 0;
-                slots.push(term.operand_field);
+                operand_fields.push(term.operand_field);
             }
         }
-        slots.sort_unstable();
-        for (&operand_field, number) in slots.iter().zip(0..) {
+        operand_fields.sort_unstable();
+        for (&operand_field, number) in operand_fields.iter().zip(0..) {
             numbers[operand_field as usize] = number;
         }
-        let mut occurrences = vec![0u32; slots.len()];
+        let mut occurrences = vec![0u32; operand_fields.len()];
         let mut rows = Vec::with_capacity(members.len());
         for &member in members {
             let variable = |term: &Term| (numbers[term.operand_field as usize], term.coefficient);
@@ -184,13 +185,13 @@ impl Part {
             }
             rows.push((row, residues[member as usize]));
         }
-        let variables = slots.iter().map(|&operand_field| {
+        let variables = operand_fields.iter().map(|&operand_field| {
             let Constant { width, value } = constants[operand_field as usize];
             Variable::new(width, value)
         });
         Self {
             variables: variables.collect(),
-            slots,
+            operand_fields,
             occurrences,
             rows,
         }
@@ -202,7 +203,7 @@ impl Part {
         movable: &mut dyn FnMut(u32) -> bool,
         work: &mut Work,
     ) -> Result<(Vec<i64>, Fewest), Fault> {
-        let movable = &mut |index: u32| movable(self.slots[index as usize]);
+        let movable = &mut |index: u32| movable(self.operand_fields[index as usize]);
         let mut tableau = self.tableau(rows, work)?;
         let mut values = vec![0; self.variables.len()];
         let (ranges, fewest) = self.fit(&tableau, &mut values, movable, work)?;
@@ -213,9 +214,9 @@ impl Part {
         }
     }
 
-    /// The rows, solved for words before bytes before absent ones, so that rows without a word are what restricts
-    /// bytes, and rows of absent ones only are where something has to give. Constants that little depends on come
-    /// first: that keeps the rows short.
+    /// The rows, solved for words before bytes before absent ones, so that rows without a word are
+    /// what restricts bytes, and rows of absent ones only are where something has to give.
+    /// Constants that little depends on come first: that keeps the rows short.
     fn tableau(&self, rows: Rows, work: &mut Work) -> Result<Tableau, Fault> {
         const CLASS: u32 = 1 << 28;
         let rank = |variable: u32| {

@@ -1,7 +1,7 @@
 //! Linear equations over integers, kept solved for some of their variables.
 //!
-//! Each row is solved for one variable, its *pivot*, which is in no other row; the other variables are free. Rows have
-//! few terms, so they are stored sparsely. Nothing here knows which values fit.
+//! Each row is solved for one variable, its *pivot*, which is in no other row; the other variables
+//! are free. Rows have few terms, so they are stored sparsely. Nothing here knows which values fit.
 
 use super::Fault;
 
@@ -50,7 +50,8 @@ impl Row {
             .filter(|term| term.0 != self.pivot)
     }
 
-    /// The pivot's value for the given values of the others; `None` if it is no integer or none that can be stored.
+    /// The pivot's value for the given values of the others; `None` if it is no integer or none
+    /// that can be stored.
     pub(super) fn solve(&self, values: &[i64]) -> Option<i64> {
         let mut rest = i128::from(self.total);
         for (variable, coefficient) in self.free() {
@@ -62,7 +63,8 @@ impl Row {
             .flatten()
     }
 
-    /// Divides by what all coefficients have in common. A total that it does not divide has no solution.
+    /// Divides by what all coefficients have in common. A total that it does not divide has no
+    /// solution.
     pub(super) fn reduce(&mut self) -> Result<(), Fault> {
         let mut common = 0u64;
         for &(_, coefficient) in &self.terms {
@@ -183,8 +185,8 @@ impl Tableau {
         self.row_of[variable as usize].is_some()
     }
 
-    /// Adds an equation and solves it for the variable of the lowest `rank`; a coefficient other than 1 or -1 comes
-    /// after all others. One that follows from the others is dropped.
+    /// Adds an equation and solves it for the variable of the lowest `rank`; a coefficient other
+    /// than 1 or -1 comes after all others. One that follows from the others is dropped.
     pub(super) fn add(
         &mut self,
         terms: Vec<(u32, i64)>,
@@ -223,7 +225,8 @@ impl Tableau {
         self.solve_for(self.rows.len() - 1, pivot, work)
     }
 
-    /// Solves row `index` for `pivot`, which it must contain, and takes the variable out of all others.
+    /// Solves row `index` for `pivot`, which it must contain, and takes the variable out of all
+    /// others.
     pub(super) fn solve_for(
         &mut self,
         index: usize,

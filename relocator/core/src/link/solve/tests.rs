@@ -11,7 +11,7 @@ use super::*;
 /// Width, value.
 type Constants<'a> = &'a [(Width, i64)];
 /// Terms, total.
-type Sums = Vec<(Vec<(u32, i64)>, i64)>;
+type Constraints = Vec<(Vec<(u32, i64)>, i64)>;
 
 fn terms(constraint: &[(u32, i64)]) -> Vec<Term> {
     constraint
@@ -25,7 +25,7 @@ fn terms(constraint: &[(u32, i64)]) -> Vec<Term> {
 
 fn solve_with(
     constants: Constants<'_>,
-    constraints: &Sums,
+    constraints: &Constraints,
     movable: &mut dyn FnMut(u32) -> bool,
 ) -> Result<Solution, Fault> {
     let constants: Vec<Constant> = constants
@@ -47,22 +47,23 @@ fn solve_with(
     solve(&constants, &equations, movable, &mut Work(ATTEMPT))
 }
 
-/// Solves, and checks that every constraint holds and that out-of-range operands are exactly those declared.
-fn solved(constants: Constants<'_>, constraints: &Sums) -> Result<Solution, Fault> {
+/// Solves, and checks that every constraint holds and that out-of-range operands are exactly those
+/// declared.
+fn solved(constants: Constants<'_>, constraints: &Constraints) -> Result<Solution, Fault> {
     let solution = solve_with(constants, constraints, &mut |_| true)?;
     check(constants, constraints, &solution);
     Ok(solution)
 }
 
-fn check(constants: Constants<'_>, constraints: &Sums, solution: &Solution) {
+fn check(constants: Constants<'_>, constraints: &Constraints, solution: &Solution) {
     let mut values: Vec<i64> = constants.iter().map(|constant| constant.1).collect();
     for &(operand_field, value) in &solution.changes {
         assert_ne!(values[operand_field as usize], value, "no change");
         values[operand_field as usize] = value;
     }
     for (terms, total) in constraints {
-        let constraint: i64 = terms.iter().map(|t| t.1 * values[t.0 as usize]).sum();
-        assert_eq!(constraint, *total, "{terms:?} with {values:?}");
+        let total_now: i64 = terms.iter().map(|t| t.1 * values[t.0 as usize]).sum();
+        assert_eq!(total_now, *total, "{terms:?} with {values:?}");
     }
     for ((operand_field, &value), constant) in (0..).zip(&values).zip(constants) {
         assert!(i32::try_from(value).is_ok(), "{value:#x} fits nothing");
@@ -112,7 +113,8 @@ fn one_field_that_moves_moves_alone() {
 
 #[test]
 fn what_cannot_be_stored_is_out_of_range_and_only_that() {
-    // The base cannot move, since the first field is where it was; the second has no displacement to take the 8.
+    // The base cannot move, since the first field is where it was; the second has no displacement
+    // to take the 8.
     let constants = [(I32, 0x100), (I8, 4), (Width::None, 0)];
     let constraints = vec![
         (vec![(0, 1)], 0x100),
@@ -158,7 +160,8 @@ fn coefficients_divide_or_there_is_no_solution() {
 
 #[test]
 fn rows_that_no_value_satisfies_do_not_hide_the_fewest() {
-    // With the second constant as the only operand out of range, 2b + 3c would be -1 and 0, for which trying values has no end.
+    // With the second constant as the only operand out of range, 2b + 3c would be -1 and 0, for
+    // which trying values has no end.
     let constants = [
         (Width::None, 0),
         (Width::None, 0),
@@ -202,7 +205,7 @@ fn bytes_keep_to_their_range() {
 fn hostile_systems_end_with_a_reason() {
     let words = vec![(I32, 0); 100_000];
     // A chain in which everything depends on everything.
-    let chain: Sums = (0..99_999)
+    let chain: Constraints = (0..99_999)
         .map(|operand_field| {
             (
                 vec![(operand_field, 1), (operand_field + 1, 1)],
@@ -296,7 +299,11 @@ fn a_function_that_contradicts_itself_or_earlier_ones_is_refused_alone() {
 }
 
 /// Fewest out-of-range operands by trying every change of every constant within a bound.
-fn fewest_by_trying(constants: Constants<'_>, constraints: &Sums, bound: i64) -> Option<usize> {
+fn fewest_by_trying(
+    constants: Constants<'_>,
+    constraints: &Constraints,
+    bound: i64,
+) -> Option<usize> {
     let mut values: Vec<i64> = constants.iter().map(|c| c.1 - bound).collect();
     let mut best: Option<usize> = None;
     loop {
@@ -333,7 +340,7 @@ fn systems(
     operand_fields: u32,
     constraints: usize,
     total: i64,
-) -> impl Strategy<Value = (Vec<Width>, Sums)> {
+) -> impl Strategy<Value = (Vec<Width>, Constraints)> {
     let coefficient = prop_oneof![4 => Just(1i64), 3 => Just(-1), 1 => Just(2), 1 => Just(3)];
     let row = proptest::collection::btree_map(0..operand_fields, coefficient, 1..=3);
     let constraint =
@@ -347,8 +354,8 @@ fn systems(
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1500))]
 
-    /// Changes are small, so that whatever can be solved can be solved with values that are tried. Bytes are at the end of
-    /// their range: they fit upwards by 3.
+    /// Changes are small, so that whatever can be solved can be solved with values that are tried.
+    /// Bytes are at the end of their range: they fit upwards by 3.
     #[test]
     fn out_of_range_operands_are_as_few_as_any_values_allow((widths, changes) in systems(4, 4, 5)) {
         let value = |width: Width| if width == I8 { 124 } else { 0 };
@@ -356,9 +363,10 @@ proptest! {
         let present = |terms: &[(u32, i64)]| -> i64 {
             terms.iter().map(|t| t.1 * constants[t.0 as usize].1).sum()
         };
-        let constraints: Sums = changes.into_iter().map(|(t, by)| (t.clone(), present(&t) + by)).collect();
+        let constraints: Constraints = changes.into_iter().map(|(t, by)| (t.clone(), present(&t) + by)).collect();
         let found = solved(&constants, &constraints);
-        // Where trying finds nothing there may still be a solution further away; `solved` has checked it.
+        // Where trying finds nothing there may still be a solution further away; `solved` has
+        // checked it.
         if let Some(least) = fewest_by_trying(&constants, &constraints, 6) {
             let found = found.expect("there is a solution");
             prop_assert!(found.fewest);
@@ -379,7 +387,7 @@ proptest! {
             .map(|(&width, &value)| (width, if width == Width::None { 0 } else { value }))
             .collect();
         let new: Vec<i64> = constants.iter().zip(&planted).map(|(c, p)| c.1 + p).collect();
-        let constraints: Sums = constraints
+        let constraints: Constraints = constraints
             .into_iter()
             .map(|(terms, _)| {
                 let total = terms.iter().map(|t| t.1 * new[t.0 as usize]).sum();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::mem::offset_of;
 
+use elf_tools::reentry::Register;
 use nix::libc::{self, ucontext_t};
 use proptest::prelude::*;
 
@@ -79,7 +80,8 @@ impl Pages {
         self.put(at, &word.to_le_bytes());
     }
 
-    /// A frame as the kernel builds it, of a signal that came with this context. `uc` is where the `ucontext` is to be.
+    /// A frame as the kernel builds it, of a signal that came with this context. `uc` is where the
+    /// `ucontext` is to be.
     fn put_frame(&mut self, uc: u64, registers: &Registers) {
         self.put_word(uc - 8, RESTORER);
         for (number, register) in REGISTERS.into_iter().zip(registers.general) {
@@ -332,7 +334,8 @@ fn pages_that_cannot_be_read_hide_only_themselves() {
     }
 }
 
-/// A thread in a handler on the alternate stack, which interrupted one on the main stack, which interrupted a vDSO.
+/// A thread in a handler on the alternate stack, which interrupted one on the main stack, which
+/// interrupted a vDSO.
 fn two_stacks() -> Pages {
     let mut pages = one();
     pages.map(ALTERNATE..ALTERNATE + 2 * PAGE);

@@ -1,14 +1,15 @@
 //! A stack, searched page by page.
 //!
-//! Of a page only one word in two is looked at, the one that would have the segments of a context: its value is rare. What
-//! else belongs to a context is read where it fits, so that a context may go from one page to the next.
+//! Of a page only one word in two is looked at, the one that would have the segments of a context:
+//! its value is rare. What else belongs to a context is read where it fits, so that a context may
+//! go from one page to the next.
 
 use std::ops::Range;
 
 use elf_tools::Avma;
 
 use super::super::Memory;
-use super::ucontext::{self, Ucontext};
+use crate::arch::native::signal_frame::{self, Ucontext};
 
 /// Memory can be read in pages or not at all.
 const PAGE: u64 = 0x1000;
@@ -25,8 +26,8 @@ pub(super) fn frames(
 /// Parts of pages that hold the segments of contexts which begin in a range.
 fn pages(begins: Range<Avma>) -> impl Iterator<Item = Range<u64>> {
     let segments = |begin: Avma| {
-        let begin = begin.0.checked_next_multiple_of(ucontext::ALIGNMENT)?;
-        begin.checked_add(ucontext::SEGMENTS as u64)
+        let begin = begin.0.checked_next_multiple_of(signal_frame::ALIGNMENT)?;
+        begin.checked_add(signal_frame::MARK as u64)
     };
     let bounds = segments(begins.start).zip(segments(begins.end));
     let (mut start, end) = bounds.unwrap_or_default();
@@ -45,10 +46,10 @@ fn in_page(part: Range<u64>, memory: &dyn Memory) -> Vec<Avma> {
         return Vec::new();
     }
     // The first word in an aligned pair is none that has segments.
-    let skip = part.start.wrapping_sub(ucontext::SEGMENTS as u64) % ucontext::ALIGNMENT;
-    let words = (skip as usize..bytes.len()).step_by(ucontext::ALIGNMENT as usize);
+    let skip = part.start.wrapping_sub(signal_frame::MARK as u64) % signal_frame::ALIGNMENT;
+    let words = (skip as usize..bytes.len()).step_by(signal_frame::ALIGNMENT as usize);
     words
-        .filter(|&offset| ucontext::is_code_segment(&bytes[offset..]))
-        .map(|offset| Avma(part.start + offset as u64 - ucontext::SEGMENTS as u64))
+        .filter(|&offset| signal_frame::is_mark(&bytes[offset..]))
+        .map(|offset| Avma(part.start + offset as u64 - signal_frame::MARK as u64))
         .collect()
 }
