@@ -3,6 +3,7 @@
 
 mod chains;
 mod cycles;
+mod dry_run;
 mod killed;
 mod look;
 mod odd;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     let trials = [
         cycles::trials(arguments.list),
         chains::trials(arguments.list),
+        dry_run::trials(arguments.list),
         killed::trials(arguments.list),
         places::trials(arguments.list),
         programs::trials(arguments.list),

@@ -137,7 +137,7 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    fn of(pid: i32) -> Result<Self, String> {
+    pub(crate) fn of(pid: i32) -> Result<Self, String> {
         let maps = maps(pid)?;
         let memory = ProcessMemory::of(Pid::from_raw(pid));
         let code = maps.lines().filter(|line| line.contains(" r-xp "));
