@@ -7,7 +7,7 @@ use relocator::link::{New, Old, link};
 use relocator::placement::{PAGE, Placement};
 use relocator::plan::Policy;
 use relocator_cli::source::Spec;
-use relocator_process::features;
+use relocator_process::cpu_features;
 use relocator_verify::emulated::Unit;
 
 use super::words;
@@ -37,7 +37,7 @@ impl OldVdso {
     /// An image, and the symbols of its kernel as far as they are known.
     pub fn new(image: &Image, symtab: Option<&Symtab>) -> Result<Self, String> {
         let table = alternatives::read(image).map_err(|error| words(&error))?;
-        let bytes = alternatives::apply(image, &table, features::has);
+        let bytes = alternatives::apply(image, &table, cpu_features::has);
         let vvar_size = symtab.map_or(Ok(USUAL_VVAR), |symtab| vvar_below(symtab, bytes.len()))?;
         let has_tables = image.tables_note().is_some();
         Ok(Self {

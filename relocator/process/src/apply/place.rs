@@ -15,9 +15,8 @@ use crate::targets::Mapping;
 use gaps::Gaps;
 use relocator::placement::PAGE;
 
-/// How far the first and the last byte of code and data may be from each other: operands reach 2 GiB, less 64 KiB for what
-/// an instruction adds.
-pub const REACH: u64 = (1 << 31) - (64 << 10);
+/// How far the first and the last byte of code and data may be from each other.
+pub const REACH: u64 = crate::arch::OPERAND_REACH;
 
 /// The kernel's mappings in a process, lowest first as the kernel maps them.
 #[derive(Debug, Clone, Copy)]

@@ -13,7 +13,7 @@ use elf_tools::{Avma, Svma};
 use super::recognise::{OldText, vvar_placeholder};
 use super::record::{FoundRecord, Record};
 use super::recovery::{InterruptedApply, RecoveryCopy};
-use crate::features;
+use crate::cpu_features;
 use crate::targets::{Mapping, WORD};
 use crate::{Error, Result, Unlinkable};
 use relocator::criu;
@@ -255,7 +255,7 @@ fn named<'a>(bytes: &[u8], sources: &'a [Source]) -> Result<Option<Named<'a>>> {
         free.extend(slots(image).map_err(failed)?);
         return Ok(Some(Named {
             plain: image.bytes(),
-            used: alternatives::apply(image, &table, features::has),
+            used: alternatives::apply(image, &table, cpu_features::has),
             free,
             source,
         }));

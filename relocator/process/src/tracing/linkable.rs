@@ -12,16 +12,11 @@ use nix::unistd::Pid;
 use procfs::process::{Process, StatFlags, Task};
 
 use super::{TraceableProcess, UserRegisters, request};
+use crate::arch;
 use crate::{Error, Refusal, Result};
-
-/// The code segment of 64-bit programs: `__USER_CS` of `asm/segment.h`.
-const CODE_SEGMENT: u64 = 0x33;
 
 /// `e_ident` and what follows, to `e_machine`.
 const IDENTITY: usize = 20;
-/// `ELFCLASS64` and `EM_X86_64`.
-const CLASS_64: u8 = 2;
-const X86_64: [u8; 2] = [62, 0];
 
 impl TraceableProcess {
     /// Refuses a process that cannot be linked: [`Error::Refused`]. It is untouched.
@@ -35,11 +30,11 @@ impl TraceableProcess {
 
     /// Refuses a thread that executes code of 32 bits at the moment. It stands still.
     pub fn check_thread(&self, thread: Pid, registers: &UserRegisters) -> Result<()> {
-        match registers.0.cs {
-            CODE_SEGMENT => Ok(()),
-            other => Err(self.refused(Refusal::OtherCode {
+        match registers.other_code() {
+            None => Ok(()),
+            Some(shown_by) => Err(self.refused(Refusal::OtherCode {
                 thread: thread.as_raw(),
-                shown_by: format!("is in code segment {other:#x}"),
+                shown_by,
             })),
         }
     }
@@ -113,7 +108,7 @@ impl TraceableProcess {
             }
             Err(error) => return Err(self.explain(Error::path(path)(error))),
         }
-        match identity[4] == CLASS_64 && identity[18..] == X86_64 {
+        match arch::is_native_header(&identity) {
             true => Ok(()),
             false => Err(self.refused(Refusal::OtherMachine {
                 shown_by: "its program is for another machine".to_owned(),

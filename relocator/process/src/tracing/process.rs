@@ -5,9 +5,9 @@ use std::ops::Range;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use elf_tools::Avma;
 use elf_tools::image::Image;
 use elf_tools::symtab::mapping_name;
-use elf_tools::{Avma, Class, Machine};
 use nix::errno::Errno;
 use nix::libc;
 use nix::unistd::Pid;
@@ -16,7 +16,7 @@ use procfs::process::{Process, StatFlags};
 
 use super::{ProcessMemory, is_gone};
 use crate::targets::Mapping;
-use crate::{Error, Refusal, Result, maps};
+use crate::{Error, Refusal, Result, arch, maps};
 use relocator::threads::Memory;
 
 /// The largest mapping that is taken for a vDSO.
@@ -93,7 +93,7 @@ impl TraceableProcess {
     pub fn check_width(&self, vdsos: &[Range<Avma>]) -> Result<()> {
         for range in vdsos {
             if let Some(image) = self.image(range)
-                && (image.class() != Class::Elf64 || image.machine() != Machine::X86_64)
+                && !arch::is_native(&image)
             {
                 let shown_by = format!("its vDSO is for {}", image.machine());
                 return Err(self.refused(Refusal::OtherMachine { shown_by }));

@@ -13,11 +13,10 @@ use std::io::{Error, Result};
 use std::mem::MaybeUninit;
 use std::ptr;
 
-use nix::libc::{self, user_regs_struct};
+use nix::libc;
 use nix::unistd::Pid;
 
-/// `NT_X86_XSTATE` of `linux/elf.h`.
-const XSTATE: usize = 0x202;
+use crate::arch::{self, RawRegisters};
 
 /// Bytes in a signal mask of the kernel.
 const MASK_SIZE: usize = 8;
@@ -31,10 +30,10 @@ pub(super) fn plain(request: c_uint, pid: Pid, data: usize) -> Result<()> {
 }
 
 /// All general registers.
-pub(super) fn registers(pid: Pid) -> Result<user_regs_struct> {
-    let mut registers = MaybeUninit::<user_regs_struct>::uninit();
+pub(super) fn registers(pid: Pid) -> Result<RawRegisters> {
+    let mut registers = MaybeUninit::<RawRegisters>::uninit();
     let nothing = ptr::null_mut::<c_void>();
-    let request = libc::PTRACE_GETREGS;
+    let request = arch::GET_REGISTERS;
     // SAFETY: the kernel writes the whole structure, or nothing and says so.
     check(unsafe { libc::ptrace(request, pid.as_raw(), nothing, registers.as_mut_ptr()) })?;
     // SAFETY: it has succeeded.
@@ -42,9 +41,9 @@ pub(super) fn registers(pid: Pid) -> Result<user_regs_struct> {
 }
 
 /// Puts all general registers.
-pub(super) fn set_registers(pid: Pid, registers: &user_regs_struct) -> Result<()> {
+pub(super) fn set_registers(pid: Pid, registers: &RawRegisters) -> Result<()> {
     let nothing = ptr::null_mut::<c_void>();
-    let request = libc::PTRACE_SETREGS;
+    let request = arch::SET_REGISTERS;
     let data = ptr::from_ref(registers);
     // SAFETY: the kernel reads the structure.
     check(unsafe { libc::ptrace(request, pid.as_raw(), nothing, data) })
@@ -67,7 +66,7 @@ fn transfer(request: c_uint, pid: Pid, start: *mut u8, length: usize) -> Result<
         iov_base: start.cast(),
         iov_len: length,
     };
-    let kind = ptr::without_provenance_mut::<c_void>(XSTATE);
+    let kind = ptr::without_provenance_mut::<c_void>(arch::EXTENDED_STATE);
     // SAFETY: the kernel reads or writes what the vector describes, as the caller of this function may.
     check(unsafe { libc::ptrace(request, pid.as_raw(), kind, &raw mut vector) })?;
     Ok(vector.iov_len)

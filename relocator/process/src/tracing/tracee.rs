@@ -13,11 +13,9 @@ use nix::unistd::Pid;
 
 use super::request;
 use super::{ProcessMemory, Stop, UserRegisters};
+use crate::arch::LARGEST_STATE;
 use crate::{Error, Result};
 use relocator::threads::Memory;
-
-/// Room for the largest extended state that processors have today (AMX: 11 KiB), and then some.
-const LARGEST_STATE: usize = 32 << 10;
 
 /// Bytes that are written at once.
 const WORD: usize = 8;

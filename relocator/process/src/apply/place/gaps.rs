@@ -9,7 +9,7 @@ use crate::targets::Mapping;
 use relocator::placement::{END, PAGE};
 
 /// The most that is left free below a stack and behind the heap, which grow: what the kernel leaves below a stack at least
-/// when it starts a program (`mmap_base` in its `arch/x86/mm/mmap.c`).
+/// when it starts a program (`mmap_base`).
 pub(super) const GROWTH: u64 = 128 << 20;
 
 /// The least that is left: the kernel's `stack_guard_gap`, without which a stack cannot grow at all.

@@ -9,12 +9,12 @@ use std::ffi::c_int;
 use std::time::Duration;
 
 use elf_tools::Avma;
-use elf_tools::reentry::Register;
 use nix::errno::Errno;
 use nix::libc;
 use nix::unistd::Pid;
 
 use super::injected_call::{self, Interrupted};
+use crate::arch::call;
 use crate::tracing::{Stop, Tracee, UserRegisters};
 use crate::{Error, Refusal, Result};
 
@@ -86,10 +86,9 @@ impl Worker {
         self.run_to_border()?;
         self.run_to_border()?;
         let registers = self.tracee()?.registers()?.registers();
-        let result = registers.general[Register::RAX.index()];
-        Ok(match result.cast_signed() {
+        Ok(match call::result(&registers) {
             code @ -4095..=-1 => Err(Errno::from_raw(-code as c_int)),
-            _ => Ok(result),
+            result => Ok(result.cast_unsigned()),
         })
     }
 

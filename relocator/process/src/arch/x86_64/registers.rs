@@ -30,6 +30,16 @@ impl UserRegisters {
         self.0.eflags & DIRECTION != 0
     }
 
+    /// What shows that it executes code of another mode than the kernel gives to 64-bit programs, if it does.
+    pub(crate) fn other_code(&self) -> Option<String> {
+        /// The code segment of 64-bit programs: `__USER_CS` of `asm/segment.h`.
+        const CODE_SEGMENT: u64 = 0x33;
+        match self.0.cs {
+            CODE_SEGMENT => None,
+            other => Some(format!("is in code segment {other:#x}")),
+        }
+    }
+
     /// Those that [`relocator::threads`] reads.
     pub fn registers(&self) -> Registers {
         let mut general = [0; Register::COUNT];
