@@ -147,7 +147,7 @@ fn runs(before: &[Before], text: &Range<Avma>) -> Result<(), RecordFault> {
     for run in before {
         let end = run.at.0.checked_add(run.bytes.len() as u64);
         let end = end.filter(|&end| !run.bytes.is_empty() && run.at >= free && end <= text.end.0);
-        free = Avma(end.ok_or_else(|| RecordFault::RunOutside {
+        free = Avma(end.ok_or(RecordFault::RunOutside {
             size: run.bytes.len(),
             at: run.at,
         })?);

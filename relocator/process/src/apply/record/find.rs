@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use elf_tools::Avma;
 
+use super::header::NoteHeader;
 use super::{Record, stored};
 use crate::{Error, Result};
 
@@ -30,7 +31,7 @@ impl Record {
         let mut offset = 0;
         while offset < text.len() {
             let bytes = &text[offset..];
-            if !stored::is_header(bytes) {
+            if NoteHeader::read(bytes).is_none() {
                 offset += ALIGNMENT;
                 continue;
             }

@@ -5,6 +5,7 @@
 //! | module | does |
 //! |---|---|
 //! | `stored` | the record as an ELF note, there and back: `docs/abi.md`, section 7 |
+//! | `header` | its parts of a fixed size |
 //! | `number` | the numbers in it |
 //! | `check` | what every record is held to, before it is written and after it was read |
 //! | `find` | a record in the bytes of a mapping |
@@ -12,6 +13,7 @@
 
 mod check;
 mod find;
+mod header;
 mod number;
 mod stored;
 mod text;

@@ -230,13 +230,13 @@ fn two_records_of_one_text_are_refused() {
 /// A note with that descriptor behind what is fixed, and the check that it has to have.
 fn note_of(body: &[u8]) -> Vec<u8> {
     let mut note = typical().encode().unwrap();
-    note.truncate(stored::HEADER + 12);
+    note.truncate(super::header::NOTE + 12);
     note.extend(body);
     note.resize(note.len().next_multiple_of(4), 0);
-    let size = (note.len() - stored::HEADER) as u32;
+    let size = (note.len() - super::header::NOTE) as u32;
     note[4..8].copy_from_slice(&size.to_le_bytes());
     let check = stored::check_of(&note);
-    note[stored::CHECK].copy_from_slice(&check.to_le_bytes());
+    note[super::header::CHECK].copy_from_slice(&check.to_le_bytes());
     note
 }
 
