@@ -1,9 +1,10 @@
 //! A test bed: programs that run as a restore by CRIU on another kernel leaves them.
 //!
-//! A [`Bed`] starts any program and stops it before its first instruction, which is `ld.so`'s. There the address space is
-//! made what a restore makes of it: the text of an old vDSO at an address of its own, with zeros where its kernel's data
-//! was; the running kernel's mappings parked elsewhere, as one unit; an auxiliary vector that names the old text. So the
-//! program's libc, and whatever else looks for a vDSO, finds the old one.
+//! A [`Bed`] starts any program and stops it before its first instruction, which is `ld.so`'s.
+//! There the address space is made what a restore makes of it: the text of an old vDSO at an
+//! address of its own, with zeros where its kernel's data was; the running kernel's mappings parked
+//! elsewhere, as one unit; an auxiliary vector that names the old text. So the program's libc, and
+//! whatever else looks for a vDSO, finds the old one.
 //!
 //! | module | does |
 //! |---|---|
@@ -46,13 +47,16 @@ pub const PARK: Avma = Avma(0x3_0000);
 pub struct Bed {
     /// What it was checkpointed with.
     pub old: OldVdso,
-    /// Whether CRIU's jumps are at the entries that it knows, and its mark at the start of the new vDSO.
+    /// Whether CRIU's jumps are at the entries that it knows, and its mark at the start of the new
+    /// vDSO.
     pub patched: bool,
-    /// Where the old text is; otherwise between the mappings of the program and its stack, where nothing is mapped later.
+    /// Where the old text is; otherwise between the mappings of the program and its stack, where
+    /// nothing is mapped later.
     pub text: Option<Avma>,
     /// Where the new kernel's mappings begin.
     pub park: Avma,
-    /// Whether the program lets others go first: a tool is to get on while dozens of threads do nothing but call.
+    /// Whether the program lets others go first: a tool is to get on while dozens of threads do
+    /// nothing but call.
     pub gives_way: bool,
     /// Free bytes below the old vvar, before a mapping of somebody else; none there if not given.
     pub room_below: Option<u64>,
@@ -91,8 +95,8 @@ impl Bed {
 
     /// Starts a program.
     ///
-    /// It dies with the thread that has called this, as it must not outlive a test that fails. What a program executes in
-    /// turn is not restored: a script has to be given to its interpreter.
+    /// It dies with the thread that has called this, as it must not outlive a test that fails. What
+    /// a program executes in turn is not restored: a script has to be given to its interpreter.
     pub fn launch(&self, mut command: Command) -> Result<Restored, String> {
         ask_to_be_traced(&mut command);
         if self.gives_way {
@@ -134,7 +138,8 @@ impl Drop for Restored {
 #[allow(unsafe_code, reason = "code that runs between fork and execution")]
 fn ask_to_be_traced(command: &mut Command) {
     let ask = || {
-        // SAFETY: both are plain system calls with numbers, which may be made between fork and execution.
+        // SAFETY: both are plain system calls with numbers, which may be made between fork and
+        // execution.
         let done = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
         // SAFETY: as above.
         let traced = unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) };

@@ -12,7 +12,8 @@ use relocator_verify::emulated::Unit;
 
 use super::words;
 
-/// Bytes of vvar below the vDSO on stock kernels until 6.12, for images whose kernel's symbols are not known.
+/// Bytes of vvar below the vDSO on stock kernels until 6.12, for images whose kernel's symbols are
+/// not known.
 const USUAL_VVAR: u64 = 4 * PAGE;
 
 /// An old vDSO with alternatives applied.

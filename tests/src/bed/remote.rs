@@ -87,7 +87,8 @@ impl<'a> Remote<'a> {
             let stepped = tracee.step(0).and_then(|()| tracee.wait(PATIENCE));
             match stepped.map_err(|error| words(&error))? {
                 Some(Stop::TRAP) => break,
-                // A process that is stopped is so until it is told otherwise; whoever wants it to be stopped afterwards says so.
+                // A process that is stopped is so until it is told otherwise; whoever wants it to
+                // be stopped afterwards says so.
                 Some(Stop::Signal(libc::SIGSTOP) | Stop::Group) => {}
                 Some(stop) => return Err(format!("there was {stop}")),
                 None => return Err(format!("it takes more than {PATIENCE:?}")),

@@ -1,4 +1,5 @@
-//! Threads call every function while signals arrive, and the process is linked and unlinked under them, many times.
+//! Threads call every function while signals arrive, and the process is linked and unlinked under
+//! them, many times.
 
 use std::thread;
 use std::time::Duration;

@@ -40,7 +40,8 @@ fn linkers() -> Result<(Linker, Linker), String> {
     Ok((Linker::dry(&spec)?, Linker::new(&spec)?))
 }
 
-/// All that a process has: mappings, registers and signals of threads, and every byte that can be read.
+/// All that a process has: mappings, registers and signals of threads, and every byte that can be
+/// read.
 #[derive(PartialEq, Eq)]
 struct Whole {
     seen: Snapshot,

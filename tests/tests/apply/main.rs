@@ -1,5 +1,5 @@
-//! Processes are linked and unlinked again under load. They are started as a restore by CRIU leaves them: with an old vDSO that
-//! libc calls, on zeros, and the new kernel's mappings far away.
+//! Processes are linked and unlinked again under load. They are started as a restore by CRIU leaves
+//! them: with an old vDSO that libc calls, on zeros, and the new kernel's mappings far away.
 
 mod chains;
 mod cycles;

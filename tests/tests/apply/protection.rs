@@ -1,7 +1,7 @@
 //! No page can be written and executed at any time: at each system call of the tool it is looked.
 //!
-//! What is mapped in the process only changes by system calls that the tool has it make, and for each of those it makes several
-//! itself.
+//! What is mapped in the process only changes by system calls that the tool has it make, and for
+//! each of those it makes several itself.
 
 use kernel_source::{Cache, VERSIONS};
 use libtest_mimic::Trial;

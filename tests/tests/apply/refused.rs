@@ -1,5 +1,6 @@
-//! Processes that cannot be linked are told so, with the reason and what to do, and are left as they are. So are processes with
-//! nothing to link; and processes that never rest survive, whatever the answer is.
+//! Processes that cannot be linked are told so, with the reason and what to do, and are left as
+//! they are. So are processes with nothing to link; and processes that never rest survive, whatever
+//! the answer is.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};

@@ -79,7 +79,8 @@ impl Linker {
     }
 }
 
-/// A hammer on a bed for the vDSO that a source has. What CRIU's jumps cover has to be right from the beginning.
+/// A hammer on a bed for the vDSO that a source has. What CRIU's jumps cover has to be right from
+/// the beginning.
 pub(crate) fn hammer(spec: &Spec, threads: usize, idle: usize) -> Result<Hammer, String> {
     let mut bed = Bed::new(OldVdso::open(spec)?);
     bed.gives_way = true;

@@ -1,7 +1,8 @@
-//! An old text in a process, and what it was before anybody changed it.
+//! An old text in a process, and what it was before any tool changed it.
 //!
-//! Link records are taken away, outermost first, then CRIU's jumps: what they have overwritten is only in the image that the
-//! user names. What is left is the old image as its own kernel had prepared it, and is held against the one that was named.
+//! The reader removes link records, outermost first, then CRIU's jumps. What the jumps have
+//! overwritten is only in the image that the user names. The result is the old image as its own
+//! kernel had prepared it; the reader compares it with the named one.
 
 use std::ops::Range;
 
@@ -26,7 +27,8 @@ use relocator::threads::Memory;
 /// What the user says about old images.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Known<'a> {
-    /// Images, and perhaps the symbols of their kernels. Those that are not in the process are passed over.
+    /// Images, and perhaps the symbols of their kernels. Those that are not in the process are
+    /// passed over.
     pub(super) sources: &'a [Source],
     /// Where to look for tables.
     pub(super) tables: &'a tables::Options,
@@ -43,7 +45,7 @@ pub(super) struct Text {
     pub(super) pristine: Vec<u8>,
     /// Its link record.
     pub(super) record: Option<FoundRecord>,
-    /// What is known of it if a tool was killed that was about to replace it.
+    /// What a recovery copy says of it, if an apply was interrupted.
     pub(super) interrupted: Option<InterruptedApply>,
     /// CRIU's jumps, as they are or were before it was linked.
     pub(super) jumps: Vec<(Svma, [u8; criu::JUMP])>,
@@ -53,7 +55,7 @@ pub(super) struct Text {
     pub(super) tables: OldTables,
     /// How threads get out of it.
     pub(super) reentry: ReentryTable,
-    /// Pages of zeros where its vvar was.
+    /// The vvar placeholder before it.
     pub(super) placeholder: Option<Range<Avma>>,
 }
 
@@ -121,7 +123,8 @@ impl Text {
         (self.found.image.0 - self.mapping.start.0) as usize
     }
 
-    /// What threads find there now, if that is not the old image: what it was linked to, or CRIU's jumps.
+    /// What threads find there now, if that is not the old image: what it was linked to, or CRIU's
+    /// jumps.
     pub(super) fn before(&self) -> Result<Option<LinkedImage>> {
         match &self.record {
             Some(found) => {
@@ -197,7 +200,8 @@ impl Text {
     }
 }
 
-/// Takes away all link records; the outermost one, and the mapping and what it held before there was any.
+/// Removes all link records: the outermost one, and the mapping and its content before there was
+/// any.
 fn without_records(found: &OldText) -> Result<(Option<FoundRecord>, Range<Avma>, Vec<u8>)> {
     let mut range = found.mapping.clone();
     let mut bytes = found.bytes.clone();
@@ -210,7 +214,8 @@ fn without_records(found: &OldText) -> Result<(Option<FoundRecord>, Range<Avma>,
     Ok((outermost, range, bytes))
 }
 
-/// How many bytes of a mapping are the image: without the zeros behind it, so that what is added to it finds room there.
+/// How many bytes of a mapping are the image: without the zeros behind it, so that what is added to
+/// it finds room there.
 fn image_size(found: &OldText, mapping: &Range<Avma>, bytes: &[u8]) -> usize {
     /// What a linked image is aligned to.
     const ALIGNMENT: usize = 16;
@@ -219,7 +224,7 @@ fn image_size(found: &OldText, mapping: &Range<Avma>, bytes: &[u8]) -> usize {
     let behind = bytes.get(start + found.size..).unwrap_or_default();
     match behind.iter().all(|&byte| byte == 0) {
         true => found.size.next_multiple_of(ALIGNMENT).min(whole),
-        // A trampoline was left there.
+        // A killed tool has left its code there.
         false => whole,
     }
 }
@@ -285,7 +290,8 @@ struct Named<'a> {
     source: &'a Source,
 }
 
-/// Holds an image against the one that was named: they may only differ in alternatives, and where there are jumps.
+/// Compares an image with the named one: they may only differ in alternatives, and where there are
+/// jumps.
 fn check(
     bytes: &[u8],
     named: &Named<'_>,

@@ -1,4 +1,7 @@
-//! What is to be done to a process, as far as it can be said before its threads stand still.
+//! A transaction: all changes to a process, in their order.
+//!
+//! Planning fills it in while the process runs. When its threads have stopped, they get their
+//! verdicts, and the transaction becomes a list of steps.
 
 use std::ops::Range;
 
@@ -12,13 +15,13 @@ use relocator::link::LinkedImage;
 use relocator::threads::carry::{Carried, Contexts, Stuck, carry};
 use relocator::threads::{Crossing, Memory, Registers, Verdict, Write};
 
-/// What is to be done, in this order: threads leave the old texts, `early`, threads leave the new vDSO, `kernel`, `late`.
-/// After each step the process could go on.
+/// What is to be done, in this order: threads leave the old texts, `early`, threads leave the new
+/// vDSO, `kernel`, `late`. After each step the process could go on.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Transaction {
     /// Each text: what threads find there now, and what they will.
     pub(super) crossings: Vec<(Option<LinkedImage>, LinkedImage)>,
-    /// Memory that has to be written in any case.
+    /// Writes to be done in any case.
     pub(super) stale: Vec<Write>,
     /// Makes texts independent of the kernel's mappings.
     pub(super) early: Vec<Step>,
@@ -33,7 +36,8 @@ pub(super) struct Transaction {
 pub struct Crossed {
     /// Number of all threads.
     pub threads: usize,
-    /// Of those, threads that were inside an old text, or in the new vDSO while that had to be moved, and go on elsewhere.
+    /// Of those, threads that were inside an old text, or in the new vDSO while that had to be
+    /// moved, and go on elsewhere.
     pub moved: usize,
     /// Contexts in signal frames that do.
     pub frames: usize,
@@ -55,7 +59,7 @@ impl Transaction {
         steps.filter_map(place).collect()
     }
 
-    /// All steps for a process that stands still, or what is in the way.
+    /// All steps for a stopped process, or what is in the way.
     pub(super) fn steps(
         &self,
         survey: &Survey,
@@ -101,7 +105,7 @@ impl Transaction {
         Ok((steps, crossed))
     }
 
-    /// Has threads leave the new vDSO if that is moved.
+    /// Makes threads leave the new vDSO if that moves.
     fn leave_kernel(
         &self,
         survey: &Survey,
@@ -125,8 +129,8 @@ impl Transaction {
     }
 }
 
-/// Decides about a thread in an old text. It is moved before the text is changed, so where it goes must be right before and
-/// afterwards: only entries of functions are.
+/// Decides about a thread in an old text. It is moved before the text is changed, so where it goes
+/// must be right before and afterwards: only entries of functions are.
 fn decide(
     crossing: &Crossing<'_>,
     text: &Range<Avma>,
@@ -141,10 +145,11 @@ fn decide(
             place: fix_up.from,
             reason: "its instruction is somewhere else afterwards".to_owned(),
         },
-        // Nothing there is executed but what a tool has left that was killed, from which a thread finds its way by itself.
+        // Nothing there is executed but the injected call of a killed tool, from which a thread
+        // finds its way by itself.
         Verdict::Outside => Verdict::Stuck {
             place: Svma(registers.pc.0.wrapping_sub(crossing.image.0)),
-            reason: "it comes from a system call of another tool's".to_owned(),
+            reason: "it is in an injected call of another tool".to_owned(),
         },
         verdict => verdict,
     }

@@ -1,7 +1,7 @@
 //! `ptrace` and `waitpid` as the kernel has them.
 //!
-//! nix has no name for the extended state and for signal masks, and no number for real-time signals, which threads of
-//! other processes are stopped by as well.
+//! nix has no name for the extended state and for signal masks, and no number for real-time
+//! signals, which stop threads of other processes as well.
 
 #![allow(
     unsafe_code,
@@ -67,7 +67,8 @@ fn transfer(request: c_uint, pid: Pid, start: *mut u8, length: usize) -> Result<
         iov_len: length,
     };
     let kind = ptr::without_provenance_mut::<c_void>(arch::EXTENDED_STATE);
-    // SAFETY: the kernel reads or writes what the vector describes, as the caller of this function may.
+    // SAFETY: the kernel reads or writes what the vector describes, as the caller of this function
+    // may.
     check(unsafe { libc::ptrace(request, pid.as_raw(), kind, &raw mut vector) })?;
     Ok(vector.iov_len)
 }
@@ -134,10 +135,11 @@ pub(super) fn signal_code(pid: Pid) -> Result<c_int> {
     Ok(unsafe { info.assume_init() }.si_code)
 }
 
-/// The status of a thread that has changed its state, or `None`. Threads that are no processes are found as well.
+/// The status of a thread that has changed its state, or `None`. Threads that are no processes are
+/// found as well.
 ///
-/// A signal that is about to be delivered is left where it is: taking notice of it takes it from the thread until it is resumed
-/// with it, and if this process ended meanwhile, it would be lost.
+/// A signal that is about to be delivered is left where it is: taking notice of it takes it from
+/// the thread until it is resumed with it, and if this process ended meanwhile, it would be lost.
 pub(super) fn changed(pid: Pid) -> Result<Option<c_int>> {
     let Some(stopped_by) = noticed(pid)? else {
         return Ok(None);
@@ -152,8 +154,8 @@ pub(super) fn changed(pid: Pid) -> Result<Option<c_int>> {
     interrupted(changed.into(), (changed != 0).then_some(status))
 }
 
-/// What has stopped a thread that has changed its state: the number of a signal, with more bits where it is none. 0 if it has
-/// ended.
+/// What has stopped a thread that has changed its state: the number of a signal, with more bits
+/// where it is none. 0 if it has ended.
 fn noticed(pid: Pid) -> Result<Option<c_int>> {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let options = libc::WNOHANG | libc::WNOWAIT | libc::WSTOPPED | libc::WEXITED | libc::__WALL;
@@ -173,7 +175,8 @@ fn noticed(pid: Pid) -> Result<Option<c_int>> {
     interrupted(said.into(), (of != 0).then_some(stopped_by))
 }
 
-/// The value, unless a call has failed. One that a signal of this process's has interrupted has found nothing.
+/// The value, unless a call has failed. One that a signal of this process's has interrupted has
+/// found nothing.
 fn interrupted(result: libc::c_long, value: Option<c_int>) -> Result<Option<c_int>> {
     match check(result) {
         Ok(()) => Ok(value),

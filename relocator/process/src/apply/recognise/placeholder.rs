@@ -1,4 +1,4 @@
-//! Pages of zeros: what a restore leaves where the old vvar was.
+//! The vvar placeholder: pages of zeros, which a restore leaves where the old vvar was.
 
 use std::ops::Range;
 
@@ -21,7 +21,8 @@ const ZEROS: Protection = Protection {
 
 /// The pages of zeros that end at `below`, in mappings that have no name and can only be read.
 ///
-/// Mappings of more than [`MAX_PLACEHOLDER`] pages are the program's own, whatever they hold, and end the search.
+/// Mappings of more than [`MAX_PLACEHOLDER`] pages are the program's own, whatever they hold, and
+/// end the search.
 pub fn vvar_placeholder(
     mappings: &[Mapping],
     memory: &dyn Memory,

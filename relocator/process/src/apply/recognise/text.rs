@@ -10,11 +10,12 @@ use crate::{Error, Result, Unlinkable, arch};
 use relocator::placement::PAGE;
 use relocator::threads::Memory;
 
-/// The largest mapping that is taken for one with an old vDSO in it. Stock images have up to 3 pages.
+/// The largest mapping that is taken for one with an old vDSO in it. Stock images have up to 3
+/// pages.
 pub const MAX_TEXT: u64 = 1 << 20;
 
-/// How many pages of a mapping are looked at for the start of an image: the first, and as many as a link record before it
-/// may have. Elsewhere an image is found if something says that it is there.
+/// How many pages of a mapping are looked at for the start of an image: the first, and as many as a
+/// link record before it may have. Elsewhere an image is found if something says that it is there.
 const FIRST_PAGES: u64 = 4;
 
 /// Size of an ELF header.
@@ -54,7 +55,7 @@ impl Hints {
     }
 }
 
-/// Finds old vDSOs. Hints that lead to none add to `lies`.
+/// Finds old vDSOs. Hints that lead to none add to the misleading names.
 pub(super) fn find(
     mappings: &[Mapping],
     hints: &Hints,
@@ -95,7 +96,7 @@ pub(super) fn find(
     Ok(found)
 }
 
-/// A remark about an old vDSO that lies in a strange mapping.
+/// A remark about an old vDSO in a strange mapping.
 fn remark(text: &OldText, mappings: &[Mapping]) -> Option<String> {
     let mapping = mappings
         .iter()
@@ -194,7 +195,8 @@ fn read(mapping: &Mapping, at: Avma, memory: &dyn Memory) -> Result<OldText, Str
     })
 }
 
-/// Length of an image, which ends with what is loaded, or with its section headers. What follows is not its own.
+/// Length of an image, which ends with what is loaded, or with its section headers. What follows is
+/// not its own.
 fn length(image: &Image) -> usize {
     let bytes = image.bytes();
     let half = |at: usize| u64::from(u16::from_le_bytes([bytes[at], bytes[at + 1]]));

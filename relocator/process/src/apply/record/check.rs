@@ -1,5 +1,5 @@
-//! What every record is held to, before it is written and after it was read. Limits keep a record that somebody else has
-//! made from costing much.
+//! What every record must fulfil, before it is written and after it was read. Limits keep a record
+//! that another program has made from costing much.
 
 use std::fmt;
 use std::ops::Range;

@@ -1,4 +1,5 @@
-//! The parts of a record that always have the same size: an ELF note's header, and what its descriptor begins with.
+//! The parts of a record that always have the same size: an ELF note's header, and what its
+//! descriptor begins with.
 
 use std::ops::Range;
 

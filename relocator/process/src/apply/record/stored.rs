@@ -1,4 +1,4 @@
-//! A record as it is stored: an ELF note, `docs/abi.md` section 7.
+//! A record in bytes: an ELF note, `docs/abi.md` section 7.
 
 use std::ops::Range;
 
@@ -58,7 +58,8 @@ impl Record {
         Ok(note)
     }
 
-    /// The record that bytes begin with, and how many of them are its note. Offsets of errors are from the note's start.
+    /// The record that bytes begin with, and how many of them are its note. Offsets of errors are
+    /// from the note's start.
     pub fn decode(bytes: &[u8]) -> crate::Result<(Self, usize)> {
         decode(bytes).map_err(Error::input("link record"))
     }
@@ -108,7 +109,8 @@ fn put_bytes(bytes: &mut Vec<u8>, all: &[u8]) {
     bytes.extend(all);
 }
 
-/// Runs of one value, such as the padding that a record takes the place of, are stored as that value.
+/// Runs of one value, such as the padding that a record takes the place of, are stored as that
+/// value.
 fn put_runs(bytes: &mut Vec<u8>, before: &[Before], start: Avma) {
     put(bytes, before.len() as u64);
     let mut end = start.0;

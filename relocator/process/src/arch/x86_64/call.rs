@@ -1,4 +1,5 @@
-//! The code of an injected call (`targets::live::injected_call` lays it out), and the registers of system calls.
+//! The code of an injected call (`targets::live::injected_call` lays it out), and the registers of
+//! system calls.
 
 use elf_tools::reentry::Register;
 
@@ -44,7 +45,8 @@ pub(crate) struct Numbers {
     pub(crate) registers: usize,
 }
 
-/// The code: it makes a system call, sets the signal mask, loads [`RESTORED`], and goes on. It does its work wherever it is.
+/// The code: it makes a system call, sets the signal mask, loads [`RESTORED`], and goes on. It does
+/// its work wherever it is.
 pub(crate) fn code(numbers: Numbers) -> [u8; SIZE] {
     let mut code = Code::default();
     code.add(&SYSCALL);
@@ -67,8 +69,8 @@ pub(crate) fn code(numbers: Numbers) -> [u8; SIZE] {
     code.bytes
 }
 
-/// What a thread goes on with if no tracer tells the kernel to repeat the system call that it was interrupted in: it
-/// executes the instruction again, as the kernel would have let it.
+/// What a thread goes on with if no tracer tells the kernel to repeat the system call that it was
+/// interrupted in: it executes the instruction again, as the kernel would have let it.
 pub(crate) fn settled(registers: &Registers) -> Registers {
     /// `restart_syscall`, for calls that know how far they have come.
     const RESTART: u64 = 219;

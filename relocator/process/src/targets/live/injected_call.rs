@@ -1,9 +1,11 @@
-//! Code that makes system calls for us in a thread of the process, and from which the thread finds its own way back.
+//! Injected calls: code that makes system calls for us in a thread of the process, and from which
+//! the thread finds its own way back.
 //!
-//! A thread that is made to execute a system call has its registers changed for it. If its tracer dies, nobody puts them
-//! back. So the call is made by code of ours which, once it runs on, restores the signal mask and all registers that are not
-//! preserved by a system call, from numbers that lie behind it, and goes on where the thread was. The tracer does not let it come
-//! that far: it stops the thread where the system call ends. Flags are left alone, and so is the stack.
+//! To make a thread execute a system call, the tool changes its registers. If the tool dies, no
+//! tracer restores them. So code of ours makes the call. If the thread runs on, that code restores
+//! the signal mask and all registers that a system call does not preserve, from numbers that lie
+//! behind the code, and jumps to where the thread was. The tracer never lets the thread come that
+//! far: it stops the thread where the system call ends. The code leaves flags and the stack alone.
 
 use elf_tools::Avma;
 use elf_tools::reentry::Register;
@@ -27,11 +29,11 @@ const PC: usize = CODE;
 const MASK: usize = CODE + 8;
 const REGISTERS: usize = CODE + 16;
 
-/// Where the address is that the call is meant for, behind all other numbers. In a copy of a text that is not in its place yet
-/// it is another than where it is.
+/// Where the address is that the code is meant for, behind all other numbers. In a copy of a text
+/// that is not in its place yet it is another than where it is.
 const PLACE: usize = SIZE - 8;
 
-/// A thread as it was when it was taken.
+/// A thread as it was when the tool took it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Interrupted {
     /// Its registers.
@@ -72,9 +74,9 @@ pub(super) fn code(thread: &Interrupted, place: Avma) -> [u8; SIZE] {
     bytes
 }
 
-/// Takes away what tools have left that were killed, wherever it may begin: the code without the numbers is the same for all
-/// threads. Only its first words may be there, where each is written on its own. What is left in a process may still be
-/// executed, or be where a handler returns to.
+/// Erases what killed tools have left, wherever it begins: the code without the numbers is the same
+/// for all threads. Only its first words may be there, where each is written on its own. What is
+/// left in a process may still be executed, or be where a handler returns to.
 pub(crate) fn erase(bytes: &mut [u8]) {
     let of_all = code(&NOBODY, Avma(0));
     let last = bytes.len().saturating_sub(SIZE);
@@ -86,7 +88,8 @@ pub(crate) fn erase(bytes: &mut [u8]) {
     }
 }
 
-/// Whether pages at `base` have a trampoline that is meant for another place: they are a copy that was never put in place.
+/// Whether pages at `base` have code that is meant for another place: they are a copy that no tool
+/// has put in place.
 pub(crate) fn is_displaced(bytes: &[u8], base: Avma) -> bool {
     let of_all = code(&NOBODY, Avma(0));
     let mut places = bytes.windows(SIZE).zip(base.0..).step_by(ALIGNMENT);
@@ -103,8 +106,8 @@ pub(crate) fn put(bytes: &mut [u8], base: Avma) {
     bytes[start..start + SIZE].copy_from_slice(&code(&NOBODY, place));
 }
 
-/// What a thread goes on with that is in what a tool has left in its process that was killed: it would come there by itself if it ran.
-/// `None` if it is somewhere else.
+/// What a thread goes on with that is in the code of a killed tool: it would come there by itself
+/// if it ran. `None` if it is somewhere else.
 pub(super) fn led_back(registers: &Registers, memory: &dyn Memory) -> Option<Interrupted> {
     let page = registers.pc.0 & !(PAGE - 1);
     let start = at_end_of(Avma(page + PAGE));
@@ -138,7 +141,8 @@ pub(super) fn at_end_of(page: Avma) -> Avma {
     Avma((page.0 - SIZE as u64) & !(ALIGNMENT as u64 - 1))
 }
 
-/// Whether bytes are the first words of the code, or all of it, and zeros as far as there are more words of code.
+/// Whether bytes are the first words of the code, or all of it, and zeros as far as there are more
+/// words of code.
 fn is_left(place: &[u8], code: &[u8; SIZE]) -> bool {
     let same = place[..CODE].iter().zip(code).take_while(|(a, b)| a == b);
     let words = same.count() / WORD;
