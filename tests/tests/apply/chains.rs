@@ -21,11 +21,11 @@ use relocator_tests::running::in_words;
 use relocator_tests::trials::{ensure, trial};
 
 use crate::killed::{self, Work, first, kill_at, stride};
+use crate::linker::Linker;
 use crate::places::{
     PATIENCE, bed, fetched, free, hammered, is, map, remotely, send, spec, start, stop, unit,
 };
 use crate::snapshot::{Mapping, Snapshot, at, mappings, memory, named};
-use crate::subject::Linker;
 
 /// How often a process is restored.
 const GENERATIONS: usize = 10;

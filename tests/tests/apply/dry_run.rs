@@ -11,11 +11,11 @@ use relocator_process::tracing::ProcessMemory;
 use relocator_tests::running::in_words;
 use relocator_tests::trials::{ensure, trial};
 
+use crate::linker::{Linker, check, hammer};
 use crate::look::Usual;
 use crate::odd::{FILTERED, PLAIN};
 use crate::places::is;
 use crate::refused::{Odd, Snapshot};
-use crate::subject::{Linker, check, hammer};
 
 const OLD: &str = "6.1";
 

@@ -16,10 +16,10 @@ use relocator_tests::running::in_words;
 use relocator_tests::trials::{ensure, trial};
 use tempfile::TempDir;
 
+use crate::linker::{Linker, check, hammer};
 use crate::look::{Usual, maps, nothing_is_writable_and_executable};
 use crate::odd::SLEEPING;
 use crate::refused::Odd;
-use crate::subject::{Linker, check, hammer};
 use crate::tool::{Ended, Moment, Tool};
 
 /// The old kernels of processes whose tools are killed: one whose record finds room in the image's

@@ -5,6 +5,7 @@ mod chains;
 mod cycles;
 mod dry_run;
 mod killed;
+mod linker;
 mod look;
 mod odd;
 mod places;
@@ -12,7 +13,6 @@ mod programs;
 mod protection;
 mod refused;
 mod snapshot;
-mod subject;
 mod tool;
 
 use std::process::ExitCode;

@@ -28,8 +28,8 @@ use relocator_tests::bed::{Bed, OldVdso, PARK, Restored};
 use relocator_tests::running::in_words;
 use relocator_tests::trials::{ensure, trial};
 
+use crate::linker::{Linker, check};
 use crate::snapshot::{self, Snapshot, mappings, memory, named};
-use crate::subject::{Linker, check};
 
 const HAMMER: &str = env!("CARGO_BIN_EXE_hammer");
 

@@ -20,7 +20,7 @@ use relocator_tests::running::in_words;
 use relocator_tests::trials::{ensure, trial};
 use tempfile::TempDir;
 
-use crate::subject::Linker;
+use crate::linker::Linker;
 
 const SERVER: &str = env!("CARGO_BIN_EXE_server");
 

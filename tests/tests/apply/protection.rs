@@ -11,8 +11,8 @@ use relocator_tests::bed::control::{COVERED, EVERYTHING};
 use relocator_tests::running::in_words;
 use relocator_tests::trials::{ensure, trial};
 
+use crate::linker::{Linker, check, hammer};
 use crate::look::nothing_is_writable_and_executable;
-use crate::subject::{Linker, check, hammer};
 use crate::tool::Tool;
 
 /// A few threads in each way.

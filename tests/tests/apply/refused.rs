@@ -21,12 +21,12 @@ use relocator_tests::odd::{Other, PROGRAMS_OF_32_BITS};
 use relocator_tests::running::in_words;
 use relocator_tests::trials::{ensure, trial};
 
+use crate::linker::Linker;
 use crate::look::maps;
 use crate::odd::{
     self, EXECUTING, FILTERED, FORKING, NOBODYS, PLAIN, SPAWNING, STARTING, STRICT, UNDUMPABLE,
     VFORKED,
 };
-use crate::subject::Linker;
 use crate::tool::{PANICKED, Tool};
 
 /// The old kernel, and one that it is not.

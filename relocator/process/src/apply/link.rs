@@ -251,7 +251,7 @@ fn in_place(unit: &KernelUnit, unreachable: Unreachable) -> Result<Vec<Placed>> 
     }
 }
 
-/// Moves what is not where it is to be, and tells CRIU.
+/// Moves the mappings that have to move, and updates CRIU's mark.
 pub(super) fn moves(unit: &KernelUnit, placed: &[Placed]) -> Result<Vec<Step>> {
     let mut steps = Vec::new();
     let mut vdso = unit.vdso().map(|vdso| vdso.range.start);

@@ -152,7 +152,7 @@ fn at_rest(
     Ok(outcome)
 }
 
-/// What is to be done, and what to say about it.
+/// A transaction, if there is anything to do, and its outcome.
 type Planned = (Option<Transaction>, ApplyOutcome);
 
 /// What a process is to become.
@@ -163,8 +163,8 @@ enum Work {
 }
 
 impl Work {
-    /// What is to be done to a process. For a dry run that is nothing, and the outcome says what it
-    /// would be.
+    /// Plans the changes to a process. A dry run has no transaction, and its outcome says what
+    /// would be done.
     fn plan(
         self,
         target: &impl Target,

@@ -58,7 +58,7 @@ pub struct ApplyOutcome {
     pub crossed: Crossed,
     /// Its threads, as a dry run sees them.
     pub seen: Option<ThreadsSeen>,
-    /// For how long it stood still.
+    /// How long it was stopped.
     pub times: ApplyTimes,
     /// How often the process was surveyed; each time but the last, something was in the way.
     pub attempts: u32,
@@ -196,8 +196,7 @@ impl LinkedText {
     }
 }
 
-/// For how long a process stood still, each time from when this tool asked the first thread to
-/// stop.
+/// How long a process was stopped. All times begin when this tool asked the first thread to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ApplyTimes {
     /// Until all threads had stopped.

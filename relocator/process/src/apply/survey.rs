@@ -88,7 +88,7 @@ impl Survey {
     }
 
     /// Whether a stopped process is what it was, as far as it matters: text, the kernel's mappings,
-    /// zeros, and `places` that are to be used. Its mappings now, if it is.
+    /// zeros, and `places` that the steps use. Its mappings now, if it is.
     pub(super) fn holds(
         &self,
         target: &impl StoppedTarget,

@@ -142,7 +142,7 @@ impl Text {
         }
     }
 
-    /// The old image with what was put over its entries before it was to be replaced.
+    /// The old image with the interim entries that an interrupted apply has written.
     fn staged(&self) -> LinkedImage {
         let mut linked = self.unlinked();
         for function in &mut linked.functions {

@@ -15,19 +15,19 @@ use relocator::link::LinkedImage;
 use relocator::threads::carry::{Carried, Contexts, Stuck, carry};
 use relocator::threads::{Crossing, Memory, Registers, Verdict, Write};
 
-/// What is to be done, in this order: threads leave the old texts, `early`, threads leave the new
+/// All changes, in this order: threads leave the old texts, `early`, threads leave the new
 /// vDSO, `kernel`, `late`. After each step the process could go on.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Transaction {
     /// Each text: what threads find there now, and what they will.
     pub(super) crossings: Vec<(Option<LinkedImage>, LinkedImage)>,
-    /// Writes to be done in any case.
+    /// Writes that do not depend on threads.
     pub(super) stale: Vec<Write>,
     /// Makes texts independent of the kernel's mappings.
     pub(super) early: Vec<Step>,
     /// Moves them.
     pub(super) kernel: Vec<Step>,
-    /// Makes texts what they are to be.
+    /// Makes texts final.
     pub(super) late: Vec<Step>,
 }
 

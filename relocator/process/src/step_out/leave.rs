@@ -13,14 +13,14 @@ use crate::Result;
 use crate::tracing::{Standing, Stop, Tracee};
 use relocator::threads::frames;
 
-/// The shortest and the longest time that a thread is let run. The first is too short for most, but
+/// How long to let a thread run, at least and at most. The first is too short for most, but
 /// costs nothing.
 const RUN: (Duration, Duration) = (Duration::from_micros(20), Duration::from_millis(1));
 
 /// Most instructions that a thread is stepped. A reader may wait for a writer meanwhile.
 const STEPS: u32 = 100_000;
 
-/// How many signals may come while it is let run or stepped.
+/// How many signals may come while it runs or is stepped.
 const ARRIVALS: u32 = 10;
 
 /// How long one instruction may take: a system call may block.
@@ -34,7 +34,7 @@ const fn bit(signal: i32) -> u64 {
 /// Where contexts are sought.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Surroundings<'a> {
-    /// What is to be left.
+    /// The vDSOs.
     pub(super) vdsos: &'a [Range<Avma>],
     /// What stacks are part of.
     pub(super) writable: &'a [Range<Avma>],
@@ -56,7 +56,7 @@ pub(super) struct Inside {
 pub(super) enum Left {
     /// It is outside.
     Outside {
-        /// How often it was let run.
+        /// How often the tool let it run.
         runs: u32,
         /// How many instructions it was stepped.
         steps: u32,
@@ -72,7 +72,7 @@ pub(super) enum Left {
     Gone,
 }
 
-/// A thread that is to leave. It stands still whenever nothing is being done with it.
+/// A thread that leaves. It is stopped between calls.
 pub(super) struct Leaving<'a> {
     tracee: &'a mut Tracee,
     surroundings: Surroundings<'a>,

@@ -187,7 +187,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Makes one: all threads stand still afterwards, and what is inside is in `stuck`.
+    /// Makes one: all threads have stopped afterwards, and contexts inside are in `stuck`.
     fn run(&mut self) -> Result<Seized> {
         let mut seized = Seized::stop(self.subject.pid(), PATIENCE)?;
         self.attempts += 1;

@@ -19,7 +19,7 @@ use crate::targets::Mapping;
 use crate::{Error, Refusal, Result, arch, maps};
 use relocator::threads::Memory;
 
-/// The largest mapping that is taken for a vDSO.
+/// The largest mapping that counts as a vDSO.
 const MAX_VDSO: u64 = 1 << 20;
 
 /// How long a process may take to end when one of its threads is gone.

@@ -17,7 +17,8 @@ pub enum Stop {
     Signal(c_int),
     /// `PTRACE_EVENT_*`: an event that was asked for.
     Event(c_int),
-    /// The whole process stands still for a stop signal (a group stop), or was interrupted.
+    /// A stop signal has stopped the whole process (a group stop), or the tracer has interrupted
+    /// the thread.
     Group,
     /// A system call begins or ends, which was asked for ([`super::Tracee::run_to_system_call`]).
     SystemCall,

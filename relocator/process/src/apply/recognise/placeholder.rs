@@ -8,7 +8,7 @@ use crate::targets::{Mapping, Protection};
 use relocator::placement::PAGE;
 use relocator::threads::Memory;
 
-/// The most pages that are taken for an old vvar. Stock kernels have up to 6.
+/// The most pages that a placeholder may have. Stock kernels have up to 6.
 pub const MAX_PLACEHOLDER: u64 = 16;
 
 /// How they can be used.

@@ -10,12 +10,13 @@ use crate::{Error, Result, Unlinkable, arch};
 use relocator::placement::PAGE;
 use relocator::threads::Memory;
 
-/// The largest mapping that is taken for one with an old vDSO in it. Stock images have up to 3
+/// The largest mapping that may have an old vDSO in it. Stock images have up to 3
 /// pages.
 pub const MAX_TEXT: u64 = 1 << 20;
 
-/// How many pages of a mapping are looked at for the start of an image: the first, and as many as a
-/// link record before it may have. Elsewhere an image is found if something says that it is there.
+/// In how many pages of a mapping the tool looks for the start of an image: the first, and as many
+/// as a link record before it may have. Elsewhere an image is found if something says that it is
+/// there.
 const FIRST_PAGES: u64 = 4;
 
 /// Size of an ELF header.

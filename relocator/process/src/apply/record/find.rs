@@ -55,7 +55,7 @@ impl Record {
     }
 
     /// The record in the bytes of a mapping at `base` if it is of an image that is not in this
-    /// mapping: they are a copy, which was to be put elsewhere, or was kept.
+    /// mapping: they are a copy for another place, or a recovery copy.
     pub fn copied(text: &[u8], base: Avma) -> Option<Self> {
         let here = base..base.offset(text.len() as i64);
         let notes = (0..text.len()).step_by(ALIGNMENT).map(|at| &text[at..]);

@@ -13,8 +13,8 @@ use crate::tracing::ProcessMemory;
 use crate::{Error, Result, maps};
 use relocator::threads::Memory;
 
-/// A live process that goes on while it is looked at: its survey is made of this, so that it is
-/// stopped no longer than it has to be.
+/// A live process that runs while the tool looks at it. Surveys read this, so that the stop is as
+/// short as possible.
 #[derive(Debug)]
 pub struct Running {
     pid: Pid,

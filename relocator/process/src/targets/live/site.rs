@@ -46,7 +46,7 @@ pub(super) fn find(live: &Live, steps: &[Step], mappings: &[Mapping]) -> Result<
     Err(Error::refused(live.pid, Refusal::NoRoomForCalls))
 }
 
-/// The last pages of code, and of what is to be in its place. The old vDSO's pages, which come
+/// The last pages of code, and of what will be in its place. The old vDSO's pages, which come
 /// first, are private already, while those of a file would be copied for this.
 fn candidates(steps: &[Step], mappings: &[Mapping]) -> Vec<Candidate> {
     let own: Vec<Range<Avma>> = steps.iter().filter_map(replaced).collect();
