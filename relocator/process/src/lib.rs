@@ -8,17 +8,18 @@
 //! | [`tracing`] | threads of other processes, stopped and driven by `ptrace` |
 //! | [`maps`] | the mappings of a process: the one reader of `/proc/PID/maps` |
 //! | [`running`] | the running kernel, by this process and others |
-//! | [`features`] | which alternatives the kernel applies on this processor |
+//! | [`cpu_features`] | which alternatives the kernel applies on this processor |
 //!
 //! Nothing here prints, reads the environment, or fetches anything.
 
 pub mod apply;
+mod arch;
 mod error;
-pub mod features;
 pub mod maps;
 pub mod running;
 pub mod step_out;
 pub mod targets;
 pub mod tracing;
 
+pub use arch::cpu_features;
 pub use error::{Error, Obstacle, Refusal, Result, StepFailure, Unlinkable};

@@ -1,7 +1,8 @@
-//! The mappings of a process: the one reader of `/proc/PID/maps`, and of `smaps` for the flags that only it has.
+//! The mappings of a process: the one reader of `/proc/PID/maps`, and of `smaps` for the flags that
+//! only it has.
 //!
-//! Names are taken as the kernel writes them: any program can give a file the name of one of the kernel's mappings, and that
-//! must be seen.
+//! The reader keeps names as the kernel writes them. Any program can give a file the name of one of
+//! the kernel's mappings, and callers must see that.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -20,10 +21,11 @@ const KERNEL_NAMES: [&str; 3] = [
     mapping_name::VDSO,
 ];
 
-/// The mappings of a process, lowest first. A process that has ended and was not waited for has none.
+/// The mappings of a process, lowest first. A process that has ended and was not waited for has
+/// none.
 ///
-/// Errors: what the operating system says; `ESRCH` if there is no such process, and [`io::ErrorKind::InvalidData`] if a line
-/// is not as `proc(5)` has it.
+/// Errors: what the operating system says; `ESRCH` if there is no such process, and
+/// [`io::ErrorKind::InvalidData`] if a line is not as `proc(5)` has it.
 pub fn of(pid: i32) -> io::Result<Vec<Mapping>> {
     parse(&contents(&format!("/proc/{pid}/maps"))?)
 }
@@ -33,8 +35,9 @@ pub fn own() -> io::Result<Vec<Mapping>> {
     parse(&contents("/proc/self/maps")?)
 }
 
-/// The mappings of a process that the kernel may turn into zeros at any time (`MAP_DROPPABLE`), as those of random states are:
-/// `dp` among the `VmFlags` of `/proc/PID/smaps`. Errors are those of [`of`].
+/// The mappings of a process that the kernel may turn into zeros at any time (`MAP_DROPPABLE`), as
+/// those of random states are: `dp` among the `VmFlags` of `/proc/PID/smaps`. Errors are those of
+/// [`of`].
 pub fn droppable(pid: i32) -> io::Result<Vec<Range<Avma>>> {
     let bytes = contents(&format!("/proc/{pid}/smaps"))?;
     let text = String::from_utf8_lossy(&bytes);
@@ -51,7 +54,8 @@ pub fn droppable(pid: i32) -> io::Result<Vec<Range<Avma>>> {
     Ok(found)
 }
 
-/// The name of a mapping if it is one that the kernel gives to the mappings of its vDSO, one of [`mapping_name`].
+/// The name of a mapping if it is one that the kernel gives to the mappings of its vDSO, one of
+/// [`mapping_name`].
 pub fn kernel_name(mapping: &Mapping) -> Option<&'static str> {
     let mut names = KERNEL_NAMES.into_iter();
     names.find(|name| mapping.name == *name)
@@ -69,7 +73,8 @@ fn parse(bytes: &[u8]) -> io::Result<Vec<Mapping>> {
         .collect()
 }
 
-/// What is in a file that does not say how large it is. Few large reads take a fraction of the time of many small ones.
+/// What is in a file that does not say how large it is. Few large reads take a fraction of the time
+/// of many small ones.
 fn contents(path: &str) -> io::Result<Vec<u8>> {
     const ROOM: usize = 64 << 10;
     let mut bytes = Vec::with_capacity(ROOM);

@@ -50,7 +50,8 @@ fn add_symtab(own: &mut Source) {
     }
 }
 
-/// A process. Its vvar is the running kernel's, so the symbols are this process's own unless it carries another vDSO.
+/// A process. Its vvar is the running kernel's, so the symbols are this process's own unless it
+/// carries another vDSO.
 pub fn process(pid: i32) -> Result<Source> {
     let mut source = Source::named(format!("pid:{pid}"));
     let maps = maps::of(pid).map_err(Error::io(&source.name))?;
@@ -68,7 +69,8 @@ pub fn process(pid: i32) -> Result<Source> {
     Ok(source)
 }
 
-/// The name of a mapping of the kernel's; procfs strips the brackets of names that it does not know itself.
+/// The name of a mapping of the kernel's; procfs strips the brackets of names that it does not know
+/// itself.
 pub fn kernel_mapping(path: &MMapPath) -> Option<&'static str> {
     match path {
         MMapPath::Vvar => Some(mapping_name::VVAR),
@@ -92,8 +94,8 @@ fn live(maps: &[Mapping]) -> Vec<LiveMapping> {
     live.collect()
 }
 
-/// The process's vDSO; `None` if it has none (`vdso=0`, or unmapped). If CRIU has left its mark over the header, that of
-/// `own` is what was there: a mark is made in the running kernel's vDSO.
+/// The process's vDSO; `None` if it has none (`vdso=0`, or unmapped). If CRIU has left its mark
+/// over the header, that of `own` is what was there: a mark is made in the running kernel's vDSO.
 fn read_image(memory: &str, source: &Source, own: Option<&Image>) -> Result<Option<Image>> {
     let Some(vdso) = source
         .live
@@ -136,7 +138,8 @@ fn running_symtab(image: Option<&Image>) -> Result<Symtab> {
     stock_symbols::from_layout(&btf, image).map_err(Error::input(KERNEL_BTF))
 }
 
-/// The symbol table that a relocation-capable kernel maps into this process: `docs/abi.md`, section 2.
+/// The symbol table that a relocation-capable kernel maps into this process: `docs/abi.md`, section
+/// 2.
 ///
 /// vvar cannot be read through `/proc/self/mem`, only by its address.
 fn exported(note: &TablesNote, live: &[LiveMapping]) -> Result<Symtab> {
@@ -161,8 +164,8 @@ fn exported(note: &TablesNote, live: &[LiveMapping]) -> Result<Symtab> {
             "the note puts the symbol table outside the vvar mappings",
         ));
     }
-    // SAFETY: the range lies in one mapping that the kernel keeps readable for the life of the process, and the table in
-    // it is constant.
+    // SAFETY: the range lies in one mapping that the kernel keeps readable for the life of the
+    // process, and the table in it is constant.
     let bytes =
         unsafe { std::slice::from_raw_parts(start.0 as *const u8, note.symtab_size as usize) };
     symtab::elf::read(bytes, Provenance::Exported).map_err(Error::input("exported symbol table"))
@@ -175,7 +178,8 @@ mod tests {
 
     use super::*;
 
-    /// A relocation-capable kernel's mappings, acted by memory of ours: the fixture's table where the note says.
+    /// A relocation-capable kernel's mappings, acted by memory of ours: the fixture's table where
+    /// the note says.
     fn acted(table: &[u8], note: &TablesNote) -> Vec<LiveMapping> {
         let start = Avma(table.as_ptr() as u64);
         let mapping = |name: &str, start, size| LiveMapping {

@@ -12,7 +12,7 @@ use crate::{Error, Result};
 use relocator::link::{LinkedImage, New, Old, link};
 use relocator::placement::Placement;
 use relocator::plan::{FunctionPlan, Policy};
-use relocator_process::features;
+use relocator_process::cpu_features;
 
 /// An old image that is ready to be linked to a kernel.
 #[derive(Debug)]
@@ -117,7 +117,7 @@ impl<'a> Prepared<'a> {
 pub(super) fn read(old: OldImage<'_>) -> Result<Old> {
     let table =
         alternatives::read(old.image).map_err(Error::input("the alternatives of the old image"))?;
-    let bytes = alternatives::apply(old.image, &table, features::has);
+    let bytes = alternatives::apply(old.image, &table, cpu_features::has);
     let image =
         Image::parse(&bytes).map_err(Error::input("the old image with alternatives applied"))?;
     let Some(relocations) = old.relocations else {

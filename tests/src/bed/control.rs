@@ -1,6 +1,7 @@
 //! The page by which a tester and the `hammer` talk.
 //!
-//! It is shared memory: the tester says which functions have to be right, and reads how it goes while the hammer runs.
+//! It is shared memory: the tester says which functions have to be right, and reads how it goes
+//! while the hammer runs.
 
 #![allow(unsafe_code, reason = "memory that is shared with another process")]
 
@@ -75,7 +76,8 @@ pub const EVERYTHING: u32 = 0b11_1111;
 /// The page itself. Both sides only use atomic operations on it.
 #[repr(C)]
 struct Page {
-    /// Functions that have to be right in the lower half, and how often that was changed in the upper one.
+    /// Functions that have to be right in the lower half, and how often that was changed in the
+    /// upper one.
     right: AtomicU64,
     stop: AtomicU64,
     ready: AtomicU64,
@@ -117,8 +119,8 @@ pub struct Counts {
     pub signals: u64,
     /// System calls of threads that sleep that came to their end.
     pub idle: u64,
-    /// System calls that ended with `EINTR` without a handler, of those that the kernel ends so for every tracer:
-    /// `epoll_wait` and `rt_sigtimedwait`, see signal(7).
+    /// System calls that ended with `EINTR` without a handler, of those that the kernel ends so for
+    /// every tracer: `epoll_wait` and `rt_sigtimedwait`, see signal(7).
     pub interrupted: u64,
     /// Wrong answers, signals that were lost, and system calls that were cut short.
     pub failures: u64,
@@ -126,7 +128,8 @@ pub struct Counts {
     pub first: Option<String>,
 }
 
-/// The functions that have to be right at a moment. Only equal to what is read later if nothing was changed meanwhile.
+/// The functions that have to be right at a moment. Only equal to what is read later if nothing was
+/// changed meanwhile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Right(u64);
 
@@ -156,16 +159,16 @@ impl Control {
             )
         };
         let start: NonNull<Page> = start?.cast();
-        // SAFETY: it has the size and more than the alignment of a page of atomic numbers, for which any bytes are
-        // valid; it is never unmapped.
+        // SAFETY: it has the size and more than the alignment of a page of atomic numbers, for
+        // which any bytes are valid; it is never unmapped.
         let page = unsafe { start.as_ref() };
         Ok(Self { page })
     }
 
     /// From now on these have to be right: bits of [`Function::bit`].
     ///
-    /// Before something is done that makes functions wrong, their bits are cleared: answers of calls that have begun
-    /// before, or that span a change, are not judged.
+    /// Before something is done that makes functions wrong, their bits are cleared: answers of
+    /// calls that have begun before, or that span a change, are not judged.
     pub fn set_right(&self, mask: u32) {
         let next = |word: u64| Some(((word >> 32) + 1) << 32 | u64::from(mask));
         let _ = self.page.right.fetch_update(SeqCst, SeqCst, next);
@@ -216,7 +219,8 @@ impl Control {
         judged
     }
 
-    /// Something is wrong. Only the first failure is described. Nothing is allocated, so handlers may say so as well.
+    /// Something is wrong. Only the first failure is described. Nothing is allocated, so handlers
+    /// may say so as well.
     pub fn fail(&self, what: fmt::Arguments<'_>) {
         self.page.failures.fetch_add(1, SeqCst);
         let first = self.page.described.compare_exchange(0, 1, SeqCst, SeqCst);

@@ -28,8 +28,9 @@ pub struct Hammer {
 }
 
 impl Hammer {
-    /// Starts `program`, which is the hammer, with that many threads that call (0: the main thread does), and that many
-    /// that sleep in system calls. All have begun when this returns; nothing has to be right yet.
+    /// Starts `program`, which is the hammer, with that many threads that call (0: the main thread
+    /// does), and that many that sleep in system calls. All have begun when this returns; nothing
+    /// has to be right yet.
     pub fn start(bed: &Bed, program: &Path, threads: usize, idle: usize) -> Result<Self, String> {
         let failed = |error: std::io::Error| format!("the control page: {error}");
         let file = memfd_create("control", MFdFlags::MFD_CLOEXEC);

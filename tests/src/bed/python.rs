@@ -9,7 +9,8 @@ use super::{Bed, Restored};
 /// What it runs.
 const PROGRAM: &str = include_str!("time.py");
 
-/// The interpreter itself, or why there is none. What is called `python3` may be a script that executes it.
+/// The interpreter itself, or why there is none. What is called `python3` may be a script that
+/// executes it.
 pub fn interpreter() -> Result<PathBuf, String> {
     let asked = Command::new("python3")
         .args(["-c", "import sys, ctypes; print(sys.executable)"])
@@ -32,7 +33,8 @@ pub struct Python {
 }
 
 impl Python {
-    /// Starts one, which asks for the time when this returns. What CRIU's jumps cover has to be right.
+    /// Starts one, which asks for the time when this returns. What CRIU's jumps cover has to be
+    /// right.
     pub fn start(bed: &Bed, interpreter: &Path) -> Result<Self, String> {
         let mut command = Command::new(interpreter);
         command

@@ -63,7 +63,8 @@ impl Server {
         self.requests.load(SeqCst)
     }
 
-    /// Ends the load, and says how many answers there were; or what was wrong with the first one that was.
+    /// Ends the load, and says how many answers there were; or what was wrong with the first one
+    /// that was.
     pub fn finish(mut self) -> Result<u64, String> {
         self.end.store(true, SeqCst);
         for client in self.clients.drain(..) {
@@ -73,8 +74,8 @@ impl Server {
     }
 }
 
-/// What a client knows about the server's clock. Every answer says that it began within a span of the client's own clock;
-/// if all are right, there is a moment that lies in all of these.
+/// What a client knows about the server's clock. Every answer says that it began within a span of
+/// the client's own clock; if all are right, there is a moment that lies in all of these.
 struct Began {
     earliest: i128,
     latest: i128,

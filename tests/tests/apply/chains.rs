@@ -1,5 +1,5 @@
-//! Processes that were linked before: checkpointed and restored once more, linked to another kernel, or with a record that
-//! somebody has damaged.
+//! Processes that were linked before: checkpointed and restored once more, linked to another
+//! kernel, or with a record that somebody has damaged.
 
 use std::ops::Range;
 
@@ -21,16 +21,17 @@ use relocator_tests::running::in_words;
 use relocator_tests::trials::{ensure, trial};
 
 use crate::killed::{self, Work, first, kill_at, stride};
+use crate::linker::Linker;
 use crate::places::{
     PATIENCE, bed, fetched, free, hammered, is, map, remotely, send, spec, start, stop, unit,
 };
 use crate::snapshot::{Mapping, Snapshot, at, mappings, memory, named};
-use crate::subject::Linker;
 
 /// How often a process is restored.
 const GENERATIONS: usize = 10;
 
-/// Where the kernel's mappings are parked in turns: now and then where they were the last time, as that need not be another place.
+/// Where the kernel's mappings are parked in turns: now and then where they were the last time, as
+/// that need not be another place.
 const PARKS: [Avma; 4] = [
     Avma(0x9_0000),
     Avma(0x9_0000),
@@ -38,7 +39,8 @@ const PARKS: [Avma; 4] = [
     Avma(0x3_0000),
 ];
 
-/// How many bytes records of one process may differ by: the same numbers take more bytes if they are larger.
+/// How many bytes records of one process may differ by: the same numbers take more bytes if they
+/// are larger.
 const NUMBERS: usize = 32;
 
 pub(crate) fn trials(listing: bool) -> Vec<Trial> {
@@ -56,7 +58,8 @@ pub(crate) fn trials(listing: bool) -> Vec<Trial> {
     ]
 }
 
-/// Restores and links a process many times. The record remains as large as it was, and can be undone.
+/// Restores and links a process many times. The record remains as large as it was, and can be
+/// undone.
 fn generations(has_jumps: fn(usize) -> bool) -> Result<(), String> {
     let linker = Linker::new(&spec())?;
     let mut hammer = start(&bed()?, 8)?;
@@ -75,7 +78,8 @@ fn generations(has_jumps: fn(usize) -> bool) -> Result<(), String> {
         let at = |error: String| format!("generation {turn}: {error}");
         restore_again(&hammer, PARKS[turn % PARKS.len()], has_jumps(turn)).map_err(at)?;
         let outcome = linker.apply(pid).map_err(at)?;
-        // Without jumps it may look as if the kernel's mappings had not been moved yet, which is as good.
+        // Without jumps it may look as if the kernel's mappings had not been moved yet, which is as
+        // good.
         let is_completed = !has_jumps(turn) && outcome.state == ApplyState::Completed;
         if !is_completed {
             is(ApplyState::Linked, outcome.state).map_err(at)?;
@@ -95,8 +99,9 @@ fn generations(has_jumps: fn(usize) -> bool) -> Result<(), String> {
     hammer.finish().map(drop)
 }
 
-/// A process that was linked is restored, and linked again by a tool that is killed, at some moments; now and then it is restored
-/// once more then. The next tool links it all the same, and in the end nothing is left of all of them.
+/// A process that was linked is restored, and linked again by a tool that is killed, at some
+/// moments; now and then it is restored once more then. The next tool links it all the same, and in
+/// the end nothing is left of all of them.
 fn killed_again() -> Result<(), String> {
     /// Every how many moments are taken.
     const STRIDE: usize = 7;
@@ -156,12 +161,13 @@ fn killed_again() -> Result<(), String> {
     hammer.finish().map(drop)
 }
 
-/// What a dump and a restore by CRIU on this kernel make of a linked process: the kernel's mappings are parked anew, there are zeros
-/// where the old vvar was, and there are jumps at the entries of functions and a mark, or not. A signal has stopped the process
-/// when it goes on, as with `criu restore -s`.
+/// What a dump and a restore by CRIU on this kernel make of a linked process: the kernel's mappings
+/// are parked anew, there are zeros where the old vvar was, and there are jumps at the entries of
+/// functions and a mark, or not. A signal has stopped the process when it goes on, as with `criu
+/// restore -s`.
 fn restore_again(hammer: &Hammer, park: Avma, has_jumps: bool) -> Result<(), String> {
-    /// How often it is tried to find no thread in the new vDSO, of which CRIU would make something else, or in what it overwrites,
-    /// out of which not every thread can be brought.
+    /// How often it is tried to find no thread in the new vDSO, of which CRIU would make something
+    /// else, or in what it overwrites, out of which not every thread can be brought.
     const ATTEMPTS: usize = 1000;
     let pid = hammer.restored.pid();
     for _ in 0..ATTEMPTS {
@@ -183,7 +189,8 @@ fn restore_again(hammer: &Hammer, park: Avma, has_jumps: bool) -> Result<(), Str
         let mut remote = Remote::new(tracee, vdso.start, vdso.end.0 - vdso.start.0)?;
         let restored = make_restored(&mut remote, hammer, &all, park, has_jumps);
         remote.finish()?;
-        // The first thread that is let go finds the signal before it executes anything, and all others stop with it.
+        // The first thread that is let go finds the signal before it executes anything, and all
+        // others stop with it.
         send(pid, Signal::SIGSTOP)?;
         live.release();
         restored?;
@@ -289,7 +296,8 @@ fn record(hammer: &Hammer) -> Result<relocator_process::apply::record::FoundReco
     found.ok_or_else(|| "there is no record".to_owned())
 }
 
-/// A process that another kernel was linked to: it is linked anew, and only then can that be undone.
+/// A process that another kernel was linked to: it is linked anew, and only then can that be
+/// undone.
 fn another_kernel() -> Result<(), String> {
     let linker = Linker::new(&spec())?;
     let mut hammer = start(&bed()?, 2)?;
@@ -320,7 +328,8 @@ fn another_kernel() -> Result<(), String> {
     hammer.finish().map(drop)
 }
 
-/// A record with one byte that is another is an error that says so, whatever is asked for; nothing is changed.
+/// A record with one byte that is another is an error that says so, whatever is asked for; nothing
+/// is changed.
 fn damaged_record() -> Result<(), String> {
     let linker = Linker::new(&spec())?;
     let mut hammer = start(&bed()?, 2)?;

@@ -1,4 +1,5 @@
-//! Threads call every function while signals arrive, and the process is linked and unlinked under them, many times.
+//! Threads call every function while signals arrive, and the process is linked and unlinked under
+//! them, many times.
 
 use std::thread;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use relocator_tests::bed::control::{COVERED, EVERYTHING};
 use relocator_tests::running::in_words;
 use relocator_tests::trials::{ensure, trial};
 
-use crate::subject::{Linker, check, hammer};
+use crate::linker::{Linker, check, hammer};
 
 /// Threads that call.
 const THREADS: usize = 64;

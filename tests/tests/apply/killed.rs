@@ -1,5 +1,6 @@
-//! The tool is killed before and after each of its system calls, from the moment at which it first touches the process. The
-//! process goes on with right answers each time, and the next tool does its work.
+//! The tool is killed before and after each of its system calls, from the moment at which it first
+//! touches the process. The process goes on with right answers each time, and the next tool does
+//! its work.
 
 use kernel_source::Cache;
 use libtest_mimic::Trial;
@@ -15,18 +16,19 @@ use relocator_tests::running::in_words;
 use relocator_tests::trials::{ensure, trial};
 use tempfile::TempDir;
 
+use crate::linker::{Linker, check, hammer};
 use crate::look::{Usual, maps, nothing_is_writable_and_executable};
 use crate::odd::SLEEPING;
 use crate::refused::Odd;
-use crate::subject::{Linker, check, hammer};
 use crate::tool::{Ended, Moment, Tool};
 
-/// The old kernels of processes whose tools are killed: one whose record finds room in the image's last page, and one with
-/// `getrandom`, whose record takes another page.
+/// The old kernels of processes whose tools are killed: one whose record finds room in the image's
+/// last page, and one with `getrandom`, whose record takes another page.
 const SMALL: &str = "6.1";
 const LARGE: &str = "7.2";
 
-/// With this variable every n-th moment is taken: 1 for all of them, which takes a quarter of an hour.
+/// With this variable every n-th moment is taken: 1 for all of them, which takes a quarter of an
+/// hour.
 const STRIDE: &str = "RELOCATOR_KILL_STRIDE";
 
 /// The first moment, where a failure is to be repeated.
@@ -42,10 +44,12 @@ const OF_MANY: usize = 3;
 /// The same where the command is killed, which takes half a second to begin.
 const OF_COMMAND: usize = 23;
 
-/// How many tools have to come to their end in a row for all moments to have been seen: each takes another number of calls.
+/// How many tools have to come to their end in a row for all moments to have been seen: each takes
+/// another number of calls.
 const ENDS: usize = 3;
 
-/// How much larger a process may be in the end. A tool that is killed leaves behind what it has not put in place yet.
+/// How much larger a process may be in the end. A tool that is killed leaves behind what it has not
+/// put in place yet.
 const LEFT_BEHIND: u64 = 32 << 20;
 
 /// What the tool is killed at.
@@ -137,8 +141,8 @@ pub(crate) fn start(linker: &Linker, work: Work, pid: i32) -> Result<Tool, Strin
     })
 }
 
-/// Kills forks of this process one after the other, each of which finds what the one before has left, at moments that are spread over
-/// all. Only the last one comes to its end.
+/// Kills forks of this process one after the other, each of which finds what the one before has
+/// left, at moments that are spread over all. Only the last one comes to its end.
 fn again_and_again() -> Result<(), String> {
     /// How many are killed.
     const KILLS: usize = 120;
@@ -190,7 +194,8 @@ fn the_command(work: Work) -> Result<(), String> {
     victim.kill_at_all(work, &linker, stride(OF_COMMAND), &start)
 }
 
-/// Kills forks of this process that work on one whose only thread sleeps. It would end if it did not sleep long enough.
+/// Kills forks of this process that work on one whose only thread sleeps. It would end if it did
+/// not sleep long enough.
 fn sleeper(work: Work) -> Result<(), String> {
     let linker = Linker::new(&ONE.spec())?;
     let mut odd = Odd::start(SLEEPING)?;

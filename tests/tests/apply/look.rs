@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use relocator_tests::trials::ensure;
 
-/// How long it may take until all threads have run, or signals are as they were: dozens of threads take turns.
+/// How long it may take until all threads have run, or signals are as they were: dozens of threads
+/// take turns.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often signal masks are looked at to know all that a thread usually has.
@@ -44,8 +45,8 @@ impl Usual {
         Ok(Self { pid, masks })
     }
 
-    /// Waits until all threads have run and are what they usually are: neither stopped nor traced, and none blocks signals
-    /// that it never blocked.
+    /// Waits until all threads have run and are what they usually are: neither stopped nor traced,
+    /// and none blocks signals that it never blocked.
     pub(crate) fn await_all(&self) -> Result<(), String> {
         let before = tasks(self.pid)?;
         let started = Instant::now();

@@ -1,9 +1,11 @@
-//! Processes are linked and unlinked again under load. They are started as a restore by CRIU leaves them: with an old vDSO that
-//! libc calls, on zeros, and the new kernel's mappings far away.
+//! Processes are linked and unlinked again under load. They are started as a restore by CRIU leaves
+//! them: with an old vDSO that libc calls, on zeros, and the new kernel's mappings far away.
 
 mod chains;
 mod cycles;
+mod dry_run;
 mod killed;
+mod linker;
 mod look;
 mod odd;
 mod places;
@@ -11,7 +13,6 @@ mod programs;
 mod protection;
 mod refused;
 mod snapshot;
-mod subject;
 mod tool;
 
 use std::process::ExitCode;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     let trials = [
         cycles::trials(arguments.list),
         chains::trials(arguments.list),
+        dry_run::trials(arguments.list),
         killed::trials(arguments.list),
         places::trials(arguments.list),
         programs::trials(arguments.list),

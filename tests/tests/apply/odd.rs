@@ -1,4 +1,5 @@
-//! Processes that cannot be linked, or that never rest. They are this program, executed anew on a bed.
+//! Processes that cannot be linked, or that never rest. They are this program, executed anew on a
+//! bed.
 
 #![allow(unsafe_code, reason = "processes with all their corners")]
 
@@ -44,7 +45,8 @@ const NOBODY: libc::c_long = 65534;
 /// How long one lives that is forgotten.
 const LONG: Duration = Duration::from_secs(600);
 
-/// Lives as it is told to be. Those that rest say so first: a line with a number, of a child if there is one.
+/// Lives as it is told to be. Those that rest say so first: a line with a number, of a child if
+/// there is one.
 pub(crate) fn live(what: &str) {
     match what {
         PLAIN => rest(0),

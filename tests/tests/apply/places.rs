@@ -1,4 +1,5 @@
-//! Where the kernel's mappings and the link record go, and what a process is like before, during and after.
+//! Where the kernel's mappings and the link record go, and what a process is like before, during
+//! and after.
 
 use std::fs;
 use std::ops::Range;
@@ -28,8 +29,8 @@ use relocator_tests::running::in_words;
 use relocator_tests::trials::{ensure, trial};
 use relocator_verify::bed;
 
+use crate::linker::{Linker, check};
 use crate::snapshot::{self, Snapshot, mappings, memory, named};
-use crate::subject::{Linker, check};
 
 const HAMMER: &str = env!("CARGO_BIN_EXE_hammer");
 
@@ -117,7 +118,8 @@ pub(crate) fn is(expected: ApplyState, found: ApplyState) -> Result<(), String> 
     })
 }
 
-/// Links a process and unlinks it again: everything is right meanwhile, and as it was afterwards. `linked` looks at it in between.
+/// Links a process and unlinks it again: everything is right meanwhile, and as it was afterwards.
+/// `linked` looks at it in between.
 fn there_and_back(
     bed: &Bed,
     prepare: impl FnOnce(&Hammer) -> Result<(), String>,
@@ -246,7 +248,8 @@ pub(crate) fn free(all: &[snapshot::Mapping], range: &Range<Avma>) -> Vec<Range<
     free
 }
 
-/// A process has reserved everything that its old code reaches: functions jump to the new vDSO where it is.
+/// A process has reserved everything that its old code reaches: functions jump to the new vDSO
+/// where it is.
 fn nothing_in_reach() -> Result<(), String> {
     let bed = Bed {
         text: Some(TEXT),
@@ -270,7 +273,8 @@ fn nothing_in_reach() -> Result<(), String> {
     there_and_back(&bed, reserve, is_right)
 }
 
-/// A file of the name of the kernel's vDSO that is mapped as code, and holds an old one: nobody calls it, and it is left alone.
+/// A file of the name of the kernel's vDSO that is mapped as code, and holds an old one: nobody
+/// calls it, and it is left alone.
 fn names_that_lie() -> Result<(), String> {
     const FILE: &str = "/memfd:[vdso] (deleted)";
     let prepare = |hammer: &Hammer| {
@@ -402,8 +406,8 @@ pub(crate) fn stop(pid: i32) -> Result<(), String> {
     Err("it does not stop".to_owned())
 }
 
-/// Stops a process and does something to it. A thread that cannot be carried across where it is does not get anywhere else
-/// while it is stopped, so it is tried at another moment then.
+/// Stops a process and does something to it. A thread that cannot be carried across where it is
+/// does not get anywhere else while it is stopped, so it is tried at another moment then.
 pub(crate) fn while_stopped(
     pid: i32,
     mut act: impl FnMut() -> Result<(), String>,
@@ -508,8 +512,8 @@ fn applied_twice() -> Result<(), String> {
     hammer.finish().map(drop)
 }
 
-/// Bytes that nobody else has: of pages that are no file's, and of the tables that map them. How many pages of files nobody else has
-/// depends on others.
+/// Bytes that nobody else has: of pages that are no file's, and of the tables that map them. How
+/// many pages of files nobody else has depends on others.
 fn own_memory(pid: i32) -> Result<u64, String> {
     let counted = [("smaps_rollup", "Anonymous:"), ("status", "VmPTE:")];
     let mut bytes = 0;

@@ -20,7 +20,7 @@ use relocator_tests::running::in_words;
 use relocator_tests::trials::{ensure, trial};
 use tempfile::TempDir;
 
-use crate::subject::Linker;
+use crate::linker::Linker;
 
 const SERVER: &str = env!("CARGO_BIN_EXE_server");
 
@@ -145,7 +145,8 @@ fn say(restored: &mut Restored, line: &str) -> Result<(), String> {
     writeln!(input, "{line}").map_err(|error| error.to_string())
 }
 
-/// The program that asks for the time without any shared library, made in a directory; or why that cannot be.
+/// The program that asks for the time without any shared library, made in a directory; or why that
+/// cannot be.
 fn static_program(directory: Option<&Path>) -> Result<PathBuf, String> {
     const PROGRAM: &str = include_str!("static.c");
     let own = TempDir::new().map_err(|error| error.to_string())?;
@@ -231,7 +232,8 @@ fn counted(said: &str) -> Result<(), String> {
     ensure(matches!(count, Some(Ok(100..))), || said.to_owned())
 }
 
-/// Parent and child, which forks when it is told to; each holds its clocks against the system call when it is told to.
+/// Parent and child, which forks when it is told to; each holds its clocks against the system call
+/// when it is told to.
 struct Family {
     parent: Restored,
     lines: Lines,
@@ -268,7 +270,8 @@ impl Family {
     }
 }
 
-/// A child that a linked process forks is linked, and each of them can be unlinked and linked without the other.
+/// A child that a linked process forks is linked, and each of them can be unlinked and linked
+/// without the other.
 fn children_are_linked_too(spec: &Spec) -> Result<(), String> {
     let linker = Linker::new(spec)?;
     let mut family = Family::start(&bed(spec)?)?;

@@ -1,7 +1,7 @@
 //! No page can be written and executed at any time: at each system call of the tool it is looked.
 //!
-//! What is mapped in the process only changes by system calls that the tool has it make, and for each of those it makes several
-//! itself.
+//! What is mapped in the process only changes by system calls that the tool has it make, and for
+//! each of those it makes several itself.
 
 use kernel_source::{Cache, VERSIONS};
 use libtest_mimic::Trial;
@@ -11,8 +11,8 @@ use relocator_tests::bed::control::{COVERED, EVERYTHING};
 use relocator_tests::running::in_words;
 use relocator_tests::trials::{ensure, trial};
 
+use crate::linker::{Linker, check, hammer};
 use crate::look::nothing_is_writable_and_executable;
-use crate::subject::{Linker, check, hammer};
 use crate::tool::Tool;
 
 /// A few threads in each way.

@@ -1,5 +1,6 @@
-//! Processes that cannot be linked are told so, with the reason and what to do, and are left as they are. So are processes with
-//! nothing to link; and processes that never rest survive, whatever the answer is.
+//! Processes that cannot be linked are told so, with the reason and what to do, and are left as
+//! they are. So are processes with nothing to link; and processes that never rest survive, whatever
+//! the answer is.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -20,12 +21,12 @@ use relocator_tests::odd::{Other, PROGRAMS_OF_32_BITS};
 use relocator_tests::running::in_words;
 use relocator_tests::trials::{ensure, trial};
 
+use crate::linker::Linker;
 use crate::look::maps;
 use crate::odd::{
     self, EXECUTING, FILTERED, FORKING, NOBODYS, PLAIN, SPAWNING, STARTING, STRICT, UNDUMPABLE,
     VFORKED,
 };
-use crate::subject::Linker;
 use crate::tool::{PANICKED, Tool};
 
 /// The old kernel, and one that it is not.
@@ -137,7 +138,7 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    fn of(pid: i32) -> Result<Self, String> {
+    pub(crate) fn of(pid: i32) -> Result<Self, String> {
         let maps = maps(pid)?;
         let memory = ProcessMemory::of(Pid::from_raw(pid));
         let code = maps.lines().filter(|line| line.contains(" r-xp "));

@@ -64,7 +64,8 @@ pub(crate) fn memory(pid: i32, range: &Range<Avma>) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// Its mappings, and what those hold that can be executed and have no file, or are the kernel's vDSO.
+/// Its mappings, and what those hold that can be executed and have no file, or are the kernel's
+/// vDSO.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Snapshot {
     pub(crate) mappings: Vec<Mapping>,

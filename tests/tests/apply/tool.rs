@@ -1,8 +1,9 @@
-//! The tool as a process of its own that is traced, so that it can be looked at, and killed, before and after each of its
-//! system calls.
+//! The tool as a process of its own that is traced, so that it can be looked at, and killed, before
+//! and after each of its system calls.
 //!
-//! Either it is the command, or a fork of this process that calls the library: the command takes half a second for what does
-//! not touch the process yet, and there are hundreds of moments at which it can be killed.
+//! Either it is the command, or a fork of this process that calls the library: the command takes
+//! half a second for what does not touch the process yet, and there are hundreds of moments at
+//! which it can be killed.
 
 #![allow(unsafe_code, reason = "a fork, and what is done before it is traced")]
 
@@ -76,8 +77,8 @@ impl Tool {
     /// A fork of this process that does `work`, and says what that returns.
     pub(crate) fn fork(work: impl FnOnce() -> Result<String, String>) -> Result<Self, String> {
         let output = tempfile::tempfile().map_err(|error| in_words(&error))?;
-        // SAFETY: libc's allocator works in a child that was forked by one of several threads, and nothing else that other
-        // threads of this process may hold is used there.
+        // SAFETY: libc's allocator works in a child that was forked by one of several threads, and
+        // nothing else that other threads of this process may hold is used there.
         match unsafe { libc::fork() } {
             -1 => Err(in_words(&std::io::Error::last_os_error())),
             0 => be_tool(output, work),
@@ -117,7 +118,8 @@ impl Tool {
         })
     }
 
-    /// Lets it go on to the next moment, from its first request to trace on. All of them are told; or how it has ended.
+    /// Lets it go on to the next moment, from its first request to trace on. All of them are told;
+    /// or how it has ended.
     pub(crate) fn next(&mut self) -> Result<Result<Moment, Ended>, String> {
         loop {
             match self.step()? {
@@ -128,7 +130,8 @@ impl Tool {
         }
     }
 
-    /// The same without those that only wait: the tool asks again and again, so their number says nothing.
+    /// The same without those that only wait: the tool asks again and again, so their number says
+    /// nothing.
     pub(crate) fn next_of_interest(&mut self) -> Result<Result<Moment, Ended>, String> {
         loop {
             let moment = match self.next()? {

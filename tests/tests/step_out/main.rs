@@ -1,4 +1,5 @@
-//! Threads of real processes leave the vDSO, while signals arrive; and which processes could be linked. The processes are this program, executed anew.
+//! Threads of real processes leave the vDSO, while signals arrive; and which processes could be
+//! linked. The processes are this program, executed anew.
 
 mod linkable;
 mod odd;

@@ -1,4 +1,5 @@
-//! Processes that cannot be linked. Each says a number when it is what it was told to be: another thread or process.
+//! Processes that cannot be linked. Each says a number when it is what it was told to be: another
+//! thread or process.
 
 use std::thread;
 use std::time::Duration;

@@ -136,7 +136,8 @@ impl Victim {
         self.status(thread, "State").chars().next().unwrap()
     }
 
-    /// What the kernel says about a thread that does not run: the system call, if it is in one, and the program counter.
+    /// What the kernel says about a thread that does not run: the system call, if it is in one, and
+    /// the program counter.
     pub(crate) fn system_call(&self, thread: i32) -> String {
         fs::read_to_string(format!("/proc/{}/task/{thread}/syscall", self.pid())).unwrap()
     }
@@ -172,7 +173,8 @@ pub(crate) fn wait_until(condition: impl Fn() -> bool) {
 
 /// Sends a signal with a value to a thread, and waits where too many are queued.
 pub(crate) fn queue(process: i32, thread: i32, signal: c_int, value: u32) {
-    // `siginfo_t` for a signal that is queued: number, errno, code, and from byte 16 on pid, uid and the value.
+    // `siginfo_t` for a signal that is queued: number, errno, code, and from byte 16 on pid, uid
+    // and the value.
     let mut info = [0u32; 32];
     info[0] = signal.cast_unsigned();
     info[2] = libc::SI_QUEUE.cast_unsigned();

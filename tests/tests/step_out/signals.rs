@@ -87,7 +87,8 @@ fn arrive(runs: u32, signals: u32, pause: Duration) {
     );
 }
 
-/// A thread that blocks the signal that steps make, and a process that ignores it, are let run only.
+/// A thread that blocks the signal that steps make, and a process that ignores it, are let run
+/// only.
 fn masks_and_actions_stay() {
     for what in [BLOCKED, IGNORING] {
         let (victim, threads) = Victim::hammer(what);

@@ -16,7 +16,8 @@ use procfs::process::{MMapPath, Process};
 /// The first argument of a process that is a victim.
 pub(crate) const ARGUMENT: &str = "victim";
 
-/// Threads that call functions of the vDSO all the time, with handlers for signals that are counted.
+/// Threads that call functions of the vDSO all the time, with handlers for signals that are
+/// counted.
 pub(crate) const HAMMER: &str = "hammer";
 /// The same, and one thread blocks all signals.
 pub(crate) const BLOCKED: &str = "blocked";
@@ -173,7 +174,8 @@ fn call() {
     }
 }
 
-/// One line for each thread, with the values, and one with counts of alarms, traps and wrong answers.
+/// One line for each thread, with the values, and one with counts of alarms, traps and wrong
+/// answers.
 fn say_what_was_seen() {
     for (values, count) in VALUES.iter().zip(&COUNTS) {
         let values = values.iter().take(count.load(SeqCst));

@@ -1,4 +1,4 @@
-//! Memory of a process: where it is, and what it holds.
+//! A memory chunk: where it is in a process, and what it holds.
 
 use std::ops::Range;
 

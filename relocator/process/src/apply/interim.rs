@@ -1,14 +1,16 @@
-//! What the entries of a text are overwritten with while another takes its place.
+//! Interim entries: what the entries of a text are while another text takes its place.
 //!
-//! If this tool is killed, all threads run on at once, while the kernel may still be carrying out what it was told last. So nobody may
-//! be in anything that differs when one text replaces another. Threads that stood still are at entries of functions then, and those of
-//! both texts are the same: they make system calls. The kernel's mappings can be moved meanwhile as well, as nothing reads them.
-//! Each entry changes by a single write of eight bytes. Functions that no system call can stand in for, which the kernel
-//! ties to its own vDSO, run their own code.
+//! If this tool is killed, all threads run on at once, while the kernel may still carry out its
+//! last system call. So no thread may be in anything that differs between the two texts. Stopped
+//! threads are at entries of functions then, and the interim entries of both texts are the same:
+//! they make system calls. The kernel's mappings can move meanwhile, since no code reads them. Each
+//! entry changes by a single write of eight bytes. Functions that no system call can replace,
+//! because the kernel recognises them in its own vDSO, run their own code.
 //!
-//! Of `getrandom` the stub is longer than that, as it has to answer a question that the system call does not know; it is put
-//! into zeros that both texts have at their end. If they have none, the entry makes the plain system call. Then that question,
-//! which libraries ask when a program starts, would be answered wrong by a process that is left in this state.
+//! The stub of `getrandom` is longer than eight bytes, because it has to answer a question that the
+//! system call does not know. It goes into zeros at the end of both texts. Without such zeros the
+//! entry makes the plain system call. A process that is left in that state answers the question
+//! wrong; libraries ask it when a program starts.
 
 use std::ops::Range;
 
@@ -22,7 +24,7 @@ use relocator::plan::Refusal;
 use relocator::proxy::{self, SystemCall};
 use relocator::threads::{CodeNow, Write};
 
-/// What everything that is added begins at a multiple of.
+/// Everything that is added begins at a multiple of this.
 pub(super) const ALIGNMENT: usize = 16;
 
 /// Entries that make system calls.
@@ -140,7 +142,7 @@ impl InterimEntries {
         ends.max().unwrap_or(0)
     }
 
-    /// Has the entries of the text that is there now be like this.
+    /// Makes the entries of the present text like this.
     pub(super) fn begin(&self) -> impl Iterator<Item = Step> {
         self.writes().map(Step::Write)
     }
@@ -162,7 +164,7 @@ impl InterimEntries {
         }
     }
 
-    /// Has entries be those of an image again.
+    /// Makes entries those of an image again.
     pub(super) fn finish(&self, image: &[u8]) -> Vec<Step> {
         let words = self.words.iter().map(|(at, _)| Write {
             at: at.at(self.image),
@@ -175,7 +177,8 @@ impl InterimEntries {
         words.chain(stubs).map(Step::Write).collect()
     }
 
-    /// Has whoever is in what is overwritten at entries, in the beginning or in the end, count as being in what is replaced.
+    /// Counts the bytes that are overwritten at entries, in the beginning or in the end, as
+    /// replaced.
     pub(super) fn extend(&self, code: &mut CodeNow) {
         extend(code, self.words.iter().map(|word| word.0));
     }
@@ -196,7 +199,8 @@ impl Change<'_> {
         now.is_some() && now == self.after.get(range)
     }
 
-    /// Where code can be put in both texts: where both have zeros, or where an earlier stage has left the same code.
+    /// Where code can be put in both texts: where both have zeros, or where an earlier stage has
+    /// left the same code.
     fn place(&self, from: usize, code: &[u8]) -> Option<Svma> {
         let first = self.free.start.max(from).next_multiple_of(ALIGNMENT);
         let mut starts = (first..self.free.end).step_by(ALIGNMENT);

@@ -1,7 +1,7 @@
 //! The kernel that runs now: what it maps, what its data are, and how threads get out of its vDSO.
 //!
-//! Threads are in there because jumps have sent them. When it is moved they have to leave, and go to the entry of the same
-//! function in an old text: whatever is there at the moment does what they were called for.
+//! Jumps have sent threads there. Before it moves they have to leave, and go to the entry of the
+//! same function in an old text, which answers them in any state.
 
 use elf_tools::reentry::ReentryTable;
 use elf_tools::{Avma, BuildId, Svma};
@@ -41,8 +41,8 @@ impl RunningKernel {
         Self::of(running::own()?, limits, tables)
     }
 
-    /// A kernel of which a source has everything: its vDSO, its symbols, and the sizes of its mappings in their order. Processes
-    /// that it runs can map what `limits` says.
+    /// A kernel of which a source has everything: its vDSO, its symbols, and the sizes of its
+    /// mappings in their order. Processes that it runs can map what `limits` says.
     pub fn of(source: Source, limits: Limits, tables: &tables::Options) -> Result<Self> {
         let own = Own::of(&source)?;
         let image = source.require_image()?.clone();
@@ -77,8 +77,9 @@ impl RunningKernel {
         self.own.image.build_id().map_or(&[], BuildId::as_bytes)
     }
 
-    /// What a process gets back when the link of a text is undone. If it was linked on another kernel before, that is not what is found,
-    /// which does not work on this one, but what CRIU would have made of the old image here, where `unit` is.
+    /// What a process gets back when the link of a text is undone. If it was linked on another
+    /// kernel before, that is not what is found, which does not work on this one, but what CRIU
+    /// would have made of the old image here, where `unit` is.
     pub(super) fn base(&self, text: &Text, unit: &KernelUnit) -> MemoryChunk {
         if text.record.is_none() {
             let interrupted = text
@@ -107,7 +108,7 @@ impl RunningKernel {
         }
     }
 
-    /// What has to be done about a thread if the vDSO at `base` is to be moved.
+    /// The verdict about a thread if the vDSO at `base` moves.
     pub(super) fn leave(
         &self,
         base: Avma,

@@ -1,7 +1,7 @@
 //! The text of a process as it will be: the linked image, what is added to it, and the link record.
 //!
-//! It is put in place with entries that make system calls (`interim`), as those of the text before it do then. Each becomes what it
-//! is to be when the kernel's mappings have arrived.
+//! It gets interim entries first (`interim`), like those of the text before it. When the kernel's
+//! mappings have arrived, each entry becomes final.
 
 use std::ops::Range;
 
@@ -20,7 +20,8 @@ use relocator::placement::PAGE;
 use relocator::plan::FunctionPlan;
 use relocator::threads::CodeNow;
 
-/// Zeros that are left at the end of the text, in which a trampoline finds room the next time, even after one was left there.
+/// Zeros that stay at the end of the text, as room for the next injected call, even if a killed
+/// tool leaves one there.
 const SPARE: usize = 512;
 
 /// What goes into a layout besides the text.
@@ -30,7 +31,7 @@ pub(super) struct Kernel {
     pub(super) build_id: Vec<u8>,
     /// The new kernel's mappings.
     pub(super) placed: Vec<Placed>,
-    /// Pages of zeros that make room for them.
+    /// Placeholders that make room for them.
     pub(super) placeholders: Vec<Range<Avma>>,
     /// What the process gets back if the link is undone.
     pub(super) base: MemoryChunk,
@@ -43,7 +44,7 @@ pub(super) struct Layout {
     pub(super) size: usize,
     /// Puts it in place, with entries that make system calls.
     pub(super) early: Vec<Step>,
-    /// Has entries be its own.
+    /// Makes entries its own.
     pub(super) late: Vec<Step>,
     /// What threads find there, in the beginning or in the end.
     pub(super) after: CodeNow,
@@ -173,7 +174,8 @@ impl Draft {
         let size = bytes.len().max(limit) as u64;
         let end = text.found.mapping.end.0.max(at.0 + size);
         bytes.resize(((end - at.0) as usize).next_multiple_of(PAGE as usize), 0);
-        // CRIU may overwrite entries the next time, whether or not they differ from what they are now.
+        // CRIU may overwrite entries the next time, whether or not they differ from what they are
+        // now.
         let entries = linked.functions.iter().map(|function| {
             let entry = function.entry.at(text.found.image);
             entry..entry.offset(criu::JUMP as i64)
@@ -221,7 +223,7 @@ impl Draft {
         }
     }
 
-    /// Pages of zeros that are given up, with the one that the record is in.
+    /// Placeholders that are given up, with the page that the record is in.
     fn placeholders(&self, text: &Text, kernel: &Kernel, at: Avma) -> Vec<Range<Avma>> {
         let mut placeholders = kernel.placeholders.clone();
         let page = at..text.mapping.start;

@@ -1,4 +1,4 @@
-//! What has to be done for a process to be linked.
+//! Plans a link: the steps that link a process.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -30,7 +30,7 @@ const GETRANDOM: &str = "__vdso_getrandom";
 /// Most pages next to a text that are kept free for its record.
 const ROOM: usize = 2;
 
-/// What has to be done, or nothing if the process is linked already or has no old vDSO.
+/// The transaction, or none if the process is linked already or has no old vDSO.
 pub(super) fn plan(
     target: &impl Target,
     survey: &Survey,
@@ -56,7 +56,7 @@ pub(super) fn plan(
     }
 }
 
-/// The record of a link to this kernel that is in use, or that was not completed.
+/// The record of a link to this kernel that is in use, or that is incomplete.
 fn current<'a>(text: &'a Text, unit: &KernelUnit, kernel: &RunningKernel) -> Option<&'a Record> {
     let record = &text.record.as_ref()?.record;
     let is_known = |mapping: &KernelMapping| {
@@ -188,8 +188,9 @@ fn link_all(
     Ok(transaction)
 }
 
-/// The old image, of which `getrandom` makes the system call if its states cannot be made stale: they are not known, perhaps since a
-/// restore has not kept what tells them from other memory. Two processes restored from one image must not share a key.
+/// The old image, of which `getrandom` makes the system call if its states cannot be made stale:
+/// they are not known, perhaps since a restore has not kept what tells them from other memory. Two
+/// processes restored from one image must not share a key.
 fn trusted<'a>(text: &'a Text, droppable: &[Range<Avma>]) -> Cow<'a, Old> {
     let mut old = Cow::Borrowed(&text.old);
     if droppable.is_empty() {
@@ -238,7 +239,8 @@ fn placed(unit: &KernelUnit, place: UnitPlace) -> Vec<Placed> {
     placed.collect()
 }
 
-/// The kernel's mappings where they are: nothing of the old code can reach them, and jumps are long.
+/// The kernel's mappings where they are: nothing of the old code can reach them, and jumps are
+/// long.
 fn in_place(unit: &KernelUnit, unreachable: Unreachable) -> Result<Vec<Placed>> {
     match unit.is_whole() {
         true => Ok(placed(unit, UnitPlace::Stays)),
@@ -249,7 +251,7 @@ fn in_place(unit: &KernelUnit, unreachable: Unreachable) -> Result<Vec<Placed>> 
     }
 }
 
-/// Moves what is not where it is to be, and tells CRIU.
+/// Moves the mappings that have to move, and updates CRIU's mark.
 pub(super) fn moves(unit: &KernelUnit, placed: &[Placed]) -> Result<Vec<Step>> {
     let mut steps = Vec::new();
     let mut vdso = unit.vdso().map(|vdso| vdso.range.start);
@@ -285,7 +287,7 @@ pub(super) fn moves(unit: &KernelUnit, placed: &[Placed]) -> Result<Vec<Step>> {
     Ok(steps)
 }
 
-/// The pages of zeros that the kernel's mappings take.
+/// The part of the placeholder that the kernel's mappings take.
 fn given_up(placeholder: Option<Range<Avma>>, placed: &[Placed]) -> Vec<Range<Avma>> {
     let Some(placeholder) = placeholder else {
         return Vec::new();

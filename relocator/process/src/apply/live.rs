@@ -17,10 +17,11 @@ use crate::tracing::TraceableProcess;
 use crate::{Error, Obstacle, Result};
 use relocator::source::Source;
 
-/// How long a thread is given to stand still.
+/// How long a thread may take to stop.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The shortest and the longest pause between attempts, in which threads get on and handlers can return.
+/// The shortest and the longest pause between attempts, in which threads get on and handlers can
+/// return.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
 
 /// Tries it until the deadline.

@@ -1,31 +1,34 @@
-//! Linking a process, with all its threads, and undoing it.
+//! Links a process, with all its threads, and undoes that.
 //!
 //! | module | does |
 //! |---|---|
-//! | `recognise` | what in a process is a vDSO |
-//! | `text` | an old text, and what it was before anybody changed it |
-//! | `chunk` | memory of it |
+//! | `recognise` | finds the vDSOs in a process |
+//! | `text` | an old text, and what it was before any tool changed it |
+//! | `chunk` | a piece of memory |
 //! | `kernel` | the kernel that runs now |
 //! | `survey` | all of that, read while the process runs |
 //! | `place` | where the kernel's mappings go |
 //! | `layout` | the text as it will be |
-//! | `interim` | what its entries are while it is put in place |
-//! | `recovery` | what a tool has left that was killed, by which the next one knows what was there |
-//! | `record` | what the process keeps of it |
-//! | `link`, `undo` | what is to be done, as far as it can be said before threads stand still |
+//! | `interim` | its entries while it takes the place of another text |
+//! | `recovery` | what a killed tool has left, by which the next one knows what was there |
+//! | `record` | what the process keeps of a link |
+//! | `link`, `undo` | plan a link and a rollback, as far as that goes while threads run |
 //! | `transaction` | the rest: threads, and all steps in their order |
-//! | `live` | tries all of that on a live process until no thread is in the way |
+//! | `live` | works on a live process until no thread is in the way |
 //! | `outcome` | what was done, or would be, for commands |
 //!
-//! A process is surveyed and everything is computed while it runs. Then all its threads stand still; if it is no longer what it was, or
-//! if a thread cannot be carried across where it is, the process goes on and it is tried again. Nothing has been commit then.
-//! The order of the steps is such that the process could go on after each of them without this tool:
+//! The tool surveys a process and computes everything while it runs. Then it stops all threads. If
+//! the process has changed since, or if a thread cannot be carried across from where it is, the
+//! tool lets the process go on and tries again. It has written nothing then. The order of the steps
+//! is such that the process could go on after each of them without this tool:
 //!
-//! 1. Threads in old texts go back to entries of functions, which is right before and afterwards.
-//! 2. The linked text, with its record, is made, but not in its place. The entries of the old text make system calls.
-//! 3. The linked text is put in place at once. Its entries make system calls as well.
+//! 1. Threads in old texts go back to entries of functions, which are right places before and
+//!    afterwards.
+//! 2. The linked text, with its record, is prepared, but not in its place. The old text gets
+//!    interim entries, which make system calls.
+//! 3. The linked text takes its place at once. Its entries make system calls as well.
 //! 4. Threads in the new vDSO go to these entries.
-//! 5. The kernel's mappings are moved. Nobody uses them.
+//! 5. The kernel's mappings move. No thread uses them.
 //! 6. Each entry becomes that of the linked function.
 
 mod chunk;
@@ -57,7 +60,7 @@ use survey::Survey;
 use text::Known;
 use transaction::Transaction;
 
-/// How a process is treated.
+/// How to treat a process.
 #[derive(Debug, Clone, Default)]
 pub struct ApplyOptions {
     /// Which strategies may be used.
@@ -66,11 +69,12 @@ pub struct ApplyOptions {
     pub tables: tables::Options,
     /// How long to retry until every thread is at a safe point; [`DEADLINE`] if not given.
     pub deadline: Option<Duration>,
-    /// Whether everything is only computed.
+    /// Whether to compute everything and change nothing.
     ///
-    /// Nothing is written then, and no thread is stopped. The outcome has the fate of every function, and where the kernel's
-    /// mappings would go. Where threads are is told as far as that can be seen while they run ([`ThreadsSeen`]). What only a
-    /// stopped process shows is not checked: whether each thread can be carried across, executes 64-bit code, and answers that
+    /// Nothing is written then, and no thread is stopped. The outcome has the fate of every
+    /// function, and where the kernel's mappings would go. The outcome says where threads are, as
+    /// far as that shows while they run ([`ThreadsSeen`]). What only a stopped process shows is not
+    /// checked: whether each thread can be carried across, executes 64-bit code, and answers that
     /// its process is dumpable.
     pub dry_run: bool,
 }
@@ -80,9 +84,10 @@ pub const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Links a process to the kernel that runs.
 ///
-/// `old` are images that may be found in it, with the symbols of their kernels. A process that is linked already is left alone.
-/// Errors: [`crate::Error::Refused`] if it is none that can be worked on, [`crate::Error::Busy`] if threads could not be carried across within
-/// the deadline; the process is as it was then.
+/// `old` are images that may be found in it, with the symbols of their kernels. The tool leaves a
+/// process alone that is linked already. Errors: [`crate::Error::Refused`] if the process cannot be
+/// linked, [`crate::Error::Busy`] if threads could not be carried across within the deadline, and
+/// others of [`crate::Error`]. The process is as it was then.
 pub fn apply(
     pid: i32,
     kernel: &RunningKernel,
@@ -114,7 +119,8 @@ pub fn apply_to(
     at_rest(target, kernel, old, options, Work::Link)
 }
 
-/// Makes a process whose threads do not run what it was before it was linked. Errors are those of [`apply_to`].
+/// Makes a process whose threads do not run what it was before it was linked. Errors are those of
+/// [`apply_to`].
 pub fn rollback_of(
     target: &mut impl StoppedTarget,
     kernel: &RunningKernel,
@@ -146,7 +152,7 @@ fn at_rest(
     Ok(outcome)
 }
 
-/// What is to be done, and what to say about it.
+/// A transaction, if there is anything to do, and its outcome.
 type Planned = (Option<Transaction>, ApplyOutcome);
 
 /// What a process is to become.
@@ -157,7 +163,8 @@ enum Work {
 }
 
 impl Work {
-    /// What is to be done to a process. For a dry run that is nothing, and the outcome says what it would be.
+    /// Plans the changes to a process. A dry run has no transaction, and its outcome says what
+    /// would be done.
     fn plan(
         self,
         target: &impl Target,

@@ -1,4 +1,4 @@
-//! What was done to a process.
+//! What was done to a process, or would be.
 
 use std::time::Duration;
 
@@ -18,19 +18,19 @@ use relocator::tables::OldTables;
 /// What became of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ApplyState {
-    /// It has no old vDSO, or was not linked: nothing was done.
+    /// It has no old vDSO, or was not linked: nothing to do.
     Untouched,
-    /// It was linked before: nothing was done.
+    /// It was linked before: nothing to do.
     AlreadyLinked,
     /// It was linked.
     Linked,
-    /// A link that was not complete, as its maker was killed, was completed.
+    /// The tool completed an interrupted apply.
     Completed,
     /// It is what it was before it was linked.
     RolledBack,
     /// A dry run: it would be linked.
     WouldBeLinked,
-    /// A dry run: a link that is not complete would be completed.
+    /// A dry run: the tool would complete an interrupted apply.
     WouldBeCompleted,
     /// A dry run: it would be what it was before it was linked.
     WouldBeRolledBack,
@@ -51,13 +51,13 @@ pub struct ApplyOutcome {
     pub unreachable: Option<String>,
     /// Why the running kernel's symbols are not known.
     pub no_symbols: Option<String>,
-    /// Names and hints in the process that do not say the truth.
+    /// Misleading names and hints in the process.
     pub misleading_names: Vec<String>,
     /// Its threads, as they were carried across.
     pub crossed: Crossed,
     /// Its threads, as a dry run sees them.
     pub seen: Option<ThreadsSeen>,
-    /// For how long it stood still.
+    /// How long it was stopped.
     pub times: ApplyTimes,
     /// How often the process was surveyed; each time but the last, something was in the way.
     pub attempts: u32,
@@ -89,16 +89,17 @@ impl ApplyState {
     }
 }
 
-/// Where threads are during a dry run, which does not stop them: a stop alone ends some waits early (`epoll_wait`, `semop`, and
-/// others of `signal(7)`), so it would not leave the process alone.
+/// Where threads are during a dry run, which does not stop them: a stop alone ends some waits early
+/// (`epoll_wait`, `semop`, and others of `signal(7)`), so it would not leave the process alone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ThreadsSeen {
     /// Number of all threads.
     pub threads: usize,
-    /// Those that wait in the kernel and were called from an old text or from the kernel's vDSO. They would have to be carried
-    /// across. Whether that is possible is only known when they stand still.
+    /// Those that wait in the kernel and were called from an old text or from the kernel's vDSO.
+    /// They would have to be carried across. Whether that is possible is only known when they stand
+    /// still.
     pub inside: Vec<ThreadInside>,
-    /// Those of which it cannot be told where they are, since they run.
+    /// Those that run, so that their place is unknown.
     pub unknown: usize,
 }
 
@@ -194,7 +195,7 @@ impl LinkedText {
     }
 }
 
-/// For how long a process stood still, each time from when this tool asked the first thread to stop.
+/// How long a process was stopped. All times begin when this tool asked the first thread to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ApplyTimes {
     /// Until all threads had stopped.

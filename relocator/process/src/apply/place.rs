@@ -1,7 +1,8 @@
 //! Where the kernel's mappings go, so that old code reaches them.
 //!
-//! They are moved together, at the kernel's own distances, since the code of its vDSO reads the data before it. Each is moved
-//! on its own and to where nothing else is, so a place must not overlap the one that they have now.
+//! They move together, at the kernel's own distances, because the code of its vDSO reads the data
+//! before it. The kernel moves each one separately and only to where nothing is, so a new place
+//! must not overlap the present one.
 
 mod gaps;
 
@@ -15,9 +16,8 @@ use crate::targets::Mapping;
 use gaps::Gaps;
 use relocator::placement::PAGE;
 
-/// How far the first and the last byte of code and data may be from each other: operands reach 2 GiB, less 64 KiB for what
-/// an instruction adds.
-pub const REACH: u64 = (1 << 31) - (64 << 10);
+/// How far the first and the last byte of code and data may be from each other.
+pub const REACH: u64 = crate::arch::OPERAND_REACH;
 
 /// The kernel's mappings in a process, lowest first as the kernel maps them.
 #[derive(Debug, Clone, Copy)]
@@ -40,7 +40,8 @@ pub struct Limits {
 pub enum UnitPlace {
     /// They are together and in reach.
     Stays,
-    /// To this address, which is that of the lowest. Parts that are in their places there already stay.
+    /// To this address, which is that of the lowest. Parts that are in their places there already
+    /// stay.
     At(Avma),
 }
 
@@ -117,10 +118,12 @@ fn size(mapping: &KernelMapping) -> u64 {
     range.end.0.saturating_sub(range.start.0)
 }
 
-/// Chooses a place: the present one, one that a part of the unit is at already, the nearest that takes some of `zeros`, or the
-/// nearest. Near is where the largest distance between a byte of code and one of the unit is small.
+/// Chooses a place: the present one, one that a part of the unit is at already, the nearest that
+/// takes some of `zeros`, or the nearest. Near is where the largest distance between a byte of code
+/// and one of the unit is small.
 ///
-/// `texts` have all bytes with operands, and nothing is put there either. Pages of `zeros` may be given up.
+/// `texts` have all bytes with operands, and nothing is put there either. Pages of `zeros` may be
+/// given up.
 pub fn place(
     unit: Unit<'_>,
     texts: &[Range<Avma>],

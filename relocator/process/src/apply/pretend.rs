@@ -1,4 +1,4 @@
-//! Processes that are made up, with fixtures as vDSOs.
+//! Pretended processes, with fixtures as vDSOs.
 
 use std::ops::Range;
 
@@ -33,7 +33,7 @@ pub(super) const CODE: Protection = Protection {
 };
 
 impl Pretended {
-    /// With the kernel's unit and a copy of `old` that the program was told of.
+    /// With the kernel's unit and a copy of `old`.
     pub(super) fn restored(old: &[u8]) -> Self {
         let mut process = Self::default();
         process.unit(UNIT);
@@ -103,7 +103,8 @@ pub(super) fn own() -> Own {
     Own::of(&kernel()).unwrap()
 }
 
-/// The running kernel, as if a process that is not pretended had its mappings where the old vDSO would be.
+/// The running kernel, as if a process that is not pretended had its mappings where the old vDSO
+/// would be.
 pub(super) fn kernel() -> Source {
     let fixture = fixture::find("reordered").unwrap();
     let table = symtab::elf::read(fixture.symtab.unwrap(), Provenance::Exported).unwrap();

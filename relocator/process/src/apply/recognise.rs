@@ -1,10 +1,10 @@
-//! What in a process is a vDSO: by content, since anybody can make a mapping of any name.
+//! What in a process is a vDSO: by content, since any program can make a mapping of any name.
 //!
-//! The kernel's own vDSO is the mapping whose bytes are those that this tool has from the same kernel. Old ones are images
-//! that programs can execute and that export what vDSOs export. What can be told by names alone, `[vvar]`, whose content
-//! nobody else may read, has to have the right size and protection as well.
+//! The kernel's own vDSO is the mapping whose bytes are those that this tool has from the same
+//! kernel. Old ones are images that programs can execute and that export what vDSOs export. Other
+//! processes cannot read the content of `[vvar]`; it must have the right name, size and protection.
 //!
-//! Of each mapping a few headers are read; only what looks like a vDSO by those is read as a whole.
+//! Of each mapping the tool reads a few headers, and all of it only if they look like a vDSO's.
 
 mod kernel;
 mod placeholder;
@@ -33,15 +33,15 @@ pub struct FoundVdsos {
     pub kernel: Option<KernelUnit>,
     /// Every other vDSO, lowest first.
     pub old: Vec<OldText>,
-    /// Names and hints that do not say the truth, in words for a report.
+    /// Misleading names and hints, in words for a report.
     pub misleading_names: Vec<String>,
 }
 
 /// What the running kernel has mapped into a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KernelUnit {
-    /// Its mappings in the order in which the kernel maps them, lowest first; the last one is the vDSO. They are in their
-    /// places if each begins where the one before it ends.
+    /// Its mappings in the order in which the kernel maps them, lowest first; the last one is the
+    /// vDSO. They are in their places if each begins where the one before it ends.
     pub mappings: Vec<KernelMapping>,
     /// Mappings that it should have and that were not found.
     pub missing: Vec<&'static str>,
@@ -82,9 +82,10 @@ pub struct OldText {
     pub image: Avma,
     /// All bytes of the mapping.
     pub bytes: Vec<u8>,
-    /// Length of the image: up to its last loaded byte, or to the end of its section headers if that is behind.
+    /// Length of the image: up to its last loaded byte, or to the end of its section headers if
+    /// that is behind.
     pub size: usize,
-    /// Whether the program was told that this is its vDSO.
+    /// Whether the auxiliary vector says that this is the vDSO.
     pub is_by_auxv: bool,
 }
 
@@ -173,7 +174,8 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// Looks at a process, which may change at any time if it is [running](crate::targets::live::Running).
+    /// Looks at a process, which may change at any time if it is
+    /// [running](crate::targets::live::Running).
     pub fn of(target: &impl Target, own: &Own) -> Result<Self> {
         let mappings = target.mappings()?;
         let found = recognise(target, own)?;

@@ -1,7 +1,8 @@
-//! Copies of linked texts that tools have left in a process that were killed.
+//! Recovery copies: copies of linked texts that a killed tool has left in a process.
 //!
-//! Before a text is changed there is a copy of the linked one, with its record: of the one that is to be put in place, or of the one that
-//! is to be taken away. So whoever finds a text whose entries make system calls learns from the record in the copy what they were.
+//! Before the tool changes a text, the process holds a copy of the linked one, with its record: of
+//! the one that comes, or of the one that goes. So if the next tool finds a text with interim
+//! entries, the record in the copy says what the entries were.
 
 use std::ops::Range;
 
@@ -28,17 +29,18 @@ pub(super) struct RecoveryCopy {
     base: MemoryChunk,
 }
 
-/// A text that was being replaced when a tool was killed.
+/// An apply that was interrupted: its tool was killed while it replaced a text.
 #[derive(Debug, Clone)]
 pub(super) struct InterruptedApply {
     /// What the process is to have without a link.
     pub(super) base: MemoryChunk,
-    /// Pages of zeros that have made room.
+    /// Placeholders that have made room.
     pub(super) placeholders: Vec<Range<Avma>>,
 }
 
 impl RecoveryCopy {
-    /// What a mapping is a copy of; `None` if it is none, or if something else has become part of it.
+    /// What a mapping is a copy of; `None` if it is none, or if something else has become part of
+    /// it.
     pub(super) fn of(copy: &OldText) -> Result<Option<Self>> {
         const ELF: [u8; 4] = *b"\x7fELF";
         let pages = copy.bytes.chunks(PAGE as usize);
@@ -70,8 +72,9 @@ impl RecoveryCopy {
         }))
     }
 
-    /// What there was to be instead of a text, if it is one that was being replaced: it consists of what was there before,
-    /// what is in the copy, and entries. `range` and `undone` are what it was before any link that it has a record of.
+    /// What there was to be instead of a text, if it is one that was being replaced: it consists of
+    /// what was there before, what is in the copy, and entries. `range` and `undone` are what it
+    /// was before any link that it has a record of.
     pub(super) fn interrupted(
         &self,
         found: &OldText,
@@ -111,8 +114,8 @@ impl RecoveryCopy {
         })
     }
 
-    /// Whether a text with the same record is the one that this is a copy of, and no restore has put jumps there since, of which the first
-    /// bytes may have been overwritten again.
+    /// Whether a text with the same record is the one that this is a copy of, and no restore has
+    /// put jumps there since, of which the first bytes may have been overwritten again.
     fn is_of(&self, found: &OldText) -> bool {
         let mut rests = self.jumps(WORD);
         rests.all(|rest| found.part(&rest) == self.linked.part(&rest))
@@ -126,7 +129,7 @@ impl RecoveryCopy {
         })
     }
 
-    /// Has pages be part of a text that was being replaced which the link had added next to it.
+    /// Adds pages to the text of an interrupted apply that the link had put next to it.
     pub(super) fn extend(&self, found: &mut OldText, mappings: &[Mapping], memory: &dyn Memory) {
         let (own, linked) = (&self.record.text, self.linked.range());
         let before = self.added(linked.start..own.start, mappings, memory);

@@ -1,4 +1,5 @@
-//! What there is in a process, read while it runs, so that it stands still no longer than it has to.
+//! The survey: what there is in a process, read while it runs, so that its stop is as short as
+//! possible.
 
 use std::ops::Range;
 
@@ -20,9 +21,9 @@ pub(super) struct Survey {
     pub(super) id: i32,
     pub(super) mappings: Vec<Mapping>,
     pub(super) found: FoundVdsos,
-    /// Old texts that are in use, without what tools have left in them that were killed.
+    /// Old texts that are in use, without what killed tools have left in them.
     pub(super) texts: Vec<Text>,
-    /// Copies of texts that are not in their place, since whoever made them was killed.
+    /// Copies of texts that a killed tool has not put in their place.
     pub(super) leftovers: Vec<Range<Avma>>,
 }
 
@@ -86,8 +87,8 @@ impl Survey {
         self.leftovers.iter().cloned().map(Step::Unmap)
     }
 
-    /// Whether a process that stands still is what it was, as far as it matters: text, the kernel's mappings, zeros, and `places`
-    /// that are to be used. Its mappings now, if it is.
+    /// Whether a stopped process is what it was, as far as it matters: text, the kernel's mappings,
+    /// zeros, and `places` that the steps use. Its mappings now, if it is.
     pub(super) fn holds(
         &self,
         target: &impl StoppedTarget,
@@ -119,7 +120,8 @@ impl Survey {
     }
 }
 
-/// Whether a text is in a file, and not what the program takes for its vDSO: somebody looks at it, and nobody calls it.
+/// Whether a text is in a file, and not the vDSO by the auxiliary vector: the program reads it, and
+/// does not call it.
 fn is_file(old: &OldText, mappings: &[Mapping]) -> bool {
     let mut mappings = mappings.iter();
     let mapping = mappings.find(|mapping| mapping.range == old.mapping);

@@ -96,7 +96,8 @@ fn a_pretended_process_is_linked_and_rolled_back() {
     assert_eq!(outcome.unreachable, None);
     assert_eq!(outcome.crossed.threads, 2);
     assert!(!outcome.texts[0].functions.is_empty());
-    // The kernel's mappings are together, below the old text, where the placeholder was if they fit.
+    // The kernel's mappings are together, below the old text, where the placeholder was if they
+    // fit.
     let found = recognise(&process, &kernel.own).unwrap();
     let unit = found.kernel.as_ref().unwrap();
     assert!(unit.is_whole(), "{unit:?}");
@@ -244,7 +245,8 @@ fn whoever_comes_after_a_killed_tool_can_go_on_and_go_back() {
             assert_eq!(same.state, ApplyState::AlreadyLinked, "{work:?} {count}");
             rollback_of(&mut left, &kernel, NOTHING, &options()).unwrap();
             assert_eq!(flat(&left), flat(&before), "{work:?} {count}");
-            // A second link may have found the kernel's mappings in reach already. They stay there then.
+            // A second link may have found the kernel's mappings in reach already. They stay there
+            // then.
             rollback_of(&mut again, &kernel, NOTHING, &options()).unwrap();
             let found = recognise(&again, &kernel.own).unwrap();
             assert!(found.kernel.unwrap().is_whole(), "{work:?} {count}");

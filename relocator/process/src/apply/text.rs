@@ -1,7 +1,8 @@
-//! An old text in a process, and what it was before anybody changed it.
+//! An old text in a process, and what it was before any tool changed it.
 //!
-//! Link records are taken away, outermost first, then CRIU's jumps: what they have overwritten is only in the image that the
-//! user names. What is left is the old image as its own kernel had prepared it, and is held against the one that was named.
+//! The reader removes link records, outermost first, then CRIU's jumps. What the jumps have
+//! overwritten is only in the image that the user names. The result is the old image as its own
+//! kernel had prepared it; the reader compares it with the named one.
 
 use std::ops::Range;
 
@@ -13,7 +14,7 @@ use elf_tools::{Avma, Svma};
 use super::recognise::{OldText, vvar_placeholder};
 use super::record::{FoundRecord, Record};
 use super::recovery::{InterruptedApply, RecoveryCopy};
-use crate::features;
+use crate::cpu_features;
 use crate::targets::{Mapping, WORD};
 use crate::{Error, Result, Unlinkable};
 use relocator::criu;
@@ -25,7 +26,8 @@ use relocator::threads::{CodeNow, Memory};
 /// What the user says about old images.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Known<'a> {
-    /// Images, and perhaps the symbols of their kernels. Those that are not in the process are passed over.
+    /// Images, and perhaps the symbols of their kernels. Those that are not in the process are
+    /// passed over.
     pub(super) sources: &'a [Source],
     /// Where to look for tables.
     pub(super) tables: &'a tables::Options,
@@ -42,7 +44,7 @@ pub(super) struct Text {
     pub(super) pristine: Vec<u8>,
     /// Its link record.
     pub(super) record: Option<FoundRecord>,
-    /// What is known of it if a tool was killed that was about to replace it.
+    /// What a recovery copy says of it, if an apply was interrupted.
     pub(super) interrupted: Option<InterruptedApply>,
     /// CRIU's jumps, as they are or were before it was linked.
     pub(super) jumps: Vec<(Svma, [u8; criu::JUMP])>,
@@ -52,7 +54,7 @@ pub(super) struct Text {
     pub(super) tables: OldTables,
     /// How threads get out of it.
     pub(super) reentry: ReentryTable,
-    /// Pages of zeros where its vvar was.
+    /// The vvar placeholder before it.
     pub(super) placeholder: Option<Range<Avma>>,
 }
 
@@ -116,7 +118,8 @@ impl Text {
         (self.found.image.0 - self.mapping.start.0) as usize
     }
 
-    /// What threads find there now, if that is not the old image: what it was linked to, or CRIU's jumps.
+    /// What threads find there now, if that is not the old image: what it was linked to, or CRIU's
+    /// jumps.
     pub(super) fn before(&self) -> Result<Option<CodeNow>> {
         match &self.record {
             Some(found) => {
@@ -134,7 +137,7 @@ impl Text {
         }
     }
 
-    /// The old image with what was put over its entries before it was to be replaced.
+    /// The old image with the interim entries that an interrupted apply has written.
     fn staged(&self) -> CodeNow {
         let unlinked = self.unlinked_bytes();
         let mut code = self.unlinked();
@@ -187,7 +190,8 @@ impl Text {
     }
 }
 
-/// Takes away all link records; the outermost one, and the mapping and what it held before there was any.
+/// Removes all link records: the outermost one, and the mapping and its content before there was
+/// any.
 fn without_records(found: &OldText) -> Result<(Option<FoundRecord>, Range<Avma>, Vec<u8>)> {
     let mut range = found.mapping.clone();
     let mut bytes = found.bytes.clone();
@@ -200,7 +204,8 @@ fn without_records(found: &OldText) -> Result<(Option<FoundRecord>, Range<Avma>,
     Ok((outermost, range, bytes))
 }
 
-/// How many bytes of a mapping are the image: without the zeros behind it, so that what is added to it finds room there.
+/// How many bytes of a mapping are the image: without the zeros behind it, so that what is added to
+/// it finds room there.
 fn image_size(found: &OldText, mapping: &Range<Avma>, bytes: &[u8]) -> usize {
     /// What a linked image is aligned to.
     const ALIGNMENT: usize = 16;
@@ -209,7 +214,7 @@ fn image_size(found: &OldText, mapping: &Range<Avma>, bytes: &[u8]) -> usize {
     let behind = bytes.get(start + found.size..).unwrap_or_default();
     match behind.iter().all(|&byte| byte == 0) {
         true => found.size.next_multiple_of(ALIGNMENT).min(whole),
-        // A trampoline was left there.
+        // A killed tool has left its code there.
         false => whole,
     }
 }
@@ -245,7 +250,7 @@ fn named<'a>(bytes: &[u8], sources: &'a [Source]) -> Result<Option<Named<'a>>> {
         free.extend(slots(image).map_err(failed)?);
         return Ok(Some(Named {
             plain: image.bytes(),
-            used: alternatives::apply(image, &table, features::has),
+            used: alternatives::apply(image, &table, cpu_features::has),
             free,
             source,
         }));
@@ -275,7 +280,8 @@ struct Named<'a> {
     source: &'a Source,
 }
 
-/// Holds an image against the one that was named: they may only differ in alternatives, and where there are jumps.
+/// Compares an image with the named one: they may only differ in alternatives, and where there are
+/// jumps.
 fn check(
     bytes: &[u8],
     named: &Named<'_>,

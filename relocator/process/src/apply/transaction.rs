@@ -1,4 +1,7 @@
-//! What is to be done to a process, as far as it can be said before its threads stand still.
+//! A transaction: all changes to a process, in their order.
+//!
+//! Planning fills it in while the process runs. When its threads have stopped, they get their
+//! verdicts, and the transaction becomes a list of steps.
 
 use std::ops::Range;
 
@@ -11,19 +14,19 @@ use crate::{Error, Obstacle, Result};
 use relocator::threads::carry::{Carried, Contexts, Stuck, carry};
 use relocator::threads::{CodeNow, Crossing, Memory, Registers, StuckReason, Verdict, Write};
 
-/// What is to be done, in this order: threads leave the old texts, `early`, threads leave the new vDSO, `kernel`, `late`.
-/// After each step the process could go on.
+/// All changes, in this order: threads leave the old texts, `early`, threads leave the new
+/// vDSO, `kernel`, `late`. After each step the process could go on.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Transaction {
     /// Each text: what threads find there now, and what they will.
     pub(super) crossings: Vec<(Option<CodeNow>, CodeNow)>,
-    /// Memory that has to be written in any case.
+    /// Writes that do not depend on threads.
     pub(super) stale: Vec<Write>,
     /// Makes texts independent of the kernel's mappings.
     pub(super) early: Vec<Step>,
     /// Moves them.
     pub(super) kernel: Vec<Step>,
-    /// Makes texts what they are to be.
+    /// Makes texts final.
     pub(super) late: Vec<Step>,
 }
 
@@ -32,7 +35,8 @@ pub(super) struct Transaction {
 pub struct Crossed {
     /// Number of all threads.
     pub threads: usize,
-    /// Of those, threads that were inside an old text, or in the new vDSO while that had to be moved, and go on elsewhere.
+    /// Of those, threads that were inside an old text, or in the new vDSO while that had to be
+    /// moved, and go on elsewhere.
     pub moved: usize,
     /// Contexts in signal frames that do.
     pub frames: usize,
@@ -54,7 +58,7 @@ impl Transaction {
         steps.filter_map(place).collect()
     }
 
-    /// All steps for a process that stands still, or what is in the way.
+    /// All steps for a stopped process, or what is in the way.
     pub(super) fn steps(
         &self,
         survey: &Survey,
@@ -100,7 +104,7 @@ impl Transaction {
         Ok((steps, crossed))
     }
 
-    /// Has threads leave the new vDSO if that is moved.
+    /// Makes threads leave the new vDSO if that moves.
     fn leave_kernel(
         &self,
         survey: &Survey,
@@ -124,8 +128,8 @@ impl Transaction {
     }
 }
 
-/// Decides about a thread in an old text. It is moved before the text is changed, so where it goes must be right before and
-/// afterwards: only entries of functions are.
+/// Decides about a thread in an old text. It is moved before the text is changed, so where it goes
+/// must be right before and afterwards: only entries of functions are.
 fn decide(
     crossing: &Crossing<'_>,
     text: &Range<Avma>,
@@ -140,7 +144,8 @@ fn decide(
             place: fix_up.from,
             reason: StuckReason::MovedAfterwards,
         },
-        // Nothing there is executed but what a tool has left that was killed, from which a thread finds its way by itself.
+        // Nothing there is executed but the injected call of a killed tool, from which a thread
+        // finds its way by itself.
         Verdict::Outside => Verdict::Stuck {
             place: Svma(registers.pc.0.wrapping_sub(crossing.image.0)),
             reason: StuckReason::ForeignSystemCall,

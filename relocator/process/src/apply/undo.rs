@@ -1,4 +1,4 @@
-//! What has to be done for a process to be what it was before it was linked.
+//! Plans a rollback: the steps that make a process what it was before it was linked.
 
 use std::ops::Range;
 
@@ -19,7 +19,7 @@ use crate::{Error, Refusal, Result};
 use relocator::threads::Write;
 use relocator::threads::frames::merge;
 
-/// What has to be done, or nothing if the process is not linked.
+/// The transaction, or none if the process is not linked.
 pub(super) fn plan(survey: &Survey, build_id: &[u8]) -> Result<Planned> {
     let mut outcome = ApplyOutcome::new(survey);
     let is_changed = |text: &Text| text.record.is_some() || text.interrupted.is_some();
@@ -58,8 +58,8 @@ pub(super) fn plan(survey: &Survey, build_id: &[u8]) -> Result<Planned> {
         transaction.kernel = moves(unit, &back)?;
     }
     free(survey, &transaction.kernel)?;
-    // Old code that no jump covers reads zeros, so they are there before it is: only where a record has taken their place they
-    // come back when that is gone.
+    // Old code that no jump covers reads zeros, so they are there before it is: only where a record
+    // has taken their place they come back when that is gone.
     let placeholders = vacant(&placeholders, survey, unit, &back);
     let texts = survey.texts.iter().map(|text| text.found.mapping.clone());
     let before = subtract(placeholders.clone(), texts);
@@ -110,7 +110,7 @@ fn undo_text(text: &Text, record: &Record, transaction: &mut Transaction) -> Res
     Ok(())
 }
 
-/// One text that a tool was about to replace which was killed: what differs is put back, entries first.
+/// One text of an interrupted apply: what differs comes back, entries first.
 fn undo_interrupted(
     text: &Text,
     interrupted: &InterruptedApply,
@@ -158,8 +158,8 @@ fn unmap_added(text: &Text, old: &Range<Avma>, transaction: &mut Transaction) {
     }
 }
 
-/// What of some ranges nobody else has taken: nothing is there now but the kernel's mappings, which go back, and pages that links
-/// have added.
+/// What is still free of some ranges: nothing is there now but the kernel's mappings, which go
+/// back, and pages that links have added.
 fn vacant(
     ranges: &[Range<Avma>],
     survey: &Survey,

@@ -1,10 +1,10 @@
-//! Why something could not be done with a process.
+//! Why the tool could not do something with a process.
 //!
 //! | module | has |
 //! |---|---|
-//! | `refusal` | why a process cannot be worked on at all |
+//! | `refusal` | why the tool refuses a process |
 //! | `obstacle` | what is in the way at the moment |
-//! | `unlinkable` | why what is in a process does not go together |
+//! | `unlinkable` | why texts, records and mappings of a process do not go together |
 
 mod obstacle;
 mod refusal;
@@ -42,7 +42,7 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// What is in a process is understood, but does not go together.
+    /// Texts, records and mappings are understood, but do not go together.
     #[error("cannot link {what}: {reason}")]
     Unlinkable {
         /// What was to be linked.
@@ -64,7 +64,7 @@ pub enum Error {
         /// Its process.
         process: i32,
     },
-    /// A process that cannot be worked on. It is as it was.
+    /// The tool refuses a process, which is as it was.
     #[error("{}", reason.about(*pid))]
     Refused {
         /// Its number, or that of one of its threads.
@@ -72,7 +72,8 @@ pub enum Error {
         /// Why.
         reason: Refusal,
     },
-    /// A process that cannot be worked on at this moment, but perhaps at the next one. It is as it was.
+    /// Something in a process is in the way at this moment, but perhaps not at the next one. The
+    /// process is as it was.
     #[error("process {pid} {reason}")]
     Busy {
         /// Its number, or that of one of its threads.
@@ -107,7 +108,7 @@ impl Error {
         }
     }
 
-    /// Why a process cannot be worked on, if it cannot.
+    /// Why the tool refuses a process, if it does.
     pub fn refusal(&self) -> Option<&Refusal> {
         match self {
             Self::Refused { reason, .. } => Some(reason),
@@ -132,7 +133,7 @@ impl Error {
         Self::io(path.into().display().to_string())
     }
 
-    /// A process, or a thread of it, cannot be worked on.
+    /// The tool refuses a process, or one of its threads.
     pub(crate) fn refused(pid: impl Into<i32>, reason: Refusal) -> Self {
         let pid = pid.into();
         Self::Refused { pid, reason }

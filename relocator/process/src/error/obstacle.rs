@@ -11,7 +11,8 @@ use elf_tools::{Avma, Svma};
 pub enum Obstacle {
     /// The process changes its mappings all the time.
     ChangingMappings,
-    /// No thread of it can make system calls now: each is in a restartable sequence, or about to be carried across.
+    /// No thread of it can make system calls now: each is in a restartable sequence, or about to be
+    /// carried across.
     NoThreadForCalls,
     /// A context is inside a vDSO, and cannot be carried across from where it is.
     Inside {

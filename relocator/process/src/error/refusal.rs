@@ -1,4 +1,4 @@
-//! Why a process cannot be worked on.
+//! Why the tool refuses a process.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,11 +7,11 @@ use elf_tools::Avma;
 
 use crate::tracing::Stop;
 
-/// Why a process cannot be worked on.
+/// Why the tool refuses a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// It is the one that executes this.
+    /// It is this tool itself.
     OwnProcess,
     /// It is a thread of the kernel.
     KernelThread,
@@ -62,7 +62,7 @@ pub enum Refusal {
     },
     /// A thread does not stop.
     DoesNotStop {
-        /// How long it was waited for.
+        /// How long the tool waited.
         patience: Duration,
     },
     /// A thread is in a system call that cannot be interrupted.
@@ -70,21 +70,22 @@ pub enum Refusal {
         /// The thread.
         thread: i32,
     },
-    /// A thread was to be changed that does not stand still.
+    /// The tool was to change a thread that has not stopped.
     NotStopped,
-    /// A thread that was to make a system call was stopped by something else.
+    /// Something else stopped a thread that was to make a system call.
     UnexpectedStop {
         /// What has stopped it.
         stop: Stop,
     },
-    /// A system call that it was to make does not end.
+    /// A system call that the tool injected does not end.
     CallDoesNotEnd {
-        /// How long it was waited for.
+        /// How long the tool waited.
         patience: Duration,
     },
-    /// No executable mapping of it ends with bytes of zeros, in which code that makes system calls would have room.
+    /// No executable mapping of it ends with bytes of zeros, in which code that makes system calls
+    /// would have room.
     NoRoomForCalls,
-    /// A step of a transaction has failed, and all before it were undone.
+    /// A step has failed, and the tool has undone all before it.
     Step(StepFailure),
     /// The running kernel's vDSO is not in it.
     NoKernelVdso,
@@ -93,7 +94,7 @@ pub enum Refusal {
         /// Their names.
         names: Vec<&'static str>,
     },
-    /// It cannot be rolled back, since it was linked on another kernel.
+    /// Another kernel was running when it was linked, so this one cannot roll it back.
     LinkedElsewhere,
     /// It cannot be rolled back, since something is where a mapping of the kernel's has to go.
     PlaceTaken {
@@ -135,7 +136,7 @@ pub enum StepFailure {
         /// Where they begin.
         at: Avma,
     },
-    /// The kernel has moved a mapping to another place than it was told.
+    /// The kernel has moved a mapping to another place than the tool asked for.
     MovedElsewhere {
         /// Where it should be.
         to: Avma,
@@ -232,7 +233,7 @@ impl fmt::Display for Refusal {
                 f,
                 "cannot be stopped: its thread {thread} is in a system call that cannot be interrupted, such as `vfork`"
             ),
-            Self::NotStopped => f.write_str("is not a thread that stands still"),
+            Self::NotStopped => f.write_str("is not a stopped thread"),
             Self::UnexpectedStop { stop } => {
                 write!(f, "was to make a system call, and was stopped by {stop}")
             }

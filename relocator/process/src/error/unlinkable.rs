@@ -1,4 +1,4 @@
-//! Why what is in a process does not go together.
+//! Why texts, records and mappings of a process do not go together.
 
 use std::fmt;
 

@@ -13,13 +13,14 @@ use crate::Result;
 use crate::tracing::{Standing, Stop, Tracee};
 use relocator::threads::frames;
 
-/// The shortest and the longest time that a thread is let run. The first is too short for most, but costs nothing.
+/// How long to let a thread run, at least and at most. The first is too short for most, but
+/// costs nothing.
 const RUN: (Duration, Duration) = (Duration::from_micros(20), Duration::from_millis(1));
 
 /// Most instructions that a thread is stepped. A reader may wait for a writer meanwhile.
 const STEPS: u32 = 100_000;
 
-/// How many signals may come while it is let run or stepped.
+/// How many signals may come while it runs or is stepped.
 const ARRIVALS: u32 = 10;
 
 /// How long one instruction may take: a system call may block.
@@ -33,11 +34,11 @@ const fn bit(signal: i32) -> u64 {
 /// Where contexts are sought.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Surroundings<'a> {
-    /// What is to be left.
+    /// The vDSOs.
     pub(super) vdsos: &'a [Range<Avma>],
     /// What stacks are part of.
     pub(super) writable: &'a [Range<Avma>],
-    /// When it is given up.
+    /// When to give up.
     pub(super) deadline: Instant,
 }
 
@@ -55,7 +56,7 @@ pub(super) struct Inside {
 pub(super) enum Left {
     /// It is outside.
     Outside {
-        /// How often it was let run.
+        /// How often the tool let it run.
         runs: u32,
         /// How many instructions it was stepped.
         steps: u32,
@@ -71,7 +72,7 @@ pub(super) enum Left {
     Gone,
 }
 
-/// A thread that is to leave. It stands still whenever nothing is being done with it.
+/// A thread that leaves. It is stopped between calls.
 pub(super) struct Leaving<'a> {
     tracee: &'a mut Tracee,
     surroundings: Surroundings<'a>,
@@ -159,8 +160,8 @@ impl<'a> Leaving<'a> {
         Ok(Left::Inside { contexts, reason })
     }
 
-    /// Lets it run for some time, with a signal or 0, and says if it has left. Signals are delivered, and their handlers may
-    /// return.
+    /// Lets it run for some time, with a signal or 0, and says if it has left. Signals are
+    /// delivered, and their handlers may return.
     fn run(&mut self, time: Duration, signal: c_int) -> Result<Option<Left>> {
         self.runs += 1;
         let end = Instant::now() + time;
@@ -189,8 +190,8 @@ impl<'a> Leaving<'a> {
         }
     }
 
-    /// The trap of a step is a signal that cannot be blocked or ignored: the kernel would unblock it, and restore its
-    /// default action for the whole process.
+    /// The trap of a step is a signal that cannot be blocked or ignored: the kernel would unblock
+    /// it, and restore its default action for the whole process.
     fn why_not_stepped(&self) -> Result<Option<StuckReason>> {
         if self.tracee.signal_mask()? & bit(SIGTRAP) != 0 {
             return Ok(Some(StuckReason::TrapBlocked));
@@ -214,7 +215,7 @@ impl<'a> Leaving<'a> {
                 Some(Stop::Signal(signal)) if signal != SIGTRAP => {
                     return self.run(RUN.1, signal);
                 }
-                // One instruction further, or its process is being stopped by somebody else.
+                // One instruction further, or a signal is stopping its process.
                 Some(_) => {}
                 None if self.tracee.stand_still(PATIENCE)? == Standing::Gone => {
                     return Ok(Some(Left::Gone));

@@ -1,25 +1,30 @@
-//! Has the threads of a process leave its vDSO before it is dumped, so that none has to be carried across after a restore.
+//! Makes the threads of a process leave its vDSO before it is dumped, so that a restore has none to
+//! carry across.
 //!
 //! | module | does |
 //! |---|---|
-//! | `process` | the process: where its threads can be, and how it is left |
+//! | `process` | the process: where its threads can be, and in which state the tool leaves it |
 //! | `leave` | one thread leaves |
 //! | `why` | why a context is still inside |
-//! | `undisturbed` | no termination of this process at a moment when it would hurt the other one |
+//! | `undisturbed` | no termination of this tool at a moment when it would hurt the process |
 //!
-//! Whatever happens, the process must not be harmed, and nobody can prevent this tool from being killed. So the states that
-//! the process goes through are such that the kernel lets it go on from each of them. That decides how a thread leaves:
+//! The tool must not harm the process, and `SIGKILL` can end the tool at any moment. So from each
+//! state that the process goes through the kernel lets it go on. That decides how a thread leaves:
 //!
-//! - **No signal mask is changed.** A mask would survive this tool, and blocking signals is not needed: they are delivered
-//!   by the kernel as they come, in its order. That costs another attempt now and then, since the frame of a handler can
-//!   hold a context inside the vDSO. It leaves when the handler has returned, so handlers are given time.
-//! - **A thread is let run for a moment and stopped again**, up to [`StepOutOptions::runs`] times. The functions of a vDSO take
-//!   less than a microsecond, so a few attempts almost always do.
-//! - **Only then is it stepped**, instruction by instruction. The kernel does not take the trap flag from a thread whose
-//!   tracer dies, so that the next instruction would end the process. So termination signals are held back meanwhile, and
-//!   only `SIGKILL` in this millisecond does harm. A thread that blocks or ignores `SIGTRAP` is not stepped at all: the
-//!   kernel would end both for ever.
-//! - **The stop signal is sent while all threads stand still**, and each of them takes it before it executes anything.
+//! - **The tool changes no signal mask.** A mask would survive the tool. It is not needed either:
+//!   the kernel delivers signals as they come, in its order. That costs another attempt now and
+//!   then, since the frame of a handler can hold a context inside the vDSO. The context leaves when
+//!   the handler has returned, so the tool gives handlers time.
+//! - **The tool lets a thread run for a moment and stops it again**, up to [`StepOutOptions::runs`]
+//!   times. The functions of a vDSO take less than a microsecond, so a few attempts are almost
+//!   always enough.
+//! - **Only then it steps the thread**, instruction by instruction. The kernel does not take the
+//!   trap flag from a thread whose tracer dies, so that the next instruction would end the process.
+//!   So termination signals wait meanwhile, and only `SIGKILL` in this millisecond does harm. The
+//!   tool never steps a thread that blocks or ignores `SIGTRAP`: the kernel would end both for
+//!   ever.
+//! - **The tool sends the stop signal while all threads have stopped**, and each of them takes it
+//!   before it executes anything.
 
 mod leave;
 mod process;
@@ -39,14 +44,14 @@ use crate::tracing::{Seized, TraceableProcess, Tracee, is_gone};
 use leave::{Inside, Leaving, Left, Surroundings};
 pub use why::StuckReason;
 
-/// How a process is treated.
+/// How to treat a process.
 #[derive(Debug, Clone, Copy)]
 pub struct StepOutOptions {
     /// Whether it goes on afterwards. Otherwise it is stopped, as by `SIGSTOP`.
     pub resume: bool,
-    /// How long it is tried.
+    /// How long to retry.
     pub deadline: Duration,
-    /// How often a thread is let run before it is stepped.
+    /// How often to let a thread run before stepping it.
     pub runs: u32,
 }
 
@@ -86,9 +91,9 @@ pub struct Moved {
     pub thread: i32,
     /// Where it was last seen inside.
     pub from: VdsoPlace,
-    /// How often it was let run for that.
+    /// How often the tool let it run for that.
     pub runs: u32,
-    /// How many instructions it was stepped.
+    /// How many instructions the tool stepped it.
     pub steps: u32,
 }
 
@@ -123,16 +128,17 @@ impl VdsoPlace {
     }
 }
 
-/// How long a thread is given to stand still.
+/// How long a thread may take to stop.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The shortest and the longest pause between two attempts, in which handlers can return.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
 
-/// Has all threads of a process leave its vDSOs, and leaves it stopped or lets it go on.
+/// Makes all threads of a process leave its vDSOs, and leaves the process stopped or lets it go on.
 ///
-/// Contexts that could not leave within the deadline are in the outcome. Errors: [`crate::Error::Refused`] if the process
-/// cannot be worked on, or ends; `Error::Io` where the system refuses. The process is untouched then.
+/// Contexts that could not leave within the deadline are in the outcome. Errors:
+/// [`crate::Error::Refused`] if the process cannot be worked on, or ends; `Error::Io` where the
+/// system refuses. The process is untouched then.
 ///
 /// A thread in an uninterruptible system call is traced until the calling thread ends.
 pub fn step_out(pid: i32, options: &StepOutOptions) -> Result<StepOutOutcome> {
@@ -181,7 +187,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Makes one: all threads stand still afterwards, and what is inside is in `stuck`.
+    /// Makes one: all threads have stopped afterwards, and contexts inside are in `stuck`.
     fn run(&mut self) -> Result<Seized> {
         let mut seized = Seized::stop(self.subject.pid(), PATIENCE)?;
         self.attempts += 1;

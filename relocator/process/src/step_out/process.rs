@@ -1,4 +1,4 @@
-//! The process whose threads are to leave: where they can be, and how it is left.
+//! The process whose threads leave: where they can be, and in which state the tool leaves it.
 
 use std::ops::Range;
 use std::thread;
@@ -14,7 +14,7 @@ use crate::targets;
 use crate::tracing::{Seized, TraceableProcess, proc_error};
 use crate::{Error, Result};
 
-/// How long a process is given to be stopped once all of its threads were told.
+/// How long a process may take to stop once its threads have the signal.
 const STOPPING: Duration = Duration::from_secs(5);
 
 /// Whether a thread's process ignores any of these signals.
@@ -25,7 +25,8 @@ pub(super) fn ignores(thread: Pid, mask: u64) -> Result<bool> {
 }
 
 impl TraceableProcess {
-    /// Whether it was stopped by a signal. It may be about to be, so that only some of its threads are.
+    /// Whether it was stopped by a signal. It may be about to be, so that only some of its threads
+    /// are.
     pub(super) fn is_stopped(&self) -> Result<bool> {
         Ok(self.states()?.contains(&'T'))
     }
@@ -37,8 +38,8 @@ impl TraceableProcess {
 
     /// Lets all threads go, stopped unless they are to go on; whether they are stopped.
     ///
-    /// The signal waits in the process while they stand still, so that the first one that is let go takes it, and all of
-    /// them take part before they execute anything.
+    /// The signal waits in the process while they stand still, so that the first one that is let go
+    /// takes it, and all of them take part before they execute anything.
     pub(super) fn part(&self, seized: Seized, was_stopped: bool, resume: bool) -> Result<bool> {
         if !resume && !was_stopped {
             kill(self.pid(), Signal::SIGSTOP).map_err(|errno| match errno {
@@ -55,7 +56,8 @@ impl TraceableProcess {
         Ok(stops && self.all_stopped()?)
     }
 
-    /// Whether no thread executes anything. Those in the kernel that cannot be interrupted stop when they return.
+    /// Whether no thread executes anything. Those in the kernel that cannot be interrupted stop
+    /// when they return.
     fn all_stopped(&self) -> Result<bool> {
         let stands = |state| matches!(state, 'T' | 'D' | 'Z' | 'X' | 'x');
         Ok(self.states()?.into_iter().all(stands))

@@ -1,8 +1,8 @@
-//! No termination at a bad moment.
+//! Holds back signals that would end this tool at a bad moment.
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 
-/// What ends a process when somebody wants it to end.
+/// The usual signals that end a process.
 const TERMINATIONS: [Signal; 4] = [
     Signal::SIGHUP,
     Signal::SIGINT,

@@ -2,13 +2,13 @@
 //!
 //! | trait or type | is |
 //! |---|---|
-//! | [`Target`] | all that is asked of a process before it is changed: survey, recognition, placement and planning read nothing else |
-//! | [`StoppedTarget`] | one whose threads stand still: verdicts about threads need it, and it carries out [`Step`]s |
+//! | [`Target`] | all that the tool asks of a process before it changes it: survey, recognition, placement and planning read nothing else |
+//! | [`StoppedTarget`] | one whose threads have stopped: verdicts about threads need it, and it carries out [`Step`]s |
 //! | [`live::Running`] | a live process that goes on meanwhile: a [`Target`] |
-//! | [`live::Live`] | a live process whose threads stand still: both |
+//! | [`live::Live`] | a live process whose threads have stopped: both |
 //!
-//! No planning code takes a process number to look at something by itself, or opens a file of `/proc`. So the same plan serves
-//! a live process, images of a checkpoint, and the pretended memory of tests.
+//! Planning code takes no process number and opens no file of `/proc`. So the same plan serves a
+//! live process, images of a checkpoint, and the pretended memory of tests.
 
 pub mod live;
 #[cfg(test)]
@@ -29,22 +29,29 @@ pub const WORD: usize = 8;
 
 /// A process that can be linked, or an image of one, seen from outside.
 ///
-/// Every answer is about one moment. Where the process goes on meanwhile ([`live::Running`]) answers may contradict each other;
-/// what was planned from them is compared with a [`StoppedTarget`] before anything is written.
+/// Every answer is about one moment. Where the process goes on meanwhile ([`live::Running`])
+/// answers may contradict each other; what was planned from them is compared with a
+/// [`StoppedTarget`] before anything is written.
 ///
 /// # What images of a checkpoint have to bring
 ///
-/// An implementor for images at rest answers as the restored process would on the new kernel, before any of its threads runs:
+/// An implementor for images at rest answers as the restored process would on the new kernel,
+/// before any of its threads runs:
 ///
-/// - [`Memory::read`]: bytes of private pages from the images, of pages of files that were not dumped from those files, zeros
-///   for anonymous pages without content. The kernel's own data pages cannot be read (`false`); its vDSO reads as the new
-///   kernel's, with CRIU's mark where a restore leaves one.
-/// - [`Target::mappings`]: the dumped ones with the names that `/proc/PID/maps` would give them (a program's old vDSO is
-///   anonymous memory after a restore), and those of the new kernel where the restore will put them.
+/// - [`Memory::read`]: bytes of private pages from the images, of pages of files that were not
+///   dumped from those files, zeros for anonymous pages without content. The kernel's own data
+///   pages cannot be read (`false`); its vDSO reads as the new kernel's, with CRIU's mark where a
+///   restore leaves one.
+/// - [`Target::mappings`]: the dumped ones with the names that `/proc/PID/maps` would give them (a
+///   program's old vDSO is anonymous memory after a restore), and those of the new kernel where the
+///   restore will put them.
 /// - [`Target::auxv_vdso`]: from the saved auxiliary vector.
-/// - [`Target::droppable`]: by the flags of the dumped mappings. An empty answer costs `getrandom` its fast path.
-/// - [`StoppedTarget::threads`]: the saved registers of every thread, by their numbers in the image.
-/// - [`StoppedTarget::carry_out`]: new images take the place of the old ones at once, by renaming them, or not at all.
+/// - [`Target::droppable`]: by the flags of the dumped mappings. An empty answer costs `getrandom`
+///   its fast path.
+/// - [`StoppedTarget::threads`]: the saved registers of every thread, by their numbers in the
+///   image.
+/// - [`StoppedTarget::carry_out`]: new images take the place of the old ones at once, by renaming
+///   them, or not at all.
 pub trait Target: Memory {
     /// The number by which errors and reports name it.
     fn id(&self) -> i32;
@@ -52,13 +59,14 @@ pub trait Target: Memory {
     /// Its mappings, lowest first.
     fn mappings(&self) -> Result<Vec<Mapping>>;
 
-    /// Where its auxiliary vector says that its vDSO is (`AT_SYSINFO_EHDR`). After a restore that is the old one.
+    /// Where its auxiliary vector says that its vDSO is (`AT_SYSINFO_EHDR`). After a restore that
+    /// is the old one.
     fn auxv_vdso(&self) -> Option<Avma>;
 
     /// The mappings that the kernel may turn into zeros at any time (`MAP_DROPPABLE`).
     fn droppable(&self) -> Result<Vec<Range<Avma>>>;
 
-    /// Where its threads are, as far as that can be told without stopping them.
+    /// Where its threads are, as far as the target knows without stopping them.
     fn whereabouts(&self) -> Result<Vec<Whereabouts>>;
 }
 
@@ -76,7 +84,7 @@ pub trait StoppedTarget: Target {
 pub struct Whereabouts {
     /// Its number.
     pub thread: i32,
-    /// Its next instruction; `None` if that cannot be told, as of a thread that runs.
+    /// Its next instruction; `None` if that is unknown, as of a thread that runs.
     pub pc: Option<Avma>,
 }
 
@@ -87,8 +95,8 @@ pub struct Mapping {
     pub range: Range<Avma>,
     /// What may be done with it.
     pub protection: Protection,
-    /// What `/proc/PID/maps` calls it: a path, a name in brackets, or nothing. Anybody can make a file of any name, so this
-    /// alone says little.
+    /// What `/proc/PID/maps` calls it: a path, a name in brackets, or nothing. Any program can make
+    /// a file of any name, so this alone says little.
     pub name: String,
 }
 
@@ -138,23 +146,27 @@ pub enum Step {
     Registers(Vec<Thread>),
     /// Bytes are written, where they may only be executed as well. [`WORD`] bytes change at once.
     Write(Write),
-    /// Whole pages of code are put in the place of others, all at once. They are private, and can be read and executed.
+    /// Whole pages of code are put in the place of others, all at once. They are private, and can
+    /// be read and executed.
     Replace {
         /// The first page.
         at: Avma,
         /// What they hold.
         bytes: Vec<u8>,
     },
-    /// Pages of code are kept, anywhere, until all steps are done: the next tool reads them if this one is killed.
+    /// Pages of code are kept, anywhere, until all steps are done: the next tool reads them if this
+    /// one is killed.
     RecoveryCopy(Vec<u8>),
-    /// A mapping of the kernel's is moved as a whole, to where nothing is mapped, or pages of a vvar placeholder.
+    /// A mapping of the kernel's is moved as a whole, to where nothing is mapped, or pages of a
+    /// vvar placeholder.
     Move {
         /// Where it is.
         from: Range<Avma>,
         /// Where its first byte will be.
         to: Avma,
     },
-    /// A vvar placeholder, private pages of zeros which can only be read, is mapped where nothing is.
+    /// A vvar placeholder, private pages of zeros which can only be read, is mapped where nothing
+    /// is.
     Placeholder(Range<Avma>),
     /// Pages are unmapped.
     Unmap(Range<Avma>),

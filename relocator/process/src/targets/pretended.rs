@@ -1,6 +1,7 @@
 //! Pretended memory: a whole process in a value, for tests of everything that takes a [`Target`].
 //!
-//! It does what the kernel would do with mappings, except that neighbours of one kind do not become one.
+//! It does what the kernel would do with mappings, except that it does not merge neighbours of one
+//! kind.
 
 use std::ops::Range;
 
@@ -53,8 +54,8 @@ impl Pretended {
         self.parts.sort_by_key(|part| part.0.range.start);
     }
 
-    /// Carries out the first steps, and leaves what a tool that is killed then would have left: copies of code that were kept,
-    /// or prepared and not put in place.
+    /// Carries out the first steps, and leaves what a tool that is killed then would have left:
+    /// copies of code that were kept, or prepared and not put in place.
     pub(crate) fn carry_out_until_killed(&mut self, steps: &[Step], count: usize) {
         const COPIES: u64 = 0x6000_0000_0000;
         const APART: u64 = 1 << 24;

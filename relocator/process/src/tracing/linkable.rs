@@ -1,7 +1,9 @@
-//! What is demanded of a process that is changed, beyond that its threads can be [stopped](TraceableProcess::open).
+//! What a process must be to be changed, beyond that its threads can be
+//! [stopped](TraceableProcess::open).
 //!
-//! All of this is looked at before anything is stopped. What can only be seen of threads that stand still, or be asked by
-//! the process itself, is for the caller to look at then: [`TraceableProcess::check_thread`], [`TraceableProcess::undumpable`].
+//! The tool checks all of this before it stops anything. Some conditions only show in stopped
+//! threads, or only the process itself can answer them. For those, callers use
+//! [`TraceableProcess::check_thread`] and [`TraceableProcess::undumpable`] later.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
@@ -12,16 +14,11 @@ use nix::unistd::Pid;
 use procfs::process::{Process, StatFlags, Task};
 
 use super::{TraceableProcess, UserRegisters, request};
+use crate::arch;
 use crate::{Error, Refusal, Result};
-
-/// The code segment of 64-bit programs: `__USER_CS` of `asm/segment.h`.
-const CODE_SEGMENT: u64 = 0x33;
 
 /// `e_ident` and what follows, to `e_machine`.
 const IDENTITY: usize = 20;
-/// `ELFCLASS64` and `EM_X86_64`.
-const CLASS_64: u8 = 2;
-const X86_64: [u8; 2] = [62, 0];
 
 impl TraceableProcess {
     /// Refuses a process that cannot be linked: [`Error::Refused`]. It is untouched.
@@ -33,18 +30,19 @@ impl TraceableProcess {
         self.check_memory()
     }
 
-    /// Refuses a thread that executes code of 32 bits at the moment. It stands still.
+    /// Refuses a stopped thread that executes 32-bit code at the moment.
     pub fn check_thread(&self, thread: Pid, registers: &UserRegisters) -> Result<()> {
-        match registers.0.cs {
-            CODE_SEGMENT => Ok(()),
-            other => Err(self.refused(Refusal::OtherCode {
+        match registers.other_code() {
+            None => Ok(()),
+            Some(shown_by) => Err(self.refused(Refusal::OtherCode {
                 thread: thread.as_raw(),
-                shown_by: format!("is in code segment {other:#x}"),
+                shown_by,
             })),
         }
     }
 
-    /// The refusal of a process that answers `prctl(PR_GET_DUMPABLE)` with another number than 1. Nobody else can ask.
+    /// The refusal of a process that answers `prctl(PR_GET_DUMPABLE)` with another number than 1.
+    /// Only the process itself can ask.
     pub fn undumpable(&self) -> Error {
         self.refused(Refusal::NotDumpable)
     }
@@ -64,7 +62,8 @@ impl TraceableProcess {
         Err(self.refused(reason))
     }
 
-    /// The files of a process in `/proc` are root's while it is not dumpable. That shows nothing about one of root's.
+    /// The files of a process in `/proc` are root's while it is not dumpable. That shows nothing
+    /// about one of root's.
     fn check_dumpable(&self) -> Result<()> {
         let status = self.process().status();
         let status = status.map_err(|error| self.failed(error))?;
@@ -113,7 +112,7 @@ impl TraceableProcess {
             }
             Err(error) => return Err(self.explain(Error::path(path)(error))),
         }
-        match identity[4] == CLASS_64 && identity[18..] == X86_64 {
+        match arch::is_native_header(&identity) {
             true => Ok(()),
             false => Err(self.refused(Refusal::OtherMachine {
                 shown_by: "its program is for another machine".to_owned(),
@@ -125,7 +124,8 @@ impl TraceableProcess {
         self.refused(Refusal::NotPermitted)
     }
 
-    /// What is changed in one of two processes with one memory is changed in the other, which nobody would stop.
+    /// A change in one of two processes with one memory changes the other, too, which the tool
+    /// would not stop.
     fn check_memory(&self) -> Result<()> {
         self.can_be_compared()?;
         let all = procfs::process::all_processes();
@@ -160,8 +160,8 @@ impl TraceableProcess {
         }
     }
 
-    /// Whether another process has as much memory, and as much of it present: if not, it is not the same memory. This can
-    /// be seen of all processes.
+    /// Whether another process has as much memory, and as much of it present: if not, it is not the
+    /// same memory. This can be seen of all processes.
     fn is_as_large_as(&self, other: &Process) -> bool {
         let size = |process: &Process| {
             let stat = process.stat().ok()?;

@@ -3,29 +3,27 @@
 //! | module | does |
 //! |---|---|
 //! | `request` | the system calls: the only place with `unsafe` |
-//! | `stop` | what a thread that is waited for was found to do |
-//! | `tracee` | one thread that is traced |
-//! | `registers` | its registers, whole, and as [`relocator::threads`] knows them |
-//! | `seize` | all threads of a process, made to stand still |
-//! | `memory` | the memory of its process |
+//! | `stop` | why a thread stopped |
+//! | `tracee` | one traced thread |
+//! | `seize` | stops all threads of a process |
+//! | `memory` | reads the memory of a process |
 //! | `process` | a process: whether its threads can be traced at all, and where its vDSOs are |
-//! | `linkable` | what more is demanded of a process that is changed |
+//! | `linkable` | what else a process must be to be changed |
 //!
 //! A tracee belongs to the thread that began to trace it: the kernel refuses every other one.
 
 mod linkable;
 mod memory;
 mod process;
-mod registers;
 mod request;
 mod seize;
 mod stop;
 mod tracee;
 
+pub use crate::arch::UserRegisters;
 pub use memory::ProcessMemory;
 pub use process::TraceableProcess;
 pub(crate) use process::{auxv_vdso, proc_error};
-pub use registers::UserRegisters;
 pub use seize::{Seized, Standing, is_gone};
 pub use stop::Stop;
 pub use tracee::Tracee;

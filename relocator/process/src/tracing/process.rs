@@ -5,9 +5,9 @@ use std::ops::Range;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use elf_tools::Avma;
 use elf_tools::image::Image;
 use elf_tools::symtab::mapping_name;
-use elf_tools::{Avma, arch};
 use nix::errno::Errno;
 use nix::libc;
 use nix::unistd::Pid;
@@ -16,22 +16,23 @@ use procfs::process::{Process, StatFlags};
 
 use super::{ProcessMemory, is_gone};
 use crate::targets::Mapping;
-use crate::{Error, Refusal, Result, maps};
+use crate::{Error, Refusal, Result, arch, maps};
 use relocator::threads::Memory;
 
-/// The largest mapping that is taken for a vDSO.
+/// The largest mapping that counts as a vDSO.
 const MAX_VDSO: u64 = 1 << 20;
 
-/// How long a process is given to end of which a thread is gone.
+/// How long a process may take to end when one of its threads is gone.
 const FAREWELL: Duration = Duration::from_millis(200);
 
-/// Where a process's program was told that its vDSO is. After a restore that is not where the kernel's own is.
+/// Where the auxiliary vector of a process says that its vDSO is. After a restore that is not the
+/// kernel's own.
 pub(crate) fn auxv_vdso(process: &Process) -> Option<Avma> {
     let vector = process.auxv().ok()?;
     vector.get(&libc::AT_SYSINFO_EHDR).copied().map(Avma)
 }
 
-/// A process that can be worked on.
+/// A process whose threads can be traced.
 #[derive(Debug)]
 pub struct TraceableProcess {
     pid: Pid,
@@ -39,7 +40,8 @@ pub struct TraceableProcess {
 }
 
 impl TraceableProcess {
-    /// Looks at a process, and refuses what cannot be worked on: [`Error::Refused`], or another one if it is none.
+    /// Looks at a process. Errors: [`Error::Refused`] if its threads cannot be traced;
+    /// [`Error::NoSuchProcess`] and [`Error::NotAProcess`].
     pub fn open(pid: i32) -> Result<Self> {
         let pid = Pid::from_raw(pid);
         if pid == Pid::this() {
@@ -88,12 +90,12 @@ impl TraceableProcess {
         Err(self.refused(reason))
     }
 
-    /// The vDSO shows which kind of process it is, since the kernel maps the one that fits. A process that executes another
-    /// program may become one of the other kind.
+    /// The vDSO shows which kind of process it is, since the kernel maps the one that fits. A
+    /// process that executes another program may become one of the other kind.
     pub fn check_width(&self, vdsos: &[Range<Avma>]) -> Result<()> {
         for range in vdsos {
             if let Some(image) = self.image(range)
-                && !arch::is_supported(image.machine(), image.class())
+                && !arch::is_native(&image)
             {
                 let shown_by = format!("its vDSO is for {}", image.machine());
                 return Err(self.refused(Refusal::OtherMachine { shown_by }));
@@ -102,9 +104,10 @@ impl TraceableProcess {
         Ok(())
     }
 
-    /// An error, or that the process has ended, which explains most.
+    /// The error, unless the process has ended: that explains most.
     pub fn explain(&self, error: Error) -> Error {
-        // One that was killed has yet to find out. Tracing it is refused meanwhile, as if that was not permitted.
+        // A process that was killed ends a little later. Meanwhile the kernel refuses to trace it,
+        // as if that was not permitted.
         let is_refused = matches!(&error, Error::Io { source, .. }
             if source.raw_os_error() == Some(Errno::EPERM as i32));
         let patience = match is_gone(&error) || is_refused {
@@ -138,8 +141,8 @@ impl TraceableProcess {
         })
     }
 
-    /// Mappings that are vDSOs, the kernel's own first: the one of that name, and what the program takes for it, which a
-    /// restore leaves where it was.
+    /// Mappings that are vDSOs, the kernel's own first: the one of that name, and the one that the
+    /// auxiliary vector names, which a restore leaves where it was.
     pub fn vdsos(&self) -> Result<Vec<Range<Avma>>> {
         let by_auxv = auxv_vdso(&self.process);
         let maps = self.maps()?;
@@ -172,7 +175,7 @@ impl TraceableProcess {
         proc_error(self.pid, error)
     }
 
-    /// Why nothing can be done with it.
+    /// The refusal of it.
     pub(super) fn refused(&self, reason: Refusal) -> Error {
         Error::refused(self.pid, reason)
     }

@@ -1,7 +1,7 @@
 //! `ptrace` and `waitpid` as the kernel has them.
 //!
-//! nix has no name for the extended state and for signal masks, and no number for real-time signals, which threads of
-//! other processes are stopped by as well.
+//! nix has no name for the extended state and for signal masks, and no number for real-time
+//! signals, which stop threads of other processes as well.
 
 #![allow(
     unsafe_code,
@@ -13,11 +13,10 @@ use std::io::{Error, Result};
 use std::mem::MaybeUninit;
 use std::ptr;
 
-use nix::libc::{self, user_regs_struct};
+use nix::libc;
 use nix::unistd::Pid;
 
-/// `NT_X86_XSTATE` of `linux/elf.h`.
-const XSTATE: usize = 0x202;
+use crate::arch::{self, RawRegisters};
 
 /// Bytes in a signal mask of the kernel.
 const MASK_SIZE: usize = 8;
@@ -31,10 +30,10 @@ pub(super) fn plain(request: c_uint, pid: Pid, data: usize) -> Result<()> {
 }
 
 /// All general registers.
-pub(super) fn registers(pid: Pid) -> Result<user_regs_struct> {
-    let mut registers = MaybeUninit::<user_regs_struct>::uninit();
+pub(super) fn registers(pid: Pid) -> Result<RawRegisters> {
+    let mut registers = MaybeUninit::<RawRegisters>::uninit();
     let nothing = ptr::null_mut::<c_void>();
-    let request = libc::PTRACE_GETREGS;
+    let request = arch::GET_REGISTERS;
     // SAFETY: the kernel writes the whole structure, or nothing and says so.
     check(unsafe { libc::ptrace(request, pid.as_raw(), nothing, registers.as_mut_ptr()) })?;
     // SAFETY: it has succeeded.
@@ -42,9 +41,9 @@ pub(super) fn registers(pid: Pid) -> Result<user_regs_struct> {
 }
 
 /// Puts all general registers.
-pub(super) fn set_registers(pid: Pid, registers: &user_regs_struct) -> Result<()> {
+pub(super) fn set_registers(pid: Pid, registers: &RawRegisters) -> Result<()> {
     let nothing = ptr::null_mut::<c_void>();
-    let request = libc::PTRACE_SETREGS;
+    let request = arch::SET_REGISTERS;
     let data = ptr::from_ref(registers);
     // SAFETY: the kernel reads the structure.
     check(unsafe { libc::ptrace(request, pid.as_raw(), nothing, data) })
@@ -67,8 +66,9 @@ fn transfer(request: c_uint, pid: Pid, start: *mut u8, length: usize) -> Result<
         iov_base: start.cast(),
         iov_len: length,
     };
-    let kind = ptr::without_provenance_mut::<c_void>(XSTATE);
-    // SAFETY: the kernel reads or writes what the vector describes, as the caller of this function may.
+    let kind = ptr::without_provenance_mut::<c_void>(arch::EXTENDED_STATE);
+    // SAFETY: the kernel reads or writes what the vector describes, as the caller of this function
+    // may.
     check(unsafe { libc::ptrace(request, pid.as_raw(), kind, &raw mut vector) })?;
     Ok(vector.iov_len)
 }
@@ -135,10 +135,11 @@ pub(super) fn signal_code(pid: Pid) -> Result<c_int> {
     Ok(unsafe { info.assume_init() }.si_code)
 }
 
-/// The status of a thread that has changed its state, or `None`. Threads that are no processes are found as well.
+/// The status of a thread that has changed its state, or `None`. Threads that are no processes are
+/// found as well.
 ///
-/// A signal that is about to be delivered is left where it is: taking notice of it takes it from the thread until it is resumed
-/// with it, and if this process ended meanwhile, it would be lost.
+/// A signal that is about to be delivered is left where it is: taking notice of it takes it from
+/// the thread until it is resumed with it, and if this process ended meanwhile, it would be lost.
 pub(super) fn changed(pid: Pid) -> Result<Option<c_int>> {
     let Some(stopped_by) = noticed(pid)? else {
         return Ok(None);
@@ -153,8 +154,8 @@ pub(super) fn changed(pid: Pid) -> Result<Option<c_int>> {
     interrupted(changed.into(), (changed != 0).then_some(status))
 }
 
-/// What has stopped a thread that has changed its state: the number of a signal, with more bits where it is none. 0 if it has
-/// ended.
+/// What has stopped a thread that has changed its state: the number of a signal, with more bits
+/// where it is none. 0 if it has ended.
 fn noticed(pid: Pid) -> Result<Option<c_int>> {
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
     let options = libc::WNOHANG | libc::WNOWAIT | libc::WSTOPPED | libc::WEXITED | libc::__WALL;
@@ -174,7 +175,8 @@ fn noticed(pid: Pid) -> Result<Option<c_int>> {
     interrupted(said.into(), (of != 0).then_some(stopped_by))
 }
 
-/// The value, unless a call has failed. One that a signal of this process's has interrupted has found nothing.
+/// The value, unless a call has failed. One that a signal of this process's has interrupted has
+/// found nothing.
 fn interrupted(result: libc::c_long, value: Option<c_int>) -> Result<Option<c_int>> {
     match check(result) {
         Ok(()) => Ok(value),

@@ -1,7 +1,8 @@
-//! All threads of a process, made to stand still.
+//! Stops all threads of a process.
 //!
-//! Threads are seized (`PTRACE_SEIZE`) and then interrupted: unlike a stop signal, that leaves no trace in the process.
-//! No option is set, so if the tracer dies, they go on by themselves.
+//! The tool seizes threads (`PTRACE_SEIZE`) and then interrupts them: unlike a stop signal, that
+//! leaves no trace in the process. It sets no option, so if the tracer dies, the threads go on by
+//! themselves.
 
 use std::collections::HashSet;
 use std::fs;
@@ -13,28 +14,29 @@ use nix::unistd::Pid;
 use super::{Stop, Tracee};
 use crate::{Error, Refusal, Result};
 
-/// How long a thread is waited for before it is looked at.
+/// How long to wait for a thread before looking at its state.
 const GLANCE: Duration = Duration::from_millis(20);
 
 /// How often a thread must be found in an uninterruptible system call to be left there.
 const UNINTERRUPTIBLE: u32 = 5;
 
-/// How a thread that was to stand still took it.
+/// Whether a thread has stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// It stands still, and no signal is on its way to it.
+    /// It has stopped, and no signal is on its way to it.
     Still,
-    /// It is in the kernel and cannot be interrupted there: `vfork`, or a device that does not answer. It will stop before
-    /// it executes anything.
+    /// It is in the kernel and cannot be interrupted there: `vfork`, or a device that does not
+    /// answer. It will stop before it executes anything.
     InKernel,
     /// It has ended.
     Gone,
 }
 
 impl Tracee {
-    /// Has a thread that runs stand still.
+    /// Stops a thread that runs.
     ///
-    /// A signal that was about to be delivered is: the thread then stands at the first instruction of its handler.
+    /// A signal that was about to be delivered is: the thread then stands at the first instruction
+    /// of its handler.
     pub fn stand_still(&mut self, patience: Duration) -> Result<Standing> {
         match self.interrupt() {
             Ok(()) => self.wait_still(patience),
@@ -83,7 +85,8 @@ impl Tracee {
     }
 }
 
-/// The state in a line of `/proc/PID/stat`: it follows the name, which may have brackets of its own.
+/// The state in a line of `/proc/PID/stat`: it follows the name, which may have brackets of its
+/// own.
 fn state(stat: &str) -> Option<char> {
     let (_, rest) = stat.rsplit_once(')')?;
     rest.trim_start().chars().next()
@@ -100,7 +103,7 @@ pub fn is_gone(error: &Error) -> bool {
         .is_some_and(|number| gone.contains(&Errno::from_raw(number)))
 }
 
-/// A process whose threads stand still. Dropping this lets them go on.
+/// A process whose threads have stopped. Dropping this lets them go on.
 #[derive(Debug)]
 pub struct Seized {
     pid: Pid,
@@ -110,7 +113,7 @@ pub struct Seized {
 }
 
 impl Seized {
-    /// Has all threads of a process stand still, each within `patience`.
+    /// Stops all threads of a process, each within `patience`.
     pub fn stop(pid: Pid, patience: Duration) -> Result<Self> {
         let mut seized = Self {
             pid,
@@ -122,12 +125,12 @@ impl Seized {
         Ok(seized)
     }
 
-    /// The threads that stand still.
+    /// The threads that have stopped.
     pub fn threads(&mut self) -> &mut Vec<Tracee> {
         &mut self.still
     }
 
-    /// The threads that stand still, to be looked at.
+    /// The threads that have stopped, to read from.
     pub fn standing(&self) -> &[Tracee] {
         &self.still
     }
@@ -165,7 +168,8 @@ impl Seized {
     }
 }
 
-/// Threads in the kernel are let go when this thread ends: before they stop, the kernel does not let go of them.
+/// Threads in the kernel are let go when this thread ends: before they stop, the kernel does not
+/// let go of them.
 impl Drop for Seized {
     fn drop(&mut self) {
         for thread in self.in_kernel.drain(..) {
@@ -194,8 +198,8 @@ fn threads_of(pid: Pid) -> Result<Vec<Pid>> {
     Ok(numbers.map(Pid::from_raw).collect())
 }
 
-/// Whether a thread has ended, or is about to and executes nothing any more. The first thread of a process is listed until
-/// all others have ended, too.
+/// Whether a thread has ended, or is about to and executes nothing any more. The first thread of a
+/// process is listed until all others have ended, too.
 fn has_ended(thread: Pid) -> bool {
     let stat = fs::read_to_string(format!("/proc/{thread}/stat"));
     stat.map_or(true, |stat| {
@@ -203,8 +207,8 @@ fn has_ended(thread: Pid) -> bool {
     })
 }
 
-/// `PF_EXITING` among the flags, the sixth number behind the state. Such a thread may have no memory any more, and be no
-/// longer anybody's to trace.
+/// `PF_EXITING` among the flags, the sixth number behind the state. Such a thread may have no
+/// memory any more, and the kernel refuses to trace it.
 fn is_exiting(stat: &str) -> bool {
     const EXITING: u32 = 4;
     let behind = stat.rsplit_once(')').map(|(_, rest)| rest);

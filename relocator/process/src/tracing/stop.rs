@@ -1,4 +1,4 @@
-//! What a thread that is waited for was found to do.
+//! Why a thread stopped, by the status that the kernel reports.
 
 use std::ffi::c_int;
 use std::fmt;
@@ -12,12 +12,13 @@ const SYSTEM_CALL: c_int = libc::SIGTRAP | 0x80;
 /// Why a thread does not run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
-    /// A signal is about to be delivered; or a step is done, or a trap was met, which are [`Stop::TRAP`]. Numbers are
-    /// those of `signal(7)`, real-time ones included.
+    /// A signal is about to be delivered; or a step is done, or a trap was met, which are
+    /// [`Stop::TRAP`]. Numbers are those of `signal(7)`, real-time ones included.
     Signal(c_int),
     /// `PTRACE_EVENT_*`: an event that was asked for.
     Event(c_int),
-    /// The whole process stands still for a stop signal (a group stop), or was interrupted.
+    /// A stop signal has stopped the whole process (a group stop), or the tracer has interrupted
+    /// the thread.
     Group,
     /// A system call begins or ends, which was asked for ([`super::Tracee::run_to_system_call`]).
     SystemCall,
@@ -49,7 +50,8 @@ impl Stop {
         }
     }
 
-    /// The signal that would be lost if the thread went on without it, or 0. Traps are for the tracer.
+    /// The signal that would be lost if the thread went on without it, or 0. Traps are for the
+    /// tracer.
     pub fn due(self) -> c_int {
         match self {
             Self::TRAP => 0,

@@ -13,26 +13,24 @@ use nix::unistd::Pid;
 
 use super::request;
 use super::{ProcessMemory, Stop, UserRegisters};
+use crate::arch::LARGEST_STATE;
 use crate::{Error, Result};
 use relocator::threads::Memory;
-
-/// Room for the largest extended state that processors have today (AMX: 11 KiB), and then some.
-const LARGEST_STATE: usize = 32 << 10;
 
 /// Bytes that are written at once.
 const WORD: usize = 8;
 
-/// How often it is looked, with a mere yield in between, before waiting means sleeping. A thread that was resumed for one
-/// instruction is back within microseconds.
+/// How often to look, with a mere yield in between, before sleeping. A thread that was resumed for
+/// one instruction is back within microseconds.
 const GLANCES: u32 = 200;
 
 /// The shortest and the longest sleep while waiting.
 const NAP: (Duration, Duration) = (Duration::from_micros(20), Duration::from_millis(2));
 
-/// How long a thread that is let go is given to stand still for it.
+/// How long a thread may take to stop before the tool lets it go.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// What becomes of a tracee that is dropped.
+/// What happens to a tracee when it is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Farewell {
     /// Its process ends.
@@ -49,7 +47,7 @@ pub struct Tracee {
     pid: Pid,
     farewell: Farewell,
     stopped: bool,
-    /// The signal that it was stopped by and that it has yet to be given.
+    /// The signal that stopped it and that the tool still has to deliver.
     due: c_int,
 }
 
@@ -64,8 +62,8 @@ impl Tracee {
         }
     }
 
-    /// Begins to trace a thread, which runs on until it is [interrupted](Self::interrupt). Dropping this lets it go on
-    /// untraced.
+    /// Begins to trace a thread, which runs on until it is [interrupted](Self::interrupt). Dropping
+    /// this lets it go on untraced.
     pub fn seize(thread: Pid) -> Result<Self> {
         request::plain(libc::PTRACE_SEIZE, thread, 0)
             .map_err(Error::io(format!("tracing thread {thread}")))?;
@@ -94,7 +92,7 @@ impl Tracee {
         ProcessMemory::of(self.pid)
     }
 
-    /// Has a thread that was seized stop: it is then to be waited for.
+    /// Interrupts a seized thread. The caller then waits for it.
     pub fn interrupt(&self) -> Result<()> {
         request::plain(libc::PTRACE_INTERRUPT, self.pid, 0).map_err(self.failed("interrupting"))
     }
@@ -111,13 +109,14 @@ impl Tracee {
         self.go(libc::PTRACE_CONT, signal, "resuming")
     }
 
-    /// Lets it run for one instruction, or for the first one of the handler of a signal that is not 0.
+    /// Lets it run for one instruction, or for the first one of the handler of a signal that is not
+    /// 0.
     pub fn step(&mut self, signal: c_int) -> Result<()> {
         self.go(libc::PTRACE_SINGLESTEP, signal, "stepping")
     }
 
-    /// Lets it run, with a signal or 0, until a system call begins or ends: a [`Stop::SystemCall`] if `PTRACE_O_TRACESYSGOOD`
-    /// is set.
+    /// Lets it run, with a signal or 0, until a system call begins or ends: a [`Stop::SystemCall`]
+    /// if `PTRACE_O_TRACESYSGOOD` is set.
     pub fn run_to_system_call(&mut self, signal: c_int) -> Result<()> {
         self.go(libc::PTRACE_SYSCALL, signal, "resuming")
     }
@@ -199,8 +198,8 @@ impl Tracee {
         request::set_signal_mask(self.pid, mask).map_err(self.failed("putting the signal mask of"))
     }
 
-    /// Writes memory of its process, whether that may be written or not. It must be stopped. Up to eight bytes at a multiple
-    /// of eight change at once.
+    /// Writes memory of its process, whether that may be written or not. It must be stopped. Up to
+    /// eight bytes at a multiple of eight change at once.
     pub fn poke(&self, at: Avma, bytes: &[u8]) -> Result<()> {
         if bytes.len() > WORD && self.write(at, bytes).is_ok() {
             return Ok(());
@@ -232,7 +231,8 @@ impl Tracee {
         Ok(word)
     }
 
-    /// Writes memory by the file that stands for it, all at a time. Some kernels refuse that where memory may not be written.
+    /// Writes memory by the file that stands for it, all at a time. Some kernels refuse that where
+    /// memory may not be written.
     fn write(&self, at: Avma, bytes: &[u8]) -> std::io::Result<()> {
         let memory = OpenOptions::new()
             .write(true)
@@ -240,7 +240,8 @@ impl Tracee {
         memory.write_all_at(bytes, at.0)
     }
 
-    /// Whether it may be in a restartable sequence (`rseq`), in which its registers must not be changed. It must be stopped.
+    /// Whether it may be in a restartable sequence (`rseq`), in which its registers must not be
+    /// changed. It must be stopped.
     pub fn is_in_sequence(&self) -> bool {
         /// Where `struct rseq` has the sequence that is executed.
         const SEQUENCE: u64 = 8;
@@ -279,8 +280,8 @@ impl Tracee {
         }
     }
 
-    /// A thread that has ended remains until its tracer takes notice, and its process as long. Of our own children the status
-    /// is left for whoever began them.
+    /// A thread that has ended remains until its tracer takes notice, and its process as long. The
+    /// status of our own children stays for the code that waits for them.
     fn take_notice(&mut self) {
         let is_child = children().contains(&self.pid);
         while !is_child && self.farewell != Farewell::None {
@@ -310,7 +311,7 @@ impl Drop for Tracee {
     }
 }
 
-/// Processes that threads of this process have begun and nobody has waited for.
+/// Children of the threads of this process that no thread has waited for.
 fn children() -> Vec<Pid> {
     let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten();
     let files = tasks.filter_map(|task| Some(task.ok()?.path().join("children")));

@@ -13,8 +13,8 @@ use super::{Error, Result};
 /// More arguments, variables and entries than any program has that is tested.
 const MOST_WORDS: usize = 1 << 20;
 
-/// Has the vector on the stack, and the kernel's copy of it, name another vDSO. The result says whether the kernel's
-/// copy could be changed.
+/// Makes the vector on the stack, and the kernel's copy of it, name another vDSO. The result says
+/// whether the kernel's copy could be changed.
 pub(super) fn name_vdso(remote: &mut Remote<'_>, vdso: Avma) -> Result<Result<()>> {
     let vector = find(remote)?;
     let mut at = vector.start;
@@ -29,8 +29,8 @@ pub(super) fn name_vdso(remote: &mut Remote<'_>, vdso: Avma) -> Result<Result<()
     Ok(change_copy(remote, &vector))
 }
 
-/// `struct prctl_mm_map` of `linux/prctl.h`, which CRIU uses as well: it asks for no capability, but has to hold
-/// everything that is not to be changed.
+/// `struct prctl_mm_map` of `linux/prctl.h`, which CRIU uses as well: it asks for no capability,
+/// but has to hold everything that is not to be changed.
 const MM_MAP_WORDS: usize = 13;
 
 /// Below the stack pointer and what programs may use below it.

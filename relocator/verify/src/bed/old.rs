@@ -7,13 +7,14 @@ use elf_tools::symtab::{Symtab, mapping_name};
 use relocator::link::{New, Old, link};
 use relocator::placement::{PAGE, Placement};
 use relocator::plan::Policy;
-use relocator_process::features;
+use relocator_process::cpu_features;
 
 use relocator::source::Source;
 
 use super::{Error, Result};
 
-/// Bytes of vvar below the vDSO on stock kernels until 6.12, for images whose kernel's symbols are not known.
+/// Bytes of vvar below the vDSO on stock kernels until 6.12, for images whose kernel's symbols are
+/// not known.
 const USUAL_VVAR: u64 = 4 * PAGE;
 
 /// An old vDSO with alternatives applied.
@@ -36,7 +37,7 @@ impl OldVdso {
     /// An image, and the symbols of its kernel as far as they are known.
     pub fn new(image: &Image, symtab: Option<&Symtab>) -> Result<Self> {
         let table = alternatives::read(image)?;
-        let bytes = alternatives::apply(image, &table, features::has);
+        let bytes = alternatives::apply(image, &table, cpu_features::has);
         let vvar_size = symtab.map_or(Ok(USUAL_VVAR), |symtab| vvar_below(symtab, bytes.len()))?;
         let has_tables = image.tables_note().is_some();
         Ok(Self {

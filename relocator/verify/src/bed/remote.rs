@@ -84,7 +84,8 @@ impl<'a> Remote<'a> {
             let stepped = tracee.step(0).and_then(|()| tracee.wait(PATIENCE));
             match stepped? {
                 Some(Stop::TRAP) => break,
-                // A process that is stopped is so until it is told otherwise; whoever wants it to be stopped afterwards says so.
+                // A process that is stopped is so until it is told otherwise; whoever wants it to
+                // be stopped afterwards says so.
                 Some(Stop::Signal(libc::SIGSTOP) | Stop::Group) => {}
                 Some(stop) => {
                     let expected = "a step";

@@ -1,4 +1,5 @@
-//! What a restore makes of an address space, step by step. No page can be written and executed at any time.
+//! What a restore makes of an address space, step by step. No page can be written and executed at
+//! any time.
 
 use std::ops::Range;
 
@@ -156,7 +157,8 @@ fn protect(remote: &mut Remote<'_>, range: &Range<Avma>) -> Result<()> {
     done.map(drop)
 }
 
-/// Mappings of somebody else, so that there is as much room as was asked for. They can neither be read nor written.
+/// Mappings of somebody else, so that there is as much room as was asked for. They can neither be
+/// read nor written.
 fn neighbours(bed: &Bed, remote: &mut Remote<'_>, all: &Range<Avma>) -> Result<()> {
     if let Some(room) = bed.room_below {
         let end = all.start.offset(-room.next_multiple_of(PAGE).cast_signed());

@@ -10,8 +10,8 @@ use relocator_process::targets::Mapping;
 
 use super::{Error, Result};
 
-/// How far below the stack the old text is put. The kernel keeps at least 128 MiB free there for the stack to grow, and
-/// nothing is mapped there unless asked for by address.
+/// How far below the stack the old text is put. The kernel keeps at least 128 MiB free there for
+/// the stack to grow, and nothing is mapped there unless asked for by address.
 const BELOW_STACK: u64 = 64 << 20;
 
 /// A snapshot of its mappings.

@@ -8,14 +8,16 @@ use super::Limits;
 use crate::targets::Mapping;
 use relocator::placement::{END, PAGE};
 
-/// The most that is left free below a stack and behind the heap, which grow: what the kernel leaves below a stack at least
-/// when it starts a program (`mmap_base` in its `arch/x86/mm/mmap.c`).
+/// The most that is left free below a stack and behind the heap, which grow: what the kernel leaves
+/// below a stack at least when it starts a program (`mmap_base`).
 pub(super) const GROWTH: u64 = 128 << 20;
 
-/// The least that is left: the kernel's `stack_guard_gap`, without which a stack cannot grow at all.
+/// The least that is left: the kernel's `stack_guard_gap`, without which a stack cannot grow at
+/// all.
 pub(super) const GUARD: u64 = 256 * PAGE;
 
-/// Ranges of whole pages where nothing is mapped and nothing will grow, lowest first, none next to another.
+/// Ranges of whole pages where nothing is mapped and nothing will grow, lowest first, none next to
+/// another.
 #[derive(Debug)]
 pub(super) struct Gaps(Vec<Range<u64>>);
 
@@ -78,9 +80,10 @@ impl Gaps {
     }
 }
 
-/// What a mapping takes, with what it may grow into: half of the space up to the next one, within limits.
+/// What a mapping takes, with what it may grow into: half of the space up to the next one, within
+/// limits.
 ///
-/// Other stacks that grow, which programs can map (`MAP_GROWSDOWN`), are not told by their names.
+/// Other stacks that grow, which programs can map (`MAP_GROWSDOWN`), have no name that shows it.
 fn occupied(mapping: &Mapping, mappings: &[Mapping]) -> Range<u64> {
     let Range { start, end } = mapping.range.start.0..mapping.range.end.0;
     let room = |free: u64| (free / 2 / PAGE * PAGE).clamp(GUARD, GROWTH).min(free);

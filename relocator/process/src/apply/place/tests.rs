@@ -115,7 +115,8 @@ fn growing_stacks_and_the_heap_keep_their_room() {
     let stack = mapping(range(TEXT - 16 * PAGE, 16), "[stack]");
     let below = TEXT - 16 * PAGE - GROWTH - 8 * PAGE;
     assert_eq!(near_text(&unit, 0, &[stack, behind.clone()]), at(below));
-    // A stack has no use for what is below something else. Of what it can grow into it keeps half, and its guard.
+    // A stack has no use for what is below something else. Of what it can grow into it keeps half,
+    // and its guard.
     for (free, is_room) in [
         (4 << 20, true),
         (GUARD + 8 * PAGE, true),

@@ -25,7 +25,8 @@ const DATA: Protection = Protection {
     shared: false,
 };
 
-/// Finds the kernel's unit. What is called like a part of it and is not adds to `lies`.
+/// Finds the kernel's unit. What has a name of a part of it and is none adds to the misleading
+/// names.
 pub(super) fn find(
     mappings: &[Mapping],
     memory: &dyn Memory,
@@ -115,7 +116,8 @@ fn vdso(
             Err(_) => continue,
         };
         let is_in_place = is_behind_data(mapping, mappings, own);
-        // A copy of the same bytes may be an old vDSO from this very kernel. Its name tells it, or else its place.
+        // A copy of the same bytes may be an old vDSO from this very kernel. Its name tells it, or
+        // else its place.
         let rank = u8::from(is_named) * 2 + u8::from(is_in_place);
         if rank > 0 && best.is_none_or(|best| rank > best.0) {
             best = Some((rank, mapping, mark));
@@ -139,7 +141,8 @@ fn is_behind_data(vdso: &Mapping, mappings: &[Mapping], own: &Own) -> bool {
     !parts.is_empty() && parts.iter().all(is_there)
 }
 
-/// Holds a mapping against the running kernel's vDSO: CRIU's mark if that is all that differs, or what else does.
+/// Holds a mapping against the running kernel's vDSO: CRIU's mark if that is all that differs, or
+/// what else does.
 fn compare(mapping: &Mapping, memory: &dyn Memory, own: &Own) -> Result<Option<Mark>, String> {
     let expected = own.image.bytes();
     if mapping.size() != own.vdso_size() {
@@ -169,7 +172,8 @@ fn compare(mapping: &Mapping, memory: &dyn Memory, own: &Own) -> Result<Option<M
     }
 }
 
-/// The kernel's data mapping of that name: the one that is where it has to be, or else the only one.
+/// The kernel's data mapping of that name: the one that is where it has to be, or else the only
+/// one.
 fn data(
     name: &str,
     start: Avma,

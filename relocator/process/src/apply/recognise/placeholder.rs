@@ -1,4 +1,4 @@
-//! Pages of zeros: what a restore leaves where the old vvar was.
+//! The vvar placeholder: pages of zeros, which a restore leaves where the old vvar was.
 
 use std::ops::Range;
 
@@ -8,7 +8,7 @@ use crate::targets::{Mapping, Protection};
 use relocator::placement::PAGE;
 use relocator::threads::Memory;
 
-/// The most pages that are taken for an old vvar. Stock kernels have up to 6.
+/// The most pages that a placeholder may have. Stock kernels have up to 6.
 pub const MAX_PLACEHOLDER: u64 = 16;
 
 /// How they can be used.
@@ -21,7 +21,8 @@ const ZEROS: Protection = Protection {
 
 /// The pages of zeros that end at `below`, in mappings that have no name and can only be read.
 ///
-/// Mappings of more than [`MAX_PLACEHOLDER`] pages are the program's own, whatever they hold, and end the search.
+/// Mappings of more than [`MAX_PLACEHOLDER`] pages are the program's own, whatever they hold, and
+/// end the search.
 pub fn vvar_placeholder(
     mappings: &[Mapping],
     memory: &dyn Memory,

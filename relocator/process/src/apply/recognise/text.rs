@@ -1,30 +1,32 @@
 //! Old vDSOs: images that a process can execute and that are not its kernel's.
 
+use elf_tools::Avma;
 use elf_tools::image::Image;
 use elf_tools::symtab::mapping_name;
-use elf_tools::{Avma, arch};
 
 use super::OldText;
 use crate::targets::Mapping;
-use crate::{Error, Result, Unlinkable};
+use crate::{Error, Result, Unlinkable, arch};
 use relocator::placement::PAGE;
 use relocator::threads::Memory;
 
-/// The largest mapping that is taken for one with an old vDSO in it. Stock images have up to 3 pages.
+/// The largest mapping that may have an old vDSO in it. Stock images have up to 3
+/// pages.
 pub const MAX_TEXT: u64 = 1 << 20;
 
-/// How many pages of a mapping are looked at for the start of an image: the first, and as many as a link record before it
-/// may have. Elsewhere an image is found if something says that it is there.
+/// In how many pages of a mapping the tool looks for the start of an image: the first, and as many
+/// as a link record before it may have. Elsewhere an image is found if something says that it is
+/// there.
 const FIRST_PAGES: u64 = 4;
 
 /// Size of an ELF header.
 const HEADER: usize = 64;
 
+/// `ELFCLASS32`, at byte 4.
+const CLASS_32: u8 = 1;
+
 /// `ET_DYN`, at byte 16.
 const SHARED_OBJECT: [u8; 2] = [3, 0];
-
-/// `EM_X86_64`, at byte 18.
-const X86_64: [u8; 2] = [62, 0];
 
 /// What names of functions begin with that vDSOs export.
 const EXPORT: &str = "__vdso_";
@@ -54,7 +56,7 @@ impl Hints {
     }
 }
 
-/// Finds old vDSOs. Hints that lead to none add to `lies`.
+/// Finds old vDSOs. Hints that lead to none add to the misleading names.
 pub(super) fn find(
     mappings: &[Mapping],
     hints: &Hints,
@@ -95,7 +97,7 @@ pub(super) fn find(
     Ok(found)
 }
 
-/// A remark about an old vDSO that lies in a strange mapping.
+/// A remark about an old vDSO in a strange mapping.
 fn remark(text: &OldText, mappings: &[Mapping]) -> Option<String> {
     let mapping = mappings
         .iter()
@@ -148,14 +150,14 @@ fn look(
         return Ok(Err("no ELF header is there".to_owned()));
     }
     let is_kernels = mapping.name == mapping_name::VDSO && at == mapping.range.start;
-    if header[4] == 1 && (is_kernels || hints.is_named(at)) {
+    if header[4] == CLASS_32 && (is_kernels || hints.is_named(at)) {
         return Err(Error::Unlinkable {
             what: format!("the vDSO at {at}"),
             reason: Unlinkable::OtherWidth,
         });
     }
-    if header[4] != 2 || header[16..18] != SHARED_OBJECT || header[18..20] != X86_64 {
-        return Ok(Err("it is no x86-64 shared object".to_owned()));
+    if !arch::is_native_header(&header) || header[16..18] != SHARED_OBJECT {
+        return Ok(Err("it is not a shared object for this machine".to_owned()));
     }
     Ok(read(mapping, at, memory).map(|text| OldText {
         is_by_auxv: hints.auxv == Some(at),
@@ -177,8 +179,8 @@ fn read(mapping: &Mapping, at: Avma, memory: &dyn Memory) -> Result<OldText, Str
     }
     let behind = &bytes[(at.0 - mapping.range.start.0) as usize..];
     let image = Image::parse(behind).map_err(|error| error.to_string())?;
-    if !arch::is_supported(image.machine(), image.class()) {
-        return Err("it is no x86-64 shared object".to_owned());
+    if !arch::is_native(&image) {
+        return Err("it is not a shared object for this machine".to_owned());
     }
     let mut exports = image.exports().iter();
     if !exports.any(|export| export.name.starts_with(EXPORT)) {
@@ -194,7 +196,8 @@ fn read(mapping: &Mapping, at: Avma, memory: &dyn Memory) -> Result<OldText, Str
     })
 }
 
-/// Length of an image, which ends with what is loaded, or with its section headers. What follows is not its own.
+/// Length of an image, which ends with what is loaded, or with its section headers. What follows is
+/// not its own.
 fn length(image: &Image) -> usize {
     let bytes = image.bytes();
     let half = |at: usize| u64::from(u16::from_le_bytes([bytes[at], bytes[at + 1]]));

@@ -1,5 +1,5 @@
-//! What every record is held to, before it is written and after it was read. Limits keep a record that somebody else has
-//! made from costing much.
+//! What every record must fulfil, before it is written and after it was read. Limits keep a record
+//! that another program has made from costing much.
 
 use std::fmt;
 use std::ops::Range;
@@ -147,7 +147,7 @@ fn runs(before: &[Before], text: &Range<Avma>) -> Result<(), RecordFault> {
     for run in before {
         let end = run.at.0.checked_add(run.bytes.len() as u64);
         let end = end.filter(|&end| !run.bytes.is_empty() && run.at >= free && end <= text.end.0);
-        free = Avma(end.ok_or_else(|| RecordFault::RunOutside {
+        free = Avma(end.ok_or(RecordFault::RunOutside {
             size: run.bytes.len(),
             at: run.at,
         })?);

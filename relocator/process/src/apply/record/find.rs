@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use elf_tools::Avma;
 
+use super::header::NoteHeader;
 use super::{Record, stored};
 use crate::{Error, Result};
 
@@ -20,17 +21,18 @@ pub struct FoundRecord {
 }
 
 impl Record {
-    /// The record in the bytes of a mapping that begins at `base`, if there is one of an image that is in this mapping.
+    /// The record in the bytes of a mapping that begins at `base`, if there is one of an image that
+    /// is in this mapping.
     ///
-    /// What earlier records a record keeps are part of it and not found. It is an error, with the place, if one is damaged
-    /// or if there are two.
+    /// What earlier records a record keeps are part of it and not found. It is an error, with the
+    /// place, if one is damaged or if there are two.
     pub fn find(text: &[u8], base: Avma) -> Result<Option<FoundRecord>> {
         let mut found: Option<FoundRecord> = None;
         // Notes begin at multiples of an address, which that of a mapping always is.
         let mut offset = 0;
         while offset < text.len() {
             let bytes = &text[offset..];
-            if !stored::is_header(bytes) {
+            if NoteHeader::read(bytes).is_none() {
                 offset += ALIGNMENT;
                 continue;
             }
@@ -52,8 +54,8 @@ impl Record {
         Ok(found)
     }
 
-    /// The record in the bytes of a mapping at `base` if it is of an image that is not in this mapping: they are a copy, which was
-    /// to be put elsewhere, or was kept.
+    /// The record in the bytes of a mapping at `base` if it is of an image that is not in this
+    /// mapping: they are a copy for another place, or a recovery copy.
     pub fn copied(text: &[u8], base: Avma) -> Option<Self> {
         let here = base..base.offset(text.len() as i64);
         let notes = (0..text.len()).step_by(ALIGNMENT).map(|at| &text[at..]);

@@ -1,17 +1,19 @@
-//! The link record: what a process carries that was linked, next to its text and in the same mapping.
+//! The link record, which a linked process carries next to its text and in the same mapping.
 //!
-//! It is read by whoever links the process again, on this kernel or on the next one, or undoes it.
+//! The next `apply`, on this kernel or on another one, reads it, and so does `rollback`.
 //!
 //! | module | does |
 //! |---|---|
 //! | `stored` | the record as an ELF note, there and back: `docs/abi.md`, section 7 |
+//! | `header` | its parts of a fixed size |
 //! | `number` | the numbers in it |
-//! | `check` | what every record is held to, before it is written and after it was read |
+//! | `check` | what every record must fulfil |
 //! | `find` | a record in the bytes of a mapping |
 //! | `text` | the text that a record is about: what differs, what it was, and what threads find there |
 
 mod check;
 mod find;
+mod header;
 mod number;
 mod stored;
 mod text;
@@ -40,14 +42,15 @@ pub struct Record {
     pub image: Avma,
     /// The mapping that the text was in before.
     pub text: Range<Avma>,
-    /// Bytes of the text's mapping that were others before, and what they were: by address, and none twice. They include
-    /// those in whose place this record is.
+    /// Bytes of the text's mapping that were others before, and what they were: by address, and
+    /// none twice. They include those in whose place this record is.
     pub before: Vec<Before>,
     /// The new kernel's mappings.
     pub kernel: Vec<Placed>,
-    /// Pages of zeros that made room.
+    /// Placeholders that made room.
     pub placeholders: Vec<Range<Avma>>,
-    /// How functions begin: what an entry is overwritten with while a link is incomplete is replaced by this.
+    /// How functions begin: what an entry is overwritten with while a link is incomplete is
+    /// replaced by this.
     pub entries: Vec<Entry>,
     /// Instructions that are elsewhere now.
     pub moved: Vec<Moved>,

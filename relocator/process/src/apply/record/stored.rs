@@ -1,47 +1,23 @@
-//! A record as it is stored: an ELF note, `docs/abi.md` section 7.
+//! A record in bytes: an ELF note, `docs/abi.md` section 7.
 
 use std::ops::Range;
 
 use elf_tools::{Avma, Result, Svma};
 
+use super::header::{self, CHECK, DescriptorHeader, NoteHeader};
 use super::number::{Reader, put, put_signed};
 use super::{Before, Entry, Placed, Record, check};
 use crate::{Error, Unlinkable};
 use relocator::link::Moved;
 use relocator::plan::Strategy;
 
-/// What a note begins with, except the size of its descriptor: `namesz`, `n_type` and the owner `vDSO`.
-const OWNER_SIZE: u32 = 5;
-const TYPE: u32 = 6;
-const OWNER: [u8; 8] = *b"vDSO\0\0\0\0";
-
-/// Bytes before the descriptor.
-pub(super) const HEADER: usize = 20;
-
-/// What the descriptor begins with: version, flags and the check.
-const FIXED: usize = 12;
 const VERSION: u32 = 1;
-
-/// Offset of the check.
-pub(super) const CHECK: Range<usize> = HEADER + 8..HEADER + FIXED;
 
 /// Descriptors have a multiple of so many bytes.
 const ALIGNMENT: usize = 4;
 
 /// Most bytes of a descriptor.
 pub(super) const LARGEST: usize = 64 << 10;
-
-/// Whether bytes begin with the header of such a note.
-pub(super) fn is_header(bytes: &[u8]) -> bool {
-    word(bytes, 0) == Some(OWNER_SIZE)
-        && word(bytes, 8) == Some(TYPE)
-        && bytes.get(12..HEADER) == Some(OWNER.as_slice())
-}
-
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
-    let word = bytes.get(at..at + 4)?;
-    word.try_into().ok().map(u32::from_le_bytes)
-}
 
 /// The CRC-32 of a whole note but for the check itself.
 pub(super) fn check_of(note: &[u8]) -> u32 {
@@ -59,12 +35,10 @@ impl Record {
             reason: Unlinkable::BadRecord(reason),
         };
         check::record(self).map_err(refused)?;
-        let mut note = vec![0; HEADER];
-        note.extend(VERSION.to_le_bytes());
-        note.resize(HEADER + FIXED, 0);
+        let mut note = vec![0; header::NOTE + header::DESCRIPTOR];
         self.put(&mut note);
         note.resize(note.len().next_multiple_of(ALIGNMENT), 0);
-        let size = note.len() - HEADER;
+        let size = note.len() - header::NOTE;
         if size > LARGEST {
             return Err(refused(check::RecordFault::TooMany {
                 count: size,
@@ -72,16 +46,20 @@ impl Record {
                 most: LARGEST,
             }));
         }
-        note[..4].copy_from_slice(&OWNER_SIZE.to_le_bytes());
-        note[4..8].copy_from_slice(&(size as u32).to_le_bytes());
-        note[8..12].copy_from_slice(&TYPE.to_le_bytes());
-        note[12..HEADER].copy_from_slice(&OWNER);
-        let check = check_of(&note);
-        note[CHECK].copy_from_slice(&check.to_le_bytes());
+        NoteHeader::of(size as u32).write(&mut note);
+        let mut descriptor = DescriptorHeader {
+            version: VERSION,
+            flags: 0,
+            check: 0,
+        };
+        descriptor.write(&mut note);
+        descriptor.check = check_of(&note);
+        descriptor.write(&mut note);
         Ok(note)
     }
 
-    /// The record that bytes begin with, and how many of them are its note. Offsets of errors are from the note's start.
+    /// The record that bytes begin with, and how many of them are its note. Offsets of errors are
+    /// from the note's start.
     pub fn decode(bytes: &[u8]) -> crate::Result<(Self, usize)> {
         decode(bytes).map_err(Error::input("link record"))
     }
@@ -131,7 +109,8 @@ fn put_bytes(bytes: &mut Vec<u8>, all: &[u8]) {
     bytes.extend(all);
 }
 
-/// Runs of one value, such as the padding that a record takes the place of, are stored as that value.
+/// Runs of one value, such as the padding that a record takes the place of, are stored as that
+/// value.
 fn put_runs(bytes: &mut Vec<u8>, before: &[Before], start: Avma) {
     put(bytes, before.len() as u64);
     let mut end = start.0;
@@ -177,32 +156,37 @@ fn strategy(number: u64) -> Strategy {
 
 /// The record that bytes begin with, and the size of its note.
 pub(super) fn decode(bytes: &[u8]) -> Result<(Record, usize)> {
-    if !is_header(bytes) {
+    let Some(note_header) = NoteHeader::read(bytes) else {
         return Err(Reader::wrong(0, "no note of that kind begins here"));
-    }
-    let size = word(bytes, 4).unwrap_or_default() as usize;
-    if !(FIXED..=LARGEST).contains(&size) || !size.is_multiple_of(ALIGNMENT) {
+    };
+    let size = note_header.size as usize;
+    if !(header::DESCRIPTOR..=LARGEST).contains(&size) || !size.is_multiple_of(ALIGNMENT) {
         return Err(Reader::wrong(4, format!("a descriptor of {size} bytes")));
     }
-    let note = bytes.get(..HEADER + size).ok_or_else(|| {
-        let there = bytes.len() - HEADER;
-        Reader::wrong(4, format!("{size} bytes of which only {there} are there"))
-    })?;
+    let note = bytes.get(..header::NOTE + size);
+    let (note, descriptor) = note
+        .and_then(|note| Some((note, DescriptorHeader::read(note)?)))
+        .ok_or_else(|| {
+            let there = bytes.len() - header::NOTE;
+            Reader::wrong(4, format!("{size} bytes of which only {there} are there"))
+        })?;
     // A version that is not known may have its check elsewhere.
-    for (at, name, known) in [(HEADER, "version", VERSION), (HEADER + 4, "flags", 0)] {
-        let found = word(note, at).unwrap_or_default();
+    for (at, name, found, known) in [
+        (0, "version", descriptor.version, VERSION),
+        (4, "flags", descriptor.flags, 0),
+    ] {
         if found != known {
             let reason = format!("{name} {found:#x}; only {known:#x} is understood");
-            return Err(Reader::wrong(at, reason));
+            return Err(Reader::wrong(header::NOTE + at, reason));
         }
     }
-    if word(note, CHECK.start) != Some(check_of(note)) {
+    if descriptor.check != check_of(note) {
         return Err(Reader::wrong(
             CHECK.start,
             "it is damaged: its CRC-32 is another one",
         ));
     }
-    let mut reader = Reader::new(note, HEADER + FIXED);
+    let mut reader = Reader::new(note, header::NOTE + header::DESCRIPTOR);
     let record = read(&mut reader)?;
     let end = reader.offset();
     let padding = &note[end..];
@@ -210,7 +194,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Record, usize)> {
         let reason = format!("{} bytes that mean nothing", padding.len());
         return Err(Reader::wrong(end, reason));
     }
-    check::record(&record).map_err(|fault| Reader::wrong(HEADER + FIXED, fault.to_string()))?;
+    check::record(&record)
+        .map_err(|fault| Reader::wrong(header::NOTE + header::DESCRIPTOR, fault.to_string()))?;
     Ok((record, note.len()))
 }
 

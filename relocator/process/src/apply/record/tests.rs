@@ -20,7 +20,8 @@ fn run(offset: u64, bytes: &[u8]) -> Before {
     }
 }
 
-/// A record as a link of Linux 6.1's vDSO to 6.18 leaves it: 25 runs of changed bytes, detours and itself behind the image.
+/// A record as a link of Linux 6.1's vDSO to 6.18 leaves it: 25 runs of changed bytes, detours and
+/// itself behind the image.
 fn typical() -> Record {
     let run_of = |index: u64| {
         let size = [1, 2, 4, 4, 5, 7, 8, 16][index as usize % 8];
@@ -152,7 +153,8 @@ fn the_record_that_holds_others_counts() {
     let original = vec![0x90; SIZE];
     let mut text = original.clone();
     let mut generations = vec![text.clone()];
-    // Each takes the place of the one before, which is in it with and without a multiple of 16 for an offset.
+    // Each takes the place of the one before, which is in it with and without a multiple of 16 for
+    // an offset.
     for generation in 0..20_u8 {
         let mut next = text.clone();
         next[0x100 + usize::from(generation)] = generation;
@@ -230,13 +232,13 @@ fn two_records_of_one_text_are_refused() {
 /// A note with that descriptor behind what is fixed, and the check that it has to have.
 fn note_of(body: &[u8]) -> Vec<u8> {
     let mut note = typical().encode().unwrap();
-    note.truncate(stored::HEADER + 12);
+    note.truncate(super::header::NOTE + 12);
     note.extend(body);
     note.resize(note.len().next_multiple_of(4), 0);
-    let size = (note.len() - stored::HEADER) as u32;
+    let size = (note.len() - super::header::NOTE) as u32;
     note[4..8].copy_from_slice(&size.to_le_bytes());
     let check = stored::check_of(&note);
-    note[stored::CHECK].copy_from_slice(&check.to_le_bytes());
+    note[super::header::CHECK].copy_from_slice(&check.to_le_bytes());
     note
 }
 

@@ -9,15 +9,16 @@ use crate::{Error, Result, Unlinkable};
 use relocator::plan::Strategy;
 use relocator::threads::CodeNow;
 
-/// What the header of a run takes where the next one is near. Bytes that do not differ are kept if they cost no more.
+/// What the header of a run takes where the next one is near. Bytes that do not differ are kept if
+/// they cost no more.
 const HEADER: usize = 2;
 
 /// Bytes of one value are a run of their own if there are so many: two more headers, and the value.
 const UNIFORM: usize = 2 * HEADER + 2;
 
 impl Record {
-    /// What the bytes of a mapping at `base` were, where they are others afterwards. What is there only before is kept as a
-    /// whole, what is there only afterwards has not been anything.
+    /// What the bytes of a mapping at `base` were, where they are others afterwards. What is there
+    /// only before is kept as a whole, what is there only afterwards has not been anything.
     pub fn difference(before: &[u8], after: &[u8], base: Avma) -> Vec<Before> {
         let differs = |index: &usize| after.get(*index) != Some(&before[*index]);
         let mut runs: Vec<Range<usize>> = Vec::new();
@@ -41,10 +42,11 @@ impl Record {
         all
     }
 
-    /// Fills in `before`, and writes the record at an offset into the bytes `after` of a mapping at `base`. The bytes `before`
-    /// were at the start of the record's text until now.
+    /// Fills in `before`, and writes the record at an offset into the bytes `after` of a mapping at
+    /// `base`. The bytes `before` were at the start of the record's text until now.
     ///
-    /// What the record takes the place of is part of it, and so is what is to be `kept`, whether or not it differs.
+    /// What the record takes the place of is part of it, and so is what is to be `kept`, whether or
+    /// not it differs.
     pub fn store(
         mut self,
         before: &[u8],
@@ -94,7 +96,8 @@ impl Record {
         }
     }
 
-    /// Puts back what the bytes of a mapping at `base` were. Nothing is changed if not all of them are there.
+    /// Puts back what the bytes of a mapping at `base` were. Nothing is changed if not all of them
+    /// are there.
     pub fn undo(&self, text: &mut [u8], base: Avma) -> Result<()> {
         let place = |run: &Before| self.span(text.len(), base, run.at, run.bytes.len());
         let places = self.before.iter().map(place);
@@ -105,7 +108,8 @@ impl Record {
         Ok(())
     }
 
-    /// What the text's mapping held before, from the bytes of a mapping at `base` that it is in now.
+    /// What the text's mapping held before, from the bytes of a mapping at `base` that it is in
+    /// now.
     pub fn undone(&self, text: &[u8], base: Avma) -> Result<Vec<u8>> {
         let mut undone = text.to_vec();
         self.undo(&mut undone, base)?;
@@ -114,8 +118,8 @@ impl Record {
         Ok(undone[part].to_vec())
     }
 
-    /// The functions in the bytes of a mapping at `base` that do not begin as they are to in the end: while a link is
-    /// incomplete, entries are overwritten with something else.
+    /// The functions in the bytes of a mapping at `base` that do not begin as they are to in the
+    /// end: while a link is incomplete, entries are overwritten with something else.
     pub fn incomplete(&self, text: &[u8], base: Avma) -> Result<Vec<&Entry>> {
         let mut incomplete = Vec::new();
         for entry in &self.entries {
@@ -133,7 +137,7 @@ impl Record {
             .map(|entries| entries.is_empty())
     }
 
-    /// Has each function in the bytes of a mapping at `base` begin as it is to in the end.
+    /// Makes each function in the bytes of a mapping at `base` begin as it should in the end.
     pub fn complete(&self, text: &mut [u8], base: Avma) -> Result<()> {
         let place = |entry| self.entry(text.len(), base, entry, entry.bytes.len());
         let places = self.entries.iter().map(place);
@@ -146,8 +150,8 @@ impl Record {
 
     /// What threads find in the bytes of a mapping at `base`.
     ///
-    /// This is what is there now: of functions that do not [begin as they are to](Self::is_complete), what their entries
-    /// are overwritten with meanwhile.
+    /// This is what is there now: of functions that do not [begin as they are
+    /// to](Self::is_complete), what their entries are overwritten with meanwhile.
     pub fn linked(&self, text: &[u8], base: Avma) -> Result<CodeNow> {
         let image = self.span(text.len(), base, self.image, 0)?;
         let mut entries = self.entries.iter();

@@ -1,4 +1,4 @@
-//! Steps that need system calls in the process: mappings are made, moved and removed.
+//! Steps that need system calls in the process: they make, move and remove mappings.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -89,7 +89,8 @@ impl<'a> Execution<'a> {
             all.iter()
                 .try_for_each(|step| self.step(step, &mut prepared))
         });
-        // They are of use until everything is undone: who comes after this tool if it is killed learns from them what was there.
+        // They are of use until everything is undone: if this tool is killed, the next one learns
+        // from them what was there.
         let unused = prepared.iter().map(|code| range(code.at, code.bytes.len()));
         self.copy.extend(unused);
         result?;
@@ -114,7 +115,7 @@ impl<'a> Execution<'a> {
         Ok(())
     }
 
-    /// Pages that are to be in the place of others while the worker executes the trampoline in them.
+    /// New pages for a place where the worker executes its code: with that code.
     fn with_trampoline(&self, at: Avma, bytes: &[u8]) -> Vec<u8> {
         let mut bytes = bytes.to_vec();
         let offset = self.code.0.checked_sub(at.0).map(|offset| offset as usize);
@@ -203,8 +204,8 @@ impl<'a> Execution<'a> {
         let covered = covered?;
         self.space.unmap(&prepared);
         self.space.code(&place);
-        // What was there is put over what is there now, and only where nothing was it is unmapped: the trampoline that the
-        // worker executes is never away.
+        // What was there is put over what is there now, and only where nothing was it is unmapped:
+        // the code that the worker executes never disappears.
         let free = uncovered(place, &covered);
         self.done.extend(free.into_iter().map(Undo::Unmap));
         self.done.extend(covered);
@@ -336,7 +337,8 @@ impl<'a> Execution<'a> {
     }
 }
 
-/// Whether a mapping is of a kind that steps may cover: zeros that cannot be written, or private code.
+/// Whether a mapping is of a kind that steps may cover: zeros that cannot be written, or private
+/// code.
 fn is_ours_to_cover(mapping: &Mapping) -> bool {
     let protection = mapping.protection;
     let is_constant = protection.read && !protection.write && !protection.shared;

@@ -1,17 +1,17 @@
-//! A live process whose threads stand still.
+//! A live process whose threads have stopped.
 //!
 //! | module | does |
 //! |---|---|
-//! | `running` | a process that goes on while it is looked at |
-//! | `space` | the same, as it becomes while steps are carried out |
-//! | `injected_call` | code in the process that makes system calls, and leads a thread back if we die |
+//! | `running` | a process that runs while the tool looks at it |
+//! | `space` | the mappings as they become while steps are carried out |
+//! | `injected_call` | code in the process that makes system calls, and leads a thread back if the tool dies |
 //! | `site` | where that code goes |
-//! | `worker` | a thread that executes it |
-//! | `steps` | carries out [`Step`]s, those that need no system call by itself |
-//! | `execution` | those that need system calls, and undoes them |
+//! | `worker` | the thread that executes it |
+//! | `steps` | carries out [`Step`]s; those that need no system call by itself |
+//! | `execution` | carries out those that need system calls, and undoes them |
 //!
-//! Nobody can prevent this tool from being killed, so the process must be able to go on at any moment without it. Of each
-//! step the planner has seen to that; of what a step is made of, `steps` and `worker` do.
+//! `SIGKILL` can end this tool at any moment, so the process must be able to go on without it at
+//! any moment. The planner ensures that between steps; `steps` and `worker` ensure it within them.
 
 mod execution;
 pub(crate) mod injected_call;
@@ -40,21 +40,21 @@ use crate::tracing::{self, ProcessMemory, Seized, Tracee, UserRegisters, is_gone
 use crate::{Error, Refusal, Result};
 use relocator::threads::Memory;
 
-/// A process whose threads stand still. Dropping this lets them go on.
+/// A process whose threads have stopped. Dropping this lets them go on.
 #[derive(Debug)]
 pub struct Live {
     pid: Pid,
     seized: Seized,
     since: Instant,
-    /// Its mappings, which nobody but us can change while it stands still, once they were asked for.
+    /// Its mappings, once they were read. Only this tool can change them while it has stopped.
     mappings: OnceCell<Vec<Mapping>>,
 }
 
 impl Live {
-    /// Has all threads of a process stand still, each within `patience`.
+    /// Stops all threads of a process, each within `patience`.
     ///
-    /// Errors: [`Error::Refused`] if a thread does not, or is in a system call that cannot be interrupted; no thread is
-    /// left standing then.
+    /// Errors: [`Error::Refused`] if a thread does not stop, or is in a system call that cannot be
+    /// interrupted; all threads go on then.
     pub fn stop(pid: i32, patience: Duration) -> Result<Self> {
         let since = Instant::now();
         let pid = Pid::from_raw(pid);
@@ -91,19 +91,19 @@ impl Live {
         since.elapsed()
     }
 
-    /// The threads that stand still.
+    /// The threads that have stopped.
     pub fn tracees(&mut self) -> &mut Vec<Tracee> {
         self.seized.threads()
     }
 }
 
-/// Where a process's program was told that its vDSO is.
+/// Where the auxiliary vector of a process says that its vDSO is.
 pub(crate) fn auxv_vdso(pid: Pid) -> Option<Avma> {
     tracing::auxv_vdso(&Process::new(pid.as_raw()).ok()?)
 }
 
-/// Has a thread that stands still be where it goes by itself, if a tool has left it in its code that was killed. It may be stopped, and
-/// never come to execute that.
+/// Moves a stopped thread to where it would go by itself, if a killed tool has left it in an
+/// injected call. Its process may be stopped by a signal, so that it would not get there.
 pub(crate) fn lead_back(tracee: &Tracee, registers: &UserRegisters) -> Result<()> {
     match injected_call::led_back(&registers.registers(), &tracee.memory()) {
         // If this tool is killed in between as well, the thread is still on its way.

@@ -1,4 +1,4 @@
-//! A live process that goes on while it is looked at.
+//! A live process that runs while the tool looks at it.
 
 use std::cell::OnceCell;
 use std::fs;
@@ -13,8 +13,8 @@ use crate::tracing::ProcessMemory;
 use crate::{Error, Result, maps};
 use relocator::threads::Memory;
 
-/// A live process that goes on while it is looked at: its survey is made of this, so that it is stopped no longer than it
-/// has to be.
+/// A live process that runs while the tool looks at it. Surveys read this, so that the stop is as
+/// short as possible.
 #[derive(Debug)]
 pub struct Running {
     pid: Pid,
@@ -61,7 +61,8 @@ impl Target for Running {
         droppable(self.pid)
     }
 
-    /// By `/proc/PID/task/TID/syscall`, which has the program counter of a thread that waits in the kernel.
+    /// By `/proc/PID/task/TID/syscall`, which has the program counter of a thread that waits in the
+    /// kernel.
     fn whereabouts(&self) -> Result<Vec<Whereabouts>> {
         let path = format!("/proc/{}/task", self.pid);
         let entries = fs::read_dir(&path).map_err(Error::path(&path))?;
@@ -77,7 +78,8 @@ impl Target for Running {
     }
 }
 
-/// Where a thread that waits in the kernel called it; `None` if it runs, or if its process may not be traced.
+/// Where a thread that waits in the kernel called it; `None` if it runs, or if its process may not
+/// be traced.
 pub(crate) fn blocked_at(thread: Pid) -> Option<Avma> {
     let line = fs::read_to_string(format!("/proc/{thread}/syscall")).ok()?;
     let digits = line.split_whitespace().last()?.strip_prefix("0x")?;

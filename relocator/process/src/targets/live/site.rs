@@ -1,6 +1,8 @@
-//! Where the trampoline goes: bytes of zeros at the end of private code, which nobody executes.
+//! Where an injected call goes: bytes of zeros at the end of private code, which no thread
+//! executes.
 //!
-//! It is there before the steps and after them, so where code is replaced, what replaces it has to have zeros there as well.
+//! The code is there before the steps and after them. So if a step replaces the page, the new page
+//! must have zeros there as well.
 
 use std::ops::Range;
 
@@ -44,8 +46,8 @@ pub(super) fn find(live: &Live, steps: &[Step], mappings: &[Mapping]) -> Result<
     Err(Error::refused(live.pid, Refusal::NoRoomForCalls))
 }
 
-/// The last pages of code, and of what is to be in its place. The old vDSO's pages, which come first, are private already,
-/// while those of a file would be copied for this.
+/// The last pages of code, and of what will be in its place. The old vDSO's pages, which come
+/// first, are private already, while those of a file would be copied for this.
 fn candidates(steps: &[Step], mappings: &[Mapping]) -> Vec<Candidate> {
     let own: Vec<Range<Avma>> = steps.iter().filter_map(replaced).collect();
     let is_usable =
@@ -63,7 +65,7 @@ fn candidates(steps: &[Step], mappings: &[Mapping]) -> Vec<Candidate> {
     all
 }
 
-/// Takes away what a tool has left that was killed. Of old texts it is known that nobody executes it any more.
+/// Erases what a killed tool has left. In old texts no thread executes it any more.
 fn erase(
     live: &Live,
     mappings: &[Mapping],
@@ -107,7 +109,7 @@ fn overlay(step: &Step, page: Avma, bytes: &mut [u8]) {
     let (at, new) = match step {
         Step::Replace { at, bytes } => (*at, bytes.as_slice()),
         Step::Write(write) => (write.at, write.bytes.as_slice()),
-        // Nobody may be where something is moved away, or to.
+        // No thread may be where a mapping moves away from, or to.
         Step::Move { from, to } => {
             let place = *to..to.offset((from.end.0 - from.start.0) as i64);
             let page = page..page.offset(PAGE as i64);

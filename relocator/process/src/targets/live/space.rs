@@ -1,4 +1,5 @@
-//! What is mapped, as it becomes while steps are carried out: asking the kernel each time takes longer than the steps.
+//! The mappings as they become while steps are carried out: asking the kernel each time takes
+//! longer than the steps.
 
 use std::ops::Range;
 
@@ -20,8 +21,8 @@ impl Space {
         &self.0
     }
 
-    /// A place for so many bytes, next to nothing else: mappings of one kind become one where they meet, so that nobody knows
-    /// any more where one of them has begun.
+    /// A place for so many bytes, next to nothing else: the kernel merges neighbours of one kind,
+    /// so that no reader knows any more where one of them has begun.
     pub(super) fn remote_place(&self, size: u64) -> Option<Avma> {
         let ranges = self.0.iter().map(|mapping| &mapping.range);
         let mut ranges: Vec<_> = ranges.filter(|range| range.start.0 < END).collect();

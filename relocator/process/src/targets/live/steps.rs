@@ -1,9 +1,9 @@
-//! Carries out steps in a live process, and undoes them where one fails.
+//! Carries out steps in a live process, and undoes them if one fails.
 //!
-//! Steps that only change registers and memory come first, as they need no system call; but text that is to be replaced is
-//! changed only when what replaces it is there. Then a thread becomes the worker, all
-//! new mappings are prepared, and the rest is done. What was done is kept with what was there before, and put back in the
-//! opposite order if anything fails.
+//! Steps that only change registers and memory come first, because they need no system call; but a
+//! text that another one replaces changes only when the other one is ready. Then a thread becomes
+//! the worker, prepares all new mappings, and the rest follows. The tool keeps what was there
+//! before each step, and restores it in the opposite order if anything fails.
 
 use std::io::IoSlice;
 use std::ops::Range;
@@ -91,7 +91,7 @@ impl Before {
     }
 }
 
-/// Puts registers of threads, and tells what they were.
+/// Sets registers of threads, and passes on what they were.
 pub(super) fn put_registers(
     threads: &[Tracee],
     registers: &[Thread],
@@ -108,7 +108,7 @@ pub(super) fn put_registers(
     Ok(())
 }
 
-/// Writes bytes by a thread of the process, and tells what they were.
+/// Writes bytes by a thread of the process, and passes on what they were.
 pub(super) fn put_bytes(
     writer: &Tracee,
     bytes: &Write,
@@ -187,7 +187,7 @@ fn with_worker(live: &mut Live, steps: &[Step], mappings: Vec<Mapping>) -> Resul
     erased
 }
 
-/// Refuses a process that nobody may look into. Only it can be asked (`PR_GET_DUMPABLE`).
+/// Refuses a process that is not dumpable. Only the process itself can ask (`PR_GET_DUMPABLE`).
 fn is_dumpable(worker: &mut Worker) -> Result<()> {
     let pid = worker.tracee()?.pid();
     match worker.call(libc::SYS_prctl, &[libc::PR_GET_DUMPABLE as u64])? {

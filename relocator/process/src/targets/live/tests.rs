@@ -199,3 +199,31 @@ fn a_process_that_was_stopped_stays_so() {
     }
     assert_eq!(state(), 'T');
 }
+
+#[test]
+fn a_process_that_runs_shows_what_it_has() {
+    let sleeper = Sleeper::start("60");
+    let running = Running::of(sleeper.pid());
+    let mappings = running.mappings().unwrap();
+    assert!(!running.has_changed());
+    let vdso = mappings.iter().find(|mapping| mapping.name == "[vdso]");
+    assert_eq!(running.auxv_vdso(), vdso.map(|vdso| vdso.range.start));
+    let [Whereabouts { thread, pc }] = running.whereabouts().unwrap()[..] else {
+        panic!("it has one thread");
+    };
+    assert_eq!(thread, sleeper.pid());
+    // Stopped, it is found in the same place.
+    let live = sleeper.stop();
+    assert_eq!(live.mappings().unwrap(), mappings);
+    let stopped = live.whereabouts().unwrap();
+    assert_eq!(stopped, [Whereabouts { thread, pc }]);
+}
+
+#[test]
+fn a_process_that_has_ended_has_no_mappings() {
+    let sleeper = Sleeper::start("60");
+    let pid = sleeper.pid();
+    drop(sleeper);
+    let error = Running::of(pid).mappings().unwrap_err();
+    assert!(is_gone(&error), "{error}");
+}

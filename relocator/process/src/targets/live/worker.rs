@@ -1,24 +1,25 @@
-//! A thread of the process that makes system calls for us.
+//! The worker: a thread of the process that makes system calls for us.
 //!
-//! It is hijacked, so it has to be put back whatever happens: by us, if we live, and by the [`injected_call`] otherwise. That
-//! decides the order. Its registers lead into the trampoline before its signals are blocked, and signals are unblocked
-//! before the registers are put back, so that at any moment what it goes on with is right. It is never stepped: the kernel
-//! does not take the trap flag from a thread whose tracer has died.
+//! Its registers and its mask must come back whatever happens: the tool restores them if it lives,
+//! and the [`injected_call`] otherwise. That decides the order. Registers lead into the injected
+//! call before signals are blocked, and signals are unblocked before registers are restored, so
+//! that the thread is right at any moment. The tool never steps the worker: the kernel does not
+//! take the trap flag from a thread whose tracer has died.
 
 use std::ffi::c_int;
 use std::time::Duration;
 
 use elf_tools::Avma;
-use elf_tools::reentry::Register;
 use nix::errno::Errno;
 use nix::libc;
 use nix::unistd::Pid;
 
 use super::injected_call::{self, Interrupted};
+use crate::arch::call;
 use crate::tracing::{Stop, Tracee, UserRegisters};
 use crate::{Error, Refusal, Result};
 
-/// How long a system call of ours is given.
+/// How long an injected call may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A system call that does nothing.
@@ -27,7 +28,7 @@ const NOTHING: i64 = libc::SYS_getpid;
 /// All signals that can be blocked.
 const ALL: u64 = u64::MAX;
 
-/// A thread that has been taken. Dropping this puts it back and lets it go.
+/// A thread that the tool has taken. Dropping this puts it back and lets it go.
 pub(super) struct Worker {
     pid: Pid,
     /// `None` when it was given back.
@@ -38,7 +39,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Takes a thread that stands still. `code` is where the trampoline will be, which is written here.
+    /// Takes a stopped thread, and writes the code of injected calls to `code`.
     pub(super) fn take(tracee: Tracee, code: Avma) -> Result<Self> {
         let whole = tracee.registers()?;
         let thread = Interrupted {
@@ -59,12 +60,12 @@ impl Worker {
         Ok(worker)
     }
 
-    /// Where the trampoline is.
+    /// Where the code of injected calls is.
     pub(super) fn place(&self) -> Avma {
         self.code
     }
 
-    /// The trampoline.
+    /// That code.
     pub(super) fn code(&self) -> [u8; injected_call::SIZE] {
         injected_call::code(&self.thread, self.code)
     }
@@ -76,7 +77,8 @@ impl Worker {
         self.tracee.as_mut().ok_or_else(ended)
     }
 
-    /// Makes a system call. The outer error is that it could not be made, the inner one what it said.
+    /// Makes a system call. The outer error is that it could not be made, the inner one what it
+    /// said.
     pub(super) fn call(
         &mut self,
         number: i64,
@@ -86,10 +88,9 @@ impl Worker {
         self.run_to_border()?;
         self.run_to_border()?;
         let registers = self.tracee()?.registers()?.registers();
-        let result = registers.general[Register::RAX.index()];
-        Ok(match result.cast_signed() {
+        Ok(match call::result(&registers) {
             code @ -4095..=-1 => Err(Errno::from_raw(-code as c_int)),
-            _ => Ok(result),
+            result => Ok(result.cast_unsigned()),
         })
     }
 
@@ -106,7 +107,8 @@ impl Worker {
         self.tracee()?.set_registers(&whole)
     }
 
-    /// Runs to the beginning or the end of a system call. Signals are blocked but for those that cannot be.
+    /// Runs to the beginning or the end of a system call. Signals are blocked but for those that
+    /// cannot be.
     fn run_to_border(&mut self) -> Result<()> {
         let tracee = self.tracee()?;
         let mut signal = 0;
@@ -122,8 +124,9 @@ impl Worker {
         }
     }
 
-    /// The kernel only sees to it that an interrupted system call is repeated when a thread comes from a stop as for a
-    /// signal. So it is stopped once more before it executes anything, and gets its registers there.
+    /// The kernel only sees to it that an interrupted system call is repeated when a thread comes
+    /// from a stop as for a signal. So it is stopped once more before it executes anything, and
+    /// gets its registers there.
     fn put_back(&mut self) -> Result<()> {
         let (mask, whole) = (self.thread.mask, self.whole);
         let tracee = self.tracee()?;

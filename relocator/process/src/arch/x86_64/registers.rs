@@ -19,7 +19,8 @@ impl UserRegisters {
         Avma(self.0.rip)
     }
 
-    /// Goes on at `pc`. A system call that it has just returned from is not begun anew.
+    /// Goes on at `pc`. The kernel does not repeat a system call that the thread has just returned
+    /// from.
     pub fn set_pc(&mut self, pc: Avma) {
         self.0.rip = pc.0;
         self.0.orig_rax = u64::MAX;
@@ -28,6 +29,17 @@ impl UserRegisters {
     /// Whether the direction flag is set, which no function may leave so.
     pub fn direction(&self) -> bool {
         self.0.eflags & DIRECTION != 0
+    }
+
+    /// What shows that it executes code of another mode than the kernel gives to 64-bit programs,
+    /// if it does.
+    pub(crate) fn other_code(&self) -> Option<String> {
+        /// The code segment of 64-bit programs: `__USER_CS` of `asm/segment.h`.
+        const CODE_SEGMENT: u64 = 0x33;
+        match self.0.cs {
+            CODE_SEGMENT => None,
+            other => Some(format!("is in code segment {other:#x}")),
+        }
     }
 
     /// Those that [`relocator::threads`] reads.

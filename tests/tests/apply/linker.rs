@@ -62,6 +62,13 @@ impl Linker {
         Ok(linker)
     }
 
+    /// The same, which only says what it would do.
+    pub(crate) fn dry(spec: &Spec) -> Result<Self, String> {
+        let mut linker = Self::new(spec)?;
+        linker.options.dry_run = true;
+        Ok(linker)
+    }
+
     pub(crate) fn apply(&self, pid: i32) -> Result<ApplyOutcome, String> {
         apply::apply(pid, &self.kernel, &self.old, &self.options).map_err(|error| in_words(&error))
     }
@@ -72,7 +79,8 @@ impl Linker {
     }
 }
 
-/// A hammer on a bed for the vDSO that a source has. What CRIU's jumps cover has to be right from the beginning.
+/// A hammer on a bed for the vDSO that a source has. What CRIU's jumps cover has to be right from
+/// the beginning.
 pub(crate) fn hammer(spec: &Spec, threads: usize, idle: usize) -> Result<Hammer, String> {
     let mut bed = Bed::new(old_vdso(spec)?);
     bed.gives_way = true;

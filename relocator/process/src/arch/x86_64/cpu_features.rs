@@ -11,14 +11,16 @@ const EXTENDED_MAXIMUM: u32 = 0x8000_0000;
 
 /// Whether the kernel would set `feature` on this processor.
 ///
-/// Features that no known vDSO asks for are reported as absent, which leaves the code as it was linked.
+/// Features that no known vDSO asks for are reported as absent, which leaves the code as it was
+/// linked.
 pub fn has(feature: Feature) -> bool {
     match feature {
         feature::RDTSCP => {
             leaf(EXTENDED_MAXIMUM, 0x8000_0001).is_some_and(|words| words[3] & (1 << 27) != 0)
         }
         feature::RDPID => leaf(MAXIMUM, 7).is_some_and(|words| words[2] & (1 << 22) != 0),
-        // The kernel sets it where SSE2 is there: Intel always orders so, AMD since the kernel makes `lfence` serialise.
+        // The kernel sets it where SSE2 is there: Intel always orders so, AMD since the kernel
+        // makes `lfence` serialise.
         feature::LFENCE_RDTSC => leaf(MAXIMUM, 1).is_some_and(|words| words[3] & (1 << 26) != 0),
         _ => false,
     }
