@@ -26,6 +26,7 @@
 
 pub(crate) mod address_space;
 mod approach;
+mod arch;
 pub(crate) mod calls;
 mod candidate;
 pub(crate) mod child;

@@ -12,15 +12,16 @@
 //! | module | does |
 //! |---|---|
 //! | `treatment` | what is done to a process whose kernel is another one |
-//! | `stage`, `pads` | the memory that it happens in, shared by the thread and its tracer |
-//! | `spawn`, `performer` | the thread: calls, steps, what it holds at a boundary |
+//! | `stage` | the memory that it happens in, shared by the thread and its tracer |
+//! | `spawn`, `traced_thread` | the thread: calls, steps, what it holds at a boundary |
 //! | `ground` | the text that threads run in: the old image at home, or linked to another kernel before |
 //! | `old_kernel`, `pages` | the old kernel, states of its pages, and what happens to them meanwhile |
 //! | `scenario`, `call`, `answer` | what functions are asked, and how answers compare |
 //! | `random` | states of `getrandom` |
 //! | `swap` | what takes the place of the old text, and carries threads across |
 //! | `experiment` | one experiment: stopped in the function, in a handler of signals, or in a function that it calls |
-//! | `subject` | all experiments of one function |
+//! | `trace`, `function_sweep` | the way through one function, and all experiments on it |
+//! | `judge` | what an experiment came to |
 //! | `tally`, `outcome`, `unreached` | what came out |
 //!
 //! **Limits.** Memory is as the thread left it: what other threads of a process do meanwhile is not tried. Random numbers
@@ -29,19 +30,20 @@
 mod answer;
 mod call;
 mod experiment;
+mod function_sweep;
 mod ground;
+mod judge;
 mod old_kernel;
 mod outcome;
-mod pads;
 mod pages;
-mod performer;
 mod random;
 mod scenario;
 mod spawn;
 mod stage;
-mod subject;
 mod swap;
 mod tally;
+mod trace;
+mod traced_thread;
 mod unreached;
 
 use std::cmp::Reverse;
@@ -66,14 +68,14 @@ use super::linked;
 use super::target::{OldImage, Running};
 use super::time_namespace::{self, Offsets};
 use crate::{Error, Result};
+use function_sweep::{FunctionSweeper, Trial};
 use ground::Ground;
 use old_kernel::OldKernel;
-use performer::Thread;
 use relocator::link::{New, Old};
 use stage::{Layout, Stage};
-use subject::{Subject, Trial};
 use swap::{Before, Kernels, Swap};
 use tally::Tally;
+use traced_thread::TracedThread;
 
 use crate::Approach;
 pub use ground::Earlier;
@@ -358,9 +360,9 @@ impl<'a> Sweep<'a> {
         let swaps = self.approaches.iter();
         let swaps = swaps.map(|&approach| Swap::new(&kernels, approach, &text, &stage));
         let swaps: Vec<Swap<'_>> = swaps.collect::<Result<_>>()?;
-        let mut thread = Thread::new(tracee, stage)?;
+        let mut thread = TracedThread::new(tracee, stage)?;
         let (name, entry) = self.known(names)?;
-        let subject = Subject {
+        let sweeper = FunctionSweeper {
             name,
             entry,
             native: self.native(names)?,
@@ -377,7 +379,7 @@ impl<'a> Sweep<'a> {
             namespaces,
             pristine: Vec::new(),
         };
-        subject.sweep(progress)
+        sweeper.sweep(progress)
     }
 
     /// The name that says what a function does, and where it begins.

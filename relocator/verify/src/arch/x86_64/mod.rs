@@ -1,0 +1,10 @@
+//! x86-64.
+
+mod instructions;
+mod landing_pads;
+pub(crate) mod registers;
+mod signals;
+
+pub(crate) use instructions::{TRAP, TRAPPED, is_system_call};
+pub(crate) use landing_pads::{LandingPad, landing_pad_code};
+pub(crate) use signals::SignalAction;
