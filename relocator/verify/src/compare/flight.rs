@@ -3,7 +3,7 @@
 use crate::Approach;
 use serde::{Deserialize, Serialize};
 
-use super::{OldComparison, OldKernel, Options, Row};
+use super::{Failure, OldComparison, OldKernel, Options, Row};
 use crate::in_flight::{self, Counts, InFlight, Namespaces, Variant, VariantCounts, sweep};
 use crate::{Error, Result};
 use crate::{OldImage, Running};
@@ -181,7 +181,7 @@ fn sweep_rows(
                 let mut swept = sweep(vec![approach])?;
                 swept.pop().unwrap_or_else(|| Err(lost()))
             });
-            alone.collect()
+            Ok(alone.collect())
         }
         Err(error) if error.is_refusal() => {
             let reason = in_words(&error);
@@ -189,8 +189,8 @@ fn sweep_rows(
                 .for_each(|row| row.no_in_flight = Some(reason.clone()));
             return Ok(());
         }
-        swept => swept?,
-    };
+        swept => swept,
+    }?;
     for (row, swept) in rows.into_iter().zip(swept) {
         row.no_in_flight = match swept {
             Ok(found) if found.namespaces.is_empty() => {
@@ -201,8 +201,17 @@ fn sweep_rows(
                 row.in_flight = Some(found.into());
                 None
             }
-            Err(error) if error.is_refusal() => Some(in_words(&error)),
-            Err(error) => return Err(error),
+            Err(error) => {
+                let reason = in_words(&error);
+                match error {
+                    Error::Child { what } => {
+                        row.failure.get_or_insert(Failure::Child { what });
+                    }
+                    error if !error.is_refusal() => return Err(error),
+                    _ => {}
+                }
+                Some(reason)
+            }
         };
     }
     Ok(())

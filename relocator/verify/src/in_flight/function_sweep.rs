@@ -144,9 +144,15 @@ impl FunctionSweeper<'_, '_> {
     /// Calls the old code where it is.
     pub(super) fn at_home(&mut self, call: Call) -> Result<Answer> {
         let answer = self.thread.call(self.home(), call, OperandField::Outer)?;
-        answer.map_err(|what| Error::Child {
-            what: format!("called {} on its own kernel, {call}: {what}", self.name),
-        })
+        answer.map_err(|what| self.does_not_work(&format!("{call}: {what}")))
+    }
+
+    /// That the old code does not even do at home what it should, so that there is nothing to sweep.
+    pub(super) fn does_not_work(&self, what: &str) -> Error {
+        Error::Unlinkable {
+            what: "threads in flight".to_owned(),
+            reason: format!("{} does not work on its own kernel, {what}", self.name),
+        }
     }
 
     /// Brings memory to where a scenario begins; `false` if this kernel cannot be in that state.

@@ -11,8 +11,8 @@ use super::function_sweep::{FunctionSweeper, Ready};
 use super::pages::Disturbance;
 use super::scenario::{Scenario, disturbable};
 use super::traced_thread::{Run, Snapshot};
+use crate::Result;
 use crate::arch::{self, TRAP, TRAPPED};
-use crate::{Error, Result};
 
 /// How many steps an update takes that is slow. A function that waits for it goes around several times.
 const SLOW: usize = 24;
@@ -95,16 +95,12 @@ impl FunctionSweeper<'_, '_> {
     /// Makes a step at home; `made` is the number of steps with it.
     fn step(&mut self, ready: &Ready<'_>, made: usize) -> Result<UserRegisters> {
         if made > MOST_STEPS {
-            return Err(self.lost("does not come to an end", &ready.scenario));
+            return Err(
+                self.does_not_work(&format!("{}: it does not come to an end", ready.scenario))
+            );
         }
         let stepped = self.thread.step()?;
-        stepped.ok_or_else(|| self.lost("meets a trap", &ready.scenario))
-    }
-
-    fn lost(&self, what: &str, scenario: &Scenario) -> Error {
-        Error::Child {
-            what: format!("found that {} {what} at home, {scenario}", self.name),
-        }
+        stepped.ok_or_else(|| self.does_not_work(&format!("{}: it meets a trap", ready.scenario)))
     }
 
     /// The place in the text that a program counter is at.
@@ -233,7 +229,9 @@ impl FunctionSweeper<'_, '_> {
             {
                 Ok(true)
             }
-            _ => Err(self.lost("does not come to an end", &ready.scenario)),
+            _ => {
+                Err(self.does_not_work(&format!("{}: it does not come to an end", ready.scenario)))
+            }
         }
     }
 }

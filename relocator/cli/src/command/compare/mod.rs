@@ -81,11 +81,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
         output::write_file(path, html::page(&report).as_bytes())?;
     }
     output::print(arguments.json, &report, text(&report, &comparison))?;
-    let rows = comparison.olds.iter().flat_map(|old| &old.rows);
-    let mut ours = rows.filter(|row| row.approach.is_ours());
-    Ok(match ours.any(|row| row.mismatches > 0) {
-        true => Outcome::Refused,
-        false => Outcome::Done,
+    Ok(match comparison.is_good() {
+        true => Outcome::Done,
+        false => Outcome::Refused,
     })
 }
 
