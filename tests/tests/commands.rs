@@ -289,7 +289,7 @@ fn compare_fails_where_code_crashes() {
     const INVALID: [u8; 2] = [0x0f, 0x0b];
     let fixture = fixture::find("operands").unwrap();
     let image = elf_tools::image::Image::parse(fixture.image).unwrap();
-    let entry = image.export("__vdso_time").unwrap().address.index();
+    let entry = image.export("__vdso_getcpu").unwrap().address.index();
     let mut bytes = fixture.image.to_vec();
     bytes[entry..entry + INVALID.len()].copy_from_slice(&INVALID);
     let file = tempfile::NamedTempFile::new().unwrap();
