@@ -4,8 +4,8 @@ use elf_tools::symtab::Symtab;
 
 use super::code::Code;
 use super::unlinked::Unlinked;
-use super::{Failure, Options, Row};
-use crate::calls::{self, Subject};
+use super::{CompareOptions, Failure, Row};
+use crate::calls::{self, CheckedFunction};
 use crate::child::{self, Lost, Progress};
 use crate::linked::Prepared;
 use crate::{Approach, Result};
@@ -16,7 +16,7 @@ use relocator::plan::Policy;
 pub(super) fn check_all(
     prepared: &Prepared<'_>,
     home: Option<&Symtab>,
-    options: &Options,
+    options: &CompareOptions,
 ) -> Result<Vec<Row>> {
     let rows = Approach::ALL.map(|approach| check(prepared, home, approach, options));
     let rows: Result<Vec<Row>> = rows.into_iter().collect();
@@ -27,7 +27,7 @@ fn check(
     prepared: &Prepared<'_>,
     home: Option<&Symtab>,
     approach: Approach,
-    options: &Options,
+    options: &CompareOptions,
 ) -> Result<Row> {
     let mut row = Row::empty(approach, prepared.callable().len(), None);
     if let Some(other) = approach.code_of() {
@@ -90,7 +90,7 @@ fn linked(
     prepared: &Prepared<'_>,
     mut row: Row,
     (policy, size): (Policy, usize),
-    options: &Options,
+    options: &CompareOptions,
     progress: &mut Progress,
 ) -> Result<Row> {
     let approach = row.approach;
@@ -117,13 +117,13 @@ fn on_zeros(
     prepared: &Prepared<'_>,
     unlinked: &Unlinked<'_>,
     mut row: Row,
-    options: &Options,
+    options: &CompareOptions,
     progress: &mut Progress,
 ) -> Result<Row> {
     let live = prepared.native()?;
     for function in unlinked.map()? {
         let name = function.names.first().map_or("", String::as_str);
-        let subject = Subject {
+        let checked = CheckedFunction {
             home: None,
             name,
             entry: function.entry,
@@ -131,7 +131,7 @@ fn on_zeros(
             is_stub: false,
             rounds: options.rounds,
         };
-        row.add(name, function.jumps, calls::check(&subject, progress)?);
+        row.add(name, function.jumps, calls::check(&checked, progress)?);
     }
     let reason = match row.approach {
         Approach::Criu => "other functions than the four that CRIU knows run on zeros",
@@ -145,7 +145,7 @@ fn on_zeros(
 fn native(
     prepared: &Prepared<'_>,
     mut row: Row,
-    options: &Options,
+    options: &CompareOptions,
     progress: &mut Progress,
 ) -> Result<Row> {
     let live = prepared.native()?;
@@ -156,7 +156,7 @@ fn native(
             row.reason.get_or_insert_with(missing);
             continue;
         };
-        let subject = Subject {
+        let function = CheckedFunction {
             home: None,
             name,
             entry,
@@ -164,7 +164,7 @@ fn native(
             is_stub: false,
             rounds: options.rounds,
         };
-        row.add(name, true, calls::check(&subject, progress)?);
+        row.add(name, true, calls::check(&function, progress)?);
     }
     Ok(row)
 }

@@ -4,7 +4,7 @@ use elf_tools::symtab::Symtab;
 
 use super::check::failure;
 use super::code::Code;
-use super::{Options, Row, Timing, measure};
+use super::{CompareOptions, Row, Timing, measure};
 use crate::child::{self, Progress};
 use crate::entry::Entry;
 use crate::linked::Prepared;
@@ -18,7 +18,7 @@ pub(super) fn time_all(
     prepared: &Prepared<'_>,
     home: Option<&Symtab>,
     rows: &mut [Row],
-    options: &Options,
+    options: &CompareOptions,
 ) -> Result<()> {
     loop {
         let timed: Vec<(usize, Approach)> = rows
@@ -58,7 +58,7 @@ fn time(
     prepared: &Prepared<'_>,
     home: Option<&Symtab>,
     timed: &[(usize, Approach)],
-    options: &Options,
+    options: &CompareOptions,
     (progress, turn): (&mut Progress, &mut Turn),
 ) -> Result<Vec<Vec<Timing>>> {
     let mut mapped: Vec<(Approach, Vec<Entry>)> = Vec::with_capacity(timed.len());

@@ -1,6 +1,6 @@
 //! Timing several implementations in turns.
 
-use super::{Options, Timing};
+use super::{CompareOptions, Timing};
 use crate::Approach;
 use crate::calls::timing::TimedCall;
 use crate::child::Progress;
@@ -9,7 +9,7 @@ use crate::entry::Entry;
 /// Times every call of every approach, by approach. `at` is told the index of the approach whose code is executed next.
 pub(super) fn interleaved(
     mapped: &[(Approach, Vec<Entry>)],
-    options: &Options,
+    options: &CompareOptions,
     progress: &mut Progress,
     at: &mut dyn FnMut(usize),
 ) -> Vec<Vec<Timing>> {

@@ -36,7 +36,7 @@ pub use row::{Check, Comparison, OldComparison, Row, Timing};
 
 /// What is compared, and how thoroughly.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct CompareOptions {
     /// Whether to run in a time namespace of its own, with shifted clocks.
     pub time_namespace: bool,
     /// Calls for each combination of function and arguments when checking.
@@ -53,7 +53,7 @@ pub struct Options {
     pub deadline: Duration,
 }
 
-impl Default for Options {
+impl Default for CompareOptions {
     fn default() -> Self {
         let deadline = Duration::from_secs(240);
         Self {
@@ -68,7 +68,7 @@ impl Default for Options {
     }
 }
 
-impl Options {
+impl CompareOptions {
     fn conditions(&self) -> Conditions {
         Conditions {
             time_namespace: self.time_namespace,
@@ -98,7 +98,7 @@ pub struct OldKernel {
 pub fn compare(
     olds: &[OldKernel],
     running: &Running,
-    options: &Options,
+    options: &CompareOptions,
     progress: &(dyn Fn(&str) + Sync),
 ) -> Result<Comparison> {
     let compare = |kernel: &OldKernel| {
@@ -121,7 +121,7 @@ pub fn compare(
 }
 
 /// What it costs to apply a way; nothing where that failed, which the row has the reason for.
-fn apply_cost(prepared: &Prepared<'_>, row: &mut Row, options: &Options) -> Result<()> {
+fn apply_cost(prepared: &Prepared<'_>, row: &mut Row, options: &CompareOptions) -> Result<()> {
     if row.reason.is_none() || row.calls > 0 || row.covered > 0 {
         row.cost = cost::of(prepared, row.approach.into(), options.links)?;
     }

@@ -8,14 +8,14 @@ use crate::Approach;
 use crate::in_flight::VariantCounts;
 use crate::tests::running;
 
-fn options() -> Options {
-    Options {
+fn options() -> CompareOptions {
+    CompareOptions {
         rounds: 4,
         batches: 5,
         batch: 200,
         links: 3,
         in_flight: Vec::new(),
-        ..Options::default()
+        ..CompareOptions::default()
     }
 }
 
@@ -148,7 +148,7 @@ fn a_crash_costs_only_the_rows_that_execute_it() {
         ..running()
     };
     let old = with_invalid_instruction("__vdso_clock_gettime");
-    let options = Options {
+    let options = CompareOptions {
         in_flight: vec![Namespaces {
             old: false,
             new: false,

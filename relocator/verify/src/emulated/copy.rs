@@ -1,7 +1,7 @@
 //! What one field of the emulated kernel is filled with.
 
 use super::live::Live;
-use super::place::{Field, Place};
+use super::place::{Field, FieldPlace};
 use super::word::{OwnWord, Word};
 use super::{ClockMode, Error, hypervisor};
 
@@ -61,7 +61,7 @@ impl Copied {
     /// is no correction, no state, or an element that only the emulated kernel has.
     pub(super) fn time(
         field: &Field,
-        (place, target): (Place<'_>, OwnWord),
+        (place, target): (FieldPlace<'_>, OwnWord),
         live: &Live<'_>,
         clock_mode: Option<ClockMode>,
     ) -> Result<Self, Error> {
@@ -113,8 +113,8 @@ impl Change {
 /// The conversion between two semantic versions, of which one is known: version 2 of a base is not shifted.
 fn converted(
     field: &Field,
-    running: Place<'_>,
-    emulated: Place<'_>,
+    running: FieldPlace<'_>,
+    emulated: FieldPlace<'_>,
     live: &Live<'_>,
 ) -> Result<Change, Error> {
     let refused = || Error::Semantics {

@@ -26,7 +26,7 @@ pub(super) type Landing = Result<Answer, String>;
 
 /// How the thread came out.
 #[derive(Debug)]
-pub(super) enum Outcome {
+pub(super) enum ExperimentOutcome {
     /// All activations have returned.
     Landed(Vec<Landing>),
     /// They have not; what was found instead.
@@ -69,7 +69,7 @@ pub(super) fn stop(
     (boundary, outer): (&Snapshot, Activation),
     variant: Variant,
     (entry, depth): (Avma, usize),
-) -> Result<Result<Stopped, Outcome>> {
+) -> Result<Result<Stopped, ExperimentOutcome>> {
     let (snapshot, inner) = match variant {
         Variant::Direct => (boundary.clone(), None),
         Variant::Frame => (interrupted(thread, ON_STACK)?, None),
@@ -108,7 +108,7 @@ fn nested(
     outer: Activation,
     entry: Avma,
     depth: usize,
-) -> Result<Result<(Snapshot, Inner), Outcome>> {
+) -> Result<Result<(Snapshot, Inner), ExperimentOutcome>> {
     let handler = interrupt(thread, ON_STACK)?;
     let top = Avma((registers::stack_pointer(&handler).0 - BELOW_HANDLER) & !0xf);
     let activation = thread.enter_at(entry, outer.call, OperandField::Inner, top)?;
@@ -121,7 +121,7 @@ fn nested(
             Some(next) => next,
             None => {
                 let what = "a step met a trap".to_owned();
-                return Ok(Err(Outcome::Ended(Ending::Crashed, what)));
+                return Ok(Err(ExperimentOutcome::Ended(Ending::Crashed, what)));
             }
         };
     }
@@ -142,13 +142,15 @@ pub(super) struct Experiment<'a, 'b> {
 
 impl Experiment<'_, '_> {
     /// Makes it. The thread is where it was stopped; it is to be restored afterwards.
-    pub(super) fn make(&mut self) -> Result<Outcome> {
+    pub(super) fn make(&mut self) -> Result<ExperimentOutcome> {
         let steps_out = self.swap.approach() == Approach::StepOut;
         let registers = self.stopped.snapshot.registers;
         match (&self.stopped.inner, self.stopped.variant) {
             (Some(inner), _) => self.nested(inner, steps_out),
             (None, Variant::Direct) if steps_out => Ok(match self.step_out()? {
-                Ok(registers) => Outcome::Landed(vec![self.land(self.stopped.outer, &registers)]),
+                Ok(registers) => {
+                    ExperimentOutcome::Landed(vec![self.land(self.stopped.outer, &registers)])
+                }
                 Err(ended) => ended,
             }),
             (None, _) => {
@@ -158,13 +160,13 @@ impl Experiment<'_, '_> {
                 let run = self.thread.run()?;
                 let registers = expect!(run, self.thread, LandingPad::Return);
                 let landing = self.land(self.stopped.outer, &registers);
-                Ok(Outcome::Landed(vec![landing]))
+                Ok(ExperimentOutcome::Landed(vec![landing]))
             }
         }
     }
 
     /// Lets the thread return on the old kernel, and swaps the kernel then.
-    fn step_out(&mut self) -> Result<Result<UserRegisters, Outcome>> {
+    fn step_out(&mut self) -> Result<Result<UserRegisters, ExperimentOutcome>> {
         let run = self.thread.run()?;
         let outcome = match run {
             Run::Trapped(registers) if self.thread.is_at(LandingPad::Return, &registers) => {
@@ -175,7 +177,7 @@ impl Experiment<'_, '_> {
             }
             Run::Hung(registers) => {
                 let what = format!("it does not come out, and is at {}", registers.pc());
-                Err(Outcome::Ended(Ending::Stuck, what))
+                Err(ExperimentOutcome::Ended(Ending::Stuck, what))
             }
             other => Err(ended(other)),
         };
@@ -183,15 +185,15 @@ impl Experiment<'_, '_> {
     }
 
     /// Swaps the kernel under a thread with these registers, and carries it across. How it ends if it cannot be.
-    fn swap(&mut self, registers: &UserRegisters) -> Result<Option<Outcome>> {
+    fn swap(&mut self, registers: &UserRegisters) -> Result<Option<ExperimentOutcome>> {
         let fix_up = match self.swap.fix_up(registers, &self.thread.stage) {
             Ok(fix_up) => fix_up,
-            Err(reason) => return Ok(Some(Outcome::Ended(Ending::Stuck, reason))),
+            Err(reason) => return Ok(Some(ExperimentOutcome::Ended(Ending::Stuck, reason))),
         };
         self.swap.put(&mut self.thread.stage);
         if !self.thread.stage.write_all(&fix_up.writes) {
             let what = "memory was to be written that is not the thread's".to_owned();
-            return Ok(Some(Outcome::Ended(Ending::Wrong, what)));
+            return Ok(Some(ExperimentOutcome::Ended(Ending::Wrong, what)));
         }
         if let Some(moved) = fix_up.registers {
             self.thread.set_registers(&moved)?;
@@ -205,7 +207,7 @@ impl Experiment<'_, '_> {
 
     /// Swaps the kernel while the thread is in the function that the handler has called; or, where another signal interrupts
     /// that, in the second handler.
-    fn nested(&mut self, inner: &Inner, steps_out: bool) -> Result<Outcome> {
+    fn nested(&mut self, inner: &Inner, steps_out: bool) -> Result<ExperimentOutcome> {
         let landed = if steps_out {
             match self.step_out()? {
                 Ok(registers) => registers,
@@ -226,26 +228,26 @@ impl Experiment<'_, '_> {
         self.thread.set_registers(&inner.handler)?;
         let run = self.thread.run()?;
         let registers = expect!(run, self.thread, LandingPad::Return);
-        Ok(Outcome::Landed(vec![
+        Ok(ExperimentOutcome::Landed(vec![
             first,
             self.land(self.stopped.outer, &registers),
         ]))
     }
 }
 
-fn ended(run: Run) -> Outcome {
+fn ended(run: Run) -> ExperimentOutcome {
     match run {
         Run::Trapped(registers) => {
             let what = format!("it met a trap at {} that is not its own", registers.pc());
-            Outcome::Ended(Ending::Crashed, what)
+            ExperimentOutcome::Ended(Ending::Crashed, what)
         }
         Run::Crashed(stop, registers) => {
             let what = format!("{stop} at {}", registers.pc());
-            Outcome::Ended(Ending::Crashed, what)
+            ExperimentOutcome::Ended(Ending::Crashed, what)
         }
         Run::Hung(registers) => {
             let what = format!("still at {}", registers.pc());
-            Outcome::Ended(Ending::Hung, what)
+            ExperimentOutcome::Ended(Ending::Hung, what)
         }
     }
 }

@@ -6,10 +6,10 @@ use elf_tools::{Avma, Svma};
 
 use super::answer::Answer;
 use super::call::{Call, Random};
-use super::experiment::{self, Experiment, Outcome, Stopped};
-use super::ground::Text;
+use super::experiment::{self, Experiment, ExperimentOutcome, Stopped};
+use super::old_environment::Text;
 use super::old_kernel::OldKernel;
-use super::outcome::{Ending, Failure, Namespaces, Variant};
+use super::outcome::{Ending, FailedExperiment, Namespaces, Variant};
 use super::random;
 use super::scenario::{Prepared, Scenario, scenarios};
 use super::stage::OperandField;
@@ -276,8 +276,8 @@ impl FunctionSweeper<'_, '_> {
         let inner = (self.home(), at.depth);
         let stopped = experiment::stop(self.thread, from, at.variant, inner)?;
         Ok(stopped.map_err(|outcome| match outcome {
-            Outcome::Ended(ending, what) => (ending, what),
-            Outcome::Landed(_) => (Ending::Wrong, "it has returned".to_owned()),
+            ExperimentOutcome::Ended(ending, what) => (ending, what),
+            ExperimentOutcome::Landed(_) => (Ending::Wrong, "it has returned".to_owned()),
         }))
     }
 
@@ -316,7 +316,7 @@ impl FunctionSweeper<'_, '_> {
             let length = self.code.covering(at).map_or(1, |found| found.length);
             let bytes = self.text.bytes.get(at.index()..).unwrap_or_default();
             let bytes = bytes.get(..usize::from(length)).unwrap_or_default();
-            tally.explain(Failure {
+            tally.explain(FailedExperiment {
                 address: at.0,
                 instruction: hexadecimal::digits(bytes),
                 namespaces: self.namespaces,
@@ -341,8 +341,8 @@ impl FunctionSweeper<'_, '_> {
         };
         let landed = self.make(ready, swap, stopped)?;
         let next = match &landed {
-            Outcome::Landed(_) => self.next_random(ready)?,
-            Outcome::Ended(..) => None,
+            ExperimentOutcome::Landed(_) => self.next_random(ready)?,
+            ExperimentOutcome::Ended(..) => None,
         };
         let found = self.judge(ready, swap.approach(), landed)?;
         let Some(next) = next.filter(|_| !found.0.is_failure()) else {
@@ -354,7 +354,12 @@ impl FunctionSweeper<'_, '_> {
         Ok(random::compare(found, next, again))
     }
 
-    fn make(&mut self, ready: &Ready<'_>, swap: &Swap<'_>, stopped: &Stopped) -> Result<Outcome> {
+    fn make(
+        &mut self,
+        ready: &Ready<'_>,
+        swap: &Swap<'_>,
+        stopped: &Stopped,
+    ) -> Result<ExperimentOutcome> {
         self.undo(&stopped.snapshot)?;
         let pending = ready.scenario.disturbance.filter(|(it, _)| it.takes_time());
         if swap.approach() == Approach::StepOut && pending.is_some() {

@@ -4,7 +4,7 @@ use nix::libc;
 
 use super::answer::Answer;
 use super::call::Call;
-use super::experiment::Outcome;
+use super::experiment::ExperimentOutcome;
 use super::function_sweep::{FunctionSweeper, Ready};
 use super::outcome::Ending;
 use super::random;
@@ -18,11 +18,11 @@ impl FunctionSweeper<'_, '_> {
         &mut self,
         ready: &mut Ready<'_>,
         approach: Approach,
-        outcome: Outcome,
+        outcome: ExperimentOutcome,
     ) -> Result<(Ending, String)> {
         let landings = match outcome {
-            Outcome::Landed(landings) => landings,
-            Outcome::Ended(ending, what) => return Ok((ending, what)),
+            ExperimentOutcome::Landed(landings) => landings,
+            ExperimentOutcome::Ended(ending, what) => return Ok((ending, what)),
         };
         let answers: Result<Vec<Answer>, String> = landings.into_iter().collect();
         let answers = match answers {

@@ -14,7 +14,7 @@
 //! | `treatment` | what is done to a process whose kernel is another one |
 //! | `stage` | the memory that it happens in, shared by the thread and its tracer |
 //! | `spawn`, `traced_thread` | the thread: calls, steps, what it holds at a boundary |
-//! | `ground` | the text that threads run in: the old image at home, or linked to another kernel before |
+//! | `old_environment` | the text that threads run in: the old image at home, or linked to another kernel before |
 //! | `old_kernel`, `pages` | the old kernel, states of its pages, and what happens to them meanwhile |
 //! | `scenario`, `call`, `answer` | what functions are asked, and how answers compare |
 //! | `random` | states of `getrandom` |
@@ -31,8 +31,8 @@ mod answer;
 mod call;
 mod experiment;
 mod function_sweep;
-mod ground;
 mod judge;
+mod old_environment;
 mod old_kernel;
 mod outcome;
 mod pages;
@@ -69,7 +69,7 @@ use super::target::{OldImage, Running};
 use super::time_namespace::{self, Offsets};
 use crate::{Error, Result};
 use function_sweep::{FunctionSweeper, Trial};
-use ground::Ground;
+use old_environment::OldEnvironment;
 use old_kernel::OldKernel;
 use relocator::link::{New, Old};
 use stage::{Layout, Stage};
@@ -78,15 +78,15 @@ use tally::Tally;
 use traced_thread::TracedThread;
 
 use crate::Approach;
-pub use ground::Earlier;
+pub use old_environment::Earlier;
 pub use outcome::{
-    Counts, Ending, Failure, FunctionSweep, InFlight, Namespaces, Part, Skipped, Unreached,
-    Variant, VariantCounts,
+    Counts, Ending, FailedExperiment, FunctionSweep, InFlight, Namespaces, Part, Skipped,
+    Unreached, Variant, VariantCounts,
 };
 
 /// What is swept.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct SweepOptions {
     /// What is done when the kernel is swapped: each of them at every stop.
     pub approaches: Vec<Approach>,
     /// Combinations of time namespaces.
@@ -99,7 +99,7 @@ pub struct Options {
     pub deadline: Duration,
 }
 
-impl Default for Options {
+impl Default for SweepOptions {
     fn default() -> Self {
         Self {
             approaches: vec![Approach::default()],
@@ -111,7 +111,7 @@ impl Default for Options {
     }
 }
 
-impl Options {
+impl SweepOptions {
     fn wants(&self, names: &[String]) -> bool {
         let plain = |name: &str| name.strip_prefix("__vdso_").unwrap_or(name).to_owned();
         let wanted = |name: &String| {
@@ -133,7 +133,7 @@ impl Options {
 pub fn sweep<'a>(
     old: OldImage<'a>,
     running: &'a Running,
-    options: &'a Options,
+    options: &'a SweepOptions,
 ) -> Result<Vec<Result<InFlight>>> {
     sweep_with(old, running, options, |_| {})
 }
@@ -143,7 +143,7 @@ pub fn sweep<'a>(
 pub fn sweep_with<'a>(
     old: OldImage<'a>,
     running: &'a Running,
-    options: &'a Options,
+    options: &'a SweepOptions,
     change: impl FnOnce(&mut ReentryTable),
 ) -> Result<Vec<Result<InFlight>>> {
     let mut sweep = Sweep::new(old, running, options)?;
@@ -195,7 +195,7 @@ pub fn sweep_with<'a>(
 struct Sweep<'a> {
     old: Old,
     reentry: ReentryTable,
-    ground: Ground<'a>,
+    environment: OldEnvironment<'a>,
     running: &'a Running,
     symtab: &'a Symtab,
     approaches: Vec<Approach>,
@@ -212,9 +212,9 @@ fn unknown(which: &str) -> Error {
 }
 
 impl<'a> Sweep<'a> {
-    fn new(image: OldImage<'a>, running: &'a Running, options: &'a Options) -> Result<Self> {
+    fn new(image: OldImage<'a>, running: &'a Running, options: &'a SweepOptions) -> Result<Self> {
         linked::check_running(running)?;
-        let ground = Ground::new(image, options.earlier.as_ref())?;
+        let environment = OldEnvironment::new(image, options.earlier.as_ref())?;
         let symtab = running.symtab.as_ref().ok_or_else(|| unknown("running"))?;
         let old = linked::read(image)?;
         let reentry = reentry::derive(&old.image, &old.code)
@@ -231,7 +231,7 @@ impl<'a> Sweep<'a> {
         Ok(Self {
             old,
             reentry,
-            ground,
+            environment,
             running,
             symtab,
             approaches: options.approaches.clone(),
@@ -260,7 +260,7 @@ impl<'a> Sweep<'a> {
                 symtab: Some(self.symtab),
                 image: Some(&self.running.image),
             },
-            vdso: self.ground.other_vdso(),
+            vdso: self.environment.other_vdso(),
         }
     }
 
@@ -341,16 +341,16 @@ impl<'a> Sweep<'a> {
         progress: &mut Progress,
     ) -> Result<Vec<Tally>> {
         let kernels = self.kernels();
-        let (old, ground) = (&self.old, &self.ground);
-        let unit = ground.unit(old)?;
-        let mut room = ground.room(old)?;
+        let (old, environment) = (&self.old, &self.environment);
+        let unit = environment.unit(old)?;
+        let mut room = environment.room(old)?;
         for &approach in &self.approaches {
             room = room.max(kernels.room(approach)?);
         }
-        let layout = Layout::new(&unit, ground.other_vdso().len(), room)?;
+        let layout = Layout::new(&unit, environment.other_vdso().len(), room)?;
         let stage = Stage::map(layout)?;
         let mappings = unit.mappings_at(stage.kernel());
-        let text = ground.text(old, stage.image(), mappings)?;
+        let text = environment.text(old, stage.image(), mappings)?;
         let tracee = spawn::spawn(&stage, namespaces.new)?;
         if namespaces.old {
             time_namespace::enter(Offsets::USUAL)
@@ -371,8 +371,8 @@ impl<'a> Sweep<'a> {
             before: &before,
             thread: &mut thread,
             old: OldKernel {
-                code: ground.vdso(old),
-                symtab: ground.symtab(),
+                code: environment.vdso(old),
+                symtab: environment.symtab(),
                 running: self.symtab,
             },
             trials: swaps.iter().map(Trial::new).collect(),

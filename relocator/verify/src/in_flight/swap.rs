@@ -7,7 +7,7 @@ use elf_tools::image::Image;
 use elf_tools::reentry::ReentryTable;
 use elf_tools::symtab::mapping_name;
 
-use super::ground::Text;
+use super::old_environment::Text;
 use super::stage::Stage;
 use crate::Approach;
 use crate::address_space::AddressSpace;

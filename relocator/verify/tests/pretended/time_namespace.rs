@@ -1,7 +1,7 @@
 //! The running kernel's functions with shifted clocks.
 
 use libtest_mimic::Trial;
-use relocator_verify::{Options, Running, verify};
+use relocator_verify::{Running, VerifyOptions, verify};
 
 /// With this variable set, what this machine does not allow is a failure.
 const REQUIRE_ALL: &str = "RELOCATOR_REQUIRE_ALL";
@@ -31,10 +31,10 @@ fn every_function_agrees_with_shifted_clocks() {
         image: source.image.unwrap(),
         symtab: None,
     };
-    let options = Options {
+    let options = VerifyOptions {
         rounds: 20,
         time_namespace: true,
-        ..Options::default()
+        ..VerifyOptions::default()
     };
     let outcome = verify(&running.image, &running, &options).unwrap();
     assert_eq!(outcome.mismatches(), 0, "{outcome:#?}");

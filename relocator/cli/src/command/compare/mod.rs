@@ -16,7 +16,7 @@ use kernel_source::Cache;
 use relocator::link::Old;
 use relocator::source::Source;
 use relocator_verify::Running;
-use relocator_verify::compare::{self, Comparison, Namespaces, OldKernel, compare};
+use relocator_verify::compare::{CompareOptions, Comparison, Namespaces, OldKernel, compare};
 
 use crate::command::running::running;
 use crate::command::tables::kept;
@@ -87,9 +87,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     })
 }
 
-fn options(arguments: &Arguments) -> compare::Options {
-    let usual = compare::Options::default();
-    compare::Options {
+fn options(arguments: &Arguments) -> CompareOptions {
+    let usual = CompareOptions::default();
+    CompareOptions {
         time_namespace: arguments.time_namespace,
         rounds: arguments.rounds,
         in_flight: match (arguments.no_in_flight, arguments.thorough) {
