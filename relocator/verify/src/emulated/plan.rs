@@ -42,7 +42,7 @@ impl Planner<'_> {
         let page = self.read_page()?;
         let redirected = page == "timens";
         let mode = self.mode_of(page)?;
-        if mode != u64::from(ClockMode::Tsc.number()) {
+        if mode != u64::from(ClockMode::COUNTER.number()) {
             let mode = mode as u32;
             return Err(Error::ClockMode { mode });
         }

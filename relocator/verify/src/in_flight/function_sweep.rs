@@ -117,7 +117,7 @@ impl FunctionSweeper<'_, '_> {
             let pages = self.old.pages(&mut self.thread.stage, mode)?;
             let stage = &self.thread.stage;
             self.pristine = stage.bytes(stage.layout().pages.clone());
-            if self.name.ends_with("getrandom") && mode == ClockMode::Tsc {
+            if self.name.ends_with("getrandom") && mode == ClockMode::COUNTER {
                 self.set_up(Scenario::usual(random::QUERY), &pages)?;
                 let answer = self.at_home(random::QUERY)?;
                 state =

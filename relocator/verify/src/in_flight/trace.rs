@@ -118,7 +118,7 @@ impl FunctionSweeper<'_, '_> {
     /// once in the middle.
     pub(super) fn disturb(&mut self, ready: &mut Ready<'_>) -> Result<()> {
         let usual = ready.scenario;
-        for &disturbance in disturbable(&usual) {
+        for disturbance in disturbable(&usual) {
             self.disturb_with(ready, usual, disturbance)?;
         }
         ready.scenario = usual;
