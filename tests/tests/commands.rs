@@ -14,6 +14,7 @@ use relocator_tests::readelf::readelf;
 use relocator_tests::running::EMULATION;
 use relocator_tests::table;
 use relocator_tests::trials::all_required;
+use relocator_verify::Approach;
 use serde_json::{Map, Value};
 
 /// What a command with `--json` prints, which must be of that schema.
@@ -258,6 +259,7 @@ fn compare_puts_strategies_side_by_side() {
         "in_flight",
         "no_in_flight",
         "reason",
+        "failure",
     ];
     for row in rows {
         assert_members(row, &members);
@@ -278,6 +280,29 @@ fn compare_puts_strategies_side_by_side() {
             assert_members(timing, &["call", "ns", "ratio", "wrong"]);
             assert!(timing["ns"].as_f64().unwrap() > 0.0);
         }
+    }
+}
+
+/// A crash costs the rows that execute the code, and the command fails because some of them are ours.
+#[test]
+fn compare_fails_where_code_crashes() {
+    const INVALID: [u8; 2] = [0x0f, 0x0b];
+    let fixture = fixture::find("operands").unwrap();
+    let image = elf_tools::image::Image::parse(fixture.image).unwrap();
+    let entry = image.export("__vdso_getcpu").unwrap().address.index();
+    let mut bytes = fixture.image.to_vec();
+    bytes[entry..entry + INVALID.len()].copy_from_slice(&INVALID);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), bytes).unwrap();
+    let path = file.path().to_str().unwrap();
+    let ran = run(["compare", path, "--rounds", "1", "--json"]);
+    assert_eq!(ran.status, Some(1), "{}", ran.stderr);
+    let report: Value = serde_json::from_str(&ran.stdout).unwrap();
+    let rows = report["olds"][0]["rows"].as_array().unwrap();
+    for (approach, row) in Approach::ALL.iter().zip(rows) {
+        let executes = [Approach::Relocate, Approach::StepOut, Approach::Nothing];
+        let code = executes.contains(approach).then_some("crashed");
+        assert_eq!(row["failure"]["code"].as_str(), code, "{row}");
     }
 }
 

@@ -16,7 +16,7 @@ use relocator::plan::{FunctionPlan, Policy, Strategy};
 use relocator_tests::running::{EMULATION, RUNNING, TIME_NAMESPACE, in_words};
 use relocator_tests::stock::{self, Kernel, Shared};
 use relocator_tests::trials::{ensure, trial};
-use relocator_verify::{ClockMode, Emulation, OldImage, Options, Outcome, verify};
+use relocator_verify::{ClockMode, Emulation, OldImage, VerifyOptions, VerifyOutcome, verify};
 
 /// Kernels that nothing here was written for: other configurations, and packages that other compilers made. An archive
 /// does not have all of them all the time, so the first ones that it has are taken.
@@ -146,7 +146,7 @@ fn links(old: &Kernel, new: &Kernel) -> Result<(), String> {
 }
 
 /// Relocated functions answer as the system call does.
-fn agrees(outcome: &Outcome) -> Result<(), String> {
+fn agrees(outcome: &VerifyOutcome) -> Result<(), String> {
     let mut relocated = 0;
     for function in &outcome.functions {
         ensure(function.mismatches == 0, || format!("{function:#?}"))?;
@@ -160,9 +160,9 @@ fn agrees(outcome: &Outcome) -> Result<(), String> {
 }
 
 fn runs(kernel: &Kernel, time_namespace: bool) -> Result<(), String> {
-    let options = Options {
+    let options = VerifyOptions {
         time_namespace,
-        ..Options::default()
+        ..VerifyOptions::default()
     };
     let running = RUNNING.as_ref().map_err(Clone::clone)?;
     let outcome = verify(&derived(kernel)?, running, &options).map_err(|e| in_words(&e))?;
@@ -175,10 +175,10 @@ fn runs_emulated(
     clock_mode: ClockMode,
     time_namespace: bool,
 ) -> Result<(), String> {
-    let options = Options {
+    let options = VerifyOptions {
         time_namespace,
         rounds: 4,
-        ..Options::default()
+        ..VerifyOptions::default()
     };
     let symtab = new.symtab()?;
     let emulation = Emulation {

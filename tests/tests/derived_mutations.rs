@@ -21,7 +21,7 @@ use relocator_tests::running::{EMULATION, RUNNING, TIME_NAMESPACE, in_words};
 use relocator_tests::stock::{self, Kernel, Shared};
 use relocator_tests::trials::{ensure, trial};
 use relocator_verify::{
-    ClockMode, Emulation, FunctionOutcome, OldImage, Options, Outcome, Target, verify,
+    ClockMode, Emulation, FunctionOutcome, OldImage, Target, VerifyOptions, VerifyOutcome, verify,
 };
 
 /// How far a place is moved: by fields of 8, 4 and 1 bytes, and by an element of two fields. One must be caught.
@@ -221,11 +221,11 @@ impl Subject {
             ClockMode::Tsc => Target::Running(running),
             _ => Target::Emulated(emulation),
         };
-        let options = Options {
+        let options = VerifyOptions {
             time_namespace,
             rounds: 1,
             deadline: DEADLINE,
-            ..Options::default()
+            ..VerifyOptions::default()
         };
         let old = OldImage {
             relocations: Some(table),
@@ -296,7 +296,7 @@ enum Finding {
     Replaced,
 }
 
-fn finding(outcome: &Outcome) -> Finding {
+fn finding(outcome: &VerifyOutcome) -> Finding {
     let replaced = |function: &FunctionOutcome| {
         function.strategy == Some(Strategy::Proxy) || function.strategy == Some(Strategy::Syscall)
     };

@@ -15,7 +15,7 @@ use relocator_tests::running::{EMULATION, RUNNING, TIME_NAMESPACE, in_words};
 use relocator_tests::stock::{self, Kernel, Shared};
 use relocator_tests::trials::{ensure, trial};
 use relocator_verify::{
-    ClockMode, Emulation, Error, OldImage, Options, Outcome, verify, verify_at_home,
+    ClockMode, Emulation, Error, OldImage, VerifyOptions, VerifyOutcome, verify, verify_at_home,
 };
 
 /// When a process is taken to hang. Runs take a second at most; this is for a machine that is very busy.
@@ -24,12 +24,12 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// Functions of a stock vDSO that there is a system call for: all kernels have these, some have `getrandom`.
 const CALLED: usize = 5;
 
-fn options(rounds: u32, time_namespace: bool) -> Options {
-    Options {
+fn options(rounds: u32, time_namespace: bool) -> VerifyOptions {
+    VerifyOptions {
         rounds,
         time_namespace,
         deadline: DEADLINE,
-        ..Options::default()
+        ..VerifyOptions::default()
     }
 }
 
@@ -63,7 +63,7 @@ impl Emulable {
 }
 
 /// No call differs, and those that are to be called are.
-fn agrees(outcome: &Outcome) -> Result<(), String> {
+fn agrees(outcome: &VerifyOutcome) -> Result<(), String> {
     for function in &outcome.functions {
         ensure(function.mismatches == 0, || format!("{function:#?}"))?;
     }
@@ -85,7 +85,7 @@ fn onto<'a>(
     new: &'a Emulable,
     mode: ClockMode,
     time_namespace: bool,
-) -> Result<Outcome, String> {
+) -> Result<VerifyOutcome, String> {
     let options = options(5, time_namespace);
     let outcome = verify(old, new.with(mode)?, &options).map_err(|error| in_words(&error))?;
     agrees(&outcome).map(|()| outcome)

@@ -9,7 +9,7 @@ use relocator::plan::{Policy, Strategy};
 use relocator_tests::pretend::Pretend;
 use relocator_tests::running::{RUNNING, TIME_NAMESPACE, in_words};
 use relocator_tests::trials::{ensure, trial};
-use relocator_verify::{FunctionOutcome, Options, Outcome, verify};
+use relocator_verify::{FunctionOutcome, VerifyOptions, VerifyOutcome, verify};
 
 /// How `clock_gettime` and `gettimeofday`, the functions that tell nanoseconds, go on, then those that read one word
 /// (`time`, `clock_getres`), then `getcpu`, which reads nothing. With words of the reason.
@@ -67,9 +67,13 @@ const HIDDEN: [(&str, &str); 2] = [
 /// linker that breaks every image takes.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-fn run(fixture: &'static Fixture, policy: Policy, time_namespace: bool) -> Result<Outcome, String> {
+fn run(
+    fixture: &'static Fixture,
+    policy: Policy,
+    time_namespace: bool,
+) -> Result<VerifyOutcome, String> {
     let old = Pretend::of(fixture).old;
-    let options = Options {
+    let options = VerifyOptions {
         policy,
         time_namespace,
         rounds: 20,

@@ -17,7 +17,8 @@ use relocator_tests::trials::{ensure, trial};
 use relocator_verify::Approach;
 use relocator_verify::OldImage;
 use relocator_verify::in_flight::{
-    Earlier, Ending, Failure, FunctionSweep, InFlight, Namespaces, Options, Variant, sweep_with,
+    Earlier, Ending, FailedExperiment, FunctionSweep, InFlight, Namespaces, SweepOptions, Variant,
+    sweep_with,
 };
 
 /// The kernel that treatments are tried on which are known to fail, and that a table is broken of: the oldest one that the
@@ -43,7 +44,7 @@ const RESTORE: Namespaces = Namespaces {
 
 fn run(
     kernel: &Kernel,
-    options: &Options,
+    options: &SweepOptions,
     change: impl FnOnce(&mut ReentryTable),
 ) -> Result<InFlight, String> {
     let home = kernel.symtab()?;
@@ -62,10 +63,10 @@ fn only(
     found.map_err(|error| in_words(&error))
 }
 
-fn options(approach: Approach) -> Options {
-    Options {
+fn options(approach: Approach) -> SweepOptions {
+    SweepOptions {
         approaches: vec![approach],
-        ..Options::default()
+        ..SweepOptions::default()
     }
 }
 
@@ -201,10 +202,10 @@ const BREAKS: [Break; 5] = [
 ];
 
 fn is_noticed(kernel: &Kernel, change: fn(&mut ReentryTable)) -> Result<(), String> {
-    let options = Options {
+    let options = SweepOptions {
         namespaces: vec![RESTORE],
         functions: vec!["clock_gettime".to_owned()],
-        ..Options::default()
+        ..SweepOptions::default()
     };
     let right = run(kernel, &options, |_| {})?;
     ensure(right.failures() == 0, || format!("{right:#?}"))?;
@@ -233,7 +234,7 @@ fn run_linked(old: &Kernel, to: &Kernel, policy: Policy) -> Result<InFlight, Str
         symtab: to.symtab()?,
         policy,
     };
-    let options = Options {
+    let options = SweepOptions {
         earlier: Some(earlier),
         namespaces: vec![RESTORE],
         ..options(Approach::Relocate)
@@ -251,7 +252,7 @@ fn comes_out_of_detours(old: &Kernel, to: &Kernel) -> Result<(), String> {
     })?;
     for function in &found.functions {
         let worst = function.worst;
-        let refused = |failure: &Failure| failure.what.contains("linked earlier");
+        let refused = |failure: &FailedExperiment| failure.what.contains("linked earlier");
         let right = worst.failures() == worst.stuck && function.failures.iter().all(refused);
         let few = worst.stuck * 10 < function.reached;
         ensure(right && few, || {
@@ -282,7 +283,7 @@ fn comes_out_of_fixture(name: &str) -> Result<(), String> {
     let old = source.old(&tables::Options::default());
     let (old, _) = old.map_err(|error| in_words(&error))?;
     let image = OldImage::from(&old).with_home(source.symtab.as_ref());
-    let options = Options {
+    let options = SweepOptions {
         namespaces: vec![RESTORE],
         ..options(Approach::Relocate)
     };

@@ -20,7 +20,7 @@ use relocator_tests::running::{RUNNING, TIME_NAMESPACE, in_words};
 use relocator_tests::stock::{self, Kernel, Shared};
 use relocator_tests::table;
 use relocator_tests::trials::{ensure, trial};
-use relocator_verify::{FunctionOutcome, Options, verify};
+use relocator_verify::{FunctionOutcome, VerifyOptions, verify};
 
 /// Everything that symbols of vvar are derived from, by the names of some kernel.
 const STRUCTURES: [&str; 9] = [
@@ -43,11 +43,11 @@ fn is_left_alone(function: &FunctionOutcome) -> bool {
 }
 
 fn agrees(kernel: &Kernel, policy: Policy, time_namespace: bool) -> Result<(), String> {
-    let options = Options {
+    let options = VerifyOptions {
         policy,
         time_namespace,
         rounds: 20,
-        ..Options::default()
+        ..VerifyOptions::default()
     };
     let running = RUNNING.as_ref().map_err(Clone::clone)?;
     let outcome = verify(&kernel.image, running, &options).map_err(|error| in_words(&error))?;

@@ -13,7 +13,7 @@ use libtest_mimic::{Arguments, Trial};
 use relocator_tests::pretend::Pretend;
 use relocator_tests::running::{RUNNING, TIME_NAMESPACE, in_words};
 use relocator_tests::trials::{ensure, trial};
-use relocator_verify::{Options, verify};
+use relocator_verify::{VerifyOptions, verify};
 
 /// How far a relocation is moved: by a field of 8 and of 4 bytes, and by an element of two fields. A size is also made 0,
 /// which leads from any element to the first. One must be caught.
@@ -153,11 +153,11 @@ const fn survivor(
 fn run(image: &Image, table: &Relocations, time_namespace: bool) -> Result<Option<String>, String> {
     let bytes = write::attach(image, table).map_err(|error| error.to_string())?;
     let image = Image::parse(&bytes).map_err(|error| error.to_string())?;
-    let options = Options {
+    let options = VerifyOptions {
         time_namespace,
         rounds: 2,
         deadline: DEADLINE,
-        ..Options::default()
+        ..VerifyOptions::default()
     };
     match verify(&image, RUNNING.as_ref().map_err(Clone::clone)?, &options) {
         Ok(outcome) => {

@@ -15,7 +15,7 @@ use kernel_source::Cache;
 use relocator::link::Old;
 use relocator_cli::source::Spec;
 use relocator_verify::compare::{InProcess, TimedCall, side_by_side};
-use relocator_verify::{Approach, Options, Running, verify};
+use relocator_verify::{Approach, Running, VerifyOptions, verify};
 
 /// Batches and calls in a batch of what is measured in turns.
 const TURNS: (u32, u32) = (301, 2000);
@@ -48,7 +48,7 @@ fn contestant(
 ) -> Contestant {
     let found = fixture::find(fixture).expect("a fixture");
     let image = Image::parse(found.image).expect("a good image");
-    let outcome = verify(&image, running, &Options::default()).expect("it links and runs");
+    let outcome = verify(&image, running, &VerifyOptions::default()).expect("it links and runs");
     assert_eq!(outcome.mismatches(), 0, "{fixture} is wrong here");
     // SAFETY: the image is one of ours, and it was verified just now.
     let functions = unsafe { InProcess::map(&image, running, approach) }.expect("it links");
@@ -83,7 +83,7 @@ fn stock(running: &Running) -> Vec<Contestant> {
         .iter()
         .map(|(name, old)| (name.clone(), old, Approach::Relocate));
     let contestant = |(name, old, approach): (String, &Old, Approach)| {
-        let outcome = verify(old, running, &Options::default()).expect("it links and runs");
+        let outcome = verify(old, running, &VerifyOptions::default()).expect("it links and runs");
         assert_eq!(outcome.mismatches(), 0, "{name} is wrong here");
         // SAFETY: the image is a kernel's, and with its table it was verified just now.
         let functions = unsafe { InProcess::map(old, running, approach) }.expect("it links");

@@ -1,6 +1,6 @@
 //! A function that is to be checked, and what it is called for.
 
-use super::calls::{self, Subject};
+use super::calls::{self, CheckedFunction};
 use super::child::Progress;
 use super::entry::Entry;
 use super::outcome::FunctionOutcome;
@@ -50,7 +50,7 @@ impl<'a> Candidate<'a> {
         let Some(entry) = self.entry else {
             return Ok(FunctionOutcome::not_called(self));
         };
-        let subject = Subject {
+        let function = CheckedFunction {
             name: self.name(),
             entry,
             native: self.native,
@@ -58,7 +58,7 @@ impl<'a> Candidate<'a> {
             is_stub: self.strategy == Some(Strategy::Syscall),
             rounds,
         };
-        let tally = calls::check(&subject, progress)?;
+        let tally = calls::check(&function, progress)?;
         Ok(FunctionOutcome::called(self, tally))
     }
 }

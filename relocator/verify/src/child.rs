@@ -39,6 +39,8 @@ enum Message<T> {
         errno: i32,
         reason: String,
     },
+    /// A kernel and an image do not go together: [`Error::Unlinkable`].
+    Refused { what: String, reason: String },
     /// It stopped with an error.
     Failed(String),
     /// It is done.
@@ -76,11 +78,68 @@ impl Progress {
     }
 }
 
+/// Why a child has come to no result.
+#[derive(Debug)]
+pub(crate) enum Lost {
+    /// A signal has killed it, in the middle of `doing`.
+    Killed {
+        /// Which.
+        signal: Signal,
+        /// What it said last that it was about to do.
+        doing: String,
+    },
+    /// It did not finish in time.
+    Hung {
+        /// How long it was given.
+        deadline: Duration,
+        /// What it said last that it was about to do.
+        doing: String,
+    },
+    /// It has stopped with an error, or said nothing that could be understood. In words that follow `the process`.
+    Failed(String),
+    /// The system has refused something, or the answer is no.
+    Error(Error),
+}
+
+impl From<Error> for Lost {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Child { what } => Self::Failed(what),
+            error => Self::Error(error),
+        }
+    }
+}
+
+impl From<Lost> for Error {
+    fn from(lost: Lost) -> Self {
+        let what = match lost {
+            Lost::Killed { signal, doing } => format!("was killed by {signal}, {doing}"),
+            Lost::Hung { deadline, doing } => {
+                format!("did not finish within {deadline:?}, {doing}")
+            }
+            Lost::Failed(what) => what,
+            Lost::Error(error) => return error,
+        };
+        Self::Child { what }
+    }
+}
+
 /// Runs `work` in a child process and returns what it returns.
 pub(crate) fn run<T>(
     conditions: Conditions,
     work: impl FnOnce(&mut Progress) -> Result<T>,
 ) -> Result<T>
+where
+    T: Serialize + DeserializeOwned,
+{
+    Ok(try_run(conditions, work)?)
+}
+
+/// The same, where the caller wants to know in which way the child was lost.
+pub(crate) fn try_run<T>(
+    conditions: Conditions,
+    work: impl FnOnce(&mut Progress) -> Result<T>,
+) -> Result<T, Lost>
 where
     T: Serialize + DeserializeOwned,
 {
@@ -129,6 +188,7 @@ fn live<T: Serialize>(
             Ok(result) => Message::Done(result),
             // The words of `Error::Child` are to be said once.
             Err(Error::Child { what }) => Message::Failed(what),
+            Err(Error::Unlinkable { what, reason }) => Message::Refused { what, reason },
             Err(error) => Message::Failed(format!("failed: {}", in_words(&error))),
         }
     }));
@@ -147,12 +207,14 @@ struct Watch {
 enum End {
     Exited(i32),
     Killed(Signal),
+    /// It was ended because its time was up.
+    Late(Duration),
     /// It was ended because of this.
     Ended(String),
 }
 
 impl Watch {
-    fn finish<T: DeserializeOwned>(mut self, pipe: PipeReader) -> Result<T> {
+    fn finish<T: DeserializeOwned>(mut self, pipe: PipeReader) -> Result<T, Lost> {
         let mut output = Vec::new();
         let end = self.listen(pipe, &mut output)?;
         conclude(&output, end)
@@ -166,10 +228,11 @@ impl Watch {
         loop {
             let left = self.deadline.saturating_sub(started.elapsed());
             if end.is_none() && left.is_zero() {
-                return self.end(format!("did not finish within {:?}", self.deadline));
+                return Ok(self.end(End::Late(self.deadline)));
             }
             if output.len() > MAX_OUTPUT {
-                return self.end(format!("sent more than {MAX_OUTPUT} bytes"));
+                let reason = format!("sent more than {MAX_OUTPUT} bytes");
+                return Ok(self.end(End::Ended(reason)));
             }
             let patience = if end.is_some() {
                 Duration::ZERO
@@ -206,9 +269,9 @@ impl Watch {
         Ok(Some(end))
     }
 
-    fn end(&mut self, reason: String) -> Result<End> {
+    fn end(&mut self, end: End) -> End {
         self.kill();
-        Ok(End::Ended(reason))
+        end
     }
 
     fn kill(&mut self) {
@@ -241,7 +304,7 @@ fn read(pipe: &mut PipeReader, output: &mut Vec<u8>) -> Result<bool> {
 }
 
 /// Makes sense of what the child said and how it ended.
-fn conclude<T: DeserializeOwned>(output: &[u8], end: End) -> Result<T> {
+fn conclude<T: DeserializeOwned>(output: &[u8], end: End) -> Result<T, Lost> {
     let mut seen = "before it began".to_owned();
     let mut result = None;
     let mut garbage = false;
@@ -255,20 +318,34 @@ fn conclude<T: DeserializeOwned>(output: &[u8], end: End) -> Result<T> {
                 step,
                 errno,
                 reason,
-            }) => return Err(refused(&step, errno, reason)),
-            Ok(Message::Failed(what)) => return Err(Error::Child { what }),
+            }) => return Err(refused(&step, errno, reason).into()),
+            Ok(Message::Refused { what, reason }) => {
+                return Err(Error::Unlinkable { what, reason }.into());
+            }
+            Ok(Message::Failed(what)) => return Err(Lost::Failed(what)),
             Ok(Message::Done(value)) => result = Some(value),
             Err(_) => garbage = true,
         }
     }
     let what = match (end, result) {
-        (End::Killed(signal), _) => format!("was killed by {signal}, {seen}"),
+        (End::Killed(signal), _) => {
+            return Err(Lost::Killed {
+                signal,
+                doing: seen,
+            });
+        }
+        (End::Late(deadline), _) => {
+            return Err(Lost::Hung {
+                deadline,
+                doing: seen,
+            });
+        }
         (End::Ended(reason), _) => format!("{reason}, {seen}"),
         (End::Exited(_), _) if garbage => format!("sent something that is no message, {seen}"),
         (End::Exited(0), Some(result)) => return Ok(result),
         (End::Exited(code), _) => format!("exited with status {code} and no result, {seen}"),
     };
-    Err(Error::Child { what })
+    Err(Lost::Failed(what))
 }
 
 fn refused(step: &str, errno: i32, reason: String) -> Error {

@@ -7,13 +7,13 @@ use elf_tools::Avma;
 use elf_tools::symtab::Symtab;
 
 use super::address_space::AddressSpace;
+use super::call_shims::{self, Side};
 use super::candidate::Candidate;
 use super::child::{self, Progress};
 use super::concurrency;
 use super::linked::{self, Native, Prepared};
 use super::target::{Emulation, OldImage};
-use super::trampoline::{self, Side};
-use super::{FunctionOutcome, Options, Outcome};
+use super::{FunctionOutcome, VerifyOptions, VerifyOutcome};
 use crate::{Error, Result};
 use relocator::link::{New, Old, link};
 use relocator::placement::Placement;
@@ -29,8 +29,8 @@ const AT_HOME: &str = "not linked: it is on its own kernel";
 pub(super) fn linked(
     old: OldImage<'_>,
     emulation: &Emulation<'_>,
-    options: &Options,
-) -> Result<Outcome> {
+    options: &VerifyOptions,
+) -> Result<VerifyOutcome> {
     let home = Home::read(emulation)?;
     let own_kernel = old.home.map(|symtab| Emulation {
         image: old.image,
@@ -51,7 +51,7 @@ pub(super) fn linked(
         let at_home = at_home.transpose()?;
         let check = |plan: &FunctionPlan| {
             let native = native.entry(&plan.names);
-            let native = native.map(|native| trampoline::through(Side::Native, native));
+            let native = native.map(|native| call_shims::through(Side::Native, native));
             let candidate = Candidate {
                 home: at_home.as_ref().and_then(|home| home.entry(&plan.names)),
                 ..Candidate::linked(plan, mapped.entry(plan), native)
@@ -59,7 +59,7 @@ pub(super) fn linked(
             check(&emulated, &candidate, options.rounds, progress)
         };
         let functions: Result<_> = mapped.functions.iter().map(check).collect();
-        Ok(Outcome {
+        Ok(VerifyOutcome {
             functions: functions?,
         })
     })
@@ -68,7 +68,7 @@ pub(super) fn linked(
 /// Verifies the emulated kernel's own image.
 ///
 /// What functions are compared with, besides the system call, is the running kernel's: their own would always agree.
-pub(super) fn at_home(emulation: &Emulation<'_>, options: &Options) -> Result<Outcome> {
+pub(super) fn at_home(emulation: &Emulation<'_>, options: &VerifyOptions) -> Result<VerifyOutcome> {
     let home = Home::read(emulation)?;
     child::run(options.conditions(), |progress| {
         let start = AddressSpace::read()?.hole(home.unit.size())?;
@@ -89,7 +89,7 @@ pub(super) fn at_home(emulation: &Emulation<'_>, options: &Options) -> Result<Ou
         };
         let functions = linked::functions(emulation.image);
         let functions: Result<_> = functions.iter().map(check).collect();
-        Ok(Outcome {
+        Ok(VerifyOutcome {
             functions: functions?,
         })
     })
@@ -102,7 +102,7 @@ fn check(
     rounds: u32,
     progress: &mut Progress,
 ) -> Result<FunctionOutcome> {
-    let refreshed = |entry| trampoline::through(Side::Subject, entry);
+    let refreshed = |entry| call_shims::through(Side::Checked, entry);
     let refreshed = Candidate {
         entry: candidate.entry.map(refreshed),
         ..candidate.clone()
@@ -175,7 +175,7 @@ impl<'a> Home<'a> {
     /// Maps it at `start` in this process, which is to end with it, and has it refreshed by every call.
     fn emulate(&self, start: Avma, progress: &mut Progress) -> Result<Arc<Emulated>> {
         let emulated = self.map(start, progress)?;
-        trampoline::install(&emulated);
+        call_shims::install(&emulated);
         Ok(emulated)
     }
 

@@ -213,7 +213,7 @@ impl Entry {
         }
         let plain = name.strip_prefix("__vdso_").unwrap_or(name);
         // A function pointer has the size of a data pointer, this one is not null, and the caller promises what it
-        // leads to. Signatures are those of `arch/x86/entry/vdso` and `lib/vdso` in the kernel.
+        // leads to. Signatures are those of `lib/vdso` and of the kernel's architectures.
         Some(match plain {
             "clock_gettime" => {
                 // SAFETY: see above.

@@ -9,7 +9,7 @@
 //! //! | `address_space` | where the kernel's mappings are, and room near them |
 //! | `linked` | an old image, linked and mapped there |
 //! | `emulation` | a kernel that is emulated, and images on it |
-//! | `trampoline` | calls that bring an emulated kernel up to date first |
+//! | `call_shims` | calls that bring an emulated kernel up to date first |
 //! | `concurrency` | calls while an emulated kernel is being updated |
 //! | `entry` | functions, typed |
 //! | `system` | the same functions as system calls |
@@ -27,7 +27,9 @@
 
 pub(crate) mod address_space;
 mod approach;
+mod arch;
 pub mod bed;
+mod call_shims;
 pub(crate) mod calls;
 mod candidate;
 pub(crate) mod child;
@@ -45,7 +47,6 @@ mod process;
 mod system;
 mod target;
 mod time_namespace;
-mod trampoline;
 
 use std::time::Duration;
 
@@ -60,7 +61,7 @@ pub use approach::Approach;
 pub use error::{Error, Result};
 
 pub use emulated::ClockMode;
-pub use outcome::{FunctionOutcome, Outcome};
+pub use outcome::{FunctionOutcome, VerifyOutcome};
 pub use target::{Emulation, OldImage, Running, Target};
 
 /// The `what` of the [`Error::Io`] that says that the system refuses a time namespace.
@@ -68,7 +69,7 @@ pub const TIME_NAMESPACE: &str = "a time namespace";
 
 /// What is verified, and how thoroughly.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct VerifyOptions {
     /// Which strategies may be used.
     pub policy: Policy,
     /// Whether to run in a time namespace of its own, with shifted clocks.
@@ -79,7 +80,7 @@ pub struct Options {
     pub deadline: Duration,
 }
 
-impl Default for Options {
+impl Default for VerifyOptions {
     fn default() -> Self {
         Self {
             policy: Policy::Auto,
@@ -90,7 +91,7 @@ impl Default for Options {
     }
 }
 
-impl Options {
+impl VerifyOptions {
     fn conditions(&self) -> Conditions {
         Conditions {
             time_namespace: self.time_namespace,
@@ -108,8 +109,8 @@ impl Options {
 pub fn verify<'a>(
     old: impl Into<OldImage<'a>>,
     onto: impl Into<Target<'a>>,
-    options: &Options,
-) -> Result<Outcome> {
+    options: &VerifyOptions,
+) -> Result<VerifyOutcome> {
     match onto.into() {
         Target::Running(running) => run(&Prepared::new(old.into(), running)?, options),
         Target::Emulated(emulation) => emulation::linked(old.into(), &emulation, options),
@@ -117,17 +118,17 @@ pub fn verify<'a>(
 }
 
 /// The same for the emulated kernel's own image, which is not linked: what it did at home. The policy does not matter.
-pub fn verify_at_home(emulation: &Emulation<'_>, options: &Options) -> Result<Outcome> {
+pub fn verify_at_home(emulation: &Emulation<'_>, options: &VerifyOptions) -> Result<VerifyOutcome> {
     emulation::at_home(emulation, options)
 }
 
-fn run(prepared: &Prepared<'_>, options: &Options) -> Result<Outcome> {
+fn run(prepared: &Prepared<'_>, options: &VerifyOptions) -> Result<VerifyOutcome> {
     let size = prepared.try_link(options.policy)?;
     child::run(options.conditions(), |progress| {
         progress.at("mapping the linked image");
         let mapped = prepared.map(options.policy, size)?;
         let functions = check_functions(prepared, &mapped, &|_| true, options.rounds, progress)?;
-        Ok(Outcome { functions })
+        Ok(VerifyOutcome { functions })
     })
 }
 

@@ -18,7 +18,7 @@ mod shared;
 
 pub use shared::Shared;
 
-/// Bytes in a page of x86-64.
+/// Bytes in a page.
 pub const PAGE: usize = 0x1000;
 
 /// Anonymous memory that belongs to this value and is unmapped with it. It begins as zeros that can be written; parts

@@ -9,12 +9,12 @@ use super::candidate::Candidate;
 /// What verifying an image found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct Outcome {
+pub struct VerifyOutcome {
     /// Every distinct function, by entry point.
     pub functions: Vec<FunctionOutcome>,
 }
 
-impl Outcome {
+impl VerifyOutcome {
     /// Number of calls that were compared.
     pub fn calls(&self) -> u64 {
         self.functions.iter().map(|function| function.calls).sum()

@@ -9,7 +9,7 @@ use relocator::plan::Policy;
 use relocator::source::Source;
 use relocator::tables;
 use relocator_verify::in_flight::{
-    Counts, Earlier, Ending, Failure, FunctionSweep, InFlight, Options, Part, sweep,
+    Counts, Earlier, Ending, FailedExperiment, FunctionSweep, InFlight, Part, SweepOptions, sweep,
 };
 use relocator_verify::{Approach, OldImage};
 use serde::Serialize;
@@ -69,12 +69,12 @@ pub(crate) fn run(
             policy: arguments.linked_by,
         })
     };
-    let options = Options {
+    let options = SweepOptions {
         earlier: between.as_ref().map(earlier).transpose()?,
         approaches: vec![arguments.approach],
         functions: arguments.functions.clone(),
         deadline,
-        ..Options::default()
+        ..SweepOptions::default()
     };
     let home = match between {
         None => Some(old_source.require_symtab()?),
@@ -161,7 +161,7 @@ fn parts(found: &InFlight) -> comfy_table::Table {
     table
 }
 
-fn failure(function: &FunctionSweep, failure: &Failure) -> String {
+fn failure(function: &FunctionSweep, failure: &FailedExperiment) -> String {
     format!(
         "{}+{:#x} [{}] {}, {}, {}: {}: {}",
         function.name,

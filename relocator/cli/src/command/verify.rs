@@ -11,7 +11,7 @@ use relocator::link::Old;
 use relocator::plan::{Policy, Strategy};
 use relocator::source::Source;
 use relocator_verify::{
-    ClockMode, Emulation, FunctionOutcome, OldImage, Options, Outcome as Verified, Running, verify,
+    ClockMode, Emulation, FunctionOutcome, OldImage, Running, VerifyOptions, VerifyOutcome, verify,
     verify_at_home,
 };
 use serde::Serialize;
@@ -141,8 +141,8 @@ fn outcome(
     home: Option<&Symtab>,
     running: &Running,
     emulated: Option<&Source>,
-) -> Result<Verified> {
-    let options = Options {
+) -> Result<VerifyOutcome> {
+    let options = VerifyOptions {
         policy: arguments.strategy,
         time_namespace: arguments.time_namespace,
         rounds: arguments.rounds,
@@ -163,7 +163,7 @@ fn outcome(
     })
 }
 
-fn text(report: &Report, outcome: &Verified) -> String {
+fn text(report: &Report, outcome: &VerifyOutcome) -> String {
     let mut table = output::table(&["function", "strategy", "calls", "mismatches", "reason"]);
     let mut notes = String::new();
     for function in &report.functions {

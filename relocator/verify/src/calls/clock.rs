@@ -67,12 +67,12 @@ fn bracket(clock: Clock, id: i32) -> Result<(), String> {
 /// Reads the monotonic clock by the linked function, the running kernel's own and the system call in turns.
 fn order(checker: &mut Checker<'_>, clock: Clock) {
     checker.case("monotonic clock, mixed with native calls and system calls");
-    let native = match checker.subject.native {
+    let native = match checker.function.native {
         Some(Entry::ClockGettime(native)) => Some(native),
         _ => None,
     };
     let mut last = ("nothing", Time::default());
-    for round in 0..checker.subject.rounds.saturating_mul(ORDERED_CALLS) {
+    for round in 0..checker.function.rounds.saturating_mul(ORDERED_CALLS) {
         // A period of 7 brings every two ways next to each other, in both orders, and some twice in a row.
         let (caller, (code, time)) = match (round % 7, native) {
             (0 | 3, Some(native)) => ("native", native.call(libc::CLOCK_MONOTONIC)),
@@ -101,14 +101,14 @@ pub(super) fn getres(checker: &mut Checker<'_>, clock: Clock) {
     let own = own_clocks().map(|(_, id)| id);
     for id in IDS.chain(own) {
         checker.case(format!("clock {id}"));
-        for _ in 0..checker.subject.rounds {
+        for _ in 0..checker.function.rounds {
             let (found, expected) = (clock.call(id), system::clock_getres(id, true));
             checker.same("the resolution", found, expected, |entry| {
                 ask(entry).map(|clock| clock.call(id))
             });
         }
         checker.case(format!("clock {id}, without a place for the result"));
-        for _ in 0..checker.subject.rounds {
+        for _ in 0..checker.function.rounds {
             let (found, expected) = (
                 clock.call_without_result(id),
                 system::clock_getres(id, false).0,

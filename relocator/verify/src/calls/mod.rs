@@ -22,7 +22,7 @@ const ATTEMPTS: u32 = 4;
 
 /// A function to be checked.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Subject<'a> {
+pub(crate) struct CheckedFunction<'a> {
     /// Name that it is reported under.
     pub(crate) name: &'a str,
     /// Where it is called.
@@ -55,14 +55,14 @@ pub struct Tally {
 }
 
 /// Calls the function in every way that is known, and compares.
-pub(crate) fn check(subject: &Subject<'_>, progress: &mut Progress) -> Result<Tally> {
+pub(crate) fn check(function: &CheckedFunction<'_>, progress: &mut Progress) -> Result<Tally> {
     let mut checker = Checker {
-        subject,
+        function,
         progress,
         case: String::new(),
         tally: Tally::default(),
     };
-    match subject.entry {
+    match function.entry {
         Entry::ClockGettime(clock) => clock::gettime(&mut checker, clock),
         Entry::ClockGetres(clock) => clock::getres(&mut checker, clock),
         Entry::Gettimeofday(function) => wall::gettimeofday(&mut checker, function),
@@ -82,7 +82,7 @@ enum Settable {
 
 /// Counts calls and differences.
 struct Checker<'a> {
-    subject: &'a Subject<'a>,
+    function: &'a CheckedFunction<'a>,
     progress: &'a mut Progress,
     case: String,
     tally: Tally,
@@ -93,12 +93,12 @@ impl Checker<'_> {
     fn case(&mut self, case: impl Into<String>) {
         self.case = case.into();
         self.progress
-            .at(format!("{}, {}", self.subject.name, self.case));
+            .at(format!("{}, {}", self.function.name, self.case));
     }
 
     /// Compares as often as was asked for.
     fn rounds(&mut self, settable: Settable, mut attempt: impl FnMut() -> Result<(), String>) {
-        for _ in 0..self.subject.rounds {
+        for _ in 0..self.function.rounds {
             self.once(settable, &mut attempt);
         }
     }
@@ -141,9 +141,9 @@ impl Checker<'_> {
         self.tally.calls += 1;
         if let Err(difference) = equal(what, &found, &expected) {
             let found = Some(found);
-            if self.subject.native.and_then(&ask) == found {
+            if self.function.native.and_then(&ask) == found {
                 self.tally.like_native += 1;
-            } else if self.subject.home.and_then(&ask) == found {
+            } else if self.function.home.and_then(&ask) == found {
                 self.tally.like_home += 1;
             } else {
                 self.mismatch(difference);

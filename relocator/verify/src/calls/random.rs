@@ -34,7 +34,7 @@ const UNREPEATABLE: usize = 32;
 pub(super) fn getrandom(checker: &mut Checker<'_>, function: Random) {
     checker.case("parameters of the state");
     let mut parameters = None;
-    let is_stub = checker.subject.is_stub;
+    let is_stub = checker.function.is_stub;
     checker.once(Settable::No, || {
         query(function, is_stub).map(|found| parameters = found)
     });
@@ -106,7 +106,7 @@ fn fill(
     let mut written = vec![false; length];
     let mut previous: Option<RandomBuffer> = None;
     let mut succeeded = true;
-    for round in 0..checker.subject.rounds.max(LEAST_ROUNDS) {
+    for round in 0..checker.function.rounds.max(LEAST_ROUNDS) {
         let pattern = if round % 2 == 0 { 0xa5 } else { 0x5a };
         let expected = system::getrandom(&mut RandomBuffer::new(length, pattern), flags);
         succeeded = expected >= 0;

@@ -3,7 +3,7 @@
 use crate::Approach;
 use serde::{Deserialize, Serialize};
 
-use super::{OldComparison, OldKernel, Options, Row};
+use super::{CompareOptions, Failure, OldComparison, OldKernel, Row};
 use crate::in_flight::{self, Counts, InFlight, Namespaces, Variant, VariantCounts, sweep};
 use crate::{Error, Result};
 use crate::{OldImage, Running};
@@ -94,10 +94,10 @@ pub(super) fn measure(
     kernels: &[OldKernel],
     compared: &mut [OldComparison],
     running: &Running,
-    options: &Options,
+    options: &CompareOptions,
     progress: &(dyn Fn(&str) + Sync),
 ) -> Result<()> {
-    let options = &Options {
+    let options = &CompareOptions {
         in_flight: namespaces(&options.in_flight)?,
         ..options.clone()
     };
@@ -114,7 +114,7 @@ pub(super) fn measure(
 }
 
 /// Why no thread can be stopped on this kernel, if none can.
-fn obstacle(kernel: &OldKernel, options: &Options) -> Option<String> {
+fn obstacle(kernel: &OldKernel, options: &CompareOptions) -> Option<String> {
     if options.in_flight.is_empty() {
         return Some("it was not asked for".to_owned());
     }
@@ -160,17 +160,17 @@ fn sweep_rows(
     kernel: &OldKernel,
     running: &Running,
     rows: &mut [Row],
-    options: &Options,
+    options: &CompareOptions,
 ) -> Result<()> {
     leave_out(rows, "");
     let mut rows: Vec<&mut Row> = rows.iter_mut().filter(|row| is_swept(row)).collect();
     let sweep = |approaches: Vec<Approach>| {
         let image = OldImage::from(&kernel.old).with_home(kernel.home.as_ref());
-        let wanted = in_flight::Options {
+        let wanted = in_flight::SweepOptions {
             approaches,
             namespaces: options.in_flight.clone(),
             deadline: options.deadline,
-            ..in_flight::Options::default()
+            ..in_flight::SweepOptions::default()
         };
         sweep(image, running, &wanted)
     };
@@ -181,7 +181,7 @@ fn sweep_rows(
                 let mut swept = sweep(vec![approach])?;
                 swept.pop().unwrap_or_else(|| Err(lost()))
             });
-            alone.collect()
+            Ok(alone.collect())
         }
         Err(error) if error.is_refusal() => {
             let reason = in_words(&error);
@@ -189,8 +189,8 @@ fn sweep_rows(
                 .for_each(|row| row.no_in_flight = Some(reason.clone()));
             return Ok(());
         }
-        swept => swept?,
-    };
+        swept => swept,
+    }?;
     for (row, swept) in rows.into_iter().zip(swept) {
         row.no_in_flight = match swept {
             Ok(found) if found.namespaces.is_empty() => {
@@ -201,8 +201,17 @@ fn sweep_rows(
                 row.in_flight = Some(found.into());
                 None
             }
-            Err(error) if error.is_refusal() => Some(in_words(&error)),
-            Err(error) => return Err(error),
+            Err(error) => {
+                let reason = in_words(&error);
+                match error {
+                    Error::Child { what } => {
+                        row.failure.get_or_insert(Failure::Child { what });
+                    }
+                    error if !error.is_refusal() => return Err(error),
+                    _ => {}
+                }
+                Some(reason)
+            }
         };
     }
     Ok(())

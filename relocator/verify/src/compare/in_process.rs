@@ -42,22 +42,8 @@ impl InProcess {
                 entries: Vec::new(),
             });
         }
-        let Code::Linked(policy) = code else {
-            let native = prepared.native()?;
-            let entries = prepared
-                .callable()
-                .iter()
-                .filter_map(|names| native.entry(names))
-                .collect();
-            return Ok(Self { entries });
-        };
-        let mapped = prepared.map(policy, prepared.try_link(policy)?)?;
-        let covered = mapped
-            .functions
-            .iter()
-            .filter(|plan| approach.covers(plan.strategy));
         Ok(Self {
-            entries: covered.filter_map(|plan| mapped.entry(plan)).collect(),
+            entries: code.entries(&prepared, None, approach)?,
         })
     }
 
@@ -82,7 +68,7 @@ pub fn side_by_side(
         .iter()
         .map(|approach| approach.entries.as_slice())
         .collect();
-    let samples = measure::in_turns(&entries, call, batches, batch);
+    let samples = measure::in_turns(&entries, call, (batches, batch), &mut |_| {});
     let first = samples.first().cloned().unwrap_or_default();
     samples
         .iter()

@@ -1,65 +1,57 @@
 //! Timing several implementations in turns.
 
-use super::{Options, Row, Timing};
+use super::{CompareOptions, Timing};
 use crate::Approach;
 use crate::calls::timing::TimedCall;
 use crate::child::Progress;
 use crate::entry::Entry;
 
-/// A row in the making, with the functions that it is about.
-pub(super) struct Measured {
-    pub(super) row: Row,
-    pub(super) entries: Vec<Entry>,
-}
-
-impl Measured {
-    pub(super) fn none(row: Row) -> Self {
-        Self {
-            row,
-            entries: Vec::new(),
-        }
-    }
-}
-
-/// Times every call of every row.
-pub(super) fn interleaved(rows: &mut [Measured], options: &Options, progress: &mut Progress) {
-    let native = rows
+/// Times every call of every approach, by approach. `at` is told the index of the approach whose code is executed next.
+pub(super) fn interleaved(
+    mapped: &[(Approach, Vec<Entry>)],
+    options: &CompareOptions,
+    progress: &mut Progress,
+    at: &mut dyn FnMut(usize),
+) -> Vec<Vec<Timing>> {
+    let native = mapped
         .iter()
-        .position(|measured| measured.row.approach == Approach::Native);
+        .position(|(approach, _)| *approach == Approach::Native);
+    let entries = mapped.iter().map(|(_, entries)| entries.as_slice());
+    let entries: Vec<&[Entry]> = entries.collect();
+    let mut timings = vec![Vec::new(); mapped.len()];
     for call in TimedCall::ALL {
         progress.at(format!("timing {}", call.name()));
-        let entries: Vec<&[Entry]> = rows
-            .iter()
-            .map(|measured| measured.entries.as_slice())
-            .collect();
-        let samples = in_turns(&entries, call, options.batches, options.batch);
-        let native = native
-            .map(|index| samples[index].clone())
-            .unwrap_or_default();
-        for (measured, samples) in rows.iter_mut().zip(&samples) {
+        let samples = in_turns(&entries, call, (options.batches, options.batch), at);
+        let native = native.map(|index| samples[index].clone());
+        let native = native.unwrap_or_default();
+        for (index, samples) in samples.iter().enumerate() {
+            at(index);
             let timing = summarise(call, samples, &native).map(|timing| Timing {
-                wrong: is_wrong(&measured.entries, call),
+                wrong: is_wrong(entries[index], call),
                 ..timing
             });
-            measured.row.timings.extend(timing);
+            timings[index].extend(timing);
         }
     }
+    timings
 }
 
 /// Times a call of several implementations: one batch of each in turns, many times over. Nanoseconds a call, by batch;
 /// nothing for an implementation that does not have the function.
 ///
-/// Which one begins changes from turn to turn, so that none always follows the same other one.
+/// Which one begins changes from turn to turn, so that none always follows the same other one. `at` is told which one is
+/// next.
 pub(super) fn in_turns(
     implementations: &[&[Entry]],
     call: TimedCall,
-    batches: u32,
-    calls: u32,
+    (batches, calls): (u32, u32),
+    at: &mut dyn FnMut(usize),
 ) -> Vec<Vec<f64>> {
     let mut samples = vec![Vec::new(); implementations.len()];
     for turn in 0..batches as usize {
         for position in 0..implementations.len() {
             let index = (turn + position) % implementations.len();
+            at(index);
             samples[index].extend(batch(implementations[index], call, calls));
         }
     }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::cost::Cost;
+use super::failure::Failure;
 use super::flight::Flight;
 use crate::Approach;
 use crate::calls::Tally;
@@ -55,6 +56,8 @@ pub struct Row {
     pub no_in_flight: Option<String>,
     /// Why functions are not covered, or nothing could be run at all.
     pub reason: Option<String>,
+    /// What has kept it from being measured, if something has.
+    pub failure: Option<Failure>,
 }
 
 /// One function in one way.
@@ -104,7 +107,14 @@ impl Row {
             in_flight: None,
             no_in_flight: None,
             reason,
+            failure: None,
         }
+    }
+
+    /// Notes a failure, unless there is one already, and says it in words.
+    pub(super) fn fail(&mut self, failure: Failure) {
+        self.reason = Some(failure.to_string());
+        self.failure.get_or_insert(failure);
     }
 
     /// The cost of a call by its name.

@@ -1,14 +1,14 @@
 //! What one field of the emulated kernel is filled with.
 
 use super::live::Live;
-use super::place::{Field, Place};
+use super::place::{Field, FieldPlace};
 use super::word::{OwnWord, Word};
-use super::{ClockMode, Error, hypervisor};
+use super::{ClockMode, Error};
 
 /// `CLOCK_REALTIME_COARSE` and `CLOCK_MONOTONIC_COARSE`, whose nanoseconds no kernel keeps shifted.
 pub(super) const COARSE: [u64; 2] = [5, 6];
 
-/// The mask of a counter that uses all of its bits, as the kernel's time-stamp counter does.
+/// The mask of a counter that uses all of its bits, as the processor's does.
 const WHOLE: u64 = u64::MAX;
 
 /// A field, and where its value comes from.
@@ -30,7 +30,7 @@ enum Source {
 #[derive(Debug, Clone, Copy)]
 enum Change {
     None,
-    /// The time-stamp counter becomes another clock source.
+    /// The processor's counter becomes another clock source.
     Mode(ClockMode),
     /// That clock source counts this far ahead.
     Ahead(u64),
@@ -61,7 +61,7 @@ impl Copied {
     /// is no correction, no state, or an element that only the emulated kernel has.
     pub(super) fn time(
         field: &Field,
-        (place, target): (Place<'_>, OwnWord),
+        (place, target): (FieldPlace<'_>, OwnWord),
         live: &Live<'_>,
         clock_mode: Option<ClockMode>,
     ) -> Result<Self, Error> {
@@ -73,7 +73,7 @@ impl Copied {
         let change = match (name, clock_mode) {
             _ if source.version != place.version => converted(field, source, place, live)?,
             ("clock_mode", Some(mode)) => Change::Mode(mode),
-            ("cycle_last", Some(mode)) => Change::Ahead(hypervisor::ahead(mode)),
+            ("cycle_last", Some(mode)) => Change::Ahead(mode.ahead()),
             _ => Change::None,
         };
         let source = Source::Live(live.word_at(&field.name, source)?, change);
@@ -98,7 +98,7 @@ impl Change {
     fn of(self, value: u64) -> u64 {
         match self {
             Self::None => value,
-            Self::Mode(mode) if value == u64::from(ClockMode::Tsc.number()) => {
+            Self::Mode(mode) if value == u64::from(ClockMode::COUNTER.number()) => {
                 u64::from(mode.number())
             }
             Self::Mode(_) => value,
@@ -113,8 +113,8 @@ impl Change {
 /// The conversion between two semantic versions, of which one is known: version 2 of a base is not shifted.
 fn converted(
     field: &Field,
-    running: Place<'_>,
-    emulated: Place<'_>,
+    running: FieldPlace<'_>,
+    emulated: FieldPlace<'_>,
     live: &Live<'_>,
 ) -> Result<Change, Error> {
     let refused = || Error::Semantics {

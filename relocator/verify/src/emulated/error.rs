@@ -1,5 +1,7 @@
 //! Why a kernel cannot be emulated.
 
+use super::ClockMode;
+
 /// What is in the way, and of which symbol or mapping.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -44,9 +46,11 @@ pub enum Error {
         /// Version in the emulated kernel.
         emulated: u32,
     },
-    /// The running kernel's clock source is another than the time-stamp counter, from which all emulated ones are made.
+    /// The running kernel's clock source is another than the processor's counter, from which all emulated ones are made.
     #[error(
-        "the clock mode of the running kernel is {mode}, and only 1 (TSC) can be emulated from"
+        "the clock mode of the running kernel is {mode}, and only {} ({}) can be emulated from",
+        ClockMode::COUNTER.number(),
+        ClockMode::COUNTER
     )]
     ClockMode {
         /// `clock_mode` of the running kernel.

@@ -9,7 +9,7 @@ use elf_tools::Avma;
 use elf_tools::symtab::Symtab;
 
 use super::Error;
-use super::place::{Field, Place};
+use super::place::{Field, FieldPlace};
 use super::word::Word;
 
 /// The vvar that is copied from.
@@ -53,7 +53,7 @@ impl<'a> Live<'a> {
     }
 
     /// The field `symbol` at a place in a mapping.
-    pub(super) fn word_at(&self, symbol: &str, place: Place<'_>) -> Result<Word, Error> {
+    pub(super) fn word_at(&self, symbol: &str, place: FieldPlace<'_>) -> Result<Word, Error> {
         let base = self.mappings.iter().find(|(name, _)| name == place.mapping);
         let (_, base) = base.ok_or_else(|| Error::Missing {
             symbol: place.mapping.to_owned(),

@@ -13,20 +13,19 @@
 //! | `plan` | which field is filled from where |
 //! | `copy` | what a field is filled with |
 //! | `clock` | clocks, under their sequence counters |
-//! | `hypervisor` | the clock pages |
 //! | `epoch` | making another boot of it, of which every value differs |
 //! | `update` | keeping everything current in the background, and stopping in the middle of it |
 //! | `word` | access to one field |
 //!
 //! **Limits.** Time pages are copied, so they are as old as the last [`Emulated::refresh`]. The process must not change its
-//! time namespace while something is emulated in it. The running kernel's clock source must be the time-stamp counter.
+//! time namespace while something is emulated in it. The running kernel's clock source must be the
+//! processor's counter.
 //! What is named neither `time.*`, `timens.*` nor `rng.*` reads zero, but for the clock page that is asked for.
 
 mod clock;
 mod copy;
 mod epoch;
 mod error;
-mod hypervisor;
 mod live;
 mod place;
 mod plan;
@@ -34,7 +33,6 @@ mod unit;
 mod update;
 mod word;
 
-use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use elf_tools::Avma;
@@ -46,47 +44,12 @@ use place::Field;
 use plan::{Plan, Planner};
 use word::OwnWord;
 
+pub use crate::arch::ClockMode;
 pub use epoch::Epoch;
 pub use error::Error;
 pub use live::Live;
 pub use unit::Unit;
 pub use update::{Halted, Updater};
-
-/// What an emulated kernel counts cycles with: `clock_mode` of its clocks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum ClockMode {
-    /// The time-stamp counter, as the running kernel does.
-    #[default]
-    Tsc,
-    /// KVM's clock page, which states a clock of its own, ahead of the time-stamp counter.
-    Pvclock,
-    /// Hyper-V's clock page, the same.
-    Hvclock,
-}
-
-impl ClockMode {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Tsc, Self::Pvclock, Self::Hvclock];
-
-    /// The number in `clock_mode`: `enum vdso_clock_mode`.
-    pub fn number(self) -> u32 {
-        match self {
-            Self::Tsc => 1,
-            Self::Pvclock => 2,
-            Self::Hvclock => 3,
-        }
-    }
-}
-
-impl fmt::Display for ClockMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tsc => "tsc",
-            Self::Pvclock => "pvclock",
-            Self::Hvclock => "hvclock",
-        })
-    }
-}
 
 /// A kernel that can be emulated.
 #[derive(Debug, Clone, Copy)]
@@ -145,9 +108,9 @@ impl Emulated {
         let plan = planner.plan()?;
         // The counter has passed the last update, so half of that is a reading in the past on every processor.
         let earlier = (planner.last_update()? / 2) | 1;
-        hypervisor::fill(clock_mode, earlier, |name| {
-            Ok(planner.own(&Field::new(name, &[]))?.1)
-        })?;
+        for (name, value) in clock_mode.page(earlier) {
+            planner.own(&Field::new(name, &[]))?.1.store(value);
+        }
         plan.fixed.iter().for_each(copy::Copied::copy);
         let states = plan.clocks.iter().map(|_| State::default()).collect();
         let emulated = Self {

@@ -4,7 +4,7 @@ use elf_tools::symtab::{Symbol, Symtab};
 
 /// A place in a kernel's vvar.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place<'a> {
+pub(super) struct FieldPlace<'a> {
     /// Name of the mapping.
     pub(super) mapping: &'a str,
     /// Offset in the mapping.
@@ -32,14 +32,14 @@ impl Field {
     }
 
     /// Where it is; `None` if the table has no such field, or not so many elements.
-    pub(super) fn place<'a>(&self, symtab: &'a Symtab) -> Option<Place<'a>> {
+    pub(super) fn place<'a>(&self, symtab: &'a Symtab) -> Option<FieldPlace<'a>> {
         let symbol = symtab.get(&self.name)?;
         let mut offset = symbol.offset;
         for (array, index) in arrays(&self.name).zip(&self.indices) {
             let (stride, count) = symtab.array(array)?;
             offset += (*index < count).then_some(stride * index)?;
         }
-        Some(Place {
+        Some(FieldPlace {
             mapping: &symtab.mappings()[symbol.mapping].name,
             offset,
             size: symbol.size,

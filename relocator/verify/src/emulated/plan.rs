@@ -7,7 +7,7 @@ use elf_tools::symtab::{Symtab, mapping_name};
 use super::clock::Clock;
 use super::copy::Copied;
 use super::live::Live;
-use super::place::{Field, Place, fields};
+use super::place::{Field, FieldPlace, fields};
 use super::unit::Unit;
 use super::word::OwnWord;
 use super::{ClockMode, Error, word};
@@ -42,7 +42,7 @@ impl Planner<'_> {
         let page = self.read_page()?;
         let redirected = page == "timens";
         let mode = self.mode_of(page)?;
-        if mode != u64::from(ClockMode::Tsc.number()) {
+        if mode != u64::from(ClockMode::COUNTER.number()) {
             let mode = mode as u32;
             return Err(Error::ClockMode { mode });
         }
@@ -171,7 +171,7 @@ impl Planner<'_> {
     }
 
     /// A field of the emulated kernel, and its place.
-    pub(super) fn own(&self, field: &Field) -> Result<(Place<'_>, OwnWord), Error> {
+    pub(super) fn own(&self, field: &Field) -> Result<(FieldPlace<'_>, OwnWord), Error> {
         let place = field.place(self.symtab).ok_or_else(|| Error::Missing {
             symbol: field.name.clone(),
             kernel: "emulated",
@@ -179,7 +179,7 @@ impl Planner<'_> {
         Ok((place, self.own_at(&field.name, place)?))
     }
 
-    fn own_at(&self, symbol: &str, place: Place<'_>) -> Result<OwnWord, Error> {
+    fn own_at(&self, symbol: &str, place: FieldPlace<'_>) -> Result<OwnWord, Error> {
         let offset = self
             .unit
             .offset(place.mapping)
@@ -206,9 +206,9 @@ fn no_timens(kernel: &'static str) -> Error {
 /// Where the content of a place is: in the other time page, if it is in the first one and that redirects.
 pub(super) fn follow<'a>(
     symtab: &'a Symtab,
-    place: Place<'a>,
+    place: FieldPlace<'a>,
     redirected: bool,
-) -> Option<Place<'a>> {
+) -> Option<FieldPlace<'a>> {
     let page = |name: &str| Field::new(name, &[]).place(symtab);
     let Some(time) = page("time.page").filter(|_| redirected) else {
         return Some(place);
@@ -222,7 +222,7 @@ pub(super) fn follow<'a>(
     if within + place.size > timens.size {
         return None;
     }
-    Some(Place {
+    Some(FieldPlace {
         mapping: timens.mapping,
         offset: timens.offset + within,
         ..place

@@ -46,7 +46,7 @@ pub(super) struct Random {
 }
 
 impl Call {
-    /// Arguments in the order of the psABI.
+    /// Arguments in the order of their declaration.
     pub(super) fn arguments(self, stage: &Stage, operand_field: OperandField) -> [u64; 6] {
         let operand_field = stage.operand_field(operand_field);
         let place = |offset: usize, wanted| match wanted {

@@ -12,15 +12,16 @@
 //! | module | does |
 //! |---|---|
 //! | `treatment` | what is done to a process whose kernel is another one |
-//! | `stage`, `pads` | the memory that it happens in, shared by the thread and its tracer |
-//! | `spawn`, `performer` | the thread: calls, steps, what it holds at a boundary |
-//! | `ground` | the text that threads run in: the old image at home, or linked to another kernel before |
+//! | `stage` | the memory that it happens in, shared by the thread and its tracer |
+//! | `spawn`, `traced_thread` | the thread: calls, steps, what it holds at a boundary |
+//! | `old_environment` | the text that threads run in: the old image at home, or linked to another kernel before |
 //! | `old_kernel`, `pages` | the old kernel, states of its pages, and what happens to them meanwhile |
 //! | `scenario`, `call`, `answer` | what functions are asked, and how answers compare |
 //! | `random` | states of `getrandom` |
 //! | `swap` | what takes the place of the old text, and carries threads across |
 //! | `experiment` | one experiment: stopped in the function, in a handler of signals, or in a function that it calls |
-//! | `subject` | all experiments of one function |
+//! | `trace`, `function_sweep` | the way through one function, and all experiments on it |
+//! | `judge` | what an experiment came to |
 //! | `tally`, `outcome`, `unreached` | what came out |
 //!
 //! **Limits.** Memory is as the thread left it: what other threads of a process do meanwhile is not tried. Random numbers
@@ -29,19 +30,20 @@
 mod answer;
 mod call;
 mod experiment;
-mod ground;
+mod function_sweep;
+mod judge;
+mod old_environment;
 mod old_kernel;
 mod outcome;
-mod pads;
 mod pages;
-mod performer;
 mod random;
 mod scenario;
 mod spawn;
 mod stage;
-mod subject;
 mod swap;
 mod tally;
+mod trace;
+mod traced_thread;
 mod unreached;
 
 use std::cmp::Reverse;
@@ -66,25 +68,25 @@ use super::linked;
 use super::target::{OldImage, Running};
 use super::time_namespace::{self, Offsets};
 use crate::{Error, Result};
-use ground::Ground;
+use function_sweep::{FunctionSweeper, Trial};
+use old_environment::OldEnvironment;
 use old_kernel::OldKernel;
-use performer::Thread;
 use relocator::link::{New, Old};
 use stage::{Layout, Stage};
-use subject::{Subject, Trial};
 use swap::{Before, Kernels, Swap};
 use tally::Tally;
+use traced_thread::TracedThread;
 
 use crate::Approach;
-pub use ground::Earlier;
+pub use old_environment::Earlier;
 pub use outcome::{
-    Counts, Ending, Failure, FunctionSweep, InFlight, Namespaces, Part, Skipped, Unreached,
-    Variant, VariantCounts,
+    Counts, Ending, FailedExperiment, FunctionSweep, InFlight, Namespaces, Part, Skipped,
+    Unreached, Variant, VariantCounts,
 };
 
 /// What is swept.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct SweepOptions {
     /// What is done when the kernel is swapped: each of them at every stop.
     pub approaches: Vec<Approach>,
     /// Combinations of time namespaces.
@@ -97,7 +99,7 @@ pub struct Options {
     pub deadline: Duration,
 }
 
-impl Default for Options {
+impl Default for SweepOptions {
     fn default() -> Self {
         Self {
             approaches: vec![Approach::default()],
@@ -109,7 +111,7 @@ impl Default for Options {
     }
 }
 
-impl Options {
+impl SweepOptions {
     fn wants(&self, names: &[String]) -> bool {
         let plain = |name: &str| name.strip_prefix("__vdso_").unwrap_or(name).to_owned();
         let wanted = |name: &String| {
@@ -131,7 +133,7 @@ impl Options {
 pub fn sweep<'a>(
     old: OldImage<'a>,
     running: &'a Running,
-    options: &'a Options,
+    options: &'a SweepOptions,
 ) -> Result<Vec<Result<InFlight>>> {
     sweep_with(old, running, options, |_| {})
 }
@@ -141,7 +143,7 @@ pub fn sweep<'a>(
 pub fn sweep_with<'a>(
     old: OldImage<'a>,
     running: &'a Running,
-    options: &'a Options,
+    options: &'a SweepOptions,
     change: impl FnOnce(&mut ReentryTable),
 ) -> Result<Vec<Result<InFlight>>> {
     let mut sweep = Sweep::new(old, running, options)?;
@@ -193,7 +195,7 @@ pub fn sweep_with<'a>(
 struct Sweep<'a> {
     old: Old,
     reentry: ReentryTable,
-    ground: Ground<'a>,
+    environment: OldEnvironment<'a>,
     running: &'a Running,
     symtab: &'a Symtab,
     approaches: Vec<Approach>,
@@ -210,9 +212,9 @@ fn unknown(which: &str) -> Error {
 }
 
 impl<'a> Sweep<'a> {
-    fn new(image: OldImage<'a>, running: &'a Running, options: &'a Options) -> Result<Self> {
+    fn new(image: OldImage<'a>, running: &'a Running, options: &'a SweepOptions) -> Result<Self> {
         linked::check_running(running)?;
-        let ground = Ground::new(image, options.earlier.as_ref())?;
+        let environment = OldEnvironment::new(image, options.earlier.as_ref())?;
         let symtab = running.symtab.as_ref().ok_or_else(|| unknown("running"))?;
         let old = linked::read(image)?;
         let reentry = reentry::derive(&old.image, &old.code)
@@ -229,7 +231,7 @@ impl<'a> Sweep<'a> {
         Ok(Self {
             old,
             reentry,
-            ground,
+            environment,
             running,
             symtab,
             approaches: options.approaches.clone(),
@@ -258,7 +260,7 @@ impl<'a> Sweep<'a> {
                 symtab: Some(self.symtab),
                 image: Some(&self.running.image),
             },
-            vdso: self.ground.other_vdso(),
+            vdso: self.environment.other_vdso(),
         }
     }
 
@@ -339,16 +341,16 @@ impl<'a> Sweep<'a> {
         progress: &mut Progress,
     ) -> Result<Vec<Tally>> {
         let kernels = self.kernels();
-        let (old, ground) = (&self.old, &self.ground);
-        let unit = ground.unit(old)?;
-        let mut room = ground.room(old)?;
+        let (old, environment) = (&self.old, &self.environment);
+        let unit = environment.unit(old)?;
+        let mut room = environment.room(old)?;
         for &approach in &self.approaches {
             room = room.max(kernels.room(approach)?);
         }
-        let layout = Layout::new(&unit, ground.other_vdso().len(), room)?;
+        let layout = Layout::new(&unit, environment.other_vdso().len(), room)?;
         let stage = Stage::map(layout)?;
         let mappings = unit.mappings_at(stage.kernel());
-        let text = ground.text(old, stage.image(), mappings)?;
+        let text = environment.text(old, stage.image(), mappings)?;
         let tracee = spawn::spawn(&stage, namespaces.new)?;
         if namespaces.old {
             time_namespace::enter(Offsets::USUAL)
@@ -358,9 +360,9 @@ impl<'a> Sweep<'a> {
         let swaps = self.approaches.iter();
         let swaps = swaps.map(|&approach| Swap::new(&kernels, approach, &text, &stage));
         let swaps: Vec<Swap<'_>> = swaps.collect::<Result<_>>()?;
-        let mut thread = Thread::new(tracee, stage)?;
+        let mut thread = TracedThread::new(tracee, stage)?;
         let (name, entry) = self.known(names)?;
-        let subject = Subject {
+        let sweeper = FunctionSweeper {
             name,
             entry,
             native: self.native(names)?,
@@ -369,15 +371,15 @@ impl<'a> Sweep<'a> {
             before: &before,
             thread: &mut thread,
             old: OldKernel {
-                code: ground.vdso(old),
-                symtab: ground.symtab(),
+                code: environment.vdso(old),
+                symtab: environment.symtab(),
                 running: self.symtab,
             },
             trials: swaps.iter().map(Trial::new).collect(),
             namespaces,
             pristine: Vec::new(),
         };
-        subject.sweep(progress)
+        sweeper.sweep(progress)
     }
 
     /// The name that says what a function does, and where it begins.

@@ -253,7 +253,7 @@ pub struct FunctionSweep {
     /// Boundaries where no thread was ever stopped.
     pub unreached: Vec<Unreached>,
     /// The first few failures.
-    pub failures: Vec<Failure>,
+    pub failures: Vec<FailedExperiment>,
 }
 
 /// What has become of threads that were doing one thing.
@@ -291,7 +291,7 @@ pub struct Unreached {
 
 /// An experiment that went wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
+pub struct FailedExperiment {
     /// The boundary, in the image.
     pub address: u64,
     /// The instruction there, in bytes.

@@ -1,9 +1,11 @@
 //! States of the old kernel's pages, and what may happen to them while a function reads them.
 
 use std::fmt;
+use std::iter;
 
 use crate::emulated::{ClockMode, Emulated, Epoch};
 
+use crate::arch::PageUpdate;
 use crate::{Error, Result};
 
 /// Clocks that count on between updates, by index: those with high resolution, and the raw one.
@@ -36,7 +38,7 @@ pub(super) enum State {
     Future,
     /// The hypervisor's clock page says that it cannot be used.
     Invalid,
-    /// KVM's clock counts slower than the time-stamp counter: shifts go to the right.
+    /// The hypervisor's clock counts slower than the processor's: shifts go to the right.
     Slower,
     /// Random numbers are not ready.
     NotReady,
@@ -46,31 +48,19 @@ pub(super) enum State {
 
 impl State {
     /// Those that matter to functions which read clocks, with this clock source.
-    pub(super) fn of_clocks(mode: ClockMode) -> &'static [Self] {
-        match mode {
-            ClockMode::Tsc => &[
-                Self::Usual,
-                Self::NoClock,
-                Self::Carrying,
-                Self::Overflowing,
-                Self::Future,
-            ],
-            ClockMode::Pvclock => &[
-                Self::Usual,
-                Self::Carrying,
-                Self::Overflowing,
-                Self::Future,
-                Self::Invalid,
-                Self::Slower,
-            ],
-            ClockMode::Hvclock => &[
-                Self::Usual,
-                Self::Carrying,
-                Self::Overflowing,
-                Self::Future,
-                Self::Invalid,
-            ],
-        }
+    pub(super) fn of_clocks(mode: ClockMode) -> Vec<Self> {
+        let reads_page = mode.page_update().is_some();
+        let all = [
+            (Self::Usual, true),
+            (Self::NoClock, !reads_page),
+            (Self::Carrying, true),
+            (Self::Overflowing, true),
+            (Self::Future, true),
+            (Self::Invalid, reads_page),
+            (Self::Slower, !mode.slower().is_empty()),
+        ];
+        let possible = all.into_iter().filter(|(_, possible)| *possible);
+        possible.map(|(state, _)| state).collect()
     }
 
     /// Brings the pages to it; whether this kernel has it at all.
@@ -92,22 +82,19 @@ impl State {
             CLOCKS.iter().all(|&clock| change(clock))
         };
         let set = |name: &str, value: u64| change_field(pages, name, &[], |_| value);
-        Ok(match (self, mode) {
-            (Self::Usual, _) => true,
-            (Self::NoClock, _) => each("time.clock[].clock_mode", &|_| 0),
-            (Self::Carrying, _) => CLOCKS.iter().all(|&clock| carry(pages, clock)),
-            (Self::Overflowing, _) => each("time.clock[].max_cycles", &|_| 0),
-            (Self::Future, _) => each("time.clock[].cycle_last", &|last| last.wrapping_add(AHEAD)),
-            (Self::Invalid, ClockMode::Pvclock) => set("pvclock.flags", 0),
-            (Self::Invalid, ClockMode::Hvclock) => set("hvclock.tsc_sequence", 0),
-            (Self::Slower, ClockMode::Pvclock) => {
-                let slower = u64::from(u8::MAX);
-                set("pvclock.tsc_shift", slower)
-                    && set("pvclock.tsc_to_system_mul", u64::from(u32::MAX))
+        Ok(match self {
+            Self::Usual => true,
+            Self::NoClock => each("time.clock[].clock_mode", &|_| 0),
+            Self::Carrying => CLOCKS.iter().all(|&clock| carry(pages, clock)),
+            Self::Overflowing => each("time.clock[].max_cycles", &|_| 0),
+            Self::Future => each("time.clock[].cycle_last", &|last| last.wrapping_add(AHEAD)),
+            Self::Invalid => mode.invalid().is_some_and(|(name, value)| set(name, value)),
+            Self::Slower => {
+                let slower = mode.slower();
+                !slower.is_empty() && slower.iter().all(|(name, value)| set(name, *value))
             }
-            (Self::Invalid | Self::Slower, _) => false,
-            (Self::NotReady, _) => set("rng.is_ready", 0),
-            (Self::SameGeneration, _) => pages.get_content("rng.generation", &[]).is_some(),
+            Self::NotReady => set("rng.is_ready", 0),
+            Self::SameGeneration => pages.get_content("rng.generation", &[]).is_some(),
         })
     }
 }
@@ -163,26 +150,29 @@ pub(super) enum Disturbance {
     Update,
     /// It begins to update its clocks, and finishes only later.
     SlowUpdate,
-    /// KVM updates its clock page.
-    PageUpdate,
-    /// KVM begins to update its clock page, and finishes later.
-    SlowPageUpdate,
-    /// Hyper-V updates its clock page.
-    Sequence,
-    /// Hyper-V makes its clock page invalid.
-    NoSequence,
+    /// The hypervisor updates its clock page at once.
+    PageUpdate(PageUpdate),
+    /// The hypervisor begins to update its clock page, and finishes later.
+    SlowPageUpdate(PageUpdate),
+    /// The hypervisor makes its clock page invalid.
+    PageInvalid(&'static str, u64),
     /// Random numbers are reseeded.
     Reseed,
 }
 
 impl Disturbance {
     /// Those that functions which read clocks may notice.
-    pub(super) fn of_clocks(mode: ClockMode) -> &'static [Self] {
-        match mode {
-            ClockMode::Tsc => &[Self::Update, Self::SlowUpdate],
-            ClockMode::Pvclock => &[Self::PageUpdate, Self::SlowPageUpdate],
-            ClockMode::Hvclock => &[Self::Sequence, Self::NoSequence],
-        }
+    pub(super) fn of_clocks(mode: ClockMode) -> Vec<Self> {
+        let Some(update) = mode.page_update() else {
+            return vec![Self::Update, Self::SlowUpdate];
+        };
+        let invalid = mode.invalid().filter(|_| !update.takes_time);
+        let slow = update.takes_time.then_some(Self::SlowPageUpdate(update));
+        let invalid = invalid.map(|(name, value)| Self::PageInvalid(name, value));
+        iter::once(Self::PageUpdate(update))
+            .chain(slow)
+            .chain(invalid)
+            .collect()
     }
 
     /// Begins.
@@ -199,17 +189,16 @@ impl Disturbance {
         match self {
             Self::Update => clocks(2),
             Self::SlowUpdate => clocks(1),
-            Self::PageUpdate => drop(add("pvclock.version", 2)),
-            Self::SlowPageUpdate => drop(add("pvclock.version", 1)),
-            Self::Sequence => drop(add("hvclock.tsc_sequence", 1)),
-            Self::NoSequence => drop(change_field(pages, "hvclock.tsc_sequence", &[], |_| 0)),
+            Self::PageUpdate(update) => drop(add(update.symbol, update.by)),
+            Self::SlowPageUpdate(update) => drop(add(update.symbol, update.by / 2)),
+            Self::PageInvalid(name, value) => drop(change_field(pages, name, &[], |_| value)),
             Self::Reseed => drop(add("rng.generation", 1)),
         }
     }
 
     /// Whether it takes time, and [`Self::end`] is to be called.
     pub(super) fn takes_time(self) -> bool {
-        matches!(self, Self::SlowUpdate | Self::SlowPageUpdate)
+        matches!(self, Self::SlowUpdate | Self::SlowPageUpdate(_))
     }
 
     /// Ends.
@@ -225,10 +214,9 @@ impl fmt::Display for Disturbance {
         f.write_str(match self {
             Self::Update => "an update",
             Self::SlowUpdate => "a slow update",
-            Self::PageUpdate => "an update of the clock page",
-            Self::SlowPageUpdate => "a slow update of the clock page",
-            Self::Sequence => "another sequence of the clock page",
-            Self::NoSequence => "the clock page becoming invalid",
+            Self::PageUpdate(_) => "an update of the clock page",
+            Self::SlowPageUpdate(_) => "a slow update of the clock page",
+            Self::PageInvalid(..) => "the clock page becoming invalid",
             Self::Reseed => "a reseed",
         })
     }

@@ -5,8 +5,8 @@ use elf_tools::Avma;
 use super::answer::Answer;
 use super::call::{Call, Random};
 use super::outcome::Ending;
-use super::performer::Thread;
 use super::stage::{OperandField, Stage};
+use super::traced_thread::TracedThread;
 use crate::Result;
 use relocator::threads::Memory;
 
@@ -51,7 +51,7 @@ pub(super) fn is_marked(stage: &Stage) -> bool {
 
 /// What the next call of the function at `entry` gives on the state that the thread has come out with; `None` if `call` uses
 /// none.
-pub(super) fn next(thread: &mut Thread, entry: Avma, call: Call) -> Result<Option<Next>> {
+pub(super) fn next(thread: &mut TracedThread, entry: Avma, call: Call) -> Result<Option<Next>> {
     let Call::Getrandom(random) = call else {
         return Ok(None);
     };

@@ -54,7 +54,7 @@ impl Scenario {
 
     /// A call on pages that are as always.
     pub(super) fn usual(call: Call) -> Self {
-        Self::new(call, ClockMode::Tsc, State::Usual)
+        Self::new(call, ClockMode::COUNTER, State::Usual)
     }
 
     /// The same with a disturbance before a step.
@@ -90,7 +90,7 @@ pub(super) fn scenarios(
     thread: Pid,
 ) -> Vec<Scenario> {
     let plain = name.strip_prefix("__vdso_").unwrap_or(name);
-    let once = mode == ClockMode::Tsc;
+    let once = mode == ClockMode::COUNTER;
     let (calls, counting): (Vec<Call>, fn(&Call) -> bool) = match plain {
         "clock_gettime" => (gettime(thread), counts),
         "gettimeofday" => (gettimeofday(), counts),
@@ -104,7 +104,7 @@ pub(super) fn scenarios(
         _ => return Vec::new(),
     };
     let mut scenarios = Vec::new();
-    for &of in State::of_clocks(mode) {
+    for of in State::of_clocks(mode) {
         let all = once && of == State::Usual;
         let calls = calls.iter().filter(|call| {
             let carries = once && of == State::Carrying && is_coarse(call);
@@ -116,10 +116,10 @@ pub(super) fn scenarios(
 }
 
 /// Those of them that are disturbed: one for each way through the code that reads the same pages again if it has to.
-pub(super) fn disturbable(scenario: &Scenario) -> &'static [Disturbance] {
+pub(super) fn disturbable(scenario: &Scenario) -> Vec<Disturbance> {
     let representative = match scenario.call {
         Call::ClockGettime { id } => {
-            let coarse = scenario.mode == ClockMode::Tsc && id == libc::CLOCK_MONOTONIC_COARSE;
+            let coarse = scenario.mode == ClockMode::COUNTER && id == libc::CLOCK_MONOTONIC_COARSE;
             coarse || id == libc::CLOCK_BOOTTIME || id == libc::CLOCK_MONOTONIC_RAW
         }
         Call::Gettimeofday { time, zone } => time && zone,
@@ -130,9 +130,9 @@ pub(super) fn disturbable(scenario: &Scenario) -> &'static [Disturbance] {
         representative && scenario.state == State::Usual,
         scenario.call,
     ) {
-        (true, Call::Getrandom(_)) => &[Disturbance::Reseed],
+        (true, Call::Getrandom(_)) => vec![Disturbance::Reseed],
         (true, _) => Disturbance::of_clocks(scenario.mode),
-        (false, _) => &[],
+        (false, _) => Vec::new(),
     }
 }
 

@@ -11,8 +11,8 @@ use nix::libc;
 use nix::sys::signal::{Signal, raise};
 use nix::unistd::{ForkResult, fork};
 
-use super::pads::Pad;
 use super::stage::Stage;
+use crate::arch::{LandingPad, SignalAction};
 use crate::process;
 use crate::time_namespace::{self, Offsets};
 use crate::{Error, Result};
@@ -30,18 +30,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const NO_TIME_NAMESPACE: i32 = 40;
 /// Exit status of a process that could not be made ready in another way.
 const NOT_READY: i32 = 41;
-
-/// The `sigaction` of the kernel, which libc's wraps with a trampoline of its own.
-#[repr(C)]
-struct KernelAction {
-    handler: u64,
-    flags: u64,
-    restorer: u64,
-    mask: u64,
-}
-
-/// `SA_RESTORER` of `asm/signal.h`.
-const RESTORER: u64 = 0x0400_0000;
 
 /// Forks a process that sees the stage, with handlers of signals and, if asked for, in a time namespace of its own.
 ///
@@ -102,13 +90,10 @@ fn prepare(stage: &Stage, time_namespace: bool) -> Result<(), i32> {
 }
 
 fn handle(stage: &Stage, signal: libc::c_int, flags: u64) -> Result<(), i32> {
-    let action = KernelAction {
-        handler: stage.pad(Pad::Handler).0,
-        flags: flags | RESTORER | libc::SA_SIGINFO as u64,
-        restorer: stage.pad(Pad::Restorer).0,
-        mask: 0,
-    };
-    let nothing = std::ptr::null_mut::<KernelAction>();
+    let handler = stage.landing_pad(LandingPad::Handler);
+    let restorer = stage.landing_pad(LandingPad::Restorer);
+    let action = SignalAction::new(handler, restorer, flags);
+    let nothing = std::ptr::null_mut::<SignalAction>();
     let (number, size) = (libc::SYS_rt_sigaction, size_of::<u64>());
     // SAFETY: the kernel reads the structure. The handler is code that traps and returns, and the restorer ends it.
     match unsafe { libc::syscall(number, signal, &raw const action, nothing, size) } {

@@ -4,7 +4,7 @@
 //! | from the start | |
 //! |---|---|
 //! | the old kernel's unit | its vvar pages and its vDSO, at its own distances; room for a longer linked image |
-//! | pads | where functions return to, and the handler of signals |
+//! | landing pads | where functions return to, and the handler of signals |
 //! | results | operand fields that functions and system calls write to |
 //! | state | that of `getrandom` |
 //! | stacks | the usual one, and the alternate one for signals |
@@ -16,8 +16,8 @@ use crate::memory::{PAGE, Region, Shared};
 use elf_tools::Avma;
 use elf_tools::symtab::mapping_name;
 
-use super::pads;
 use crate::address_space::AddressSpace;
+use crate::arch::{self, LandingPad};
 use crate::{Error, Result};
 use relocator::threads::{Memory, Write};
 
@@ -54,7 +54,7 @@ pub(super) struct Layout {
     pub(super) vdso: Range<usize>,
     /// The old image, with room for a longer one.
     pub(super) text: Range<usize>,
-    pads: usize,
+    landing_pads: usize,
     /// Everything that functions write to.
     pub(super) writable: Range<usize>,
 }
@@ -73,14 +73,14 @@ impl Layout {
         }
         let start = vdso + other.next_multiple_of(PAGE);
         let end = (start + size).max(unit.size() as usize);
-        let pads = end.next_multiple_of(PAGE);
-        let writable = pads + PAGE;
+        let landing_pads = end.next_multiple_of(PAGE);
+        let writable = landing_pads + PAGE;
         let size = OperandField::COUNT * OperandField::SIZE + PAGE + 2 * STACK;
         Ok(Self {
             pages: 0..vdso,
             vdso: vdso..start,
-            text: start..pads,
-            pads,
+            text: start..landing_pads,
+            landing_pads,
             writable: writable..writable + size,
         })
     }
@@ -132,7 +132,7 @@ impl Stage {
         // The thread lives there until its process ends.
         thread.leak();
         let mut view = shared.view(None).map_err(failed("mapping"))?;
-        view.write(layout.pads, &pads::code())
+        view.write(layout.landing_pads, &arch::landing_pad_code())
             .map_err(failed("writing to"))?;
         Ok(Self {
             layout,
@@ -174,8 +174,8 @@ impl Stage {
         self.at(self.layout.text.start)
     }
 
-    pub(super) fn pad(&self, pad: pads::Pad) -> Avma {
-        self.at(self.layout.pads + pad.offset())
+    pub(super) fn landing_pad(&self, pad: LandingPad) -> Avma {
+        self.at(self.layout.landing_pads + pad.offset())
     }
 
     pub(super) fn operand_field(&self, operand_field: OperandField) -> Avma {

@@ -7,10 +7,11 @@ use elf_tools::image::Image;
 use elf_tools::reentry::ReentryTable;
 use elf_tools::symtab::mapping_name;
 
-use super::ground::Text;
+use super::old_environment::Text;
 use super::stage::Stage;
 use crate::Approach;
 use crate::address_space::AddressSpace;
+use crate::arch::TRAP;
 use crate::{Error, Result};
 use relocator::criu;
 use relocator::link::{LinkedImage, New, Old, link};
@@ -95,7 +96,7 @@ pub(super) struct Swap<'a> {
     after: Vec<u8>,
     /// What the old kernel's pages hold afterwards.
     zeros: Vec<u8>,
-    /// What its vDSO holds afterwards, if the old image is not it.
+    /// What its vDSO holds afterwards, if the old image is not it: no thread may execute what an old kernel had there.
     traps: Vec<u8>,
     /// What the old image was linked to before, if it was.
     earlier: Option<&'a CodeNow>,
@@ -195,9 +196,6 @@ pub(super) struct FixUp {
     pub(super) registers: Option<UserRegisters>,
     pub(super) writes: Vec<Write>,
 }
-
-/// Nobody may execute what an old kernel had at its place.
-const TRAP: u8 = 0xcc;
 
 /// The text of the old image as CRIU changes it.
 fn as_criu_does(old: &Image, new: Option<&Image>, text: &[u8]) -> Result<Vec<u8>> {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use elf_tools::Svma;
 use serde::{Deserialize, Serialize};
 
-use super::outcome::{Counts, Ending, Failure, Namespaces, Part, Variant, VariantCounts};
+use super::outcome::{Counts, Ending, FailedExperiment, Namespaces, Part, Variant, VariantCounts};
 
 /// Failures that are kept in words, of each ending.
 const MOST_FAILURES: usize = 4;
@@ -21,7 +21,7 @@ struct Found {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Tally {
     found: Vec<(Namespaces, Variant, BTreeMap<u64, Found>)>,
-    failures: Vec<Failure>,
+    failures: Vec<FailedExperiment>,
     /// Places out of line, with the boundaries whose instructions are there.
     moved: BTreeMap<u64, u64>,
 }
@@ -57,9 +57,10 @@ impl Tally {
     }
 
     /// Keeps a failure in words, unless there are enough like it.
-    pub(super) fn explain(&mut self, failure: Failure) {
-        let like =
-            |other: &&Failure| (other.ending, other.variant) == (failure.ending, failure.variant);
+    pub(super) fn explain(&mut self, failure: FailedExperiment) {
+        let like = |other: &&FailedExperiment| {
+            (other.ending, other.variant) == (failure.ending, failure.variant)
+        };
         let again = self.failures.iter().filter(like);
         let same_place = again.clone().any(|other| other.address == failure.address);
         if !same_place && again.count() < MOST_FAILURES {
@@ -139,7 +140,7 @@ impl Tally {
         self.parts().iter().map(|part| part.experiments).sum()
     }
 
-    pub(super) fn failures(&self) -> &[Failure] {
+    pub(super) fn failures(&self) -> &[FailedExperiment] {
         &self.failures
     }
 }

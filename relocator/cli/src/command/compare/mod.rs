@@ -20,7 +20,7 @@ use kernel_source::Cache;
 use relocator::link::Old;
 use relocator::source::Source;
 use relocator_verify::Running;
-use relocator_verify::compare::{self, Comparison, Namespaces, OldKernel, compare};
+use relocator_verify::compare::{CompareOptions, Comparison, Namespaces, OldKernel, compare};
 
 use crate::command::running::running;
 use crate::command::tables::kept;
@@ -97,17 +97,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
         &report,
         text(arguments, &report, &comparison),
     )?;
-    let rows = comparison.olds.iter().flat_map(|old| &old.rows);
-    let mut ours = rows.filter(|row| row.approach.is_ours());
-    Ok(match ours.any(|row| row.mismatches > 0) {
-        true => Outcome::Refused,
-        false => Outcome::Done,
+    Ok(match comparison.is_good() {
+        true => Outcome::Done,
+        false => Outcome::Refused,
     })
 }
 
-fn options(arguments: &Arguments) -> compare::Options {
-    let usual = compare::Options::default();
-    compare::Options {
+fn options(arguments: &Arguments) -> CompareOptions {
+    let usual = CompareOptions::default();
+    CompareOptions {
         time_namespace: arguments.time_namespace,
         rounds: arguments.rounds,
         in_flight: match (arguments.no_in_flight, arguments.thorough) {
@@ -163,7 +161,7 @@ fn everything() -> Vec<Spec> {
 }
 
 /// A step for the calls of each old image, and one for its threads in flight. Only a terminal shows it.
-fn progress_bar(olds: &[OldKernel], options: &compare::Options) -> ProgressBar {
+fn progress_bar(olds: &[OldKernel], options: &CompareOptions) -> ProgressBar {
     let swept = olds.iter().filter(|old| old.no_in_flight.is_none()).count();
     let sweeps = match options.in_flight.is_empty() {
         true => 0,

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::summary::Summary;
 use crate::json::{COMPARE, Kernel};
-use relocator_verify::compare::{Comparison, Options, Row};
+use relocator_verify::compare::{CompareOptions, Comparison, Row};
 
 /// A comparison, with everything that a reader needs to make it again.
 #[derive(Debug, Clone, Serialize)]
@@ -57,7 +57,7 @@ impl Report {
         comparison: &Comparison,
         olds: Vec<Kernel>,
         new: Kernel,
-        options: &Options,
+        options: &CompareOptions,
         command: String,
     ) -> Self {
         let since = std::time::SystemTime::UNIX_EPOCH.elapsed();

@@ -9,7 +9,8 @@ use crate::json::Kernel;
 use relocator_verify::Approach;
 use relocator_verify::compare::Tally;
 use relocator_verify::compare::{
-    Comparison, Cost, Counts, Namespaces, OldComparison, Options, Row, TimedCall, Timing, Variant,
+    CompareOptions, Comparison, Cost, Counts, Namespaces, OldComparison, Row, TimedCall, Timing,
+    Variant,
 };
 use relocator_verify::compare::{Flight, FunctionFlight};
 use relocator_verify::in_flight::VariantCounts;
@@ -106,7 +107,7 @@ fn report(names: &[&str]) -> Report {
         &comparison,
         olds,
         kernel("self"),
-        &Options::default(),
+        &CompareOptions::default(),
         command,
     )
 }

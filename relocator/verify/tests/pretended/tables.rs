@@ -1,9 +1,5 @@
 //! The tables of the fixtures, as other tools show them and as elf-tools reads them.
 
-#![cfg(target_arch = "x86_64")]
-
-mod pretend_kernel;
-
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -13,7 +9,7 @@ use elf_tools::reachability::Code;
 use elf_tools::relocation::{FunctionUses, Kind};
 use kernel_fixtures::fixture::{self, Fixture, Style};
 
-use pretend_kernel::{home_value, relocations, symtab};
+use crate::pretend_kernel::{home_value, relocations, symtab};
 
 /// What `readelf` prints about an object. It must have nothing to complain about.
 fn readelf(bytes: &[u8], arguments: &[&str]) -> String {
@@ -40,8 +36,7 @@ fn with_tables() -> impl Iterator<Item = &'static Fixture> {
         .filter(|fixture| fixture.generation.is_relocation_capable())
 }
 
-#[test]
-fn readelf_shows_everything_without_a_warning() {
+pub(crate) fn readelf_shows_everything_without_a_warning() {
     for fixture in fixture::all() {
         for object in [Some(fixture.image), fixture.symtab, fixture.debug]
             .into_iter()
@@ -52,8 +47,7 @@ fn readelf_shows_everything_without_a_warning() {
     }
 }
 
-#[test]
-fn relocations_have_the_types_of_their_style() {
+pub(crate) fn relocations_have_the_types_of_their_style() {
     for fixture in with_tables() {
         let shown = readelf(fixture.image, &["-rW"]);
         let types: BTreeSet<&str> = shown
@@ -83,8 +77,7 @@ fn relocations_have_the_types_of_their_style() {
     }
 }
 
-#[test]
-fn images_are_made_like_those_of_a_kernel() {
+pub(crate) fn images_are_made_like_those_of_a_kernel() {
     for fixture in fixture::all() {
         let shown = readelf(fixture.image, &["-aW"]);
         let segments: Vec<&str> = shown
@@ -132,8 +125,7 @@ fn images_are_made_like_those_of_a_kernel() {
     }
 }
 
-#[test]
-fn operands_hold_the_values_of_the_home_layout() {
+pub(crate) fn operands_hold_the_values_of_the_home_layout() {
     for fixture in operands() {
         let (symtab, relocations) = (symtab(fixture), relocations(fixture));
         for entry in &relocations.entries {
@@ -154,8 +146,7 @@ fn operands_hold_the_values_of_the_home_layout() {
     }
 }
 
-#[test]
-fn the_operand_before_an_immediate_has_its_own_addend() {
+pub(crate) fn the_operand_before_an_immediate_has_its_own_addend() {
     for fixture in operands() {
         let addends = relocations(fixture)
             .entries
@@ -196,8 +187,7 @@ fn users(fixture: &Fixture, reference: &str) -> Vec<String> {
     names
 }
 
-#[test]
-fn only_the_functions_that_tell_nanoseconds_need_the_smear() {
+pub(crate) fn only_the_functions_that_tell_nanoseconds_need_the_smear() {
     for name in ["required", "defaulted", "defaulted-operands"] {
         let users = users(fixture::find(name).unwrap(), "leap_smear");
         assert_eq!(
@@ -210,8 +200,7 @@ fn only_the_functions_that_tell_nanoseconds_need_the_smear() {
     assert_eq!(users, ["__vdso_clock_gettime", "__vdso_gettimeofday"]);
 }
 
-#[test]
-fn getcpu_needs_nothing() {
+pub(crate) fn getcpu_needs_nothing() {
     for fixture in with_tables() {
         assert!(
             !users(fixture, "time").contains(&"__vdso_getcpu".to_owned()),
@@ -221,8 +210,7 @@ fn getcpu_needs_nothing() {
     }
 }
 
-#[test]
-fn defaults_are_those_that_the_generation_states() {
+pub(crate) fn defaults_are_those_that_the_generation_states() {
     for fixture in with_tables() {
         let relocations = relocations(fixture);
         let mut defaults: Vec<(String, Vec<u8>)> = relocations
@@ -242,8 +230,7 @@ fn defaults_are_those_that_the_generation_states() {
     }
 }
 
-#[test]
-fn a_table_and_its_image_know_each_other() {
+pub(crate) fn a_table_and_its_image_know_each_other() {
     for fixture in with_tables() {
         let image = Image::parse(fixture.image).unwrap();
         let note = image.tables_note().expect(fixture.name);

@@ -18,12 +18,12 @@ use super::entry::{Clock, Cpu, Entry, Random, Seconds, Time, TimeOfDay, Timezone
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Side {
     /// The one that is verified.
-    Subject = 0,
+    Checked = 0,
     /// The kernel's own, which it is compared with.
     Native = 1,
 }
 
-const SUBJECT: usize = Side::Subject as usize;
+const CHECKED: usize = Side::Checked as usize;
 const NATIVE: usize = Side::Native as usize;
 
 static EMULATED: OnceLock<Arc<Emulated>> = OnceLock::new();
@@ -45,7 +45,7 @@ pub(super) fn through(side: Side, entry: Entry) -> Entry {
     let mut targets = TARGETS.write().unwrap_or_else(PoisonError::into_inner);
     targets[side as usize] = Some(entry);
     match side {
-        Side::Subject => refreshing::<SUBJECT>(entry),
+        Side::Checked => refreshing::<CHECKED>(entry),
         Side::Native => refreshing::<NATIVE>(entry),
     }
 }

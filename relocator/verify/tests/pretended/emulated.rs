@@ -4,10 +4,6 @@
 //! So what an image reads has passed through the emulator, and the right answer is known. How real kernels fare on the
 //! running one's vvar is seen by `tests/tests/emulated.rs`.
 
-#![cfg(target_arch = "x86_64")]
-
-mod pretend_kernel;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -17,11 +13,11 @@ use elf_tools::symtab::{Provenance, Symbol, Symtab, mapping_name};
 use kernel_fixtures::fixture::{self, Fixture};
 use relocator_verify::emulated::{ClockMode, Emulated, EmulatedKernel, Epoch, Error, Live, Unit};
 
-use pretend_kernel::clocks::{
+use crate::pretend_kernel::clocks::{
     BILLION, COARSE, HIGH_RESOLUTION, base_sec, check_running, check_wall_clock, clock_of, cycles,
     fill, offset, redirect, since_base,
 };
-use pretend_kernel::{Kernel, Vdso, code, symtab};
+use crate::pretend_kernel::{Kernel, Vdso, code, symtab};
 
 fn boot(fixture: &Fixture) -> Kernel {
     Kernel::boot(fixture, |image| image.bytes().to_vec())
@@ -81,8 +77,7 @@ fn step(kernel: &Kernel, page: &str, step: i64) {
     }
 }
 
-#[test]
-fn every_kernel_reads_every_other_kernels_clocks() {
+pub(crate) fn every_kernel_reads_every_other_kernels_clocks() {
     on_every_pair(
         |running| fill(running, "time"),
         |_, _, vdso, last| {
@@ -97,8 +92,7 @@ fn every_kernel_reads_every_other_kernels_clocks() {
     );
 }
 
-#[test]
-fn positions_of_a_time_namespace_are_kept() {
+pub(crate) fn positions_of_a_time_namespace_are_kept() {
     let prepare = |running: &Kernel| {
         redirect(running);
         fill(running, "timens")
@@ -126,8 +120,7 @@ fn telling(emulated: &Emulated) -> Vec<(String, Option<u64>)> {
     clocks.chain(globals).collect()
 }
 
-#[test]
-fn another_boot_is_right_in_itself_and_shares_no_value() {
+pub(crate) fn another_boot_is_right_in_itself_and_shares_no_value() {
     let epoch = Epoch::default();
     for (page, redirects) in [("time", false), ("timens", true)] {
         let prepare = |running: &Kernel| {
@@ -168,8 +161,7 @@ fn another_boot_is_right_in_itself_and_shares_no_value() {
     }
 }
 
-#[test]
-fn an_update_is_seen_after_a_refresh() {
+pub(crate) fn an_update_is_seen_after_a_refresh() {
     for (page, redirects) in [("time", false), ("timens", true)] {
         let prepare = |running: &Kernel| {
             if redirects {
@@ -191,8 +183,7 @@ fn an_update_is_seen_after_a_refresh() {
     }
 }
 
-#[test]
-fn an_update_in_progress_is_waited_for() {
+pub(crate) fn an_update_in_progress_is_waited_for() {
     let running = boot(find("got"));
     let last = fill(&running, "time");
     let (emulated, vdso) = emulate(find("shuffled"), &running, ClockMode::Tsc).unwrap();
@@ -211,8 +202,7 @@ fn an_update_in_progress_is_waited_for() {
     check_running(&vdso, 1, last, BILLION);
 }
 
-#[test]
-fn readers_wait_for_an_update_that_halts() {
+pub(crate) fn readers_wait_for_an_update_that_halts() {
     on_every_pair(
         |running| fill(running, "time"),
         |_, emulated, vdso, last| {
@@ -243,8 +233,7 @@ impl Drop for Stop<'_> {
 }
 
 /// The running clock is stated in two ways in turns, and both say the same. A copy or a read that mixes them does not.
-#[test]
-fn concurrent_updates_are_never_seen_half_done() {
+pub(crate) fn concurrent_updates_are_never_seen_half_done() {
     for (running, fixture) in [
         ("got", "reordered"),
         ("reordered", "shuffled"),
@@ -280,7 +269,7 @@ const APART: u64 = 10_000_000;
 
 /// States the monotonic clock anew, over and over, in the way of the kernel.
 fn restate(kernel: &Kernel, first: u64, stop: &AtomicBool) {
-    use pretend_kernel::clocks::{BASE_NSEC, SHIFT};
+    use crate::pretend_kernel::clocks::{BASE_NSEC, SHIFT};
     use std::sync::atomic::fence;
 
     let mut sequence = 2;
@@ -327,8 +316,7 @@ fn reading(emulated: &Emulated, mode: ClockMode, tsc: u64) -> u64 {
     }
 }
 
-#[test]
-fn the_clock_pages_of_hypervisors_read_as_the_counter_some_cycles_ahead() {
+pub(crate) fn the_clock_pages_of_hypervisors_read_as_the_counter_some_cycles_ahead() {
     for fixture in fixture::all() {
         for mode in ClockMode::ALL {
             let running = boot(find("got"));
@@ -355,8 +343,7 @@ fn word(emulated: &Emulated, mapping: &str, offset: u64) -> u64 {
 }
 
 /// Where the state of the random number generator shares the time page, it goes where that page's content goes.
-#[test]
-fn the_random_state_is_found_in_and_out_of_a_time_namespace() {
+pub(crate) fn the_random_state_is_found_in_and_out_of_a_time_namespace() {
     let state = |kernel: &Emulated| {
         let get = |name| kernel.get(name, &[]).unwrap();
         (get("rng.generation"), get("rng.is_ready"))
@@ -396,8 +383,7 @@ fn the_random_state_is_found_in_and_out_of_a_time_namespace() {
     }
 }
 
-#[test]
-fn a_running_kernel_without_the_state_is_not_seeded() {
+pub(crate) fn a_running_kernel_without_the_state_is_not_seeded() {
     let running = boot(find("reordered"));
     fill(&running, "time");
     let (emulated, _) = emulate(find("got"), &running, ClockMode::Tsc).unwrap();
@@ -427,8 +413,7 @@ fn refusal(table: &Symtab, running: &Kernel, mode: ClockMode) -> Error {
     Emulated::map(&kernel, &live(running), None, mode).unwrap_err()
 }
 
-#[test]
-fn what_cannot_be_emulated_is_refused_by_name() {
+pub(crate) fn what_cannot_be_emulated_is_refused_by_name() {
     let fixture = find("operands");
     let running = boot(find("got"));
     fill(&running, "time");
@@ -464,8 +449,7 @@ fn what_cannot_be_emulated_is_refused_by_name() {
     assert!(matches!(error, Error::Missing { .. }), "{error}");
 }
 
-#[test]
-fn a_unit_is_a_kernels_mappings_at_its_own_distances() {
+pub(crate) fn a_unit_is_a_kernels_mappings_at_its_own_distances() {
     for fixture in fixture::all() {
         let table = symtab(fixture);
         let unit = Unit::of(&table, fixture.image.len()).unwrap();
@@ -495,8 +479,7 @@ fn a_unit_is_a_kernels_mappings_at_its_own_distances() {
 
 /// The oracle would notice an emulator that is wrong: each field of the clock that is read, put in a wrong place or
 /// holding a wrong value, changes what is read or keeps it from being read at all.
-#[test]
-fn a_wrong_field_shows() {
+pub(crate) fn a_wrong_field_shows() {
     for name in [
         "cycle_last",
         "mult",

@@ -9,8 +9,8 @@ use nix::unistd::Pid;
 
 use super::answer::Answer;
 use super::call::Call;
-use super::pads::Pad;
 use super::stage::{OperandField, Stage};
+use crate::arch::{LandingPad, registers};
 use crate::{Error, Result};
 use relocator_process::tracing::{Stop, Tracee, UserRegisters};
 
@@ -20,26 +20,13 @@ const PATIENCE: Duration = Duration::from_millis(400);
 /// How long a thread may take to do what can only be a moment, on a machine that is busy.
 const LONG: Duration = Duration::from_secs(20);
 
-/// What callee-saved registers hold: `rbx`, `rbp`, `r12` to `r15`.
-const SAVED: [u64; 6] = [
-    0x0b5e_0001_5a7e_d001,
-    0x0b5e_0002_5a7e_d002,
-    0x0b5e_0003_5a7e_d003,
-    0x0b5e_0004_5a7e_d004,
-    0x0b5e_0005_5a7e_d005,
-    0x0b5e_0006_5a7e_d006,
-];
-
-/// `rflags` at a call: nothing but what is always set, and interrupts.
-const FLAGS: u64 = 0x202;
-
 /// How far below the top of a stack the first function is called.
 const HEADROOM: i64 = 0x100;
 
 /// How running to the end went.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Run {
-    /// It has met the trap of a pad.
+    /// It has met the trap of a landing pad.
     Trapped(UserRegisters),
     /// Something else has stopped it.
     Crashed(Stop, UserRegisters),
@@ -53,7 +40,7 @@ pub(super) struct Activation {
     pub(super) call: Call,
     pub(super) operand_field: OperandField,
     /// The stack pointer at the entry.
-    stack: u64,
+    stack: Avma,
 }
 
 /// Everything about the thread that an experiment may change.
@@ -61,6 +48,7 @@ pub(super) struct Activation {
 pub(super) struct Snapshot {
     pub(super) registers: UserRegisters,
     extended: Vec<u8>,
+    mask: u64,
     pages: Vec<u8>,
     writable: Vec<u8>,
 }
@@ -74,7 +62,7 @@ impl Snapshot {
 
 /// The thread.
 #[derive(Debug)]
-pub(super) struct Thread {
+pub(super) struct TracedThread {
     tracee: Tracee,
     pub(super) stage: Stage,
     /// As it was when it was ready.
@@ -83,7 +71,7 @@ pub(super) struct Thread {
     mask: u64,
 }
 
-impl Thread {
+impl TracedThread {
     /// A thread that was spawned for a stage.
     pub(super) fn new(tracee: Tracee, stage: Stage) -> Result<Self> {
         let idle = tracee.registers()?;
@@ -121,7 +109,7 @@ impl Thread {
         self.enter_at(entry, call, operand_field, top)
     }
 
-    /// Begins a call with its return address directly below `top`, which is a multiple of 16.
+    /// Begins a call by a caller whose stack ends at `top`, which is a multiple of 16.
     pub(super) fn enter_at(
         &mut self,
         entry: Avma,
@@ -129,24 +117,17 @@ impl Thread {
         operand_field: OperandField,
         top: Avma,
     ) -> Result<Activation> {
-        let stack = top.offset(-8);
-        let back = self.stage.pad(Pad::Return).0.to_le_bytes();
-        self.stage.write(stack, &back);
-        self.stage.clear_slot(operand_field);
         let mut registers = self.idle;
-        let [rdi, rsi, rdx, rcx, r8, r9] = call.arguments(&self.stage, operand_field);
-        let user = &mut registers.0;
-        (user.rdi, user.rsi, user.rdx) = (rdi, rsi, rdx);
-        (user.rcx, user.r8, user.r9) = (rcx, r8, r9);
-        (user.rax, user.r10, user.r11) = (0x7a, 0x7b, 0x7c);
-        [user.rbx, user.rbp, user.r12, user.r13, user.r14, user.r15] = SAVED;
-        (user.rsp, user.eflags) = (stack.0, FLAGS);
-        registers.set_pc(entry);
+        let back = self.stage.landing_pad(LandingPad::Return);
+        let arguments = call.arguments(&self.stage, operand_field);
+        let begun = registers::begin_call(&mut registers, (entry, back), arguments, top);
+        self.stage.write(begun.stack, &begun.bytes);
+        self.stage.clear_slot(operand_field);
         self.set_registers(&registers)?;
         Ok(Activation {
             call,
             operand_field,
-            stack: stack.0,
+            stack: begun.stack,
         })
     }
 
@@ -195,14 +176,18 @@ impl Thread {
     }
 
     fn is_at_a_trap(&self, registers: &UserRegisters) -> bool {
-        [Pad::Return, Pad::SystemCall, Pad::Handler]
-            .iter()
-            .any(|&pad| self.is_at(pad, registers))
+        [
+            LandingPad::Return,
+            LandingPad::SystemCall,
+            LandingPad::Handler,
+        ]
+        .iter()
+        .any(|&pad| self.is_at(pad, registers))
     }
 
     /// Whether it has met the trap of this pad.
-    pub(super) fn is_at(&self, pad: Pad, registers: &UserRegisters) -> bool {
-        registers.pc() == self.stage.pad(pad).offset(pad.trapped())
+    pub(super) fn is_at(&self, pad: LandingPad, registers: &UserRegisters) -> bool {
+        registers.pc() == self.stage.landing_pad(pad).offset(pad.trapped())
     }
 
     /// What an activation has answered, now that the thread has returned from it; or how it has broken the rules.
@@ -211,23 +196,14 @@ impl Thread {
         activation: &Activation,
         registers: &UserRegisters,
     ) -> Result<Answer, String> {
-        let user = &registers.0;
-        if !self.is_at(Pad::Return, registers) {
+        if !self.is_at(LandingPad::Return, registers) {
             return Err(format!("it went to {}", registers.pc()));
         }
-        let saved = [user.rbx, user.rbp, user.r12, user.r13, user.r14, user.r15];
-        if saved != SAVED {
-            return Err(format!("callee-saved registers were changed: {saved:#x?}"));
-        }
-        if user.rsp != activation.stack + 8 {
-            let off = user.rsp.wrapping_sub(activation.stack + 8).cast_signed();
-            return Err(format!("the stack pointer is off by {off}"));
-        }
-        if registers.direction() {
-            return Err("the direction flag is set".to_owned());
-        }
+        registers::check_return(registers, activation.stack)?;
         let operand_field = self.stage.slot_bytes(activation.operand_field);
-        Ok(activation.call.answer(user.rax, operand_field))
+        Ok(activation
+            .call
+            .answer(registers::result(registers), operand_field))
     }
 
     /// Makes a call from an entry to its end, and returns what it has answered or how it ended otherwise. The thread is
@@ -248,15 +224,15 @@ impl Thread {
 
     /// Has the thread make the system call that does the same. The thread is then to be restored.
     pub(super) fn system_call(&mut self, call: Call) -> Result<Answer> {
-        self.enter(self.stage.pad(Pad::SystemCall), call, OperandField::Witness)?;
+        let pad = self.stage.landing_pad(LandingPad::SystemCall);
+        self.enter(pad, call, OperandField::Witness)?;
         let mut registers = self.registers()?;
-        registers.0.rax = call.system_call().cast_unsigned();
-        registers.0.r10 = registers.0.rcx;
+        registers::begin_system_call(&mut registers, call.system_call());
         self.set_registers(&registers)?;
         match self.run()? {
-            Run::Trapped(registers) if self.is_at(Pad::SystemCall, &registers) => {
+            Run::Trapped(registers) if self.is_at(LandingPad::SystemCall, &registers) => {
                 let operand_field = self.stage.slot_bytes(OperandField::Witness);
-                Ok(call.answer(registers.0.rax, operand_field))
+                Ok(call.answer(registers::result(&registers), operand_field))
             }
             other => Err(died(&format!("cannot make a system call: {other:?}"))),
         }
@@ -268,6 +244,7 @@ impl Thread {
         Ok(Snapshot {
             registers,
             extended: self.tracee.extended_state()?,
+            mask: self.tracee.signal_mask()?,
             pages: self.stage.bytes(layout.pages.clone()),
             writable: self.stage.bytes(layout.writable.clone()),
         })
@@ -279,11 +256,11 @@ impl Thread {
         let (pages, writable) = (layout.pages.start, layout.writable.start);
         self.stage.put(pages, &snapshot.pages);
         self.stage.put(writable, &snapshot.writable);
-        self.tracee.set_signal_mask(self.mask)?;
+        self.tracee.set_signal_mask(snapshot.mask)?;
         self.tracee.set_extended_state(&snapshot.extended)?;
         let mut registers = snapshot.registers;
-        // A system call that the thread has returned from is not begun anew.
-        registers.0.orig_rax = u64::MAX;
+        // The kernel does not restart a system call that the thread has returned from.
+        registers.set_pc(registers.pc());
         self.set_registers(&registers)
     }
 

@@ -32,7 +32,7 @@ pub struct Earlier {
 
 /// The kernel that is emulated, and what the old image is on it.
 #[derive(Debug)]
-pub(super) enum Ground<'a> {
+pub(super) enum OldEnvironment<'a> {
     /// The old image's own kernel: the image is its vDSO.
     Home(&'a Symtab),
     /// Another one, with its own vDSO, and the image behind that.
@@ -51,7 +51,7 @@ pub(super) struct Text {
     pub(super) linked: Option<CodeNow>,
 }
 
-impl<'a> Ground<'a> {
+impl<'a> OldEnvironment<'a> {
     pub(super) fn new(old: OldImage<'a>, earlier: Option<&'a Earlier>) -> Result<Self> {
         Ok(match earlier {
             None => Self::Home(old.home.ok_or_else(|| unknown("old"))?),

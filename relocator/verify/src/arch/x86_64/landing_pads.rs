@@ -1,8 +1,10 @@
-//! The few instructions of our own that the thread executes.
+//! The few instructions of our own that a traced thread executes.
+
+use super::instructions::{RETURN, SYSTEM_CALL, TRAP};
 
 /// A place in them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Pad {
+pub(crate) enum LandingPad {
     /// Functions return to here: a trap.
     Return,
     /// A system call, and then a trap.
@@ -13,13 +15,9 @@ pub(super) enum Pad {
     Restorer,
 }
 
-const INT3: u8 = 0xcc;
-const RET: u8 = 0xc3;
-const SYSCALL: [u8; 2] = [0x0f, 0x05];
-
-impl Pad {
+impl LandingPad {
     /// From the start of the code.
-    pub(super) fn offset(self) -> usize {
+    pub(crate) fn offset(self) -> usize {
         match self {
             Self::Return => 0x10,
             Self::SystemCall => 0x20,
@@ -28,8 +26,8 @@ impl Pad {
         }
     }
 
-    /// How far behind its start a thread is found that has met the trap.
-    pub(super) fn trapped(self) -> i64 {
+    /// How far behind its start the program counter of a thread is that has met the trap.
+    pub(crate) fn trapped(self) -> i64 {
         match self {
             Self::SystemCall => 3,
             Self::Return | Self::Handler | Self::Restorer => 1,
@@ -38,14 +36,15 @@ impl Pad {
 }
 
 /// The code. What is not used of it are traps, which no thread is expected at.
-pub(super) fn code() -> Vec<u8> {
-    let mut code = vec![INT3; 0x60];
+pub(crate) fn landing_pad_code() -> Vec<u8> {
+    let mut code = vec![TRAP; 0x60];
     let mut put =
-        |pad: Pad, bytes: &[u8]| code[pad.offset()..][..bytes.len()].copy_from_slice(bytes);
-    put(Pad::SystemCall, &SYSCALL);
-    put(Pad::Handler, &[INT3, RET]);
+        |pad: LandingPad, bytes: &[u8]| code[pad.offset()..][..bytes.len()].copy_from_slice(bytes);
+    put(LandingPad::SystemCall, &SYSTEM_CALL);
+    put(LandingPad::Handler, &[TRAP, RETURN]);
     // mov $15, %eax; syscall
-    put(Pad::Restorer, &[0xb8, 15, 0, 0, 0, SYSCALL[0], SYSCALL[1]]);
+    let [first, second] = SYSTEM_CALL;
+    put(LandingPad::Restorer, &[0xb8, 15, 0, 0, 0, first, second]);
     code
 }
 
@@ -56,20 +55,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pads_are_what_they_are_said_to_be() {
-        let code = code();
-        let at = |pad: Pad| {
+    fn landing_pads_hold_the_instructions_that_they_promise() {
+        let code = landing_pad_code();
+        let at = |pad: LandingPad| {
             let code = &code[pad.offset()..];
             let decoder = Decoder::with_ip(64, code, 0, DecoderOptions::NONE);
             decoder.into_iter().take(2).collect::<Vec<_>>()
         };
-        for pad in [Pad::Return, Pad::SystemCall, Pad::Handler] {
+        for pad in [
+            LandingPad::Return,
+            LandingPad::SystemCall,
+            LandingPad::Handler,
+        ] {
             let trap = at(pad).into_iter().find(|i| i.mnemonic() == Mnemonic::Int3);
             assert_eq!(trap.unwrap().next_ip() as i64, pad.trapped(), "{pad:?}");
         }
-        assert_eq!(at(Pad::SystemCall)[0].mnemonic(), Mnemonic::Syscall);
-        assert_eq!(at(Pad::Handler)[1].mnemonic(), Mnemonic::Ret);
-        let restorer = at(Pad::Restorer);
+        assert_eq!(at(LandingPad::SystemCall)[0].mnemonic(), Mnemonic::Syscall);
+        assert_eq!(at(LandingPad::Handler)[1].mnemonic(), Mnemonic::Ret);
+        let restorer = at(LandingPad::Restorer);
         let number = u64::from(restorer[0].immediate32());
         assert_eq!(number as i64, nix::libc::SYS_rt_sigreturn);
         assert_eq!(restorer[1].mnemonic(), Mnemonic::Syscall);
