@@ -62,7 +62,7 @@ fn change_copy(remote: &mut Remote<'_>, vector: &Range<Avma>) -> Result<()> {
         // The upper half is a file descriptor, and -1 is none.
         size | u64::from(u32::MAX) << 32,
     ];
-    let scratch = Avma(remote.registers().0.rsp).offset(SCRATCH);
+    let scratch = remote.stack_pointer().offset(SCRATCH);
     let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
     let before = remote.read(scratch, bytes.len())?;
     remote.write(scratch, &bytes)?;
@@ -81,7 +81,7 @@ fn change_copy(remote: &mut Remote<'_>, vector: &Range<Avma>) -> Result<()> {
 
 /// Where it is: behind the arguments and the environment, each of which ends with a null pointer.
 fn find(remote: &Remote<'_>) -> Result<Range<Avma>> {
-    let stack = Avma(remote.registers().0.rsp);
+    let stack = remote.stack_pointer();
     let arguments = word(remote, stack)?;
     let behind = arguments
         .checked_mul(8)

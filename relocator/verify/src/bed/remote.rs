@@ -10,12 +10,10 @@ use nix::libc;
 use relocator_process::tracing::{Stop, Tracee, UserRegisters};
 
 use super::{Error, Result};
+use crate::arch;
 
 /// How long a system call may take.
 pub const PATIENCE: Duration = Duration::from_secs(10);
-
-/// The instruction.
-const SYSCALL: [u8; 2] = [0x0f, 0x05];
 
 /// Highest number that the kernel returns for an error.
 const ERRORS: u64 = 4095;
@@ -42,7 +40,9 @@ impl<'a> Remote<'a> {
             instruction: start,
         };
         let code = remote.read(start, size as usize)?;
-        let at = code.windows(SYSCALL.len()).position(|two| two == SYSCALL);
+        let at = code
+            .windows(arch::SYSTEM_CALL.len())
+            .position(|code| code == arch::SYSTEM_CALL);
         let at = at.ok_or_else(|| Error::missing("a system call in its vDSO"))?;
         remote.instruction = start.offset(at as i64);
         Ok(remote)
@@ -63,13 +63,16 @@ impl<'a> Remote<'a> {
         self.instruction = self.instruction.offset(distance);
     }
 
+    /// The stack pointer that it will go on with.
+    pub fn stack_pointer(&self) -> Avma {
+        arch::registers::stack_pointer(&self.registers)
+    }
+
     /// Makes one.
     pub fn call(&mut self, what: &str, number: i64, arguments: [u64; 6]) -> Result<u64> {
         let mut registers = self.registers;
         registers.set_pc(self.instruction);
-        let raw = &mut registers.0;
-        raw.rax = number.cast_unsigned();
-        [raw.rdi, raw.rsi, raw.rdx, raw.r10, raw.r8, raw.r9] = arguments;
+        arch::registers::set_system_call(&mut registers, number, arguments);
         let result = self.step(&registers)?;
         match result.wrapping_neg() {
             error @ 1..=ERRORS => Err(Error::system(what)(Errno::from_raw(error as i32))),
@@ -99,7 +102,7 @@ impl<'a> Remote<'a> {
             }
         }
         let after = tracee.registers()?;
-        Ok(after.0.rax)
+        Ok(arch::registers::result(&after))
     }
 
     /// Puts the registers back.

@@ -7,7 +7,7 @@ pub(crate) const TRAP: u8 = 0xcc;
 pub(crate) const TRAPPED: i64 = 1;
 
 /// `syscall`
-pub(super) const SYSTEM_CALL: [u8; 2] = [0x0f, 0x05];
+pub(crate) const SYSTEM_CALL: [u8; 2] = [0x0f, 0x05];
 
 /// `ret`
 pub(super) const RETURN: u8 = 0xc3;

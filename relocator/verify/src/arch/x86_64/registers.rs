@@ -78,6 +78,13 @@ pub(crate) fn stack_pointer(registers: &UserRegisters) -> Avma {
     Avma(registers.0.rsp)
 }
 
+/// Puts a system call's number and arguments where its instruction takes them from.
+pub(crate) fn set_system_call(registers: &mut UserRegisters, number: i64, arguments: [u64; 6]) {
+    let user = &mut registers.0;
+    user.rax = number.cast_unsigned();
+    [user.rdi, user.rsi, user.rdx, user.r10, user.r8, user.r9] = arguments;
+}
+
 /// Makes a system call of what are the arguments of a function.
 pub(crate) fn begin_system_call(registers: &mut UserRegisters, number: i64) {
     registers.0.rax = number.cast_unsigned();
