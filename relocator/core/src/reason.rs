@@ -442,3 +442,6 @@ impl Refusal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -71,6 +71,12 @@ impl LinkedImage {
 }
 
 /// Links `old` to `new` at the given placement.
+///
+/// # Errors
+///
+/// [`Error::Architecture`] for an image of an architecture that the linker does not know,
+/// [`Error::Refused`] for a function for which no strategy is left, [`Error::Instruction`] if a check
+/// after encoding fails.
 pub fn link(
     old: &Old,
     new: &New<'_>,

@@ -95,3 +95,46 @@ impl CodeNow {
         found.map(|moved| moved.from)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_patched_once_and_overwritten_bytes_only_grow() {
+        let mut code = CodeNow::unchanged(0x1000);
+        let (entry, other) = (Svma(0x100), Svma(0x200));
+        code.patch(entry, vec![1, 2, 3, 4]);
+        code.overwrite(entry, 2);
+        assert_eq!(code.patched(entry), Some(&[1, 2, 3, 4][..]));
+        code.overwrite(entry, 5);
+        assert_eq!(code.patched(entry), Some(&[1, 2, 3, 4, 0][..]));
+        code.overwrite(other, 8);
+        code.patch(entry, vec![9]);
+        assert_eq!(code.patched(entry), Some(&[9][..]));
+        assert_eq!(code.patched(other), Some(&[0; 8][..]));
+        assert_eq!(code.patches.len(), 2);
+    }
+
+    #[test]
+    fn moved_instructions_are_found_both_ways() {
+        let moved = Moved {
+            from: Svma(0x10),
+            to: Svma(0x1000),
+        };
+        let back = Moved {
+            from: Svma(0x18),
+            to: Svma(0x1008),
+        };
+        let code = CodeNow {
+            moved: vec![moved],
+            jumps_back: vec![back],
+            ..CodeNow::unchanged(0x2000)
+        };
+        assert_eq!(code.moved_to(moved.from), Some(moved.to));
+        assert_eq!(code.moved_to(back.from), None);
+        assert_eq!(code.moved_from(moved.to), Some(moved.from));
+        assert_eq!(code.moved_from(back.to), Some(back.from));
+        assert_eq!(code.moved_from(moved.from), None);
+    }
+}
