@@ -129,7 +129,7 @@ fn function_report(
         opaque: opaque
             .map(|opaque| OpaqueReport {
                 address: opaque.site.0,
-                reason: opaque.reason.clone(),
+                reason: opaque.reason.to_string(),
             })
             .collect(),
     }
@@ -219,7 +219,7 @@ mod tests {
             constraints: vec![constraint(1, &[0, 2]), constraint(2, &[2])],
             opaque: vec![Opaque {
                 site,
-                reason: "it is hidden".to_owned(),
+                reason: "it is hidden".into(),
             }],
         };
         let kernel = Kernel::new(&"fixture:bare".parse::<Spec>().unwrap().open().unwrap());

@@ -213,7 +213,7 @@ impl Crossing<'_> {
         }
         let mut found: Option<FixUp> = None;
         for context in all {
-            let recipe = self.reentry.recipe(context).map_err(str::to_owned)?;
+            let recipe = self.reentry.recipe(context).map_err(|e| e.to_string())?;
             let fix_up = stopped.re_enter(boundary, context, recipe)?;
             match &found {
                 Some(other) if *other != fix_up => {

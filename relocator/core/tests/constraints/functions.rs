@@ -100,7 +100,10 @@ fn what_the_table_cannot_state_is_not_run() {
     let mut body = reader(0x7c);
     let site = body.table.constraints[1].site;
     let reason = "a product of two addresses".to_owned();
-    body.table.opaque.push(Opaque { site, reason });
+    body.table.opaque.push(Opaque {
+        site,
+        reason: reason.into(),
+    });
     let plan = body.link().plan().clone();
     assert_eq!(plan.strategy, Strategy::Proxy);
     assert_eq!(plan.reason, format!("{site}: a product of two addresses"));
