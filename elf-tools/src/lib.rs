@@ -23,6 +23,7 @@ mod address;
 mod build_id;
 mod elf;
 mod elf_writer;
+mod reason;
 mod record;
 
 pub mod arch;

@@ -165,7 +165,7 @@ pub fn sample() -> Relocations {
         ],
         opaque: vec![Opaque {
             site: subject.sites[6],
-            reason: "an index that is ≥ 2 is read from memory".to_owned(),
+            reason: "an index that is ≥ 2 is read from memory".into(),
         }],
     }
 }

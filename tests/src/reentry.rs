@@ -125,7 +125,7 @@ pub fn sample() -> ReentryTable {
         2 => (
             Vec::new(),
             true,
-            Recovery::None("it is lost, “for ever”".to_owned()),
+            Recovery::None("it is lost, “for ever”".into()),
         ),
         _ => (Vec::new(), false, Recovery::Recipe(1)),
     });

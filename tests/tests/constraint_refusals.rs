@@ -149,7 +149,7 @@ fn what_cannot_be_stored_is_not_written() {
     );
     for reason in [String::new(), "x".repeat(256), "\0".to_owned()] {
         let mut table = sample();
-        table.opaque[0].reason = reason;
+        table.opaque[0].reason = reason.into();
         let error = object::write(&table, None, None).unwrap_err().to_string();
         assert!(error.contains("1 to 255 bytes"), "{error}");
     }

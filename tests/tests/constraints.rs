@@ -128,7 +128,7 @@ fn random(seeds: &[SumSeed], places: &[OperandField], opaque: &[(Index, String)]
         let site = SUBJECT.sites[site.index(SUBJECT.sites.len())];
         table.opaque.push(Opaque {
             site,
-            reason: reason.clone(),
+            reason: reason.clone().into(),
         });
     }
     table.opaque.sort_by_key(|opaque| opaque.site);

@@ -111,7 +111,7 @@ fn check(code: &str, expected: &[&str]) {
 #[track_caller]
 fn check_opaque(code: &str, reason: &str) {
     let table = table(code);
-    let found: Vec<&str> = table.opaque.iter().map(|o| o.reason.as_str()).collect();
+    let found: Vec<String> = table.opaque.iter().map(|o| o.reason.to_string()).collect();
     assert!(
         found.iter().any(|found| found.contains(reason)),
         "{code}: {found:?}, and stated {:?}",

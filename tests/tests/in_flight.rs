@@ -196,7 +196,7 @@ const BREAKS: [Break; 5] = [
     }),
     ("threads_refused", |table| {
         for context in &mut table.contexts {
-            context.recovery = Recovery::None("on purpose".to_owned());
+            context.recovery = Recovery::None("on purpose".into());
         }
     }),
 ];

@@ -57,7 +57,8 @@ impl Subject {
 
     #[track_caller]
     fn recipe(&self, number: usize) -> Result<BTreeMap<String, Source>, String> {
-        let recipe: &Recipe = self.table.recipe(self.context(number))?;
+        let recipe = self.table.recipe(self.context(number));
+        let recipe: &Recipe = recipe.map_err(|reason| reason.to_string())?;
         let named = recipe.registers.iter().map(|(r, s)| (r.to_string(), *s));
         Ok(named.collect())
     }

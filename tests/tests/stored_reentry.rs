@@ -317,11 +317,11 @@ const UNWRITABLE: &[Unwritable] = &[
         "must come before it, once",
     ),
     (
-        |t| t.contexts[2].recovery = Recovery::None("x".repeat(256)),
+        |t| t.contexts[2].recovery = Recovery::None("x".repeat(256).into()),
         "1 to 255 bytes",
     ),
     (
-        |t| t.contexts[2].recovery = Recovery::None("a\0b".to_owned()),
+        |t| t.contexts[2].recovery = Recovery::None("a\0b".into()),
         "none of them 0",
     ),
     (
@@ -416,7 +416,7 @@ fn table() -> impl Strategy<Value = ReentryTable> {
             let (calls, reads, recovery) = known[number % known.len()].clone();
             let recovery = match recovery {
                 Ok(index) => Recovery::Recipe(index.index(recipes.len()) as u32),
-                Err(reason) => Recovery::None(reason),
+                Err(reason) => Recovery::None(reason.into()),
             };
             (calls, reads, recovery)
         });

@@ -3,6 +3,7 @@
 use super::value::{ConstantId, Value};
 use crate::Svma;
 use crate::disassembly::{Access, Instruction};
+use crate::relocation::OpaqueReason;
 use crate::symtab::name::VersionedName;
 use crate::symtab::{Symbol, Symtab, mapping_name};
 use crate::{Error, Result};
@@ -132,8 +133,8 @@ impl<'a> Vvar<'a> {
     }
 
     /// What an access of `size` bytes at `value` means; several things where it covers several fields, or where fields
-    /// share their place. Errors, in words, where that cannot be told.
-    pub(super) fn meaning(&self, value: &Value, size: u32) -> Result<Vec<Meaning>, String> {
+    /// share their place. Errors where that cannot be told.
+    pub(super) fn meaning(&self, value: &Value, size: u32) -> Result<Vec<Meaning>, OpaqueReason> {
         let mut meanings = Vec::new();
         let mut done = 0;
         while done < i64::from(size.max(1)) {
@@ -146,7 +147,7 @@ impl<'a> Vvar<'a> {
                 matches.retain(Match::is_natural);
             }
             let Some(first) = matches.first() else {
-                return Err(format!("no symbol is at {}", spelled(address, value)));
+                return Err(OpaqueReason::NoSymbolAt(spelled(address, value)));
             };
             let left = i64::from(size) - done;
             let extent = |found: &Match<'_, '_>| {
@@ -161,10 +162,7 @@ impl<'a> Vvar<'a> {
             // Part of a field is one thing, but parts of two are none.
             let whole = covered == i64::from(size) || covered == first.field.symbol.size as i64;
             if !matches.iter().all(alike) || !whole || size == 0 {
-                return Err(format!(
-                    "{} can mean more than one thing",
-                    spelled(address, value)
-                ));
+                return Err(OpaqueReason::Ambiguous(spelled(address, value)));
             }
             meanings.extend(matches.iter().map(|found| self.meant(found, done)));
             done += covered;

@@ -14,6 +14,7 @@ use super::value::Unknown;
 use crate::arch::Dataflow;
 use crate::disassembly::Flow;
 use crate::reachability::{Code, Function};
+use crate::relocation::OpaqueReason;
 
 /// Deepest chain of calls inside an image. Stock images have 2.
 const MAX_DEPTH: u32 = 8;
@@ -84,7 +85,7 @@ struct Edge {
 enum Exit {
     To(Vec<Edge>),
     /// The flow cannot be followed: at this instruction, for this reason.
-    Lost(&'static str),
+    Lost(OpaqueReason),
 }
 
 /// Whether each instruction begins a block: something jumps to it, or returns to it.
@@ -185,24 +186,21 @@ impl Solver<'_> {
         if *self.steps_left == 0 {
             self.findings = Findings::default();
             self.complete = false;
-            self.lost(entry, "the function is too complex to be followed");
+            self.lost(entry, OpaqueReason::TooComplex);
         }
         blocks
     }
 
-    fn lost(&mut self, at: u32, reason: &str) {
-        self.findings
-            .opaque
-            .entry(at)
-            .or_insert_with(|| reason.to_owned());
+    fn lost(&mut self, at: u32, reason: OpaqueReason) {
+        self.findings.opaque.entry(at).or_insert(reason);
     }
 
     /// Visits every block once more, now that all states are known, and keeps only what is found then.
     fn conclude(&mut self, keep: Keep) -> Vec<Block> {
         let lost = std::mem::take(&mut self.findings).opaque;
         for (at, reason) in lost {
-            if reason == TOO_MANY {
-                self.lost(at, TOO_MANY);
+            if matches!(reason, OpaqueReason::TooManyAddresses) {
+                self.lost(at, reason);
             }
         }
         let mut blocks = Vec::new();
@@ -285,8 +283,8 @@ impl Solver<'_> {
                             start: target,
                             known: None,
                         }]),
-                        (None, _) => Exit::Lost("control leaves the code"),
-                        (_, None) => Exit::Lost("calls are nested too deeply"),
+                        (None, _) => Exit::Lost(OpaqueReason::ControlLeaves),
+                        (_, None) => Exit::Lost(OpaqueReason::NestedTooDeeply),
                     };
                     return (state, exit);
                 }
@@ -309,7 +307,7 @@ impl Solver<'_> {
                 let end = self.code.instructions().len() as u32;
                 places.iter().all(|edge| edge.start < end)
             });
-            let exit = exit.map_or(Exit::Lost("control leaves the code"), Exit::To);
+            let exit = exit.map_or(Exit::Lost(OpaqueReason::ControlLeaves), Exit::To);
             return (machine.state, exit);
         }
     }
@@ -418,12 +416,10 @@ impl Solver<'_> {
             Merge::Set(set) => set,
             Merge::TooMany => {
                 if self.pool.has_address(left) || self.pool.has_address(right) {
-                    self.lost(start, TOO_MANY);
+                    self.lost(start, OpaqueReason::TooManyAddresses);
                 }
                 self.pool.forgotten([left, right], place)
             }
         }
     }
 }
-
-const TOO_MANY: &str = "more addresses meet here than can be followed";

@@ -6,6 +6,7 @@ use rustc_hash::FxHashSet;
 
 use super::pool::{MAX_VALUES, Merge, Pool};
 use super::value::{ConstantId, SetId, Unknown, UnknownId, Value};
+use crate::relocation::OpaqueReason;
 
 /// Room for the registers of any architecture, condition flags included.
 pub(crate) const REGISTERS: usize = 34;
@@ -99,7 +100,7 @@ pub(crate) struct Findings {
     /// Unknowns that something depends on.
     pub(crate) used: BTreeSet<UnknownId>,
     /// Instructions that are not understood, with the reason.
-    pub(crate) opaque: BTreeMap<u32, String>,
+    pub(crate) opaque: BTreeMap<u32, OpaqueReason>,
 }
 
 /// A state that instructions are applied to.
@@ -172,21 +173,18 @@ impl Machine<'_> {
     pub(crate) fn consume(&mut self, set: SetId) {
         self.pin(set);
         if self.pool.has_address(set) {
-            self.opaque("an address is computed with in a way that is not understood");
+            self.opaque(OpaqueReason::AddressComputed);
         }
     }
 
     /// The stack, or its pointer, is used in a way that is not followed.
-    pub(crate) fn lose_stack(&mut self, reason: &str) {
+    pub(crate) fn lose_stack(&mut self, reason: OpaqueReason) {
         self.findings.stack_is_lost = true;
         self.opaque(reason);
     }
 
-    pub(crate) fn opaque(&mut self, reason: &str) {
-        self.findings
-            .opaque
-            .entry(self.at)
-            .or_insert_with(|| reason.to_owned());
+    pub(crate) fn opaque(&mut self, reason: OpaqueReason) {
+        self.findings.opaque.entry(self.at).or_insert(reason);
     }
 
     /// The lower half of `set`; if it cannot be followed, a number that `register` stands for.

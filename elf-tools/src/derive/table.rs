@@ -12,8 +12,8 @@ use crate::Svma;
 use crate::image::Image;
 use crate::reachability::Code;
 use crate::relocation::{
-    Constraint, Kind, Need, Opaque, OperandField, Relocation, Relocations, RightHandSide, Term,
-    Width,
+    Constraint, Kind, Need, Opaque, OpaqueReason, OperandField, Relocation, Relocations,
+    RightHandSide, Term, Width,
 };
 use crate::symtab::name::{Reference, VersionedName};
 
@@ -49,7 +49,7 @@ pub(super) struct Table<'a> {
     vvar: &'a Vvar<'a>,
     sites: BTreeSet<Site>,
     pinned: BTreeSet<ConstantId>,
-    opaque: BTreeMap<u32, String>,
+    opaque: BTreeMap<u32, OpaqueReason>,
     needs: Vec<Need>,
     need_indices: FxHashMap<VersionedName, u32>,
     constraints: BTreeSet<Stated>,
@@ -121,12 +121,12 @@ impl<'a> Table<'a> {
     }
 
     /// States what an access means.
-    fn site(&mut self, site: &Site) -> Result<(), String> {
+    fn site(&mut self, site: &Site) -> Result<(), OpaqueReason> {
         if site.writes {
-            return Err("the vvar is written to".to_owned());
+            return Err(OpaqueReason::Written);
         }
         if site.value.base != 1 {
-            return Err("an address is added to another".to_owned());
+            return Err(OpaqueReason::AddressesAdded);
         }
         for meaning in self.vvar.meaning(&site.value, site.size)? {
             self.meaning(site, &meaning)?;
@@ -134,7 +134,7 @@ impl<'a> Table<'a> {
         Ok(())
     }
 
-    fn meaning(&mut self, site: &Site, meaning: &Meaning) -> Result<(), String> {
+    fn meaning(&mut self, site: &Site, meaning: &Meaning) -> Result<(), OpaqueReason> {
         let need = self.need(&meaning.name, meaning.size);
         let mut terms = Vec::with_capacity(site.value.provenance.len());
         let mut fixed = site.value.constant;
@@ -146,7 +146,7 @@ impl<'a> Table<'a> {
             }
         }
         if terms.is_empty() {
-            return Err(format!("the address of `{}` is fixed", meaning.name));
+            return Err(OpaqueReason::FixedAddress(meaning.name.to_string()));
         }
         let addend = meaning.within.wrapping_sub(fixed);
         self.constraints
@@ -158,7 +158,7 @@ impl<'a> Table<'a> {
                 (&element, RightHandSide::Size),
             ] {
                 let Some(symbol) = self.vvar.symbol(name) else {
-                    return Err(format!("`{name}` has no size"));
+                    return Err(OpaqueReason::NoSize(name.clone()));
                 };
                 let need = self.need(
                     &VersionedName {
@@ -245,8 +245,7 @@ impl<'a> Table<'a> {
             }
         }
         for index in left_over {
-            let reason = "refers to the vvar, but to no symbol".to_owned();
-            self.opaque.insert(index, reason);
+            self.opaque.insert(index, OpaqueReason::NoSymbol);
         }
     }
 

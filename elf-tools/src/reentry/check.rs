@@ -74,7 +74,7 @@ impl<'a> Checker<'a> {
                     return Err(format!("recipe {index} of {count} does not exist"));
                 }
             }
-            Recovery::None(reason) => check_reason(reason)?,
+            Recovery::None(reason) => check_reason(&reason.to_string())?,
         }
         let key = (context.boundary, context.function, context.calls.clone());
         if self.last.as_ref().is_some_and(|last| *last >= key) {

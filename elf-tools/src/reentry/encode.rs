@@ -147,7 +147,7 @@ struct Contexts<'a> {
     /// Index of the first call of each list.
     lists: BTreeMap<&'a [Call], u32>,
     strings: Vec<u8>,
-    reasons: BTreeMap<&'a str, u32>,
+    reasons: BTreeMap<String, u32>,
 }
 
 impl Default for Contexts<'_> {
@@ -167,7 +167,7 @@ impl<'a> Contexts<'a> {
     fn add(&mut self, context: &'a Context) -> Result<()> {
         let (recovery, lost) = match &context.recovery {
             Recovery::Recipe(index) => (*index, 0),
-            Recovery::None(reason) => (self.reason(reason), LOST),
+            Recovery::None(reason) => (self.reason(reason.to_string()), LOST),
         };
         let record = ContextRecord {
             boundary: address(context.boundary)?,
@@ -209,9 +209,10 @@ impl<'a> Contexts<'a> {
         Ok(first)
     }
 
-    fn reason(&mut self, reason: &'a str) -> u32 {
+    fn reason(&mut self, reason: String) -> u32 {
         let strings = &mut self.strings;
-        *(self.reasons.entry(reason)).or_insert_with(|| add_name(strings, reason))
+        let known = self.reasons.entry(reason);
+        *known.or_insert_with_key(|reason| add_name(strings, reason))
     }
 }
 

@@ -16,6 +16,7 @@
 mod check;
 mod digest;
 mod encode;
+mod no_recipe;
 mod read;
 mod record;
 
@@ -24,6 +25,7 @@ use crate::Svma;
 pub use crate::arch::Register;
 pub use crate::derive::reentry::derive;
 pub(crate) use encode::Stored;
+pub use no_recipe::NoRecipe;
 pub(crate) use read::read;
 
 /// Name of the string table of a stored table.
@@ -103,7 +105,7 @@ pub enum Recovery {
     /// With the recipe of that index.
     Recipe(u32),
     /// It cannot; why.
-    None(String),
+    None(NoRecipe),
 }
 
 /// What is known of a thread at one boundary, in one of the ways that lead there.
@@ -139,13 +141,13 @@ impl ReentryTable {
     }
 
     /// The recipe of a context, or why there is none.
-    pub fn recipe<'a>(&'a self, context: &'a Context) -> Result<&'a Recipe, &'a str> {
+    pub fn recipe(&self, context: &Context) -> Result<&Recipe, NoRecipe> {
         match &context.recovery {
             Recovery::Recipe(index) => self
                 .recipes
                 .get(*index as usize)
-                .ok_or("the table does not have its recipe"),
-            Recovery::None(reason) => Err(reason),
+                .ok_or(NoRecipe::RecipeMissing),
+            Recovery::None(reason) => Err(reason.clone()),
         }
     }
 }

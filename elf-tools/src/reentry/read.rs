@@ -16,8 +16,8 @@ use crate::reentry::record::{
     RecipeRecord, Record, StepRecord,
 };
 use crate::reentry::{
-    Call, Clear, Context, Location, MAX_CALLS, Recipe, Recovery, ReentryTable, Register, STRINGS,
-    Source,
+    Call, Clear, Context, Location, MAX_CALLS, NoRecipe, Recipe, Recovery, ReentryTable, Register,
+    STRINGS, Source,
 };
 use crate::symtab::name::MAX_LEN;
 use crate::{Error, Result, Svma};
@@ -160,7 +160,7 @@ impl<'a> Reader<'a> {
             reads: record.flags & READS != 0,
             recovery: match record.flags & LOST {
                 0 => Recovery::Recipe(record.recovery),
-                _ => Recovery::None(self.reason(record.recovery)?),
+                _ => Recovery::None(NoRecipe::Stored(self.reason(record.recovery)?)),
             },
         })
     }

@@ -6,6 +6,7 @@
 //! in. So a [`Constraint`] states the condition and no more. `docs/abi.md`, section 4.2.
 
 use crate::Svma;
+use crate::relocation::OpaqueReason;
 
 pub use crate::arch::Width;
 
@@ -59,6 +60,6 @@ pub struct Constraint {
 pub struct Opaque {
     /// The instruction.
     pub site: Svma,
-    /// Why, in words.
-    pub reason: String,
+    /// Why.
+    pub reason: OpaqueReason,
 }

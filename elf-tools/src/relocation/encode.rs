@@ -98,13 +98,13 @@ impl Tables {
     }
 
     fn opaque(&mut self, opaque: &Opaque) -> Result<()> {
-        let reason = &opaque.reason;
+        let reason = opaque.reason.to_string();
         if reason.is_empty() || reason.len() > MAX_LEN || reason.contains('\0') {
             let what = format!("a reason has 1 to {MAX_LEN} bytes, none of them 0: {reason:?}");
             return Err(self.failed(opaque.site, what));
         }
         let (binding, undefined) = (elf::STB_GLOBAL.0, elf::SHN_UNDEF.0);
-        let symbol = self.symbols.add(reason, binding, undefined, 0, 0);
+        let symbol = self.symbols.add(&reason, binding, undefined, 0, 0);
         self.entry(Type::Opaque, opaque.site, symbol, 0)
     }
 

@@ -7,6 +7,7 @@ mod constraint;
 mod encode;
 mod need;
 pub mod object;
+mod opaque_reason;
 mod place;
 pub mod postlink;
 mod read;
@@ -22,6 +23,7 @@ use crate::arch::{Arch, RelocationType, SPECIFIED};
 use crate::symtab::name::Reference;
 
 pub use constraint::{Constraint, Opaque, OperandField, RightHandSide, Term, Width};
+pub use opaque_reason::OpaqueReason;
 pub use postlink::postlink;
 pub use read::read;
 pub use uses::{FunctionUses, Uses};

@@ -12,7 +12,8 @@ use crate::relocation::need::{need, reason};
 use crate::relocation::place::{Places, check_quantity};
 use crate::relocation::rela::{self, Rela, Type};
 use crate::relocation::{
-    Constraint, Kind, Opaque, OperandField, Relocation, Relocations, RightHandSide, Term, Width,
+    Constraint, Kind, Opaque, OpaqueReason, OperandField, Relocation, Relocations, RightHandSide,
+    Term, Width,
 };
 use crate::symtab::name::Reference;
 use crate::{Error, Result, Svma};
@@ -250,7 +251,7 @@ impl<'a> Reader<'a> {
         }
         let site = entry.place;
         self.places.check_site(site)?;
-        let reason = reason(symbols.get(entry.symbol)?)?;
+        let reason = OpaqueReason::Stored(reason(symbols.get(entry.symbol)?)?);
         self.relocations.opaque.push(Opaque { site, reason });
         Ok(())
     }

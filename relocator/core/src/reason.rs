@@ -6,7 +6,7 @@
 use std::fmt;
 
 use elf_tools::Svma;
-use elf_tools::relocation::{Kind, OperandField, Width};
+use elf_tools::relocation::{Kind, OpaqueReason, OperandField, Width};
 
 /// Why a strategy was chosen for a function.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,8 +48,8 @@ pub enum Reason {
     Opaque {
         /// The instruction.
         site: Svma,
-        /// The table's words.
-        reason: String,
+        /// Why, by the table.
+        reason: OpaqueReason,
     },
     /// An operand leaves the image, and no relocation covers it.
     StrayReference {
@@ -114,7 +114,7 @@ impl Reason {
             Self::Requested => "requested",
             Self::NoTable => "no-relocation-table",
             Self::IndirectFlow { .. } => "indirect-flow",
-            Self::Opaque { .. } => "opaque-reference",
+            Self::Opaque { reason, .. } => reason.code(),
             Self::StrayReference { .. } => "stray-reference",
             Self::Unresolved(unresolved) => unresolved.code(),
             Self::OutOfRange { .. } => "out-of-range",

@@ -1,7 +1,8 @@
 //! What call frame information says, and whether the analysis of the code agrees.
 //!
 //! Both say where a frame is and where callee-saved registers were put. They come from different hands, the compiler's and
-//! ours, so where they contradict each other one of them is wrong, and nobody is moved. Code without call frame
+//! ours, so where they contradict each other one of them is wrong, and the thread stays
+//! where it is. Code without call frame
 //! information has the analysis alone.
 
 use gimli::{
@@ -14,7 +15,7 @@ use crate::arch::Arch;
 use crate::derive::machine::State;
 use crate::derive::value::{SetId, UnknownId};
 use crate::image::Image;
-use crate::reentry::Register;
+use crate::reentry::{NoRecipe, Register};
 use crate::{Error, Result, Svma};
 
 /// The rules for a range of instructions.
@@ -114,7 +115,7 @@ impl Rules {
         boundary: Svma,
         stopped: &Stopped<'_>,
         active: &Active<'_>,
-    ) -> Result<(), String> {
+    ) -> Result<(), NoRecipe> {
         let after = self.rows.partition_point(|row| row.start <= boundary.0);
         let covering = self.rows[..after].last().filter(|row| boundary.0 < row.end);
         match covering {
@@ -134,9 +135,9 @@ fn saved_in(row: &gimli::UnwindTableRow<usize>, register: Register) -> Saved {
 }
 
 impl Row {
-    fn check(&self, stopped: &Stopped<'_>, active: &Active<'_>) -> Result<(), String> {
+    fn check(&self, stopped: &Stopped<'_>, active: &Active<'_>) -> Result<(), NoRecipe> {
         let Frame::At(base, offset) = self.frame else {
-            return Err("call frame information uses an expression for the frame".to_owned());
+            return Err(NoRecipe::FrameExpression);
         };
         let value = stopped.register(stopped.arch.number(base));
         let place = value.and_then(|value| stopped.place(value));
@@ -144,9 +145,7 @@ impl Row {
         let above = stopped.arch.frame_above_return_address();
         let expected = (active.returns_at.0, active.returns_at.1 + above);
         if frame != Some(expected) {
-            return Err(format!(
-                "call frame information puts the frame at {base}{offset:+}, and the code does not"
-            ));
+            return Err(NoRecipe::FrameElsewhere(base, offset));
         }
         let registers = stopped.arch.registers().callee_saved;
         for (&register, &saved) in registers.iter().zip(&self.saved) {
@@ -158,9 +157,7 @@ impl Row {
                 Saved::Other => None,
             };
             if found != Some(entered) {
-                return Err(format!(
-                    "call frame information and the code disagree on where {register} is"
-                ));
+                return Err(NoRecipe::RegisterElsewhere(register));
             }
         }
         Ok(())

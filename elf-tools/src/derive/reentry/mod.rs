@@ -28,7 +28,9 @@ use crate::derive::machine::State;
 use crate::derive::value::UnknownId;
 use crate::image::Image;
 use crate::reachability::{Code, Function};
-use crate::reentry::{Call, Context, Location, Recipe, Recovery, ReentryTable, Register, Source};
+use crate::reentry::{
+    Call, Context, Location, NoRecipe, Recipe, Recovery, ReentryTable, Register, Source,
+};
 use crate::{Result, Svma};
 
 use cfi::{Active, Rules};
@@ -50,8 +52,7 @@ pub fn derive(image: &Image, code: &Code) -> Result<ReentryTable> {
     let mut collected = Collected::default();
     for function in code.functions() {
         if let Some(at) = function.indirect {
-            let reason = format!("where control goes from {at} cannot be told");
-            collected.unknown(code, function, &reason);
+            collected.unknown(code, function, &NoRecipe::Indirect(at));
             continue;
         }
         let analysis = fixpoint::analyse(
@@ -63,8 +64,7 @@ pub fn derive(image: &Image, code: &Code) -> Result<ReentryTable> {
             &mut steps_left,
         );
         if !analysis.complete || analysis.findings.stack_is_lost {
-            let lost = "the code cannot be followed, or uses the stack in a way that is not";
-            collected.unknown(code, function, lost);
+            collected.unknown(code, function, &NoRecipe::NotFollowed);
             continue;
         }
         let reach = Reach::of(&analysis);
@@ -111,11 +111,11 @@ impl Collected {
     }
 
     /// A function of which nothing is known but its entry.
-    fn unknown(&mut self, code: &Code, function: &Function, reason: &str) {
+    fn unknown(&mut self, code: &Code, function: &Function, reason: &NoRecipe) {
         for instruction in code.reached(function) {
             let recovery = match instruction.address == function.entry {
                 true => self.recipe(Recipe::default()),
-                false => Recovery::None(reason.to_owned()),
+                false => Recovery::None(reason.clone()),
             };
             self.add(Context {
                 boundary: instruction.address,
@@ -173,7 +173,7 @@ impl Recipes<'_> {
                 };
                 let (calls, recovery) = match &frames {
                     Some(frames) => self.recovery(boundary, &stopped, frames, (number, offset)),
-                    None => Err("where a return address is cannot be told".to_owned()),
+                    None => Err(NoRecipe::ReturnAddressLost),
                 }
                 .map_or_else(
                     |reason| (Vec::new(), Recovery::None(reason)),
@@ -241,8 +241,8 @@ impl Recipes<'_> {
         stopped: &Stopped<'_>,
         frames: &[Frame<'_>],
         place: (usize, usize),
-    ) -> Result<(Vec<Call>, Recipe), String> {
-        let (_, local) = frames.split_last().ok_or("there is no frame")?;
+    ) -> Result<(Vec<Call>, Recipe), NoRecipe> {
+        let (_, local) = frames.split_last().ok_or(NoRecipe::ReturnAddressLost)?;
         let call = |frame: &Frame<'_>| {
             let (base, offset) = frame.returns_at;
             Some(Call {
@@ -251,7 +251,7 @@ impl Recipes<'_> {
             })
         };
         let calls: Option<Vec<Call>> = local.iter().map(call).collect();
-        let calls = calls.ok_or("where a return address is cannot be told")?;
+        let calls = calls.ok_or(NoRecipe::ReturnAddressLost)?;
         self.rules.check(
             boundary,
             stopped,
@@ -263,11 +263,9 @@ impl Recipes<'_> {
         Ok((calls, self.recipe(stopped, place)?))
     }
 
-    fn recipe(&self, stopped: &Stopped<'_>, place: (usize, usize)) -> Result<Recipe, String> {
+    fn recipe(&self, stopped: &Stopped<'_>, place: (usize, usize)) -> Result<Recipe, NoRecipe> {
         let mut recipe = Recipe::default();
-        let stack = stopped
-            .entry_stack()
-            .ok_or("the stack pointer of the entry is lost")?;
+        let stack = stopped.entry_stack().ok_or(NoRecipe::StackPointerLost)?;
         let in_place = Source {
             location: Location::Register(self.stack_pointer()),
             image: 0,
@@ -287,7 +285,7 @@ impl Recipes<'_> {
             }
             let source = stopped
                 .initial(number, is_low)
-                .ok_or_else(|| format!("{register} of the entry is lost"))?;
+                .ok_or(NoRecipe::RegisterLost(register))?;
             recipe.registers.push((register, source));
         }
         recipe.registers.sort_unstable_by_key(|entry| entry.0);
@@ -300,19 +298,18 @@ impl Recipes<'_> {
         &self,
         stopped: &Stopped<'_>,
         (block, offset): (usize, usize),
-    ) -> Result<Vec<crate::reentry::Clear>, String> {
+    ) -> Result<Vec<crate::reentry::Clear>, NoRecipe> {
         let Some(mark) = &self.effects.mark else {
             let changed = self.reach.after(&self.effects.changes, &[], block, offset);
             return match changed {
-                true => Err("memory has been changed that the function reads as well".to_owned()),
+                true => Err(NoRecipe::MemoryChanged),
                 false => Ok(Vec::new()),
             };
         };
         if !self.reach.after(&mark.set, &mark.cleared, block, offset) {
             return Ok(Vec::new());
         }
-        effects::can_clear(stopped, &mark.clear)
-            .map_err(|register| format!("{register} of the entry is lost"))?;
+        effects::can_clear(stopped, &mark.clear).map_err(NoRecipe::RegisterLost)?;
         Ok(mark.clear.clone())
     }
 }

@@ -25,7 +25,7 @@ fn bare() -> Old {
 fn table(old: &Old, reason: &str) -> Relocations {
     let opaque = Opaque {
         site: old.code.instructions()[0].address,
-        reason: reason.to_owned(),
+        reason: reason.into(),
     };
     Relocations {
         opaque: vec![opaque],
@@ -191,7 +191,7 @@ fn a_reentry_table_in_a_file_comes_first() {
     let old = bare();
     let mut of_file = elf_tools::reentry::derive(&old.image, &old.code).unwrap();
     for context in &mut of_file.contexts {
-        context.recovery = Recovery::None("the file says so".to_owned());
+        context.recovery = Recovery::None("the file says so".into());
     }
     let written = object(&old, &table(&old, "good"), Some(&of_file)).unwrap();
     let given = |bytes: &[u8]| Options {

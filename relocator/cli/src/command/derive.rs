@@ -100,7 +100,7 @@ fn function_report(
         opaque: opaque
             .map(|opaque| OpaqueInstruction {
                 address: opaque.site.0,
-                reason: opaque.reason.clone(),
+                reason: opaque.reason.to_string(),
             })
             .collect(),
     }
@@ -190,7 +190,7 @@ mod tests {
             constraints: vec![constraint(1, &[0, 2]), constraint(2, &[2])],
             opaque: vec![Opaque {
                 site,
-                reason: "it is hidden".to_owned(),
+                reason: "it is hidden".into(),
             }],
         };
         let kernel = Kernel::new(&"fixture:bare".parse::<Spec>().unwrap().open().unwrap());

@@ -140,7 +140,7 @@ impl ReentrySummary {
             None => self.reenter += 1,
             Some(reason) => {
                 self.lost += 1;
-                *reasons.entry(reason.clone()).or_default() += 1;
+                *reasons.entry(reason.to_string()).or_default() += 1;
             }
         }
     }

@@ -13,7 +13,7 @@ fn boundaries_are_counted_once_as_the_worst_of_their_contexts() {
         reads,
         recovery,
     };
-    let lost = |reason: &str| Recovery::None(reason.to_owned());
+    let lost = |reason: &str| Recovery::None(reason.into());
     let table = ReentryTable {
         recipes: vec![Recipe::default()],
         contexts: vec![

@@ -219,7 +219,7 @@ impl Crossing<'_> {
         let mut found: Option<FixUp> = None;
         for context in all {
             let recipe = self.reentry.recipe(context);
-            let recipe = recipe.map_err(|reason| StuckReason::NoRecipe(reason.to_owned()))?;
+            let recipe = recipe.map_err(|reason| StuckReason::NoRecipe(reason.clone()))?;
             let fix_up = stopped.re_enter(boundary, context, recipe)?;
             match &found {
                 Some(other) if *other != fix_up => {

@@ -1,6 +1,6 @@
 //! Why a thread cannot be carried across, as values.
 
-use elf_tools::reentry::Register;
+use elf_tools::reentry::{NoRecipe, Register};
 use elf_tools::{Avma, Svma};
 
 /// Why a thread, or a context that a signal interrupted, cannot be carried across.
@@ -16,9 +16,9 @@ pub enum StuckReason {
     /// Two functions reach its instruction, and their recipes differ.
     #[error("it may be in the function at {0} or in that at {1}")]
     Ambiguous(Svma, Svma),
-    /// The re-entry table has no recipe for it; the table's words.
+    /// The re-entry table has no recipe for it.
     #[error("{0}")]
-    NoRecipe(String),
+    NoRecipe(NoRecipe),
     /// A register of the entry is computed with constants that an earlier link has changed.
     #[error("{0} of the entry is part of an address, in code that was linked earlier")]
     LinkedEarlier(Register),
@@ -54,7 +54,7 @@ impl StuckReason {
             Self::NoInstruction => "no-instruction",
             Self::UnknownCallers => "unknown-callers",
             Self::Ambiguous(..) => "ambiguous",
-            Self::NoRecipe(_) => "no-recipe",
+            Self::NoRecipe(reason) => reason.code(),
             Self::LinkedEarlier(_) => "linked-earlier",
             Self::Register { fault, .. } | Self::Recipe(fault) => fault.code(),
             Self::MovedAfterwards => "moved-afterwards",

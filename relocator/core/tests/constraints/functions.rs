@@ -100,11 +100,17 @@ fn what_the_table_cannot_state_is_not_run() {
     let reason = "a product of two addresses".to_owned();
     body.table.opaque.push(Opaque {
         site,
-        reason: reason.clone(),
+        reason: reason.clone().into(),
     });
     let plan = body.link().plan().clone();
     assert_eq!(plan.strategy, Strategy::Proxy);
-    assert_eq!(plan.reason, Reason::Opaque { site, reason });
+    assert_eq!(
+        plan.reason,
+        Reason::Opaque {
+            site,
+            reason: reason.into()
+        }
+    );
 }
 
 #[test]

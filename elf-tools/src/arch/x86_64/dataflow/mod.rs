@@ -17,6 +17,7 @@ use crate::derive::value::{Unknown, Value};
 use crate::disassembly::Flow;
 use crate::image::Image;
 use crate::reachability::Code;
+use crate::relocation::OpaqueReason;
 
 /// Registers by the number that the processor gives them; the stack pointer is 4.
 const RAX: u8 = 0;
@@ -439,9 +440,7 @@ impl Step<'_, '_> {
                 for register in [used.base(), used.index()].into_iter().filter_map(number) {
                     let set = self.machine.read(register);
                     match register {
-                        RSP => self
-                            .machine
-                            .lose_stack("the stack is used in a way that is not understood"),
+                        RSP => self.machine.lose_stack(OpaqueReason::StackUsed),
                         _ => self.machine.consume(set),
                     }
                 }
@@ -464,8 +463,7 @@ impl Step<'_, '_> {
                 continue;
             };
             if register == RSP {
-                self.machine
-                    .lose_stack("the stack pointer is changed in a way that is not understood");
+                self.machine.lose_stack(OpaqueReason::StackPointerChanged);
             }
             self.machine.write_computed(register);
         }
