@@ -1,7 +1,10 @@
 //! Threads that are inside an old vDSO when the kernel is swapped under them: at every boundary, in and out of time
-//! namespaces, in handlers of signals, with every treatment.
+//! namespaces, in handlers of signals, with every approach.
 //!
-//! What must be right is right at every boundary, and what is known to be wrong is found to be wrong: so the sweep can tell.
+//! Our approaches must bring threads across at every boundary. CRIU's jumps, untouched code and broken tables must fail, which
+//! shows that the sweep can tell the difference.
+
+use std::sync::{Arc, OnceLock};
 
 use elf_tools::reentry::{Recovery, ReentryTable, Register};
 use kernel_fixtures::fixture;
@@ -21,8 +24,8 @@ use relocator_verify::in_flight::{
     sweep_with,
 };
 
-/// The kernel that treatments are tried on which are known to fail, and that a table is broken of: the oldest one that the
-/// sweep of CRIU was first measured on.
+/// The kernel on which all approaches are swept, those that are known to fail among them, and whose re-entry table is broken:
+/// the one that CRIU was first measured on.
 const MEASURED: &str = "6.1";
 
 /// Functions that tell times, and so what each kernel has that matters.
@@ -42,24 +45,61 @@ const RESTORE: Namespaces = Namespaces {
     new: true,
 };
 
+/// Sweeps of one kernel with several approaches, made together when the first trial needs one of them.
+struct Sweeps {
+    kernel: Shared,
+    options: SweepOptions,
+    found: OnceLock<Result<Vec<InFlight>, String>>,
+}
+
+impl Sweeps {
+    fn new(kernel: &Shared, options: SweepOptions) -> Arc<Self> {
+        Arc::new(Self {
+            kernel: kernel.clone(),
+            options,
+            found: OnceLock::new(),
+        })
+    }
+
+    /// What an approach has come to.
+    fn of(&self, approach: Approach) -> Result<&InFlight, String> {
+        let found = self.found.get_or_init(|| {
+            let kernel = (self.kernel)()?;
+            run_all(&kernel, &self.options, |_| {})
+        });
+        let mut found = found.as_ref().map_err(Clone::clone)?.iter();
+        let found = found.find(|found| found.approach == approach);
+        found.ok_or_else(|| format!("{approach} was not swept"))
+    }
+}
+
 fn run(
     kernel: &Kernel,
     options: &SweepOptions,
     change: impl FnOnce(&mut ReentryTable),
 ) -> Result<InFlight, String> {
+    let mut found = run_all(kernel, options, change)?;
+    found.pop().ok_or_else(|| "nothing was swept".to_owned())
+}
+
+fn run_all(
+    kernel: &Kernel,
+    options: &SweepOptions,
+    change: impl FnOnce(&mut ReentryTable),
+) -> Result<Vec<InFlight>, String> {
     let home = kernel.symtab()?;
     let old = Old::derive(kernel.image.clone(), &home).map_err(|error| in_words(&error))?;
     let image = OldImage::from(&old).with_home(Some(&home));
     let running = RUNNING.as_ref().map_err(Clone::clone)?;
-    only(sweep_with(image, running, options, change))
+    all(sweep_with(image, running, options, change))
 }
 
-/// What the only approach has come to.
-fn only(
+/// What all approaches have come to.
+fn all(
     found: relocator_verify::Result<Vec<relocator_verify::Result<InFlight>>>,
-) -> Result<InFlight, String> {
-    let mut found = found.map_err(|error| in_words(&error))?;
-    let found = found.pop().ok_or("nothing was swept")?;
+) -> Result<Vec<InFlight>, String> {
+    let found = found.map_err(|error| in_words(&error))?.into_iter();
+    let found: relocator_verify::Result<Vec<InFlight>> = found.collect();
     found.map_err(|error| in_words(&error))
 }
 
@@ -79,8 +119,7 @@ fn function<'a>(found: &'a InFlight, name: &str) -> Result<&'a FunctionSweep, St
 }
 
 /// Threads come across at every boundary, and there is hardly one where none was stopped.
-fn everything_comes_across(kernel: &Kernel, approach: Approach) -> Result<(), String> {
-    let found = run(kernel, &options(approach), |_| {})?;
+fn everything_comes_across(found: &InFlight) -> Result<(), String> {
     ensure(found.namespaces == Namespaces::ALL, || {
         format!("{:?}", found.no_time_namespace)
     })?;
@@ -98,7 +137,7 @@ fn everything_comes_across(kernel: &Kernel, approach: Approach) -> Result<(), St
     }
     let (mut reached, mut boundaries) = (0, 0);
     for name in TIME_FUNCTIONS {
-        let function = function(&found, name)?;
+        let function = function(found, name)?;
         reached += function.reached;
         boundaries += function.boundaries;
     }
@@ -122,30 +161,27 @@ fn restored(found: &InFlight, name: &str) -> Result<relocator_verify::in_flight:
 }
 
 /// The holes that were measured by other means are found: threads in overwritten bytes die, others read zeros.
-fn criu_is_caught(kernel: &Kernel) -> Result<(), String> {
-    let found = run(kernel, &options(Approach::Criu), |_| {})?;
-    let gettime = restored(&found, "__vdso_clock_gettime")?;
+fn criu_is_caught(found: &InFlight) -> Result<(), String> {
+    let gettime = restored(found, "__vdso_clock_gettime")?;
     ensure(gettime.crashed >= 5 && gettime.wrong >= 15, || {
         format!("{gettime:?}")
     })?;
-    let time = restored(&found, "__vdso_time")?;
+    let time = restored(found, "__vdso_time")?;
     ensure((time.crashed, time.wrong) == (2, 2), || format!("{time:?}"))?;
     // It is not on the list of functions, and goes on with its own code.
-    let getres = restored(&found, "__vdso_clock_getres")?;
+    let getres = restored(found, "__vdso_clock_getres")?;
     ensure(getres.crashed == 0 && getres.wrong > 0, || {
         format!("{getres:?}")
     })
 }
 
-fn nothing_is_caught(kernel: &Kernel) -> Result<(), String> {
-    let found = run(kernel, &options(Approach::Nothing), |_| {})?;
-    let time = restored(&found, "__vdso_time")?;
+fn nothing_is_caught(found: &InFlight) -> Result<(), String> {
+    let time = restored(found, "__vdso_time")?;
     ensure(time.wrong >= 4, || format!("{time:?}"))
 }
 
 /// A thread that was stepped out has the old answer; who it interrupted is left to itself.
-fn stepping_out_does_not_help_interrupted_contexts(kernel: &Kernel) -> Result<(), String> {
-    let found = run(kernel, &options(Approach::StepOut), |_| {})?;
+fn stepping_out_does_not_help_interrupted_contexts(found: &InFlight) -> Result<(), String> {
     for function in &found.functions {
         for part in function
             .parts
@@ -157,7 +193,7 @@ fn stepping_out_does_not_help_interrupted_contexts(kernel: &Kernel) -> Result<()
             })?;
         }
     }
-    let frames = function(&found, "__vdso_clock_gettime")?.parts.iter();
+    let frames = function(found, "__vdso_clock_gettime")?.parts.iter();
     let frames = frames.filter(|part| part.variant == Variant::Frame);
     let failures: u64 = frames.map(|part| part.worst.failures()).sum();
     ensure(failures > 0, || {
@@ -201,17 +237,13 @@ const BREAKS: [Break; 5] = [
     }),
 ];
 
-fn is_noticed(kernel: &Kernel, change: fn(&mut ReentryTable)) -> Result<(), String> {
-    let options = SweepOptions {
-        namespaces: vec![RESTORE],
-        functions: vec!["clock_gettime".to_owned()],
-        ..SweepOptions::default()
-    };
-    let right = run(kernel, &options, |_| {})?;
+fn is_noticed(right: &Sweeps, change: fn(&mut ReentryTable)) -> Result<(), String> {
+    let (kernel, options) = ((right.kernel)()?, &right.options);
+    let right = right.of(Approach::Relocate)?;
     ensure(right.failures() == 0, || format!("{right:#?}"))?;
     let mut before = ReentryTable::default();
     let mut after = ReentryTable::default();
-    let broken = run(kernel, &options, |table| {
+    let broken = run(&kernel, options, |table| {
         before = table.clone();
         change(table);
         after = table.clone();
@@ -288,7 +320,10 @@ fn comes_out_of_fixture(name: &str) -> Result<(), String> {
         ..options(Approach::Relocate)
     };
     let running = RUNNING.as_ref().map_err(Clone::clone)?;
-    let found = only(sweep_with(image, running, &options, |_| {}))?;
+    let found = all(sweep_with(image, running, &options, |_| {}))?;
+    let [found] = found.as_slice() else {
+        return Err("nothing was swept".to_owned());
+    };
     let experiments: u64 = found.functions.iter().map(|f| f.experiments).sum();
     ensure(experiments > 1000, || {
         format!("only {experiments} experiments")
@@ -325,48 +360,51 @@ fn linked_trials(
     checks.into_iter().map(trial).collect()
 }
 
-/// A check of a kernel that knows what to check.
-type Check = Box<dyn FnOnce(&Kernel) -> Result<(), String> + Send>;
-
-/// A check that needs nothing but the kernel.
-type PlainCheck = fn(&Kernel) -> Result<(), String>;
+/// A check of what an approach has come to.
+type Check = fn(&InFlight) -> Result<(), String>;
 
 fn trials(version: &str, kernel: &Shared, possible: &Result<(), String>) -> Vec<Trial> {
-    let with = |check: Check| {
-        let kernel = kernel.clone();
-        move || check(&*kernel()?)
-    };
-    let mut trials = Vec::new();
-    for approach in [Approach::Relocate, Approach::Proxy] {
-        let check = move |kernel: &Kernel| everything_comes_across(kernel, approach);
-        trials.push(trial(
-            format!("{version}::{approach}"),
-            possible,
-            with(Box::new(check)),
-        ));
+    let mut checks: Vec<(&str, Approach, Check)> = vec![
+        ("relocate", Approach::Relocate, everything_comes_across),
+        ("proxy", Approach::Proxy, everything_comes_across),
+    ];
+    if version == MEASURED {
+        let step_out: Check = stepping_out_does_not_help_interrupted_contexts;
+        checks.extend([
+            (
+                "syscall",
+                Approach::Syscall,
+                everything_comes_across as Check,
+            ),
+            ("criu_is_caught", Approach::Criu, criu_is_caught),
+            ("nothing_is_caught", Approach::Nothing, nothing_is_caught),
+            ("step-out", Approach::StepOut, step_out),
+        ]);
     }
+    let options = SweepOptions {
+        approaches: checks.iter().map(|(_, approach, _)| *approach).collect(),
+        ..SweepOptions::default()
+    };
+    let sweeps = Sweeps::new(kernel, options);
+    let of_approach = |(name, approach, check): (&str, Approach, Check)| {
+        let sweeps = Arc::clone(&sweeps);
+        let name = format!("{version}::{name}");
+        trial(name, possible, move || check(sweeps.of(approach)?))
+    };
+    let mut trials: Vec<Trial> = checks.into_iter().map(of_approach).collect();
     if version != MEASURED {
         return trials;
     }
-    let named: [(&str, PlainCheck); 4] = [
-        ("syscall", |kernel| {
-            everything_comes_across(kernel, Approach::Syscall)
-        }),
-        ("criu_is_caught", criu_is_caught),
-        ("nothing_is_caught", nothing_is_caught),
-        ("step-out", stepping_out_does_not_help_interrupted_contexts),
-    ];
-    for (name, check) in named {
-        trials.push(trial(
-            format!("{version}::{name}"),
-            possible,
-            with(Box::new(check)),
-        ));
-    }
+    let options = SweepOptions {
+        namespaces: vec![RESTORE],
+        functions: vec!["clock_gettime".to_owned()],
+        ..SweepOptions::default()
+    };
+    let right = Sweeps::new(kernel, options);
     for (name, change) in BREAKS {
-        let check = move |kernel: &Kernel| is_noticed(kernel, change);
+        let right = Arc::clone(&right);
         let name = format!("{version}::a_broken_table_is_noticed::{name}");
-        trials.push(trial(name, possible, with(Box::new(check))));
+        trials.push(trial(name, possible, move || is_noticed(&right, change)));
     }
     trials
 }
