@@ -223,7 +223,7 @@ pub fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
 }
 
 /// The table with constraints in place of what refers to one symbol: what a derivation would say about the same code.
-pub fn as_sums(table: &Relocations, code: &Code) -> Relocations {
+pub fn as_constraints(table: &Relocations, code: &Code) -> Relocations {
     let is_sum = |kind| matches!(kind, Kind::Pc32 | Kind::Size32);
     let (summed, entries): (Vec<Relocation>, Vec<_>) =
         table.entries.iter().partition(|e| is_sum(e.kind));

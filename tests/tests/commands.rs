@@ -116,6 +116,7 @@ fn link_reports_what_becomes_of_each_function() {
         "aliases",
         "strategy",
         "reason",
+        "reason_code",
         "relocations",
         "detours",
     ];
@@ -134,7 +135,7 @@ fn link_reports_what_becomes_of_each_function() {
 #[test]
 fn verify_reports_calls_and_differences() {
     let arguments = ["verify", "fixture:got", "--rounds", "2"];
-    let report = json("relocator.verify/1", &arguments);
+    let report = json("relocator.verify/2", &arguments);
     assert_members(
         &report.clone().into(),
         &[
@@ -184,7 +185,7 @@ fn verify_says_what_is_emulated() {
     let arguments = ["verify", "fixture:got", "--rounds", "2"];
     let with = |more: &[&'static str]| {
         let arguments = [&arguments[..], more].concat();
-        let report = json("relocator.verify/1", &arguments);
+        let report = json("relocator.verify/2", &arguments);
         let text = run(arguments).success();
         assert!(text.contains("agree with the system calls"), "{text}");
         (report, text)
@@ -316,6 +317,7 @@ fn compare_writes_a_page() {
         "--rounds",
         "1",
         "--no-in-flight",
+        "--full",
         "--report",
     ];
     let arguments = words.map(Path::new).into_iter().chain([file.as_path()]);
@@ -341,7 +343,7 @@ fn inspect_shows_image_tables_and_mappings() {
             "recognised",
         ])
         .collect();
-    let report = json("relocator.inspect/1", &["inspect", "fixture:operands"]);
+    let report = json("relocator.inspect/2", &["inspect", "fixture:operands"]);
     assert_members(&report.clone().into(), &members);
     let image = &report["image"];
     let parts = [
@@ -387,13 +389,13 @@ fn inspect_shows_image_tables_and_mappings() {
     assert_eq!(report["mappings"], serde_json::json!([]));
     assert_eq!(report["recognised"], Value::Null);
 
-    let bare = json("relocator.inspect/1", &["inspect", "fixture:bare"]);
+    let bare = json("relocator.inspect/2", &["inspect", "fixture:bare"]);
     assert_eq!(bare["symtab"], Value::Null);
     assert_eq!(bare["tables"], "none");
     assert_ne!(bare["no_symtab"], Value::Null);
     assert_eq!(bare["image"]["relocation_capable"], false);
 
-    let own = json("relocator.inspect/1", &["inspect", "self"]);
+    let own = json("relocator.inspect/2", &["inspect", "self"]);
     let mappings = own["mappings"].as_array().unwrap();
     for mapping in mappings {
         assert_members(mapping, &["name", "address", "size"]);
@@ -415,9 +417,9 @@ fn inspect_recognises_what_a_restored_process_has() {
         command.arg("60");
         let restored = bed.launch(command).unwrap();
         let source = format!("pid:{}", restored.pid());
-        let report = json("relocator.inspect/1", &["inspect", &source]);
+        let report = json("relocator.inspect/2", &["inspect", &source]);
         let recognised = &report["recognised"];
-        assert_members(recognised, &["kernel", "old", "remarks"]);
+        assert_members(recognised, &["kernel", "old", "misleading_names"]);
         let kernel = &recognised["kernel"];
         assert_members(kernel, &["mappings", "missing", "whole", "mark"]);
         assert_eq!(kernel["whole"], true);
@@ -442,26 +444,35 @@ fn inspect_recognises_what_a_restored_process_has() {
             panic!("{recognised}");
         };
         let members = [
-            "address", "size", "build_id", "told", "mapping", "zeros", "link",
+            "address",
+            "size",
+            "build_id",
+            "by_auxv",
+            "mapping",
+            "vvar_placeholder",
+            "link",
         ];
         assert_members(old, &members);
         assert_eq!(old["link"], Value::Null);
         assert_eq!(old["address"], restored.text.start.0);
         assert_eq!(old["size"], fixture::find("got").unwrap().image.len());
-        assert_eq!(old["told"], restored.auxv.is_ok());
-        for (name, range) in [("mapping", &restored.text), ("zeros", &restored.zeros)] {
+        assert_eq!(old["by_auxv"], restored.auxv.is_ok());
+        for (name, range) in [
+            ("mapping", &restored.text),
+            ("vvar_placeholder", &restored.zeros),
+        ] {
             assert_members(&old[name], &["address", "size"]);
             assert_eq!(old[name]["address"], range.start.0, "{name}");
             assert_eq!(old[name]["size"], size(range), "{name}");
         }
         if restored.auxv.is_ok() {
-            assert_eq!(recognised["remarks"], serde_json::json!([]));
+            assert_eq!(recognised["misleading_names"], serde_json::json!([]));
         }
         let text = run(["inspect", &source]).success();
         for (word, at) in [
             ("kernel's", restored.parked[0].start),
             ("old vDSO", restored.text.start),
-            ("zeros", restored.zeros.start),
+            ("vvar_placeholder", restored.zeros.start),
         ] {
             let line = text.lines().find(|line| line.starts_with(word)).unwrap();
             assert!(line.contains(&at.to_string()), "{line}");

@@ -11,7 +11,7 @@ use elf_tools::relocation::{
 use proptest::prelude::*;
 use proptest::sample::{Index, subsequence};
 use relocator_tests::constraints::{
-    SUBJECT, as_sums, meaning, need, replaced, sample, stored, term,
+    SUBJECT, as_constraints, meaning, need, replaced, sample, stored, term,
 };
 use relocator_tests::readelf::{nm_bytes, readelf_bytes};
 
@@ -38,7 +38,7 @@ fn one_of_everything_survives() {
 fn a_table_is_found_without_section_headers() {
     let subject = &*SUBJECT;
     let own = relocation::read(&subject.image, &subject.code).unwrap();
-    let table = as_sums(&own.unwrap(), &subject.code);
+    let table = as_constraints(&own.unwrap(), &subject.code);
     let bytes = write::attach(&subject.image, &table).unwrap();
     let headers = u64::from_le_bytes(bytes[40..48].try_into().unwrap());
     let image = Image::parse(&bytes[..headers as usize]).unwrap();
@@ -48,9 +48,9 @@ fn a_table_is_found_without_section_headers() {
 }
 
 /// A constraint by indices into what there is: site, right-hand side, reference, addend, terms (width, which operand field, coefficient).
-type SumSeed = (Index, u8, Index, i64, Vec<(u8, Index, i64)>);
+type ConstraintSeed = (Index, u8, Index, i64, Vec<(u8, Index, i64)>);
 
-fn sum_seed() -> impl Strategy<Value = SumSeed> {
+fn sum_seed() -> impl Strategy<Value = ConstraintSeed> {
     let coefficient = prop_oneof![Just(1_i64), Just(-1), any::<i64>()];
     let coefficient = coefficient.prop_filter("no term", |&c| c != 0);
     let terms = proptest::collection::vec((0..3_u8, any::<Index>(), coefficient), 1..6);
@@ -58,7 +58,7 @@ fn sum_seed() -> impl Strategy<Value = SumSeed> {
 }
 
 /// The operand fields that a seed is about, no operand field twice.
-fn slots_of(seed: &SumSeed) -> Vec<(OperandField, i64)> {
+fn fields_of(seed: &ConstraintSeed) -> Vec<(OperandField, i64)> {
     let mut met = BTreeSet::new();
     let operand_fields = seed.4.iter().map(|(width, which, coefficient)| {
         let list = match width {
@@ -76,7 +76,11 @@ fn slots_of(seed: &SumSeed) -> Vec<(OperandField, i64)> {
     operand_fields
 }
 
-fn random(seeds: &[SumSeed], places: &[OperandField], opaque: &[(Index, String)]) -> Relocations {
+fn random(
+    seeds: &[ConstraintSeed],
+    places: &[OperandField],
+    opaque: &[(Index, String)],
+) -> Relocations {
     let names = [
         "time.clock[].seq",
         "time.clock[3].offset[11].sec:2",
@@ -96,14 +100,14 @@ fn random(seeds: &[SumSeed], places: &[OperandField], opaque: &[(Index, String)]
         .collect();
     let summed = seeds.iter().filter(|seed| seed.1 < 2);
     let operand_fields: BTreeSet<OperandField> = summed
-        .flat_map(slots_of)
+        .flat_map(fields_of)
         .map(|(operand_field, _)| operand_field)
         .collect();
     table.operand_fields = operand_fields.into_iter().collect();
     let position =
         |operand_field| table.operand_fields.binary_search(&operand_field).unwrap() as u32;
     for seed in seeds {
-        let terms = slots_of(seed).into_iter();
+        let terms = fields_of(seed).into_iter();
         let terms =
             terms.map(|(operand_field, coefficient)| term(position(operand_field), coefficient));
         let right_hand_side = [

@@ -16,7 +16,7 @@ use proptest::sample::{Index, select};
 use relocator::link::{LinkedImage, New, Old, link};
 use relocator::placement::Placement;
 use relocator::plan::{Policy, Reason, Strategy as How, Unresolved};
-use relocator_tests::constraints::as_sums;
+use relocator_tests::constraints::as_constraints;
 use relocator_tests::damage::{Damage, damage, damaged, damages};
 use relocator_tests::kernel::{bzimage, vmlinux};
 use relocator_tests::pretend::{BASE, Pretend};
@@ -137,7 +137,7 @@ fn derive_and_link(old: &mut Old, home: Option<&Symtab>, new: &Pretend) {
 /// The relocation table object of `operands`, with constraints.
 static SUMS: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let old = Pretend::open("operands").old;
-    let table = as_sums(old.relocations.as_ref().unwrap(), &old.code);
+    let table = as_constraints(old.relocations.as_ref().unwrap(), &old.code);
     let build_id = old.image.build_id().unwrap();
     object::write(&table, Some(build_id), old.image.linux_version()).unwrap()
 });

@@ -9,7 +9,7 @@ use elf_tools::symtab;
 use kernel_fixtures::fixture;
 use relocator_cli::cache::Cache;
 use relocator_tests::command::{Ran, run, run_with_cache};
-use relocator_tests::constraints::as_sums;
+use relocator_tests::constraints::as_constraints;
 use relocator_tests::pretend::Pretend;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -25,7 +25,7 @@ impl Lost {
     fn new() -> Self {
         let pretend = Pretend::open("operands");
         let found = pretend.old.relocations.as_ref().unwrap();
-        let table = as_sums(found, &pretend.old.code);
+        let table = as_constraints(found, &pretend.old.code);
         assert!(table.constraints.len() > 20 && table.entries.len() > 5);
         // A note of a type that nobody knows, so that nothing announces the table that is still there.
         let mut bytes = pretend.old.image.bytes().to_vec();
