@@ -472,7 +472,7 @@ fn inspect_recognises_what_a_restored_process_has() {
         for (word, at) in [
             ("kernel's", restored.parked[0].start),
             ("old vDSO", restored.text.start),
-            ("vvar_placeholder", restored.zeros.start),
+            ("old vvar", restored.zeros.start),
         ] {
             let line = text.lines().find(|line| line.starts_with(word)).unwrap();
             assert!(line.contains(&at.to_string()), "{line}");

@@ -8,6 +8,7 @@ use relocator::plan::{Policy, Strategy};
 
 /// A way for a whole process to go on: what `compare` puts side by side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Approach {
     /// Old code is linked to the new vvar, and threads that were stopped inside are carried across.

@@ -8,6 +8,7 @@ use super::candidate::Candidate;
 
 /// What verifying an image found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct VerifyOutcome {
     /// Every distinct function, by entry point.
@@ -31,6 +32,7 @@ impl VerifyOutcome {
 
 /// What verifying one function found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct FunctionOutcome {
     /// Its name.
@@ -39,6 +41,7 @@ pub struct FunctionOutcome {
     pub aliases: Vec<String>,
     /// What linking did to it; `None` if it ran unlinked, on its own kernel, which is `native` in JSON.
     #[serde(with = "strategy_or_native")]
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub strategy: Option<Strategy>,
     /// Why; and where it was not called, why that was.
     pub reason: String,

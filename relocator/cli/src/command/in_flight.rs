@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::json::{self as report, Kernel};
+use crate::json::verify::Sweep;
+use crate::json::{self, Kernel};
 use crate::source::Spec;
 use anyhow::{Context, Result};
 use relocator::plan::Policy;
@@ -12,7 +13,6 @@ use relocator_verify::in_flight::{
     Counts, Earlier, Ending, FailedExperiment, FunctionSweep, InFlight, Part, SweepOptions, sweep,
 };
 use relocator_verify::{Approach, OldImage};
-use serde::Serialize;
 
 use crate::command::running::running;
 use crate::command::{Outcome, output, words};
@@ -41,16 +41,6 @@ impl Sweeping {
     pub(crate) fn is_wanted(&self) -> bool {
         self.in_flight
     }
-}
-
-#[derive(Serialize)]
-struct Report {
-    schema: &'static str,
-    old: Kernel,
-    /// The kernel that the old image was linked to before.
-    linked_to: Option<Kernel>,
-    new: Kernel,
-    in_flight: InFlight,
 }
 
 pub(crate) fn run(
@@ -83,8 +73,8 @@ pub(crate) fn run(
     let image = OldImage::from(&old).with_home(home);
     let mut found = sweep(image, &running(own_source)?, &options)?;
     let found = found.pop().context("nothing was swept")??;
-    let report = Report {
-        schema: report::VERIFY,
+    let report = Sweep {
+        schema: json::VERIFY,
         old: Kernel::old(old_source, &old_tables),
         linked_to: between.as_ref().map(Kernel::new),
         new: Kernel::new(own_source),
@@ -175,7 +165,7 @@ fn failure(function: &FunctionSweep, failure: &FailedExperiment) -> String {
     )
 }
 
-fn text(report: &Report) -> String {
+fn text(report: &Sweep) -> String {
     let found = &report.in_flight;
     let mut notes = String::new();
     for function in &found.functions {

@@ -98,13 +98,16 @@ impl Recognised {
             }
         }
         for old in &self.old {
-            let told = if old.by_auxv { ", told by auxv" } else { "" };
+            let by_auxv = if old.by_auxv { ", by auxv" } else { "" };
             let unknown = || "unknown".to_owned();
             let build_id = old.build_id.clone().unwrap_or_else(unknown);
             let (address, size) = (old.address, old.size);
-            let _ = writeln!(text, "old vDSO   {address:#x} {size:#x} {build_id}{told}");
+            let _ = writeln!(
+                text,
+                "old vDSO   {address:#x} {size:#x} {build_id}{by_auxv}"
+            );
             if let Some(Pages { address, size }) = &old.vvar_placeholder {
-                let _ = writeln!(text, "zeros      {address:#x} {size:#x}");
+                let _ = writeln!(text, "old vvar   {address:#x} {size:#x}");
             }
             if let Some(link) = &old.link {
                 let state = if link.complete { "" } else { ", not complete" };

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::json::{self as report, Kernel};
+use crate::json::verify::Verify;
+use crate::json::{self, Kernel};
 use crate::source::Spec;
 use anyhow::Result;
 use clap::ValueEnum;
@@ -11,10 +12,8 @@ use relocator::link::Old;
 use relocator::plan::{Policy, Strategy};
 use relocator::source::Source;
 use relocator_verify::{
-    ClockMode, Emulation, FunctionOutcome, OldImage, Running, VerifyOptions, VerifyOutcome, verify,
-    verify_at_home,
+    ClockMode, Emulation, OldImage, Running, VerifyOptions, VerifyOutcome, verify, verify_at_home,
 };
-use serde::Serialize;
 
 use crate::command::running::running;
 use crate::command::{Outcome, in_flight, output, tables, words};
@@ -77,17 +76,6 @@ impl From<ClockSource> for ClockMode {
     }
 }
 
-#[derive(Serialize)]
-struct Report {
-    schema: &'static str,
-    old: Kernel,
-    new: Kernel,
-    emulated: bool,
-    clock: String,
-    time_namespace: bool,
-    functions: Vec<FunctionOutcome>,
-}
-
 pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     let old_source = arguments.old.open()?;
     let own_source = Spec::Own.open()?;
@@ -118,8 +106,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
         &running(&own_source)?,
         emulated.then_some(&new_source),
     )?;
-    let report = Report {
-        schema: report::VERIFY,
+    let report = Verify {
+        schema: json::VERIFY,
         old: Kernel::old(&old_source, &old_tables),
         new: Kernel::new(&new_source),
         emulated,
@@ -163,7 +151,7 @@ fn outcome(
     })
 }
 
-fn text(report: &Report, outcome: &VerifyOutcome) -> String {
+fn text(report: &Verify, outcome: &VerifyOutcome) -> String {
     let mut table = output::table(&["function", "strategy", "calls", "mismatches", "reason"]);
     let mut notes = String::new();
     for function in &report.functions {

@@ -2,11 +2,14 @@
 //! `schema`.
 
 pub mod apply;
+pub mod compare;
+pub mod demo;
 pub mod derive;
 pub mod inspect;
 mod schema;
 pub mod step_out;
 pub mod symtab;
+pub mod verify;
 
 pub use schema::all as schemas;
 

@@ -2,17 +2,21 @@
 
 use schemars::{Schema, schema_for};
 
-use super::{Link, apply, derive, inspect, step_out, symtab};
+use super::{Link, apply, compare, demo, derive, inspect, step_out, symtab, verify};
 
 /// Each schema's file name and content.
 pub fn all() -> Vec<(&'static str, Schema)> {
     vec![
         ("apply", schema_for!(apply::Apply)),
+        ("compare", schema_for!(compare::Compare)),
+        ("demo", schema_for!(demo::Demo)),
         ("derive", schema_for!(derive::Derive)),
         ("inspect", schema_for!(inspect::Inspect)),
         ("link", schema_for!(Link)),
         ("step-out", schema_for!(step_out::StepOut)),
         ("symtab", schema_for!(symtab::SymbolTable)),
+        ("verify", schema_for!(verify::Verify)),
+        ("verify-in-flight", schema_for!(verify::Sweep)),
     ]
 }
 

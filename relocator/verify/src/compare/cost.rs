@@ -20,6 +20,7 @@ use relocator::placement::Placement;
 
 /// What applying a way costs.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Cost {
     /// Microseconds that it takes to make the bytes from what is in memory: the median of many times.
     pub link_us: f64,

@@ -11,6 +11,7 @@ use relocator::in_words;
 
 /// A sweep in short: [`InFlight`] has everything.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Flight {
     /// Whether there were time namespaces, before and after.
     pub namespaces: Vec<Namespaces>,
@@ -30,6 +31,7 @@ pub struct Flight {
 
 /// A sweep of one function in short.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FunctionFlight {
     /// Its name.
     pub name: String,

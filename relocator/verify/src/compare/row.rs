@@ -10,6 +10,7 @@ use crate::calls::Tally;
 
 /// Every old image in every way.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Comparison {
     /// By old image, as they were given.
     pub olds: Vec<OldComparison>,
@@ -17,6 +18,7 @@ pub struct Comparison {
 
 /// One old image in every way.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct OldComparison {
     /// Its name.
     pub name: String,
@@ -26,6 +28,7 @@ pub struct OldComparison {
 
 /// One old image in one way.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Row {
     /// Which.
     pub approach: Approach,
@@ -62,6 +65,7 @@ pub struct Row {
 
 /// One function in one way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Check {
     /// Its name.
     pub name: String,
@@ -77,6 +81,7 @@ pub struct Check {
 
 /// What one call costs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Timing {
     /// Which, for example `clock_gettime(MONOTONIC)`.
     pub call: String,

@@ -9,6 +9,7 @@ use crate::Approach;
 
 /// What became of a thread that was stopped at a boundary and resumed. Later ones are worse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Ending {
     /// It said what the new kernel says at the time.
@@ -57,6 +58,7 @@ impl fmt::Display for Ending {
 
 /// How many boundaries have which worst ending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Counts {
     /// [`Ending::New`]
     pub new: u64,
@@ -123,6 +125,7 @@ impl Counts {
 
 /// Whether the process is in a time namespace with shifted clocks, before and after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Namespaces {
     /// On the old kernel.
     pub old: bool,
@@ -158,6 +161,7 @@ impl fmt::Display for Namespaces {
 
 /// What the thread was doing, and where the registers are that say that it is inside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Variant {
     /// It was stopped at the boundary.
@@ -193,6 +197,7 @@ impl fmt::Display for Variant {
 
 /// What a sweep of an image has found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct InFlight {
     /// What was done when the kernel was swapped.
@@ -221,6 +226,7 @@ impl InFlight {
 
 /// A function that was not swept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Skipped {
     /// Its name.
     pub name: String,
@@ -230,6 +236,7 @@ pub struct Skipped {
 
 /// What a sweep of one function has found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct FunctionSweep {
     /// Its name.
@@ -258,6 +265,7 @@ pub struct FunctionSweep {
 
 /// What has become of threads that were doing one thing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VariantCounts {
     /// What they were doing.
     pub variant: Variant,
@@ -267,6 +275,7 @@ pub struct VariantCounts {
 
 /// What a sweep of one function has found under some circumstances.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Part {
     /// Before and after.
     pub namespaces: Namespaces,
@@ -282,6 +291,7 @@ pub struct Part {
 
 /// A boundary where no thread was stopped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Unreached {
     /// In the image.
     pub address: u64,
@@ -291,6 +301,7 @@ pub struct Unreached {
 
 /// An experiment that went wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FailedExperiment {
     /// The boundary, in the image.
     pub address: u64,

@@ -25,7 +25,7 @@ use relocator_verify::compare::{CompareOptions, Comparison, Namespaces, OldKerne
 use crate::command::running::running;
 use crate::command::tables::kept;
 use crate::command::{Outcome, output};
-use report::Report;
+use crate::json::compare::Compare;
 
 /// The fixture that is laid out and compiled as a stock kernel's vDSO.
 const STOCK: &str = "stock";
@@ -88,7 +88,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     })?;
     bar.finish_and_clear();
     let new = Kernel::new(&new_source);
-    let report = Report::new(&comparison, kernels, new, &options, command());
+    let report = Compare::new(&comparison, kernels, new, &options, command());
     if let Some(path) = &arguments.report {
         output::write_file(path, html::page(&report).as_bytes())?;
     }
@@ -175,7 +175,7 @@ fn progress_bar(olds: &[OldKernel], options: &CompareOptions) -> ProgressBar {
     bar
 }
 
-fn text(arguments: &Arguments, report: &Report, comparison: &Comparison) -> String {
+fn text(arguments: &Arguments, report: &Compare, comparison: &Comparison) -> String {
     if !arguments.full {
         return screen::text(report, &comparison.olds);
     }

@@ -1,48 +1,8 @@
 //! What `relocator compare` reports: as JSON, and as a page.
 
-use serde::Serialize;
-
-use super::summary::Summary;
+use crate::json::compare::{Compare, Compared, Summary};
 use crate::json::{COMPARE, Kernel};
-use relocator_verify::compare::{CompareOptions, Comparison, Row};
-
-/// A comparison, with everything that a reader needs to make it again.
-#[derive(Debug, Clone, Serialize)]
-#[non_exhaustive]
-pub(super) struct Report {
-    /// [`COMPARE`].
-    pub schema: &'static str,
-    /// The command that was given.
-    pub command: String,
-    /// When it ended, in seconds since 1970.
-    pub ended: u64,
-    /// The running kernel.
-    pub new: Kernel,
-    /// Whether calls were made in a time namespace.
-    pub time_namespace: bool,
-    /// Calls for each combination of function and arguments.
-    pub rounds: u32,
-    /// Batches of each timed call.
-    pub batches: u32,
-    /// Calls in a batch.
-    pub batch: u32,
-    /// How often each image was linked in memory.
-    pub links: u32,
-    /// By strategy, over the old images that exist outside of this project; over all, if there is none.
-    pub summary: Vec<Summary>,
-    /// By old image.
-    pub olds: Vec<Compared>,
-}
-
-/// One old image.
-#[derive(Debug, Clone, Serialize)]
-#[non_exhaustive]
-pub(super) struct Compared {
-    /// The kernel that it is of.
-    pub old: Kernel,
-    /// By strategy.
-    pub rows: Vec<Row>,
-}
+use relocator_verify::compare::{CompareOptions, Comparison};
 
 impl Compared {
     /// Whether it is a kernel of our own, which nobody's processes come from.
@@ -51,7 +11,7 @@ impl Compared {
     }
 }
 
-impl Report {
+impl Compare {
     /// The report on a comparison of these kernels, in the order of the comparison.
     pub(super) fn new(
         comparison: &Comparison,

@@ -6,9 +6,9 @@ use comfy_table::CellAlignment;
 use relocator_verify::Approach;
 use relocator_verify::compare::{OldComparison, Row};
 
-use super::report::Report;
-use super::summary::Summary;
 use super::table::{grouped, underlined};
+use crate::json::compare::Compare;
+use crate::json::compare::Summary;
 
 /// Calls that are shown, by what the comparison calls them.
 const SHOWN: [(&str, &str); 3] = [
@@ -21,7 +21,7 @@ const SHOWN: [(&str, &str); 3] = [
 const FIRST_NUMBER: usize = 1;
 
 /// The comparison as text.
-pub(super) fn text(report: &Report, olds: &[OldComparison]) -> String {
+pub(super) fn text(report: &Compare, olds: &[OldComparison]) -> String {
     let mut text = String::new();
     for old in olds {
         let _ = write!(text, "{}\n{}\n\n", old.name, Table(&old.rows));

@@ -2,58 +2,11 @@
 
 use std::fmt::Write;
 
-use serde::{Deserialize, Serialize};
+use crate::json::compare::{Spread, Summary};
 
 use super::table::grouped;
 use relocator_verify::Approach;
-use relocator_verify::compare::{Counts, Row};
-
-/// One strategy over several old images.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub(super) struct Summary {
-    /// Which.
-    pub approach: Approach,
-    /// Number of old images.
-    pub olds: usize,
-    /// Number of functions that can go on so, of all images.
-    pub covered: usize,
-    /// Number of functions that there is a system call to compare with, of all images.
-    pub functions: usize,
-    /// Number of calls that were compared.
-    pub calls: u64,
-    /// Number of calls that differed.
-    pub mismatches: u64,
-    /// Calls as ratios to the native ones, as far as they are right.
-    pub ratios: Option<Spread>,
-    /// Number of timed calls that are not right.
-    pub wrong_timings: usize,
-    /// Microseconds to link.
-    pub link_us: Option<Spread>,
-    /// Number of bytes that are written.
-    pub bytes_written: Option<Spread>,
-    /// Number of boundaries that are moved.
-    pub boundaries_moved: Option<Spread>,
-    /// Number of old images whose threads were stopped in flight.
-    pub swept: usize,
-    /// Their boundaries by the worst that has happened there.
-    pub in_flight: Counts,
-    /// The same for threads that were stopped there themselves, not in a handler of signals.
-    pub in_flight_direct: Counts,
-    /// All of this in a sentence.
-    pub sentence: String,
-}
-
-/// The smallest, the middle and the largest of some numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub(super) struct Spread {
-    /// The smallest.
-    pub least: f64,
-    /// The median.
-    pub median: f64,
-    /// The largest.
-    pub most: f64,
-}
+use relocator_verify::compare::Row;
 
 impl Spread {
     /// Of some numbers; `None` of none.

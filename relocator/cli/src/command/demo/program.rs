@@ -14,6 +14,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use super::clocks::{CALLS, Call};
+use crate::json::demo::{Count, Look};
 
 /// Calls between two comparisons. Most of the time, threads are inside the vDSO and not in a system call.
 const BATCH: u32 = 64;
@@ -36,32 +37,6 @@ pub(super) enum Question {
     Look,
     /// How many calls were compared since the last time, and how many of them were wrong.
     Count,
-}
-
-/// What one function says at a moment.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Look {
-    /// What it returned.
-    pub(super) value: String,
-    /// What the system call returned directly afterwards.
-    pub(super) system: String,
-    /// Whether the answer lies between those of system calls before and after it.
-    pub(super) is_right: bool,
-    /// Nanoseconds a call.
-    pub(super) nanoseconds: f64,
-}
-
-/// What was counted.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
-pub(super) struct Count {
-    /// Calls, compared or not.
-    pub(super) calls: u64,
-    /// Calls that were compared with the system call.
-    pub(super) compared: u64,
-    /// Those of them that were wrong.
-    pub(super) wrong: u64,
-    /// Threads that made no call at all: they hang.
-    pub(super) silent: u64,
 }
 
 impl Count {

@@ -4,13 +4,12 @@ use std::fmt::Write;
 
 use relocator::plan::Strategy;
 
-use super::program::Look;
-use super::story::Story;
 use crate::command::compare::grouped;
 use crate::command::output;
+use crate::json::demo::{Demo, Look};
 
 /// The demonstration as text.
-pub(super) fn text(story: &Story) -> String {
+pub(super) fn text(story: &Demo) -> String {
     let mut text = head(story);
     let mut table = output::table(&[
         "",
@@ -37,7 +36,7 @@ pub(super) fn text(story: &Story) -> String {
     text
 }
 
-fn head(story: &Story) -> String {
+fn head(story: &Demo) -> String {
     let (old, new, pid, threads) = (&story.old, &story.new, story.pid, story.threads);
     format!(
         "old vDSO  {old}\nkernel    {new}\n\
@@ -46,7 +45,7 @@ fn head(story: &Story) -> String {
 }
 
 /// How many functions came out in which way.
-fn fates(story: &Story) -> String {
+fn fates(story: &Demo) -> String {
     let describe = |strategy: Strategy| {
         let word = match strategy {
             Strategy::Keep => "kept",
@@ -68,7 +67,7 @@ fn fates(story: &Story) -> String {
 }
 
 /// The three lines that say what was shown.
-fn proof(story: &Story) -> String {
+fn proof(story: &Demo) -> String {
     let verdict = match story.is_proved() {
         true => "proved",
         false => "NOT proved",

@@ -8,12 +8,11 @@ use relocator::plan::{FunctionPlan, Strategy};
 use relocator::source::Source;
 use relocator_process::apply::{self, ApplyOptions, RunningKernel};
 use relocator_verify::bed::OldVdso;
-use serde::Serialize;
 
 use super::clocks::CALLS;
-use super::program::{Count, Look};
 use super::victim::Victim;
 use crate::command::tables::kept;
+use crate::json::demo::{CallStory, Count, Demo, Fate, Look};
 use crate::json::{DEMO, Kernel};
 use crate::source::Spec;
 
@@ -23,57 +22,7 @@ const CYCLES: usize = 8;
 /// For how long calls are counted each time.
 const COUNTING: Duration = Duration::from_millis(150);
 
-/// What was done, and what came of it.
-#[derive(Debug, Serialize)]
-pub(super) struct Story {
-    schema: &'static str,
-    /// The kernel that the program comes from.
-    pub(super) old: Kernel,
-    /// The running kernel.
-    pub(super) new: Kernel,
-    /// The process that was linked.
-    pub(super) pid: i32,
-    /// Threads that call, and the one that answers.
-    pub(super) threads: usize,
-    /// By call.
-    pub(super) calls: Vec<CallStory>,
-    /// By function, what linking did to it.
-    pub(super) strategies: Vec<Fate>,
-    /// Calls before the link.
-    pub(super) before: Count,
-    /// Calls while the process was linked.
-    pub(super) linked: Count,
-    /// How often it was linked and rolled back.
-    pub(super) cycles: usize,
-    /// In how many of the cycles text and mappings were byte for byte what they were before.
-    pub(super) restored: usize,
-    /// How many threads were inside the old code when it was linked, over all cycles.
-    pub(super) inside: usize,
-    /// For how long all threads stood still, the median of the links, in microseconds.
-    pub(super) stop_us: f64,
-}
-
-/// What one call said.
-#[derive(Debug, Serialize)]
-pub(super) struct CallStory {
-    /// As a program writes it.
-    pub(super) call: &'static str,
-    /// In a process whose old vDSO is left alone.
-    pub(super) alone: Look,
-    /// With CRIU's jumps.
-    pub(super) jumps: Look,
-    /// Linked.
-    pub(super) linked: Look,
-}
-
-/// What linking did to one function.
-#[derive(Debug, Serialize)]
-pub(super) struct Fate {
-    pub(super) function: String,
-    pub(super) strategy: &'static str,
-}
-
-impl Story {
+impl Demo {
     /// Whether everything that the demonstration claims has happened.
     pub(super) fn is_proved(&self) -> bool {
         let looks = self.calls.iter();
@@ -95,7 +44,7 @@ impl Story {
 }
 
 /// Does it all.
-pub(super) fn play(old: &Spec, threads: u8) -> Result<Story> {
+pub(super) fn play(old: &Spec, threads: u8) -> Result<Demo> {
     let tables = kept();
     let kernel = RunningKernel::read(&tables)?;
     let source = old.open()?;
@@ -120,7 +69,7 @@ pub(super) fn play(old: &Spec, threads: u8) -> Result<Story> {
         jumps,
         linked,
     });
-    Ok(Story {
+    Ok(Demo {
         schema: DEMO,
         old: Kernel::old(&source, &old_tables),
         new: Kernel::new(&new),

@@ -12,7 +12,8 @@ use relocator_verify::bed::{Bed, OldVdso, Restored};
 use serde::de::DeserializeOwned;
 
 use super::clocks::CALLS;
-use super::program::{Count, Look, Question};
+use super::program::Question;
+use crate::json::demo::{Count, Look};
 
 /// The program, running. It is killed when this is dropped.
 pub(super) struct Victim {

@@ -3,8 +3,8 @@
 use super::markup::Markup;
 use super::svg::{bar, drawing, label, line};
 use super::{OUTCOMES, title};
-use crate::command::compare::report::Compared;
 use crate::command::compare::table::grouped;
+use crate::json::compare::Compared;
 use relocator_verify::compare::{Counts, Flight, Row};
 
 const WIDTH: f64 = 520.0;

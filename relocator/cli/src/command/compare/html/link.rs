@@ -3,7 +3,7 @@
 use super::markup::Markup;
 use super::svg::{LogScale, drawing, label, line, sign};
 use super::title;
-use crate::command::compare::report::Compared;
+use crate::json::compare::Compared;
 use relocator_verify::compare::{Cost, Row};
 
 const WIDTH: f64 = 860.0;

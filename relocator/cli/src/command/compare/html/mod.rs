@@ -25,7 +25,7 @@ use markup::Markup;
 use relocator_verify::Approach;
 use relocator_verify::compare::Ending;
 
-use super::report::{Compared, Report};
+use crate::json::compare::{Compare, Compared};
 
 /// What may become of a thread, and what that means, in the order of bars and columns.
 const OUTCOMES: [(Ending, &str); 6] = [
@@ -38,7 +38,7 @@ const OUTCOMES: [(Ending, &str); 6] = [
 ];
 
 /// The page.
-pub(super) fn page(report: &Report) -> String {
+pub(super) fn page(report: &Compare) -> String {
     let mut page = Markup::default();
     let heading = heading(report);
     let language = [("lang", "en"), ("xmlns", "http://www.w3.org/1999/xhtml")];
@@ -55,12 +55,12 @@ pub(super) fn page(report: &Report) -> String {
     format!("<!DOCTYPE html>\n{}", page.finish())
 }
 
-fn heading(report: &Report) -> String {
+fn heading(report: &Compare) -> String {
     let version = report.new.kernel.as_deref().unwrap_or("unknown");
     format!("Old vDSOs on Linux {version}: strategies compared")
 }
 
-fn content(body: &mut Markup, report: &Report, heading: &str) {
+fn content(body: &mut Markup, report: &Compare, heading: &str) {
     let stock = stock(report);
     body.within("header", &[], |header| {
         header.leaf("p", &[("class", "kicker")], "relocator compare");
@@ -114,7 +114,7 @@ fn section(body: &mut Markup, title: &str, lead: &str, content: impl FnOnce(&mut
 }
 
 /// What summaries and plots are about.
-fn stock(report: &Report) -> Vec<&Compared> {
+fn stock(report: &Compare) -> Vec<&Compared> {
     report.summarised().collect()
 }
 

@@ -2,7 +2,7 @@
 
 use super::markup::Markup;
 use super::title;
-use crate::command::compare::report::{Compared, Report};
+use crate::json::compare::{Compare, Compared};
 
 pub(super) const QUESTION: &str = "A process that was checkpointed on an old kernel goes on calling its old vDSO on a new \
     one, whose data pages look different. These are the approaches to deal with that, by what they get wrong first, and by what \
@@ -37,7 +37,7 @@ pub(super) fn scope(olds: &[&Compared]) -> String {
 }
 
 /// How each number was measured.
-pub(super) fn method(page: &mut Markup, report: &Report) {
+pub(super) fn method(page: &mut Markup, report: &Compare) {
     let place = match report.time_namespace {
         true => "in a time namespace of its own, with shifted clocks",
         false => "without a time namespace of its own",
@@ -84,7 +84,7 @@ pub(super) fn method(page: &mut Markup, report: &Report) {
     });
 }
 
-fn namespaces(report: &Report) -> String {
+fn namespaces(report: &Compare) -> String {
     let rows = report.olds.iter().flat_map(|old| &old.rows);
     let mut flights = rows.filter_map(|row| row.in_flight.as_ref());
     match flights.next() {

@@ -2,8 +2,8 @@
 
 use super::markup::Markup;
 use super::svg::{LogScale, drawing, label, line, sign};
-use crate::command::compare::report::Compared;
-use crate::command::compare::summary::Spread;
+use crate::json::compare::Compared;
+use crate::json::compare::Spread;
 use relocator_verify::Approach;
 use relocator_verify::compare::{TimedCall, Timing};
 

@@ -4,13 +4,13 @@ use super::markup::Markup;
 use super::meaning;
 use super::svg::{drawing, sign};
 use super::tables::figure;
-use crate::command::compare::report::Report;
-use crate::command::compare::summary::Summary;
 use crate::command::compare::table::grouped;
+use crate::json::compare::Compare;
+use crate::json::compare::Summary;
 use relocator_verify::Approach;
 
 /// A card for each strategy.
-pub(super) fn cards(page: &mut Markup, report: &Report) {
+pub(super) fn cards(page: &mut Markup, report: &Compare) {
     page.within("div", &[("class", "cards")], |cards| {
         let summaries = report.summary.iter().enumerate();
         for (index, summary) in

@@ -4,9 +4,9 @@ use serde::Serialize;
 
 use super::markup::Markup;
 use super::{OUTCOMES, title};
-use crate::command::compare::report::{Compared, Report};
 use crate::command::compare::table::grouped;
 use crate::json::Kernel;
+use crate::json::compare::{Compare, Compared};
 use relocator_verify::Approach;
 use relocator_verify::compare::{Row, TimedCall};
 
@@ -247,7 +247,7 @@ fn notes(page: &mut Markup, old: &Compared) {
 }
 
 /// The kernels, by what identifies them.
-pub(super) fn kernels(page: &mut Markup, report: &Report) {
+pub(super) fn kernels(page: &mut Markup, report: &Compare) {
     let header = ["", "source", "version", "build-id of the vDSO", "tables"].map(str::to_owned);
     table(page, &header, |body| {
         kernel(body, "new", &report.new);

@@ -4,8 +4,8 @@ use roxmltree::{Document, ParsingOptions};
 use serde_json::Value;
 
 use super::page;
-use crate::command::compare::report::Report;
 use crate::json::Kernel;
+use crate::json::compare::Compare;
 use relocator_verify::Approach;
 use relocator_verify::compare::Tally;
 use relocator_verify::compare::{
@@ -83,7 +83,7 @@ fn row(approach: Approach, number: usize) -> Row {
     row
 }
 
-fn report(names: &[&str]) -> Report {
+fn report(names: &[&str]) -> Compare {
     let kernel = |source: &str| Kernel {
         source: source.to_owned(),
         build_id: Some("0123abcd".to_owned()),
@@ -103,7 +103,7 @@ fn report(names: &[&str]) -> Report {
     };
     let olds = names.iter().map(|name| kernel(name)).collect();
     let command = format!("relocator compare {HOSTILE}");
-    Report::new(
+    Compare::new(
         &comparison,
         olds,
         kernel("self"),
