@@ -152,8 +152,8 @@ pub(crate) trait Arch: fmt::Debug + Sync {
     /// Distance from the place of a return address to the canonical frame address.
     fn frame_above_return_address(&self) -> i64;
 
-    /// Instructions in `code`, which is to lie at `at`, that refer to memory relative to the program
-    /// counter, and where to.
+    /// Instructions in `code`, which is to lie at `at`, that refer to memory relative to the
+    /// program counter, and where to.
     fn data_references(&self, code: &[u8], at: Svma) -> Vec<(Svma, Svma)>;
 
     /// What the instructions of an image do to values.

@@ -1,9 +1,11 @@
-//! Which page of a vvar is where: stated by `enum vdso_pages` since Linux 6.15, by a catalogue for older kernels.
+//! Which page of a vvar is where: `enum vdso_pages` states it since Linux 6.15, and a list here for
+//! older kernels.
 //!
-//! Struct layouts say where a field is in its struct, but not which page holds the struct. Old kernels keep that in a
-//! linker script (`arch/x86/entry/vdso/vdso-layout.lds.S`) and in `asm/vvar.h`, of which nothing remains in a built
-//! kernel except the code of its vDSO. Entries are therefore candidates: [`super::vocabulary`] holds each against the
-//! code and believes none that the code does not bear out.
+//! Struct layouts say where a field is in its struct, but not which page holds the struct. Old
+//! kernels keep that in a linker script (`arch/x86/entry/vdso/vdso-layout.lds.S`) and in
+//! `asm/vvar.h`, of which nothing remains in a built kernel except the code of its vDSO. Entries
+//! are therefore candidates: [`super::stock_symbols`] compares each with the code and accepts none
+//! that the code contradicts.
 
 use std::borrow::Cow;
 
@@ -19,13 +21,14 @@ const VCLOCK_PAGES: i64 = 2;
 /// More pages than any kernel could ask for in front of its vDSO.
 const MAX_PAGES: i64 = 64;
 
-/// Where the pages and objects of a vvar are. Every address is relative to the image, which starts at 0, so all of them
-/// are negative.
+/// Where the pages and objects of a vvar are. Every address is relative to the image, which starts
+/// at 0, so all of them are negative.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Placement {
     /// What to call it in a report.
     pub(super) origin: Cow<'static, str>,
-    /// Name and address of each mapping, lowest first. Each one reaches to the next, the last one to the image.
+    /// Name and address of each mapping, lowest first. Each one reaches to the next, the last one
+    /// to the image.
     pub(super) mappings: Vec<(&'static str, i64)>,
     /// The page with the clocks.
     pub(super) time: i64,
@@ -57,7 +60,8 @@ pub(super) fn entries() -> Vec<Placement> {
         pvclock: -2 * PAGE,
         hvclock: -PAGE,
     };
-    // `asm/vvar.h` declares the time data at 128 and, from 6.11 on, the random generator's state at 640.
+    // `asm/vvar.h` declares the time data at 128 and, from 6.11 on, the random generator's state at
+    // 640.
     let namespaces = Placement {
         origin: Cow::Borrowed("Linux 5.6 to 6.12"),
         mappings: vec![(VVAR, -4 * PAGE)],

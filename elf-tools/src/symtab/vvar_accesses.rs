@@ -1,5 +1,5 @@
-//! What the code of a vDSO says about its vvar: every address before the image that it mentions, and
-//! how it uses it.
+//! What the code of a vDSO says about its vvar: every address before the image that it mentions,
+//! and how it uses it.
 //!
 //! Most operands say it themselves, as distances from the program counter. Where code forms an
 //! address first, the dataflow analysis of [`crate::derive`] follows it to the accesses. An address
