@@ -1,13 +1,13 @@
 //! The symbols of one kernel's vvar: every page, object and field that vDSO code may depend on.
 //!
 //! A [`Symtab`] has the same content whatever it was made from: an exported table or a table file
-//! ([`elf`]), or the struct layouts in BTF or DWARF ([`stock_symbols`], with [`page_layouts`] for
+//! ([`elf`]), or the struct layouts in BTF or DWARF ([`stock_symbols`], with `page_layouts` for
 //! what the layouts of old kernels leave out). `docs/abi.md` specifies names, sizes and versions.
 
 pub mod elf;
 mod layout_check;
 pub mod name;
-pub mod page_layouts;
+pub(crate) mod page_layouts;
 mod place;
 pub mod stock_symbols;
 mod vvar_accesses;

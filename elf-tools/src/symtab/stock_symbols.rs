@@ -11,6 +11,7 @@ use super::page_layouts::{self, PAGE, Placement};
 use super::place::{Place, Structs};
 use super::vvar_accesses::Evidence;
 use super::{Mapping, Symbol, Symtab, mapping_name};
+use crate::arch;
 use crate::image::Image;
 use crate::layout::Layout;
 use crate::{Error, Result};
@@ -27,10 +28,11 @@ const LOWEST: i64 = 0x10000;
 /// vvar, and where no page layout, or more than one, agrees with the image's code; the error then
 /// states what each candidate fails at.
 pub fn from_layout(layout: &dyn Layout, image: &Image) -> Result<Symtab> {
-    let evidence = Evidence::of(image)?;
+    let arch = arch::of_image(image)?;
+    let evidence = Evidence::of(arch, image)?;
     let candidates = match layout.enumeration("vdso_pages")? {
-        Some(enumerators) => vec![page_layouts::from_enumerators(&enumerators)?],
-        None => page_layouts::entries(),
+        Some(enumerators) => vec![page_layouts::from_enumerators(arch, &enumerators)?],
+        None => arch.page_layouts(),
     };
     from_candidates(layout, image, &evidence, &candidates)
 }
