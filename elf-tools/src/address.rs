@@ -4,8 +4,8 @@ use std::fmt;
 
 /// An address relative to the image it belongs to: "stated virtual memory address".
 ///
-/// A vDSO is linked at 0, so for it this is also the offset into its bytes. Stock kernels let their vvar pages have
-/// *negative* image-relative addresses; those wrap around, see [`Svma::signed`].
+/// A vDSO is linked at 0, so for it this is also the offset into its bytes. Stock kernels let their
+/// vvar pages have *negative* image-relative addresses; those wrap around, see [`Svma::signed`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Svma(pub u64);
 
@@ -47,7 +47,8 @@ impl Avma {
     }
 }
 
-/// Prints hexadecimal; negative distances as such, since `-0x4000` says more than `0xffffffffffffc000`.
+/// Prints hexadecimal; negative distances as such, since `-0x4000` says more than
+/// `0xffffffffffffc000`.
 impl fmt::Display for Svma {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let signed = self.signed();

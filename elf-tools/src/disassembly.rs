@@ -1,7 +1,8 @@
 //! Instructions of an image.
 //!
-//! Code is decoded along its control flow from every exported function, and what is left between in sections of code is
-//! decoded in sequence, so that every byte belongs to at most one instruction and unreached code is known as such.
+//! Code is decoded along its control flow from every exported function, and what is left between in
+//! sections of code is decoded in sequence, so that every byte belongs to at most one instruction
+//! and unreached code is known as such.
 
 use std::ops::Range;
 
@@ -98,7 +99,8 @@ pub(crate) struct Sweep<'a, D> {
     decoder: D,
     /// For each byte of the image: whether an instruction covers it.
     covered: Vec<bool>,
-    /// Straight lines of instructions, as they were decoded: address of the first, and their indices.
+    /// Straight lines of instructions, as they were decoded: address of the first, and their
+    /// indices.
     lines: Vec<(Svma, Range<usize>)>,
     instructions: Vec<Instruction>,
 }
@@ -127,15 +129,16 @@ impl<'a, D: Decode> Sweep<'a, D> {
         };
         for range in gaps {
             for at in range.clone() {
-                // Bytes between instructions are padding or unreached code; the result of decoding them is only used
-                // to tell operands from other bytes.
+                // Bytes between instructions are padding or unreached code; the result of decoding
+                // them is only used to tell operands from other bytes.
                 if !self.covered[at as usize] {
                     self.follow(Svma(at), &mut pending);
                     pending.clear();
                 }
             }
         }
-        // Instructions of different lines do not overlap, so lines come after each other as their first ones do.
+        // Instructions of different lines do not overlap, so lines come after each other as their
+        // first ones do.
         self.lines.sort_unstable_by_key(|line| line.0);
         let lines = self.lines.into_iter().map(|line| line.1);
         lines

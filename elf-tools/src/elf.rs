@@ -1,7 +1,8 @@
 //! One view of ELF for both classes: headers, sections, symbols, notes, with every offset checked.
 //!
-//! `object` reads the structures; this module flattens them to plain numbers, so that the rest of the crate is written
-//! once, and turns its errors into ours with the offset of the structure at fault.
+//! `object` reads the structures; this module flattens them to plain numbers, so that the rest of
+//! the crate is written once, and turns its errors into ours with the offset of the structure at
+//! fault.
 
 use object::LittleEndian;
 use object::elf::{self, FileHeader32, FileHeader64};
@@ -118,8 +119,8 @@ impl<'data> View<'data> {
             .program_headers(endian, bytes)
             .map_err(|e| Error::malformed("ELF program headers", at_segments, e.to_string()))?;
         let section_headers = header.e_shoff(endian).into();
-        // A checkpoint may have kept only what segments cover. Section headers that lie outside the bytes are absent;
-        // ones that lie inside but contradict themselves are an error.
+        // A checkpoint may have kept only what segments cover. Section headers that lie outside the
+        // bytes are absent; ones that lie inside but contradict themselves are an error.
         let sections = if section_headers < bytes.len() as u64 {
             Self::sections_of(header, bytes)?
         } else {
@@ -192,7 +193,8 @@ impl<'data> View<'data> {
         }
     }
 
-    /// The entries of the dynamic section, as (tag, value), without the terminator. Empty where there is none.
+    /// The entries of the dynamic section, as (tag, value), without the terminator. Empty where
+    /// there is none.
     pub(crate) fn dynamic(&self) -> Result<Vec<(u64, u64)>> {
         match self.class {
             Class::Elf32 => self.dynamic_of::<FileHeader32<LittleEndian>>(),

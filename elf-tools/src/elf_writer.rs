@@ -1,7 +1,8 @@
 //! Giving an ELF file new section headers, and the sections that no segment loads.
 //!
-//! What is already there stays where it is: new content goes behind it, then the section names, then the headers. That
-//! is all that tables in this crate need, and nothing that is loaded can move by accident.
+//! What is already there stays where it is: new content goes behind it, then the section names,
+//! then the headers. That is all that tables in this crate need, and nothing that is loaded can
+//! move by accident.
 
 use object::elf::{self, FileHeader64};
 use object::endian::{U16, U32, U64};
@@ -60,7 +61,8 @@ pub(crate) fn object_symbol(
     }
 }
 
-/// The notes of an object that holds a table: which table it is and of which image, and the kernel's version.
+/// The notes of an object that holds a table: which table it is and of which image, and the
+/// kernel's version.
 pub(crate) fn announcement(
     kind: u32,
     build_id: Option<&BuildId>,

@@ -1,7 +1,7 @@
 //! What a vDSO image or a kernel file says about itself, at rest.
 //!
-//! This crate reads bytes and never opens a process or a file: callers bring the bytes, whether they come from their
-//! own memory, from another process, from a checkpoint or from a `vmlinuz`.
+//! This crate reads bytes and never opens a process or a file: callers bring the bytes, whether
+//! they come from their own memory, from another process, from a checkpoint or from a `vmlinuz`.
 //!
 //! The modules follow the way the data flows:
 //!
@@ -9,13 +9,16 @@
 //! |---|---|---|
 //! | [`kernel`] | `vmlinux`, bzImage, arm64 `Image`, zboot | embedded vDSO images, BTF |
 //! | [`image`] | the bytes of one vDSO | exports, identity, ABI note, alternatives |
-//! | [`code`] | an image's text | instructions, and which function reaches which |
+//! | [`disassembly`], [`reachability`] | an image's text | instructions, and functions |
 //! | [`layout`] | BTF or DWARF | struct layouts |
-//! | [`symtab`] | an exported table, a table file, or a layout | every symbol of one kernel's vvar |
-//! | [`reentry`] | an image's code and call frame information | how a thread that was stopped at a boundary gets back to the entry of its function |
-//! | [`relocation`] | an image's relocation tables | every place in old code that depends on a symbol |
+//! | [`symtab`] | a table, or a layout and an image | all symbols of one kernel's vvar |
+//! | [`reentry`] | an image's code and call frame information | ways back to the entry |
+//! | [`relocation`] | an image's relocation tables | the places that depend on symbols |
+//! | [`derive`](mod@derive) | an image's code, and symbols | the same, where tables are absent |
+//! | [`arch`] | | what the others have to know about an instruction set |
 //!
-//! The formats are specified in `docs/abi.md`. Malformed input is an [`Error`] that names the place, never a panic.
+//! `docs/abi.md` specifies the formats. Malformed input is an [`Error`] that names the place, never
+//! a panic.
 
 #![forbid(unsafe_code)]
 

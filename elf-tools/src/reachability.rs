@@ -1,7 +1,7 @@
 //! Which function reaches which instructions.
 //!
-//! Registers are not followed: a function with an indirect jump or call has [`Function::indirect`] set, and a caller that
-//! asks what it may touch must assume the worst.
+//! Registers are not followed: a function with an indirect jump or call has [`Function::indirect`]
+//! set, and a caller that asks what it may touch must assume the worst.
 
 use std::ops::Range;
 
@@ -17,7 +17,8 @@ pub struct Function {
     pub entry: Svma,
     /// Indices of the instructions that it can reach, callees included, ascending.
     pub reached: Vec<u32>,
-    /// The first place where control goes somewhere that decoding alone cannot tell, or leaves the image's text.
+    /// The first place where control goes somewhere that decoding alone cannot tell, or leaves the
+    /// image's text.
     pub indirect: Option<Svma>,
 }
 
@@ -104,7 +105,8 @@ struct Walk<'a> {
     instructions: &'a [Instruction],
     /// For each byte of the image the number of the instruction that starts there, from 1.
     starts: Vec<u32>,
-    /// Number of the function that visited an instruction last, from 1: one allocation for all functions.
+    /// Number of the function that visited an instruction last, from 1: one allocation for all
+    /// functions.
     visited: Vec<u32>,
     round: u32,
 }
@@ -146,8 +148,8 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Follows one straight line of instructions as far as nothing has before, and leaves its branch targets in
-    /// `pending`. Returns where the line ends.
+    /// Follows one straight line of instructions as far as nothing has before, and leaves its
+    /// branch targets in `pending`. Returns where the line ends.
     fn straight(
         &mut self,
         start: u32,

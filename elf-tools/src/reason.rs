@@ -1,8 +1,8 @@
 //! Reasons that tables store as text.
 //!
-//! The analysis says why something cannot be done as a value. A table keeps the text of it, and that
-//! is all that its reader gets: text that is stored and the value that it came from are the same
-//! reason, with the same code.
+//! The analysis says why something cannot be done as a value. A table keeps the text of it, and
+//! that is all that its reader gets: text that is stored and the value that it came from are the
+//! same reason, with the same code.
 
 /// How the text of a reason with a certain code looks.
 #[derive(Debug)]

@@ -6,7 +6,7 @@
 //!
 //! | trait | answers |
 //! |---|---|
-//! | `Arch` | registers, relocation types, system calls, and how to get the other one |
+//! | `Arch` | registers, relocation types, system calls, page layouts; how to get the other one |
 //! | `Dataflow` | what the instructions of one image do to values |
 //!
 //! Two steps work for more images than those whose tables can be derived, and so do not ask an
@@ -27,6 +27,7 @@ use crate::image::Image;
 use crate::image::alternatives::Alternative;
 use crate::reachability::Code;
 use crate::relocation::Kind;
+use crate::symtab::page_layouts::Placement;
 use crate::{Class, Error, Result, Svma};
 
 pub use machine::Machine;
@@ -152,9 +153,16 @@ pub(crate) trait Arch: fmt::Debug + Sync {
     /// Distance from the place of a return address to the canonical frame address.
     fn frame_above_return_address(&self) -> i64;
 
-    /// Instructions in `code`, which is to lie at `at`, that refer to memory relative to the program
-    /// counter, and where to.
+    /// Instructions in `code`, which is to lie at `at`, that refer to memory relative to the
+    /// program counter, and where to.
     fn data_references(&self, code: &[u8], at: Svma) -> Vec<(Svma, Svma)>;
+
+    /// The page layouts of kernels whose BTF does not state them.
+    fn page_layouts(&self) -> Vec<Placement>;
+
+    /// The number of hypervisors' clock pages between the pages that `enum vdso_pages` counts and
+    /// the image.
+    fn clock_pages(&self) -> i64;
 
     /// What the instructions of an image do to values.
     fn dataflow<'a>(&self, image: &Image, code: &'a Code) -> Box<dyn Dataflow + 'a>;

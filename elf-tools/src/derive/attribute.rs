@@ -67,7 +67,8 @@ struct Match<'f, 'a> {
 }
 
 impl Match<'_, '_> {
-    /// An unknown index that the code adds a negative number to is possible, but less likely than one that it does not.
+    /// An unknown index that the code adds a negative number to is possible, but less likely than
+    /// one that it does not.
     fn is_natural(&self) -> bool {
         self.indices.iter().all(|&index| index >= 0)
     }
@@ -132,8 +133,8 @@ impl<'a> Vvar<'a> {
         instruction.access != Access::None && target.is_some_and(|target| self.contains(target))
     }
 
-    /// What an access of `size` bytes at `value` means; several things where it covers several fields, or where fields
-    /// share their place. Errors where that cannot be told.
+    /// What an access of `size` bytes at `value` means; several things where it covers several
+    /// fields, or where fields share their place. Errors where that cannot be told.
     pub(super) fn meaning(&self, value: &Value, size: u32) -> Result<Vec<Meaning>, OpaqueReason> {
         let mut meanings = Vec::new();
         let mut done = 0;
@@ -155,7 +156,8 @@ impl<'a> Vvar<'a> {
                 (rest.min(left), found.offset)
             };
             let covered = extent(first).0;
-            // What shares a place as the members of a union do is one thing; anything else is a choice.
+            // What shares a place as the members of a union do is one thing; anything else is a
+            // choice.
             let alike = |found: &Match<'_, '_>| {
                 extent(found) == extent(first) && found.field.address == first.field.address
             };
@@ -190,8 +192,8 @@ impl<'a> Vvar<'a> {
         matches
     }
 
-    /// In a time namespace the kernel swaps the contents of two pages, and what else is in the time page goes with
-    /// them: code that looks for it in the other page then means the same thing.
+    /// In a time namespace the kernel swaps the contents of two pages, and what else is in the time
+    /// page goes with them: code that looks for it in the other page then means the same thing.
     fn mirrored(&self, address: i64, value: &Value) -> Vec<Match<'_, 'a>> {
         match self.pages {
             Some((time, timens, size)) if (timens..timens + size).contains(&address) => {
@@ -253,8 +255,8 @@ fn arrays<'a>(symtab: &Symtab, name: &'a str) -> Vec<Array<'a>> {
     name.match_indices("[]").filter_map(array).collect()
 }
 
-/// Which of the field's arrays each unknown of the address indexes: the one of that stride. `None` if one of them
-/// indexes no array.
+/// Which of the field's arrays each unknown of the address indexes: the one of that stride. `None`
+/// if one of them indexes no array.
 fn assign(field: &Field<'_>, value: &Value) -> Option<Vec<Option<Option<ConstantId>>>> {
     let mut unknown = vec![None; field.arrays.len()];
     for term in &value.terms {

@@ -1,8 +1,8 @@
 //! Following the flow of one function until nothing new is found.
 //!
-//! Callees are analysed once for each place that they are called from, as if they were inlined: callers keep registers
-//! alive across calls to local functions that the calling convention does not protect. So a node is a block and a
-//! context, which is the chain of calls that leads to it.
+//! Callees are analysed once for each place that they are called from, as if they were inlined:
+//! callers keep registers alive across calls to local functions that the calling convention does
+//! not protect. So a node is a block and a context, which is the chain of calls that leads to it.
 
 use std::collections::BTreeSet;
 
@@ -155,7 +155,8 @@ struct Solver<'a> {
     contexts: Vec<Context>,
     nodes: Vec<Node>,
     by_place: FxHashMap<(u32, u32), u32>,
-    /// Nodes to be visited, deepest context first so that a callee is done before its caller goes on.
+    /// Nodes to be visited, deepest context first so that a callee is done before its caller goes
+    /// on.
     pending: BTreeSet<(u32, u32, u32)>,
     /// How many more instructions may be applied.
     steps_left: &'a mut u32,
@@ -195,7 +196,8 @@ impl Solver<'_> {
         self.findings.opaque.entry(at).or_insert(reason);
     }
 
-    /// Visits every block once more, now that all states are known, and keeps only what is found then.
+    /// Visits every block once more, now that all states are known, and keeps only what is found
+    /// then.
     fn conclude(&mut self, keep: Keep) -> Vec<Block> {
         let lost = std::mem::take(&mut self.findings).opaque;
         for (at, reason) in lost {
@@ -380,8 +382,8 @@ impl Solver<'_> {
         changed
     }
 
-    /// A place that is saved on one way only is forgotten, unless it may hold an address: code that saves and restores
-    /// under the same condition would get it back.
+    /// A place that is saved on one way only is forgotten, unless it may hold an address: code that
+    /// saves and restores under the same condition would get it back.
     fn join_stack(&mut self, node: u32, start: u32, new: &mut Vec<Spill>, other: &[Spill]) {
         let location = |spill: &Spill| {
             (1 << 63) | (u64::from(spill.base) << 40) ^ (spill.offset as u64 & 0xff_ffff_ffff)

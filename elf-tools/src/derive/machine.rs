@@ -92,8 +92,8 @@ pub(crate) struct Findings {
     pub(crate) accesses: FxHashSet<Access>,
     /// What it leaves in memory that is not the stack.
     pub(crate) stores: FxHashSet<Store>,
-    /// Whether the stack is used in a way that is not understood, or written above the frame: where return addresses and
-    /// saved registers are cannot be told then.
+    /// Whether the stack is used in a way that is not understood, or written above the frame: where
+    /// return addresses and saved registers are cannot be told then.
     pub(crate) stack_is_lost: bool,
     /// Constants that do something else as well, and so must keep their values.
     pub(crate) pinned: BTreeSet<ConstantId>,

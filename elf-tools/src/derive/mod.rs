@@ -1,9 +1,11 @@
 //! Relocation tables of images that carry none, from their code.
 //!
-//! A stock vDSO was compiled for one layout of the vvar, and its code says so in constants: displacements and immediates
-//! that add up to the address of a field. The derivation follows the values that registers may hold, remembers which
-//! constants each address is made of, and states for every access which symbol it means. Nothing is guessed: what cannot
-//! be told is stated as [`crate::relocation::Opaque`], with the reason, and costs the functions that reach it their own code.
+//! A stock vDSO was compiled for one layout of the vvar, and its code says so in constants:
+//! displacements and immediates that add up to the address of a field. The derivation follows the
+//! values that registers may hold, remembers which constants each address is made of, and states
+//! for every access which symbol it means. It does not guess: it states what it cannot tell as
+//! [`crate::relocation::Opaque`], with the reason, and functions that reach such an instruction
+//! lose their own code.
 //!
 //! | module | does |
 //! |---|---|
@@ -39,15 +41,17 @@ use table::Table;
 pub struct Derivation {
     /// The relocation table.
     pub relocations: Relocations,
-    /// Instructions that refer to the vvar and that no function reaches. They never run, so nothing depends on them.
+    /// Instructions that refer to the vvar and that no function reaches. They never run, so nothing
+    /// depends on them.
     pub unreached: Vec<Svma>,
 }
 
-/// Derives the relocation table of `image` from its code, for the layout of its own kernel, `symtab`.
+/// Derives the relocation table of `image` from its code, for the layout of its own kernel,
+/// `symtab`.
 ///
-/// It makes no difference whether alternatives have been applied. Errors where the image's architecture is not supported,
-/// where the table does not say how far the vvar is from the image, and where an alternative that was not applied
-/// refers to the vvar.
+/// It makes no difference whether alternatives have been applied. Errors where the image's
+/// architecture is not supported, where the table does not say how far the vvar is from the image,
+/// and where an alternative that was not applied refers to the vvar.
 pub fn derive(image: &Image, code: &Code, symtab: &Symtab) -> Result<Derivation> {
     let arch = arch::of_image(image)?;
     let vvar = Vvar::of(symtab)?;
@@ -57,7 +61,8 @@ pub fn derive(image: &Image, code: &Code, symtab: &Symtab) -> Result<Derivation>
     let mut table = Table::new(image, code, &vvar);
     let mut steps_left = fixpoint::MAX_STEPS;
     for function in code.functions() {
-        // Where control goes cannot be told, so nothing can; the linker knows by itself that it must not run.
+        // Where control goes cannot be told, so nothing can; the linker knows by itself that it
+        // must not run.
         if function.indirect.is_none() {
             let analysis = fixpoint::analyse(
                 &*dataflow,
@@ -92,7 +97,8 @@ fn unreached(code: &Code, vvar: &Vvar<'_>) -> Vec<Svma> {
         .collect()
 }
 
-/// Code that a kernel patches in or out at boot must not depend on the vvar: the table describes what is in the image.
+/// Code that a kernel patches in or out at boot must not depend on the vvar: the table describes
+/// what is in the image.
 fn check_alternatives(arch: &dyn Arch, image: &Image, vvar: &Vvar<'_>) -> Result<()> {
     for alternative in alternatives::read(image)? {
         // A replacement is linked for where it is put.

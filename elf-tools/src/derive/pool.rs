@@ -1,4 +1,5 @@
-//! Sets of values: what a register may hold, by number, so that states are small and compared quickly.
+//! Sets of values: what a register may hold, by number, so that states are small and compared
+//! quickly.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +7,8 @@ use rustc_hash::FxHashMap;
 
 use super::value::{ConstantId, Scaled, SetId, Unknown, UnknownId, Value};
 
-/// Most values that a location may have. Stock code stays below 5; beyond the limit a value counts as unknown.
+/// Most values that a location may have. Stock code stays below 5; beyond the limit a value counts
+/// as unknown.
 pub(crate) const MAX_VALUES: usize = 10;
 
 /// Most different constants that are kept apart; more are an index of some sort.
@@ -84,7 +86,8 @@ impl Pool {
         self.values(set).iter().any(|value| value.base != 0)
     }
 
-    /// Every sum of a value of `left` and `factor` times a value of `right`; `None` where that cannot be told.
+    /// Every sum of a value of `left` and `factor` times a value of `right`; `None` where that
+    /// cannot be told.
     pub(crate) fn sum(&mut self, left: SetId, right: SetId, factor: i64) -> Option<SetId> {
         if let Some(&known) = self.constraints.get(&(left, right, factor)) {
             return known;
@@ -139,8 +142,9 @@ impl Pool {
         Some(self.set(values))
     }
 
-    /// The lower half of every value, extended by zeros or by the sign; `None` if it is not known or an address would be
-    /// cut. Constants of the code in it are added to `hidden`: in a half they may not change as they like.
+    /// The lower half of every value, extended by zeros or by the sign; `None` if it is not known
+    /// or an address would be cut. Constants of the code in it are added to `hidden`: in a half
+    /// they may not change as they like.
     pub(crate) fn narrowed(
         &mut self,
         set: SetId,
@@ -172,7 +176,8 @@ impl Pool {
         Some(self.set(narrowed))
     }
 
-    /// Both sets, with numbers that are too many replaced by an unknown. `place` names where they meet.
+    /// Both sets, with numbers that are too many replaced by an unknown. `place` names where they
+    /// meet.
     pub(crate) fn merged(&mut self, left: SetId, right: SetId, place: Unknown) -> Merge {
         if left == right {
             return Merge::Set(left);

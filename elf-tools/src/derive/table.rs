@@ -17,7 +17,8 @@ use crate::relocation::{
 };
 use crate::symtab::name::{Reference, VersionedName};
 
-/// Symbols, or all that begin with a dot at the end, that read 0 where a kernel lacks them; `docs/abi.md`, section 3.
+/// Symbols, or all that begin with a dot at the end, that read 0 where a kernel lacks them;
+/// `docs/abi.md`, section 3.
 const DEFAULTS: [&str; 6] = [
     // Every distance counts as one that could overflow.
     "time.clock[].max_cycles",
@@ -39,7 +40,8 @@ struct Site {
     writes: bool,
 }
 
-/// A constraint, in terms of constants: site, right-hand side, need, addend, and constants with coefficients.
+/// A constraint, in terms of constants: site, right-hand side, need, addend, and constants with
+/// coefficients.
 type Stated = (u32, RightHandSide, u32, i64, Vec<(ConstantId, i64)>);
 
 /// The table while it is made.
@@ -97,7 +99,8 @@ impl<'a> Table<'a> {
             self.pinned.extend(value.constants());
             return;
         }
-        // Unknowns are numbered by function; which one it is does not matter, only what it is multiplied by.
+        // Unknowns are numbered by function; which one it is does not matter, only what it is
+        // multiplied by.
         let mut value = value.clone();
         for term in &mut value.terms {
             term.unknown = 0;
@@ -319,7 +322,8 @@ impl<'a> Table<'a> {
         self.code.instructions()[index as usize].address
     }
 
-    /// The ordinary relocation that says the same as a constraint: that of a PC-relative operand which nothing else depends on.
+    /// The ordinary relocation that says the same as a constraint: that of a PC-relative operand
+    /// which nothing else depends on.
     fn plain(&self, constraint: &Stated, uses: &BTreeMap<ConstantId, u32>) -> Option<Relocation> {
         let (at, RightHandSide::Address, need, addend, [(constant, 1)]) = (
             constraint.0,
@@ -342,7 +346,8 @@ impl<'a> Table<'a> {
     }
 }
 
-/// Numbers needs as they are first used, as a reader of the written table does, and leaves out what nothing uses.
+/// Numbers needs as they are first used, as a reader of the written table does, and leaves out what
+/// nothing uses.
 fn in_order_of_use(
     needs: &[Need],
     entries: &mut [Relocation],

@@ -1,14 +1,16 @@
 //! Abstract values: what a register may hold, as far as the code says.
 //!
-//! A value is affine, `base * IMAGE + constant + sum(coefficient * unknown)`, and remembers which constants of the code
-//! went into `constant`, and how often: its provenance. A register holds one of a small set of values.
+//! A value is affine, `base * IMAGE + constant + sum(coefficient * unknown)`, and remembers which
+//! constants of the code went into `constant`, and how often: its provenance. A register holds one
+//! of a small set of values.
 
 use super::pool::Pool;
 
 /// Most unknowns, and most constants of the code, in one value. Stock code has 2 and 4.
 const MAX_TERMS: usize = 8;
 
-/// A number that the analysis knows nothing about, except where it comes from. Equal unknowns are equal numbers.
+/// A number that the analysis knows nothing about, except where it comes from. Equal unknowns are
+/// equal numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Unknown {
     /// What a register held when the function was entered.
@@ -123,7 +125,8 @@ impl Value {
                     }
                     found.coefficient = found.coefficient.checked_add(coefficient)?;
                     if found.coefficient == 0 {
-                        // What an instruction computed on two visits are two numbers, whose difference is not 0.
+                        // What an instruction computed on two visits are two numbers, whose
+                        // difference is not 0.
                         if !pool.is_the_same_always(term.unknown) {
                             return None;
                         }

@@ -1,8 +1,8 @@
 //! Boot-time alternatives: what a kernel patches into its vDSO for the processor it runs on.
 //!
-//! An image that was dumped from a process has them applied. One that was cut from a kernel file has
-//! not, and running it would be wrong (a clock read without ordering) rather than merely slow. How
-//! they are stored, and which features there are, depends on the architecture: [`crate::arch`].
+//! An image that was dumped from a process has them applied. One that was cut from a kernel file
+//! has not, and running it would be wrong (a clock read without ordering) rather than merely slow.
+//! How they are stored, and which features there are, depends on the architecture: [`crate::arch`].
 
 use std::ops::Range;
 
@@ -36,7 +36,8 @@ pub fn read(image: &Image) -> Result<Vec<Alternative>> {
     arch::alternatives(image)
 }
 
-/// The image's bytes with alternatives applied as a kernel would on a processor with these features.
+/// The image's bytes with alternatives applied as a kernel would on a processor with these
+/// features.
 ///
 /// The last entry that applies to a place wins, as in the kernel. Instructions that do nothing fill
 /// what is left of the original.

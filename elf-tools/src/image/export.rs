@@ -9,8 +9,8 @@ use object::read::{StringTable, SymbolIndex};
 use crate::elf::{Class, RawSymbol, View};
 use crate::{Error, Result, Svma};
 
-/// An exported function. Aliases (`clock_gettime` for `__vdso_clock_gettime`) are exports of their own with the same
-/// address.
+/// An exported function. Aliases (`clock_gettime` for `__vdso_clock_gettime`) are exports of their
+/// own with the same address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Export {
     /// Symbol name.
@@ -48,7 +48,8 @@ pub(super) fn read(view: &View<'_>) -> Result<Vec<Export>> {
     Ok(exports)
 }
 
-/// Old kernels leave some functions without a type; they are told from data by the section they lie in.
+/// Old kernels leave some functions without a type; they are told from data by the section they lie
+/// in.
 fn is_function(view: &View<'_>, symbol: &RawSymbol<'_>) -> bool {
     let defined = symbol.section != elf::SHN_UNDEF.0 && symbol.section < elf::SHN_LORESERVE;
     let global = symbol.binding == elf::STB_GLOBAL.0 || symbol.binding == elf::STB_WEAK.0;
@@ -63,8 +64,9 @@ fn is_function(view: &View<'_>, symbol: &RawSymbol<'_>) -> bool {
 
 type Versions<'data> = VersionTable<'data, FileHeader64<LittleEndian>>;
 
-/// Where the dynamic segment says that symbols, strings and versions are. It is used rather than section headers
-/// because it is what libc uses, and because it survives where section headers do not.
+/// Where the dynamic segment says that symbols, strings and versions are. It is used rather than
+/// section headers because it is what libc uses, and because it survives where section headers do
+/// not.
 struct DynamicTable<'data> {
     symbols: u64,
     count: u64,

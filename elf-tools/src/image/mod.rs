@@ -1,8 +1,9 @@
 //! The bytes of one vDSO, and what they say about themselves.
 //!
-//! An [`Image`] is read from a file, cut from a kernel, or copied out of a process: in each case from the ELF header to
-//! the end of the section headers, or to the end of the last mapped page. Nothing is executed and nothing is changed;
-//! [`alternatives`] gives a copy as a kernel would have patched it at boot.
+//! An [`Image`] is read from a file, cut from a kernel, or copied out of a process: in each case
+//! from the ELF header to the end of the section headers, or to the end of the last mapped page.
+//! Nothing is executed and nothing is changed; [`alternatives`] gives a copy as a kernel would have
+//! patched it at boot.
 
 pub mod alternatives;
 mod export;
@@ -17,7 +18,8 @@ use crate::{BuildId, Class, Error, Machine, Result, Svma};
 pub use export::Export;
 pub use note::TablesNote;
 
-/// A vDSO larger than this is not one. The largest stock image has 3 pages; synthetic ones are used to measure scaling.
+/// A vDSO larger than this is not one. The largest stock image has 3 pages; synthetic ones are used
+/// to measure scaling.
 pub const MAX_IMAGE: usize = 256 << 20;
 
 /// A kernel's version as in `LINUX_VERSION_CODE`: major, minor and patch level in one number.
@@ -56,8 +58,9 @@ pub struct Image {
 impl Image {
     /// Reads a vDSO.
     ///
-    /// The image must be a little-endian `ET_DYN` that is linked at 0, so that offsets and image-relative addresses are
-    /// the same; every vDSO since Linux 3.16 is. It must export at least one function.
+    /// The image must be a little-endian `ET_DYN` that is linked at 0, so that offsets and
+    /// image-relative addresses are the same; every vDSO since Linux 3.16 is. It must export at
+    /// least one function.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         if bytes.len() > MAX_IMAGE {
             return Err(Error::malformed(
@@ -139,14 +142,14 @@ impl Image {
         exports.filter(move |export| export.address == entry)
     }
 
-    /// Image-relative ranges that hold code, ascending: executable sections, or executable segments where the image
-    /// has no section headers.
+    /// Image-relative ranges that hold code, ascending: executable sections, or executable segments
+    /// where the image has no section headers.
     pub fn text(&self) -> &[Range<u64>] {
         &self.text
     }
 
-    /// Whether [`Image::text`] holds nothing but code. Without section headers it holds whole segments, and only control
-    /// flow tells code from data.
+    /// Whether [`Image::text`] holds nothing but code. Without section headers it holds whole
+    /// segments, and only control flow tells code from data.
     pub fn has_sections(&self) -> bool {
         self.has_sections
     }

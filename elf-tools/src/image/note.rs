@@ -67,10 +67,12 @@ pub(crate) struct Version {
     pub(crate) code: u32,
 }
 
-/// The note that announces a relocation-capable image, `docs/abi.md` section 1. Addresses are image-relative.
+/// The note that announces a relocation-capable image, `docs/abi.md` section 1. Addresses are
+/// image-relative.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TablesNote {
-    /// Address of this kernel's exported symbol table minus the image base; 0 with a size of 0 where there is none.
+    /// Address of this kernel's exported symbol table minus the image base; 0 with a size of 0
+    /// where there is none.
     pub symtab_distance: i64,
     /// Size of the exported symbol table in bytes.
     pub symtab_size: u64,
@@ -80,7 +82,7 @@ pub struct TablesNote {
     pub symbols: (u64, u64),
     /// Address and size in bytes of its string table.
     pub strings: (u64, u64),
-    /// Offset of the note's descriptor in the image, for whoever fills it in.
+    /// Offset of the note's descriptor in the image, for the writer that fills it in.
     pub(crate) offset: u64,
 }
 

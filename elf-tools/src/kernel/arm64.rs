@@ -1,5 +1,5 @@
-//! Boot images other than x86's: the raw arm64 `Image`, and zboot, an EFI program around a compressed
-//! kernel.
+//! Boot images other than x86's: the raw arm64 `Image`, and zboot, an EFI program around a
+//! compressed kernel.
 
 use scroll::{LE, Pread, SizeWith};
 

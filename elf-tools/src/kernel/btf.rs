@@ -19,8 +19,9 @@ const SIGNATURE: [u8; 4] = {
     [low, high, VERSION, 0]
 };
 
-/// The BTF of a kernel: its `.BTF` section, or in a kernel without section headers the largest blob that has a BTF
-/// header. (Other blobs are those of programs that the kernel preloads, by orders of magnitude smaller.)
+/// The BTF of a kernel: its `.BTF` section, or in a kernel without section headers the largest blob
+/// that has a BTF header. (Other blobs are those of programs that the kernel preloads, by orders of
+/// magnitude smaller.)
 pub(super) fn find(kernel: &[u8]) -> Result<Option<&[u8]>> {
     let Some((offset, section)) = vmlinux::section(kernel, ".BTF")? else {
         return Ok(scan(kernel));

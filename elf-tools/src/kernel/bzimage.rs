@@ -1,4 +1,5 @@
-//! The x86 boot image: real-mode code with a header, then protected-mode code that holds the compressed kernel.
+//! The x86 boot image: real-mode code with a header, then protected-mode code that holds the
+//! compressed kernel.
 //!
 //! Offsets are those of the boot protocol, `Documentation/arch/x86/boot.rst` of the kernel.
 
@@ -16,7 +17,8 @@ const HEADER: usize = 0x1f1;
 /// Where the fields of protocol 2.08 start.
 const PAYLOAD: usize = 0x248;
 
-/// `struct setup_header` of `arch/x86/include/uapi/asm/bootparam.h`, as far as all versions have it.
+/// `struct setup_header` of `arch/x86/include/uapi/asm/bootparam.h`, as far as all versions have
+/// it.
 #[derive(Debug, Clone, Copy, Pread, SizeWith)]
 #[repr(C, packed)]
 struct Header {
@@ -86,7 +88,8 @@ pub(super) fn payload(bytes: &[u8]) -> Result<Payload<'_>> {
     }
     let fields: PayloadFields = record::read(bytes, WHAT, PAYLOAD, LE)?;
     let (offset, length) = (fields.offset as usize, fields.length as usize);
-    // Fields of 32 bits each cannot overflow the sum where addresses have 64; checked for where they have 32.
+    // Fields of 32 bits each cannot overflow the sum where addresses have 64; checked for where
+    // they have 32.
     let start = offset
         .checked_add(setup_size(&header))
         .ok_or_else(|| malformed(PAYLOAD_OFFSET, "the payload starts past the end".to_owned()))?;

@@ -12,10 +12,12 @@ use super::vmlinux;
 use crate::record;
 use crate::{Error, Result};
 
-/// The largest kernel we unpack. Real ones have 30 to 100 MB; this bounds what a hostile file can make us allocate.
+/// The largest kernel we unpack. Real ones have 30 to 100 MB; this bounds what a hostile file can
+/// make us allocate.
 const MAX_KERNEL: usize = 512 << 20;
 
-/// The largest dictionary or window that a decoder may use. Kernel builds go up to 128 MiB, xz needs some more to work.
+/// The largest dictionary or window that a decoder may use. Kernel builds go up to 128 MiB, xz
+/// needs some more to work.
 const MAX_DECODER_MEMORY: u64 = 192 << 20;
 /// The same in the unit of the LZMA decoders.
 const MAX_DECODER_KIB: u32 = (MAX_DECODER_MEMORY >> 10) as u32;
@@ -55,7 +57,8 @@ impl Compression {
             (b"\xfd7zXZ\0", Compression::Xz),
             (b"\x28\xb5\x2f\xfd", Compression::Zstd),
             (b"\x02\x21\x4c\x18", Compression::Lz4),
-            // Not a magic number, but the properties that kernel builds use, and the low half of a dictionary size.
+            // Not a magic number, but the properties that kernel builds use, and the low half of a
+            // dictionary size.
             (b"\x5d\0\0", Compression::Lzma),
             (b"BZh", Compression::Bzip2),
             (b"\x89LZO\0\r\n\x1a\n", Compression::Lzo),
@@ -84,8 +87,8 @@ impl fmt::Display for Compression {
 
 /// A kernel inside its container.
 ///
-/// What comes after the compressed data is ignored: kernel builds append the unpacked size to most formats, which is
-/// for the kernel's own decoder, and containers pad.
+/// What comes after the compressed data is ignored: kernel builds append the unpacked size to most
+/// formats, which is for the kernel's own decoder, and containers pad.
 pub(super) struct Payload<'a> {
     /// The kernel, and what else the container counts as payload.
     pub(super) bytes: &'a [u8],
@@ -182,8 +185,9 @@ struct LegacyBlock {
 
 /// Unpacks an LZ4 legacy frame: a magic number, then blocks that follow their compressed size.
 ///
-/// The frame has no end mark. It ends with a block that is not full, with the data, or before something that cannot be
-/// a block size - the unpacked size that kernel builds append, larger than any block in a kernel of this many blocks.
+/// The frame has no end mark. It ends with a block that is not full, with the data, or before
+/// something that cannot be a block size - the unpacked size that kernel builds append, larger than
+/// any block in a kernel of this many blocks.
 fn unpack_lz4(rest: &mut &[u8]) -> io::Result<Vec<u8>> {
     let mut kernel = Vec::new();
     let mut block = vec![0; LZ4_BLOCK];

@@ -1,4 +1,5 @@
-//! vDSO images inside a kernel, where they are data: whole ELF files between the kernel's own variables.
+//! vDSO images inside a kernel, where they are data: whole ELF files between the kernel's own
+//! variables.
 
 use std::fmt;
 
@@ -15,7 +16,8 @@ use crate::{Class, Machine};
 /// The largest image considered. Stock ones have 4 to 16 KiB.
 const MAX_VDSO: usize = 256 << 10;
 
-/// How many shared objects are looked at. Stock kernels have three at most; this bounds the work on hostile files.
+/// How many shared objects are looked at. Stock kernels have three at most; this bounds the work on
+/// hostile files.
 const MAX_CANDIDATES: usize = 4096;
 
 /// What ELF headers of both classes begin with.
@@ -25,7 +27,8 @@ struct Start {
     kind: u16,
 }
 
-/// What the names of vDSOs start with: `linux-vdso.so.1`, `linux-vdso32.so.1`, `linux-vdso64.so.1`, `linux-gate.so.1`.
+/// What the names of vDSOs start with: `linux-vdso.so.1`, `linux-vdso32.so.1`, `linux-vdso64.so.1`,
+/// `linux-gate.so.1`.
 const SONAMES: [&[u8]; 2] = [b"linux-vdso", b"linux-gate"];
 
 /// What the names of functions that vDSOs export start with.
@@ -33,8 +36,8 @@ const EXPORTS: [&[u8]; 2] = [b"__vdso_", b"__kernel_"];
 
 /// A vDSO image inside a kernel.
 ///
-/// It is as the kernel's build made it: the kernel patches its copy when it boots (alternatives), and maps it in whole
-/// pages.
+/// It is as the kernel's build made it: the kernel patches its copy when it boots (alternatives),
+/// and maps it in whole pages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EmbeddedVdso {
     /// Where it is in [`KernelFile::vmlinux`](super::KernelFile::vmlinux).
@@ -57,8 +60,8 @@ impl fmt::Display for EmbeddedVdso {
 
 /// All vDSO images in a kernel.
 ///
-/// They are page-aligned in memory, yet not searched for by alignment: what counts is the address at run time, which a
-/// raw image or an ELF with other segment alignment does not show.
+/// They are page-aligned in memory, yet not searched for by alignment: what counts is the address
+/// at run time, which a raw image or an ELF with other segment alignment does not show.
 pub(super) fn find(kernel: &[u8]) -> Vec<EmbeddedVdso> {
     memmem::find_iter(kernel, &elf::ELFMAG)
         .filter(|position| is_shared_object(kernel, *position))
@@ -98,7 +101,8 @@ fn cut(kernel: &[u8], position: usize) -> Option<EmbeddedVdso> {
     })
 }
 
-/// The length of an image: it ends with its section headers, or with its last segment if it has none.
+/// The length of an image: it ends with its section headers, or with its last segment if it has
+/// none.
 fn measure(view: &View<'_>) -> Option<usize> {
     let entry = match view.class {
         Class::Elf32 => size_of::<elf::SectionHeader32<LittleEndian>>(),

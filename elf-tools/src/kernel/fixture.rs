@@ -1,4 +1,5 @@
-//! Synthetic kernels, as small as kernels can be: real ones may not be committed, and cannot be cut at every offset.
+//! Synthetic kernels, as small as kernels can be: real ones may not be committed, and cannot be cut
+//! at every offset.
 
 use std::io::Write;
 
@@ -131,7 +132,8 @@ pub(super) fn btf() -> Vec<u8> {
 /// What a kernel holds, at the places that are returned: 64-bit, x32 and 32-bit vDSO.
 fn data(start: usize) -> (Vec<u8>, Vec<u64>) {
     let mut bytes = format!("Linux version %s\0Linux version {RELEASE} (test@)\0").into_bytes();
-    // A shared object that is no vDSO, and a magic number on its own, as a kernel with an ELF loader has.
+    // A shared object that is no vDSO, and a magic number on its own, as a kernel with an ELF
+    // loader has.
     bytes.extend(vdso(Class::Elf64, EM_X86_64, "libother.so"));
     bytes.extend(b"\x7fELF");
     let vdsos = [
@@ -246,8 +248,8 @@ pub(super) fn lzma(bytes: &[u8]) -> Vec<u8> {
     with_size(encoder.finish().unwrap(), bytes)
 }
 
-/// What XZ Utils, whose decoder is written in C, makes of [`calls`]: `xz --check=crc32 --x86 --lzma2=dict=64KiB`, and
-/// `xz --format=lzma --lzma1=dict=64KiB`.
+/// What XZ Utils, whose decoder is written in C, makes of [`calls`]: `xz --check=crc32 --x86
+/// --lzma2=dict=64KiB`, and `xz --format=lzma --lzma1=dict=64KiB`.
 pub(super) const PACKED_BY_XZ_UTILS: [&[u8]; 2] = [
     &[
         0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00, 0x00, 0x01, 0x69, 0x22, 0xde, 0x36, 0x02, 0x01, 0x04,

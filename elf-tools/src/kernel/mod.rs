@@ -1,7 +1,8 @@
 //! The vDSO images and the BTF inside a kernel file.
 //!
-//! No distribution packages vDSO files, and BTF is only offered by the running kernel. Both are inside the kernel file
-//! that is packaged, under up to three layers, which the modules here take off one by one:
+//! No distribution packages vDSO files, and BTF is only offered by the running kernel. Both are
+//! inside the kernel file that is packaged, under up to three layers, which the modules here take
+//! off one by one:
 //!
 //! | layer | module |
 //! |---|---|
@@ -35,8 +36,8 @@ use crate::{Error, Result};
 pub struct KernelFile {
     /// What the file is.
     pub format: Format,
-    /// The architecture the kernel was built for, where the file says so. A compressed payload that is neither ELF nor
-    /// an arm64 `Image` does not.
+    /// The architecture the kernel was built for, where the file says so. A compressed payload that
+    /// is neither ELF nor an arm64 `Image` does not.
     pub machine: Option<Machine>,
     /// The kernel release as `uname -r` prints it.
     pub release: Option<String>,
@@ -55,8 +56,8 @@ impl KernelFile {
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] if this is no kernel file or one that is compressed in a way that is not handled,
-    /// [`Error::Malformed`] if a part of it contradicts its format.
+    /// [`Error::Unsupported`] if this is no kernel file or one that is compressed in a way that is
+    /// not handled, [`Error::Malformed`] if a part of it contradicts its format.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let (format, vmlinux) = unpack(bytes)?;
         let machine = match format {
@@ -82,8 +83,9 @@ impl KernelFile {
 
     /// The vDSO for programs of the kernel's own architecture and word size.
     ///
-    /// A kernel embeds one vDSO for each kind of program it runs: an x86-64 kernel has one for 64-bit, one for x32 and
-    /// one for 32-bit programs, of which the first two agree in machine and the last two in class.
+    /// A kernel embeds one vDSO for each kind of program it runs: an x86-64 kernel has one for
+    /// 64-bit, one for x32 and one for 32-bit programs, of which the first two agree in machine and
+    /// the last two in class.
     ///
     /// # Errors
     ///
@@ -113,8 +115,9 @@ impl KernelFile {
 
 /// Whether bytes look like a kernel file, as far as their first few kilobytes tell.
 ///
-/// This is for telling a kernel file from a bare vDSO image or from something else before reading on. Anything
-/// compressed counts, since it takes decompression to know more; a vDSO image and an ordinary program do not.
+/// This is for telling a kernel file from a bare vDSO image or from something else before reading
+/// on. Anything compressed counts, since it takes decompression to know more; a vDSO image and an
+/// ordinary program do not.
 pub fn is_kernel_file(bytes: &[u8]) -> bool {
     bzimage::is_bzimage(bytes)
         || arm64::is_image(bytes)
@@ -137,7 +140,8 @@ fn unpack(bytes: &[u8]) -> Result<(Format, Vec<u8>)> {
         }
         return Ok((Format::BzImage { compression }, kernel));
     }
-    // A zboot file is a PE file as well, and so are arm64 Images, so the more specific one goes first.
+    // A zboot file is a PE file as well, and so are arm64 Images, so the more specific one goes
+    // first.
     if arm64::is_zboot(bytes) {
         let (compression, kernel) = arm64::zboot_payload(bytes)?.unpack()?;
         return Ok((Format::Zboot { compression }, kernel));
@@ -205,7 +209,8 @@ pub enum Format {
         /// What the whole file is compressed with.
         compression: Compression,
     },
-    /// An EFI program that decompresses the kernel it holds (`vmlinuz.efi`; arm64, RISC-V, LoongArch).
+    /// An EFI program that decompresses the kernel it holds (`vmlinuz.efi`; arm64, RISC-V,
+    /// LoongArch).
     Zboot {
         /// What the kernel inside is compressed with.
         compression: Compression,

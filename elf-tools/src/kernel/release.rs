@@ -10,7 +10,8 @@ const MAX_LENGTH: usize = 64;
 
 /// Finds the release in a kernel.
 ///
-/// Kernels hold the same words in format strings and messages too, so only a banner with a number counts.
+/// Kernels hold the same words in format strings and messages too, so only a banner with a number
+/// counts.
 pub(super) fn find(kernel: &[u8]) -> Option<String> {
     memmem::find_iter(kernel, BANNER)
         .find_map(|position| leading(kernel.get(position.checked_add(BANNER.len())?..)?))

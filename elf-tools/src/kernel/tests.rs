@@ -169,7 +169,8 @@ fn a_truncated_bzimage_is_an_error_at_every_length() {
             let result = KernelFile::parse(&file[..length]);
             assert!(result.is_err(), "{compression} cut at {length:#x}");
         }
-        // With a header that matches the shorter payload, only the size word at its end can be missed.
+        // With a header that matches the shorter payload, only the size word at its end can be
+        // missed.
         for length in 0..packed.len() - 4 {
             let result = KernelFile::parse(&fixture::bzimage(&packed[..length]));
             assert!(result.is_err(), "{compression} payload cut at {length:#x}");
@@ -193,7 +194,8 @@ fn damage_every_byte(file: &[u8]) {
     for (index, &byte) in file.iter().enumerate() {
         for flip in [1 << (index % 8), 0xff] {
             damaged[index] = byte ^ flip;
-            // Whether it is noticed depends on what the byte is for; only panics and hangs are excluded.
+            // Whether it is noticed depends on what the byte is for; only panics and hangs are
+            // excluded.
             let _ = KernelFile::parse(&damaged).map(|kernel| kernel.native_vdso().is_ok());
             let _ = is_kernel_file(&damaged);
         }

@@ -6,7 +6,8 @@ use super::address_bits;
 use crate::elf::View;
 use crate::{Error, Machine, Result};
 
-/// How much of a file it takes to see its program headers, which linkers put right behind the ELF header.
+/// How much of a file it takes to see its program headers, which linkers put right behind the ELF
+/// header.
 const HEADERS: usize = 64 << 10;
 
 /// Whether bytes start as an ELF does.
@@ -16,9 +17,10 @@ pub(super) fn is_elf(bytes: &[u8]) -> bool {
 
 /// Whether bytes are a kernel ELF.
 ///
-/// A kernel is told from programs and shared objects by its addresses: it is linked into the upper half of the
-/// address space, where no user program can be. File type, sections and notes differ too much between architectures
-/// and versions (arm64 kernels are `ET_DYN` and have a dynamic section).
+/// A kernel is told from programs and shared objects by its addresses: it is linked into the upper
+/// half of the address space, where no user program can be. File type, sections and notes differ
+/// too much between architectures and versions (arm64 kernels are `ET_DYN` and have a dynamic
+/// section).
 pub(super) fn is_vmlinux(bytes: &[u8]) -> bool {
     if !is_elf(bytes) {
         return false;

@@ -1,13 +1,14 @@
-//! BTF, the compact type description that a kernel carries in its `.BTF` section and shows in `/sys/kernel/btf`.
+//! BTF, the compact type description that a kernel carries in its `.BTF` section and shows in
+//! `/sys/kernel/btf`.
 //!
-//! The format is documented in the kernel's `Documentation/bpf/btf.rst`. A kernel's blob has some 4 to 6 MB and more
-//! than a hundred thousand types; parsing is one linear pass that notes where each type starts, and a question reads
-//! only the types that its answer consists of.
+//! The format is documented in the kernel's `Documentation/bpf/btf.rst`. A kernel's blob has some 4
+//! to 6 MB and more than a hundred thousand types; parsing is one linear pass that notes where each
+//! type starts, and a question reads only the types that its answer consists of.
 
 //!
-//! Kernels add kinds of types. One whose size the blob states is skipped, and costs only the answers
-//! that need it. Behind one whose size nothing states no type can be found: what was found before it
-//! can be asked for, and that anything else is missing cannot be told.
+//! Kernels add kinds of types. One whose size the blob states is skipped, and costs only the
+//! answers that need it. Behind one whose size nothing states no type can be found: what was found
+//! before it can be asked for, and that anything else is missing cannot be told.
 
 pub(crate) mod record;
 
@@ -74,7 +75,8 @@ struct Header {
     kind: u32,
     /// Number of members or enumerators.
     count: usize,
-    /// In a struct: the members' positions include bitfield widths. In an enum: its values are signed.
+    /// In a struct: the members' positions include bitfield widths. In an enum: its values are
+    /// signed.
     flag: bool,
     /// Size in bytes or the type that is referred to.
     size_or_type: u32,
@@ -214,8 +216,9 @@ impl<'data> Btf<'data> {
             .is_some_and(|rest| rest.first() == Some(&0))
     }
 
-    /// The one answer that all types of that name agree on. The same struct can be described several times, where
-    /// deduplication failed, and two unrelated ones can share a name, since C scopes them to a file.
+    /// The one answer that all types of that name agree on. The same struct can be described
+    /// several times, where deduplication failed, and two unrelated ones can share a name, since C
+    /// scopes them to a file.
     fn find<T: PartialEq>(
         &self,
         name: &str,
@@ -369,7 +372,8 @@ fn sections(bytes: &[u8], header: &record::Header) -> Result<(Range<usize>, Rang
     let Some(strings) = within(header.strings) else {
         return malformed(16, "strings lie outside the blob");
     };
-    // The kernel refuses both as well. Without the rule, damage could pass for a kind from the future.
+    // The kernel refuses both as well. Without the rule, damage could pass for a kind from the
+    // future.
     if types.len() % WORD != 0 {
         return malformed(12, "types are no whole number of words");
     }

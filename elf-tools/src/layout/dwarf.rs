@@ -1,9 +1,11 @@
-//! DWARF, the full type description that a kernel built with debug information carries in `vmlinux`.
+//! DWARF, the full type description that a kernel built with debug information carries in
+//! `vmlinux`.
 //!
-//! Understands versions 4 and 5 (and what older ones share with them) in a linked file or in a relocatable object
-//! (`.o`), whose own relocations are then applied to a copy of the debug sections. Debug sections that are compressed,
-//! split off (`.dwo`) or spread over type units (`-fdebug-types-section`) are refused with that reason; kernels are
-//! built with none of these unless asked to.
+//! Understands versions 4 and 5 (and what older ones share with them) in a linked file or in a
+//! relocatable object (`.o`), whose own relocations are then applied to a copy of the debug
+//! sections. Debug sections that are compressed, split off (`.dwo`) or spread over type units
+//! (`-fdebug-types-section`) are refused with that reason; kernels are built with none of these
+//! unless asked to.
 
 mod section;
 
@@ -29,7 +31,8 @@ type Slice<'a> = EndianSlice<'a, RunTimeEndian>;
 type Unit<'a> = gimli::Unit<Slice<'a>>;
 type Entry<'a> = gimli::DebuggingInformationEntry<Slice<'a>>;
 
-/// The sections in which types are described, and the line table, whose header belongs to what every unit starts with.
+/// The sections in which types are described, and the line table, whose header belongs to what
+/// every unit starts with.
 const SECTIONS: [gimli::SectionId; 6] = [
     gimli::SectionId::DebugInfo,
     gimli::SectionId::DebugAbbrev,
@@ -61,10 +64,11 @@ struct Definition {
 }
 
 impl<'data> Dwarf<'data> {
-    /// Reads the debug sections of a whole ELF file and notes what its units define at their top level.
+    /// Reads the debug sections of a whole ELF file and notes what its units define at their top
+    /// level.
     ///
-    /// Of a type that many units define - a kernel repeats its types in each of them - the first definition answers;
-    /// others are only compared by size.
+    /// Of a type that many units define - a kernel repeats its types in each of them - the first
+    /// definition answers; others are only compared by size.
     pub fn parse(file: &'data [u8]) -> Result<Self> {
         let file = object::File::parse(file)
             .map_err(|error| Error::malformed("ELF file", 0, error.to_string()))?;
@@ -453,7 +457,8 @@ impl<'a> Question<'a> {
             .map(|entry| {
                 let value = match entry.attr_value(DW_AT_const_value) {
                     Some(AttributeValue::Sdata(value)) => Some(value),
-                    // Forms of fixed size do not say whether they are signed; compilers use them for unsigned values.
+                    // Forms of fixed size do not say whether they are signed; compilers use them
+                    // for unsigned values.
                     Some(value) => value.udata_value().map(|value| value as i64),
                     None => None,
                 };
@@ -464,14 +469,15 @@ impl<'a> Question<'a> {
     }
 }
 
-/// First bit of a bitfield, counted from the start of its struct. `byte` is the member's byte offset, `storage` the
-/// size of its declared type.
+/// First bit of a bitfield, counted from the start of its struct. `byte` is the member's byte
+/// offset, `storage` the size of its declared type.
 fn bitfield_start(entry: &Entry<'_>, byte: u64, bits: u64, storage: u64) -> Option<u64> {
     let base = byte.checked_mul(8)?;
     if let Some(bit) = unsigned(entry, DW_AT_data_bit_offset) {
         return base.checked_add(bit);
     }
-    // DWARF 4 and older count from the most significant bit of the storage unit, which little-endian targets keep last.
+    // DWARF 4 and older count from the most significant bit of the storage unit, which
+    // little-endian targets keep last.
     let Some(from_top) = unsigned(entry, DW_AT_bit_offset) else {
         return Some(base);
     };

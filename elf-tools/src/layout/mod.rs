@@ -1,8 +1,9 @@
 //! Struct layouts: where the members of a kernel's structs are.
 //!
-//! [`btf`] and [`dwarf`] read the two formats in which a kernel describes its own types; both answer through
-//! [`Layout`], so that whoever asks does not know which one it was. Answers are owned trees, complete down to scalars,
-//! with anonymous members flattened into the struct that holds them, as C's member access does.
+//! [`btf`] and [`dwarf`] read the two formats in which a kernel describes its own types; both
+//! answer through [`Layout`], so that a caller does not depend on which one it was. Answers are
+//! owned trees, complete down to scalars, with anonymous members flattened into the struct that
+//! holds them, as C's member access does.
 
 pub mod btf;
 pub mod dwarf;
@@ -10,22 +11,24 @@ pub mod dwarf;
 use crate::symtab::Provenance;
 use crate::{Error, Result};
 
-/// How deep types may nest before a description is taken to be cyclic. The structs of a vvar nest four levels.
+/// How deep types may nest before a description is taken to be cyclic. The structs of a vvar nest
+/// four levels.
 const MAX_DEPTH: u32 = 32;
 
-/// How many members one structure may have in total, so that a few hostile bytes cannot expand into gigabytes:
-/// `n` structs that each hold the next one twice describe `2^n` members.
+/// How many members one structure may have in total, so that a few hostile bytes cannot expand into
+/// gigabytes: `n` structs that each hold the next one twice describe `2^n` members.
 const MAX_MEMBERS: u32 = 1 << 16;
 
 /// A source of struct layouts.
 pub trait Layout {
     /// The struct or union of that name, `None` where the source does not define it.
     ///
-    /// Errors where the description is malformed, or where several definitions of the name contradict each other.
+    /// Errors where the description is malformed, or where several definitions of the name
+    /// contradict each other.
     fn structure(&self, name: &str) -> Result<Option<Structure>>;
 
-    /// The enumerators of the enum of that name in the order of declaration, `None` where the source does not define
-    /// it. Unsigned values beyond [`i64::MAX`] wrap around.
+    /// The enumerators of the enum of that name in the order of declaration, `None` where the
+    /// source does not define it. Unsigned values beyond [`i64::MAX`] wrap around.
     fn enumeration(&self, name: &str) -> Result<Option<Vec<(String, i64)>>>;
 
     /// What a symbol table made from this source states as its origin.
@@ -53,10 +56,11 @@ impl Structure {
 /// A member of a struct or union.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Member {
-    /// Name, never empty: members without a name are flattened or, where they cannot be named at all, left out.
+    /// Name, never empty: members without a name are flattened or, where they cannot be named at
+    /// all, left out.
     pub name: String,
-    /// Offset in bytes from the start of the outermost struct that is not anonymous. For a bitfield, of the byte that
-    /// holds its first bit.
+    /// Offset in bytes from the start of the outermost struct that is not anonymous. For a
+    /// bitfield, of the byte that holds its first bit.
     pub offset: u64,
     /// What is stored there.
     pub kind: Type,
@@ -103,8 +107,8 @@ impl Type {
     }
 }
 
-/// Longest name that is read, in bytes; the kernel's own limit is 512 (`KSYM_NAME_LEN`). Without one, each of many
-/// members could name the same string of megabytes.
+/// Longest name that is read, in bytes; the kernel's own limit is 512 (`KSYM_NAME_LEN`). Without
+/// one, each of many members could name the same string of megabytes.
 const MAX_NAME: usize = 1023;
 
 /// Bounds the work that one question can cause, whatever the bytes say.
@@ -122,7 +126,8 @@ impl Budget {
         }
     }
 
-    /// Goes one level further down, to what is described at `offset`; [`leave`](Self::leave) comes back up.
+    /// Goes one level further down, to what is described at `offset`; [`leave`](Self::leave) comes
+    /// back up.
     fn enter(&mut self, offset: u64) -> Result<()> {
         let Some(depth) = self.depth.checked_sub(1) else {
             return Err(Error::malformed(
@@ -154,7 +159,8 @@ impl Budget {
     }
 }
 
-/// An array type; `offset` is where it was described. Refuses one whose size in bytes does not fit 63 bits.
+/// An array type; `offset` is where it was described. Refuses one whose size in bytes does not fit
+/// 63 bits.
 fn array(element: Type, count: u64, offset: u64) -> Result<Type> {
     let size = element
         .size()
@@ -173,8 +179,9 @@ fn array(element: Type, count: u64, offset: u64) -> Result<Type> {
     })
 }
 
-/// Adds a member to `structure`: an anonymous struct or union contributes its members instead of itself, an anonymous
-/// bitfield is padding. `described` is where the source describes the member. Refuses a member that leaves its struct.
+/// Adds a member to `structure`: an anonymous struct or union contributes its members instead of
+/// itself, an anonymous bitfield is padding. `described` is where the source describes the member.
+/// Refuses a member that leaves its struct.
 fn push_member(structure: &mut Structure, member: Member, described: u64) -> Result<()> {
     let end = member.offset.checked_add(member.kind.size());
     if end.is_none_or(|end| end > structure.size) {

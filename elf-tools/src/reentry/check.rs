@@ -1,5 +1,5 @@
-//! What has to hold of a re-entry table and the code that it is of: `docs/abi.md`, section 4.4. Writers and readers ask
-//! for the same.
+//! What has to hold of a re-entry table and the code that it is of: `docs/abi.md`, section 4.4.
+//! Writers and readers ask for the same.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,8 @@ use crate::reentry::{
 };
 use crate::symtab::name::MAX_LEN;
 
-/// Takes a table's recipes, and then its contexts, in the table's order. What is wrong is an error in words.
+/// Takes a table's recipes, and then its contexts, in the table's order. What is wrong is an error
+/// in words.
 pub(super) struct Checker<'a> {
     code: &'a Code,
     registers: &'static Registers,
@@ -87,7 +88,8 @@ impl<'a> Checker<'a> {
         Ok(())
     }
 
-    /// Everything that functions reach must be there: what is missing would look as if no thread could be stopped at it.
+    /// Everything that functions reach must be there: what is missing would look as if no thread
+    /// could be stopped at it.
     pub(super) fn finish(self) -> Result<(), String> {
         for (function, seen) in self.code.functions().iter().zip(&self.seen) {
             let missing = seen.iter().position(|&seen| !seen);

@@ -3,10 +3,11 @@
 use crate::image::Image;
 use crate::reachability::Code;
 
-/// The CRC-32 (that of `.gnu_debuglink`) of all instructions that exported functions reach, by address, each once.
+/// The CRC-32 (that of `.gnu_debuglink`) of all instructions that exported functions reach, by
+/// address, each once.
 ///
-/// Copies of one image differ where boot-time alternatives were applied, and so does what registers hold and where
-/// instructions start. The build-id does not tell them apart.
+/// Copies of one image differ where boot-time alternatives were applied, and so does what registers
+/// hold and where instructions start. The build-id does not tell them apart.
 pub(super) fn digest(image: &Image, code: &Code) -> u32 {
     let mut is_reached = vec![false; code.instructions().len()];
     for &index in code.functions().iter().flat_map(|f| &f.reached) {

@@ -30,7 +30,8 @@ pub(crate) struct Stored {
 }
 
 impl Stored {
-    /// Refuses a table that a reader would have to refuse: one that is not of this image, or that contradicts itself.
+    /// Refuses a table that a reader would have to refuse: one that is not of this image, or that
+    /// contradicts itself.
     pub(crate) fn encode(table: &ReentryTable, image: &Image, code: &Code) -> Result<Self> {
         let mut checker = Checker::new(arch::of_image(image)?, code);
         let mut steps = Vec::new();

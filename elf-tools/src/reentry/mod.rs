@@ -1,17 +1,19 @@
 //! Putting a thread that was stopped inside a function back to that function's entry.
 //!
-//! The functions of a vDSO read, and only write what they were asked for when they know it. They keep their arguments as
-//! long as they may have to make the system call instead, and the callee-saved registers until they return. So at every
-//! *boundary*, the start of an instruction, there is a *recipe* that says where the values are that registers had at the
-//! entry, and a thread that was stopped there on one kernel can begin anew on another.
+//! The functions of a vDSO read, and only write what they were asked for when they know it. They
+//! keep their arguments as long as they may have to make the system call instead, and the
+//! callee-saved registers until they return. So at every *boundary*, the start of an instruction,
+//! there is a *recipe* that says where the values are that registers had at the entry, and a thread
+//! that was stopped there on one kernel can start over on another.
 //!
-//! A boundary of a local helper is reached from several functions and through several calls. Each way is a *context*, and
-//! return addresses on the stack tell which of them a thread is in.
+//! A boundary of a local helper is reached from several functions and through several calls. Each
+//! way is a *context*, and return addresses on the stack tell which of them a thread is in.
 //!
 //! Registers have their DWARF numbers, as in the psABI: [`Register`].
 //!
 //! A table is derived from code ([`derive()`]), or kept in a relocation table object
-//! ([`crate::relocation::object::write_with_reentry`]), so that nobody has to analyse code while a process waits.
+//! ([`crate::relocation::object::write_with_reentry`]), so that a process does not wait for an
+//! analysis of code.
 
 mod check;
 mod digest;
@@ -42,19 +44,21 @@ const MAX_CONTEXTS: usize = 1 << 16;
 pub enum Location {
     /// In a register.
     Register(Register),
-    /// In the 8 bytes of memory at a register's value plus an offset. They are on the thread's stack.
+    /// In the 8 bytes of memory at a register's value plus an offset. They are on the thread's
+    /// stack.
     Memory {
         /// The register.
         base: Register,
         /// Bytes.
         offset: i64,
     },
-    /// Nowhere: the content counts as 0, so that the value is a constant. Code has compared it, and gone on because it was that.
+    /// Nowhere: the content counts as 0, so that the value is a constant. Code has compared it, and
+    /// gone on because it was that.
     Nowhere,
 }
 
-/// How a value is computed from what is at a location:
-/// `(content - image * IMAGE - constant) / scale`, where IMAGE is the address of the old image's first byte.
+/// How a value is computed from what is at a location: `(content - image * IMAGE - constant) /
+/// scale`, where IMAGE is the address of the old image's first byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Source {
     /// Where to look.
@@ -63,13 +67,16 @@ pub struct Source {
     pub image: i64,
     /// What was added.
     pub constant: i64,
-    /// What the value was multiplied by; not 0. Where the division leaves a remainder, the thread is not where it seems to be.
+    /// What the value was multiplied by; not 0. Where the division leaves a remainder, the thread
+    /// is not where it seems to be.
     pub scale: i64,
-    /// Whether only the lower 32 bits of the content count, and of the result: that of an argument of 32 bits.
+    /// Whether only the lower 32 bits of the content count, and of the result: that of an argument
+    /// of 32 bits.
     pub low: bool,
 }
 
-/// Bytes in memory that an activation of the function has written and that must be zero before it begins anew.
+/// Bytes in memory that an activation of the function has written and that must be zero before it
+/// starts over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Clear {
     /// The argument that points to an object.
@@ -83,8 +90,8 @@ pub struct Clear {
 /// How to bring back what registers held at the entry of a function.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Recipe {
-    /// Registers that have to be put back, each once, by number: the stack pointer, arguments and callee-saved registers that
-    /// are not still in their places.
+    /// Registers that have to be put back, each once, by number: the stack pointer, arguments and
+    /// callee-saved registers that are not still in their places.
     pub registers: Vec<(Register, Source)>,
     /// What the activation has left in memory. Arguments are as they were at the entry.
     pub clear: Vec<Clear>,
@@ -117,7 +124,8 @@ pub struct Context {
     pub function: Svma,
     /// The calls of local functions that lead here, innermost first.
     pub calls: Vec<Call>,
-    /// Whether anything may be read from here on that depends on the kernel. If not, the thread is best left alone.
+    /// Whether anything may be read from here on that depends on the kernel. If not, the thread is
+    /// best left alone.
     pub reads: bool,
     /// How it gets back to the entry.
     pub recovery: Recovery,

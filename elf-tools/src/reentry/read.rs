@@ -22,8 +22,8 @@ use crate::reentry::{
 use crate::symtab::name::MAX_LEN;
 use crate::{Error, Result, Svma};
 
-/// Reads the re-entry table in an object; `None` if it has none, or has that of a copy of the image with other
-/// alternatives applied.
+/// Reads the re-entry table in an object; `None` if it has none, or has that of a copy of the image
+/// with other alternatives applied.
 ///
 /// What [`crate::relocation::object::read`] checks of an object must have been checked.
 pub(crate) fn read(view: &View<'_>, image: &Image, code: &Code) -> Result<Option<ReentryTable>> {

@@ -1,4 +1,5 @@
-//! The records of a stored re-entry table: `docs/abi.md`, section 4.4. Here are their fields and nothing of what they mean.
+//! The records of a stored re-entry table: `docs/abi.md`, section 4.4. Here are their fields and
+//! nothing of what they mean.
 
 use scroll::{Pread, Pwrite, SizeWith};
 

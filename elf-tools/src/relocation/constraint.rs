@@ -13,7 +13,8 @@ pub use crate::arch::Width;
 /// A constant in code that addresses are formed with: a displacement or an immediate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OperandField {
-    /// Its first byte; of one that is [`Width::None`], the first byte of the instruction that could have it.
+    /// Its first byte; of one that is [`Width::None`], the first byte of the instruction that could
+    /// have it.
     pub place: Svma,
     /// How it is stored.
     pub width: Width,
@@ -35,12 +36,13 @@ pub enum RightHandSide {
     Address,
     /// Z: the symbol's size, which for an element is the stride of its array.
     Size,
-    /// Nothing: the symbol only has to exist, in the version and with the size that the need states. Such a constraint has no
-    /// terms.
+    /// Nothing: the symbol only has to exist, in the version and with the size that the need
+    /// states. Such a constraint has no terms.
     Presence,
 }
 
-/// A condition on constants of the code: the sum of the terms is the quantity demanded, plus `addend`.
+/// A condition on constants of the code: the sum of the terms is the quantity demanded, plus
+/// `addend`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Constraint {
     /// The instruction that needs it. Every function that can reach it relies on the condition.
@@ -55,7 +57,8 @@ pub struct Constraint {
     pub terms: Vec<Term>,
 }
 
-/// An instruction that depends on vvar in a way that cannot be stated: no function that can reach it may run.
+/// An instruction that depends on vvar in a way that cannot be stated: no function that can reach
+/// it may run.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Opaque {
     /// The instruction.

@@ -1,4 +1,4 @@
-//! Relocation tables as bytes, and as the sections of whatever object they are put into.
+//! Relocation tables as bytes, and as the sections of the object that holds them.
 
 use object::{elf, pod};
 
@@ -27,10 +27,11 @@ struct Symbols {
 }
 
 impl Tables {
-    /// `section` is the index of the section of defaults, and `defaults_at` its place in the object.
+    /// `section` is the index of the section of defaults, and `defaults_at` its place in the
+    /// object.
     ///
-    /// Refuses a table that contradicts itself, so that it could not be stored; whether it fits an image is for
-    /// readers to check.
+    /// Refuses a table that contradicts itself, so that it could not be stored; whether it fits an
+    /// image is for readers to check.
     pub(super) fn encode(
         relocations: &Relocations,
         section: u32,
@@ -50,7 +51,7 @@ impl Tables {
             tables.entry(kind, entry.place, entry.need as usize + 1, entry.addend)?;
         }
         for constraint in &relocations.constraints {
-            tables.sum(constraint, relocations)?;
+            tables.constraint(constraint, relocations)?;
         }
         for opaque in &relocations.opaque {
             tables.opaque(opaque)?;
@@ -72,7 +73,7 @@ impl Tables {
         self.symbols.add(&name, binding, section, value, need.size);
     }
 
-    fn sum(&mut self, constraint: &Constraint, relocations: &Relocations) -> Result<()> {
+    fn constraint(&mut self, constraint: &Constraint, relocations: &Relocations) -> Result<()> {
         self.entry(
             Type::Constraint(constraint.right_hand_side),
             constraint.site,

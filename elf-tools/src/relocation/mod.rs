@@ -1,7 +1,8 @@
 //! Every place in an image that depends on a symbol of the kernel's vvar.
 //!
-//! [`read`] accepts what an ordinary link leaves and what a step after the link adds ([`postlink()`]); [`object`] keeps the
-//! table of an image that has none in a file of its own. `docs/abi.md`, sections 3 to 5, is the specification.
+//! [`read`] accepts what an ordinary link leaves and what a step after the link adds
+//! ([`postlink()`]); [`object`] keeps the table of an image that has none in a file of its own.
+//! `docs/abi.md`, sections 3 to 5, is the specification.
 
 mod constraint;
 mod encode;
@@ -151,7 +152,8 @@ pub struct Relocations {
     pub needs: Vec<Need>,
     /// Where it needs it, by place. No two share a byte.
     pub entries: Vec<Relocation>,
-    /// Constants of the code that constraints are made of, by place. None shares a byte with an entry or another operand field.
+    /// Constants of the code that constraints are made of, by place. None shares a byte with an
+    /// entry or another operand field.
     pub operand_fields: Vec<OperandField>,
     /// Conditions on the operand fields, by site.
     pub constraints: Vec<Constraint>,

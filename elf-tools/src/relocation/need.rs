@@ -51,7 +51,8 @@ fn default(view: &View<'_>, symbol: &RawSymbol<'_>) -> Result<Vec<u8>, String> {
             symbol.section
         ));
     }
-    // Without section headers an image-relative address is an offset; with them, the section says where its bytes are.
+    // Without section headers an image-relative address is an offset; with them, the section says
+    // where its bytes are.
     let offset = match view.sections.get(usize::from(symbol.section)) {
         None => symbol.value,
         Some(section) => {
@@ -72,7 +73,8 @@ fn default(view: &View<'_>, symbol: &RawSymbol<'_>) -> Result<Vec<u8>, String> {
         .map_err(|e| e.to_string())
 }
 
-/// The name of a symbol that is no reference but says in words why an instruction cannot be described.
+/// The name of a symbol that is no reference but says in words why an instruction cannot be
+/// described.
 pub(super) fn reason(symbol: &RawSymbol<'_>) -> Result<String, String> {
     match std::str::from_utf8(symbol.name) {
         Err(_) => Err("its reason is not UTF-8".to_owned()),

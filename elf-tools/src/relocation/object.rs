@@ -1,8 +1,9 @@
 //! Relocation tables in files of their own: `docs/abi.md`, section 4.3.
 //!
-//! An image without tables cannot be given any without changing what identifies it, and a process or a checkpoint has
-//! its own copy of it anyway. Such a table is kept next to the image, and says by build-id which one it describes. How
-//! threads get out of the image's code can be kept with it: section 4.4.
+//! An image without tables cannot be given any without changing what identifies it, and a process
+//! or a checkpoint has its own copy of it anyway. Such a table is kept next to the image, and says
+//! by build-id which one it describes. How threads get out of the image's code can be kept with it:
+//! section 4.4.
 
 use object::elf;
 
@@ -70,8 +71,8 @@ fn assemble(
 
 /// Reads the table of `image`, whose instructions are `code`.
 ///
-/// Refuses a table of an image with another build-id, and everything that [`super::read`] refuses. A re-entry table in the
-/// object is not looked at: [`read_reentry`] does that.
+/// Refuses a table of an image with another build-id, and everything that [`super::read`] refuses.
+/// A re-entry table in the object is not looked at: [`read_reentry`] does that.
 pub fn read(bytes: &[u8], image: &Image, code: &Code) -> Result<Relocations> {
     let view = parse(bytes, image)?;
     let mut reader = Reader::new(image, code)?;
@@ -79,8 +80,9 @@ pub fn read(bytes: &[u8], image: &Image, code: &Code) -> Result<Relocations> {
     reader.finish()
 }
 
-/// Reads the re-entry table of `image`, whose instructions are `code`, from its relocation table object. `None` if the
-/// object has none, or has that of a copy of the image with other instructions (boot-time alternatives).
+/// Reads the re-entry table of `image`, whose instructions are `code`, from its relocation table
+/// object. `None` if the object has none, or has that of a copy of the image with other
+/// instructions (boot-time alternatives).
 ///
 /// Refuses a table of an image with another build-id, and one that contradicts itself or the code.
 pub fn read_reentry(bytes: &[u8], image: &Image, code: &Code) -> Result<Option<ReentryTable>> {

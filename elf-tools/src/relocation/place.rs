@@ -30,7 +30,8 @@ impl<'a> Places<'a> {
         Err(Error::unsupported("relocation table", reason))
     }
 
-    /// A relocation of that kind must have a place inside the image that is no part of something else.
+    /// A relocation of that kind must have a place inside the image that is no part of something
+    /// else.
     pub(super) fn check_entry(&self, place: Svma, kind: Kind) -> Result<(), String> {
         let width = kind.width();
         if place
@@ -62,8 +63,9 @@ impl<'a> Places<'a> {
         self.instruction_at(site).map(|_| ())
     }
 
-    /// A operand field must be a whole constant of an instruction, or the want of one.
-    pub(super) fn check_slot(&self, operand_field: OperandField) -> Result<(), String> {
+    /// An operand field must be a whole constant of an instruction, or the place of one that is
+    /// missing.
+    pub(super) fn check_operand_field(&self, operand_field: OperandField) -> Result<(), String> {
         if operand_field.width == Width::None {
             let instruction = self.instruction_at(operand_field.place)?;
             let lacks_one =

@@ -1,7 +1,9 @@
-//! The step after the link: from relocations that a linker has applied and emitted to a table of ours.
+//! The step after the link: from relocations that a linker has applied and emitted to a table of
+//! ours.
 //!
-//! `ld --emit-relocs` keeps the relocations of an image that it has linked to its own kernel's layout. Those whose symbol
-//! follows the grammar of references become the image's relocation table. The code does not change.
+//! `ld --emit-relocs` keeps the relocations of an image that it has linked to its own kernel's
+//! layout. Those whose symbol follows the grammar of references become the image's relocation
+//! table. The code does not change.
 
 use object::elf;
 
@@ -24,8 +26,8 @@ pub struct PostlinkOptions<'a> {
 
 /// Turns an image linked with `--emit-relocs` into a relocation-capable one.
 ///
-/// Refuses an image that was linked against undefined symbols: it has its table already, and its link script can fill in
-/// the note.
+/// Refuses an image that was linked against undefined symbols: it has its table already, and its
+/// link script can fill in the note.
 pub fn postlink(linked: &[u8], options: &PostlinkOptions<'_>) -> Result<Vec<u8>> {
     let image = Image::parse(linked)?;
     let view = image.view()?;

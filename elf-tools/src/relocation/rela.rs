@@ -63,7 +63,8 @@ pub(super) enum Type {
 }
 
 impl Type {
-    /// The types of constraints: `docs/abi.md`, section 4.2. The psABI assigns no number from 0x100 on.
+    /// The types of constraints: `docs/abi.md`, section 4.2. The psABI assigns no number from 0x100
+    /// on.
     const PRIVATE: [(Self, u32); 7] = [
         (Self::Constraint(RightHandSide::Address), 0x1000),
         (Self::Constraint(RightHandSide::Size), 0x1001),

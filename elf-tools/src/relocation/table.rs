@@ -21,18 +21,18 @@ use crate::{Error, Result, Svma};
 /// Collects the tables that describe one image.
 pub(super) struct Reader<'a> {
     places: Places<'a>,
-    /// Slots are in the order in which they are met.
+    /// Operand fields are in the order in which they are met.
     relocations: Relocations,
-    operand_fields: BTreeMap<OperandField, SlotUse>,
+    operand_fields: BTreeMap<OperandField, OperandFieldUse>,
     /// The bytes that entries and operand fields take.
     spans: Vec<Span>,
-    open: Option<OpenSum>,
+    open: Option<OpenConstraint>,
     /// Number of entries that were read.
     count: usize,
 }
 
-/// A operand field that was met.
-struct SlotUse {
+/// An operand field that was met.
+struct OperandFieldUse {
     index: u32,
     /// Number of the constraint that used it last.
     constraint: usize,
@@ -48,7 +48,7 @@ struct Span {
 
 /// A constraint that more terms can belong to; it is the last one.
 #[derive(Clone, Copy)]
-struct OpenSum {
+struct OpenConstraint {
     /// Position in the table.
     index: usize,
     site: Svma,
@@ -133,7 +133,9 @@ impl<'a> Reader<'a> {
         match kind {
             Type::Ignored => Ok(()),
             Type::Kind(kind) => self.relocation(index, kind, entry, symbols),
-            Type::Constraint(right_hand_side) => self.sum(index, right_hand_side, entry, symbols),
+            Type::Constraint(right_hand_side) => {
+                self.constraint(index, right_hand_side, entry, symbols)
+            }
             Type::Term(width) => self.term(index, width, entry),
             Type::Opaque => self.opaque(entry, symbols),
         }
@@ -165,7 +167,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn sum(
+    fn constraint(
         &mut self,
         index: usize,
         right_hand_side: RightHandSide,
@@ -191,7 +193,7 @@ impl<'a> Reader<'a> {
             addend,
             terms: Vec::new(),
         });
-        self.open = Some(OpenSum { index, site });
+        self.open = Some(OpenConstraint { index, site });
         Ok(())
     }
 
@@ -223,8 +225,8 @@ impl<'a> Reader<'a> {
             }
             Some(known) => known,
             None => {
-                self.places.check_slot(operand_field)?;
-                let met = SlotUse {
+                self.places.check_operand_field(operand_field)?;
+                let met = OperandFieldUse {
                     index: self.relocations.operand_fields.len() as u32,
                     constraint: number,
                 };
@@ -271,7 +273,7 @@ impl<'a> Reader<'a> {
 
     /// Ends the constraint that terms were added to.
     fn close(&mut self) -> Result<()> {
-        let Some(OpenSum { index, site }) = self.open.take() else {
+        let Some(OpenConstraint { index, site }) = self.open.take() else {
             return Ok(());
         };
         match self.relocations.constraints.last() {
@@ -289,7 +291,7 @@ impl<'a> Reader<'a> {
     /// Everything that was read, in order.
     pub(super) fn finish(mut self) -> Result<Relocations> {
         self.check_overlaps()?;
-        self.sort_slots();
+        self.sort_operand_fields();
         // Tables are usually sorted, which these sorts notice in linear time.
         let Relocations {
             entries,
@@ -317,7 +319,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Puts operand fields in their final order, and the terms that refer to them.
-    fn sort_slots(&mut self) {
+    fn sort_operand_fields(&mut self) {
         let Relocations {
             operand_fields,
             constraints,

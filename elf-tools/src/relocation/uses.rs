@@ -41,9 +41,9 @@ impl FunctionUses {
 impl Relocations {
     /// Finds out which function may use which relocation.
     ///
-    /// A function uses a place in an instruction that it reaches, an operand field of data that such an instruction refers to, and
-    /// a constraint whose site it reaches. One that takes the address of an operand field of data, or has control flow that cannot be
-    /// followed, is taken to use everything.
+    /// A function uses a place in an instruction that it reaches, a place in data that such an
+    /// instruction refers to, and a constraint whose site it reaches. One that takes the address of
+    /// a place in data, or whose control flow cannot be followed, counts as using everything.
     pub fn uses(&self, code: &Code) -> Uses {
         let mut constraints = Sites::new(self.constraints.iter().map(|constraint| constraint.site));
         let mut opaque = Sites::new(self.opaque.iter().map(|opaque| opaque.site));
@@ -75,7 +75,7 @@ impl Relocations {
             let instruction = &by_instruction[index as usize];
             match &instruction.entries {
                 InstructionUse::Some(from, to) => used.entries.extend(*from..*to),
-                InstructionUse::OperandField(operand_field) => used.entries.push(*operand_field),
+                InstructionUse::Data(entry) => used.entries.push(*entry),
                 InstructionUse::Everything => return self.everything(),
                 InstructionUse::Nothing => {}
             }
@@ -116,23 +116,22 @@ impl Relocations {
             None => InstructionUse::Nothing,
             Some(_)
                 if instruction.access == Access::Address
-                    && !self.is_plain_slot_address(instruction) =>
+                    && !self.is_address_of_distance(instruction) =>
             {
                 InstructionUse::Everything
             }
-            Some(operand_field) => InstructionUse::OperandField(operand_field as u32),
+            Some(entry) => InstructionUse::Data(entry as u32),
         }
     }
 
     /// Code that uses a stored distance adds it to the address of its own place: it loads that
     /// address, and adds what is there. So the address tells which place is meant.
-    fn is_plain_slot_address(&self, instruction: &Instruction) -> bool {
-        let operand_field = instruction.target.and_then(|target| {
-            self.covering(target)
-                .map(|operand_field| (target, operand_field))
-        });
-        operand_field.is_some_and(|(target, operand_field)| {
-            let entry = &self.entries[operand_field];
+    fn is_address_of_distance(&self, instruction: &Instruction) -> bool {
+        let found = instruction
+            .target
+            .and_then(|target| self.covering(target).map(|entry| (target, entry)));
+        found.is_some_and(|(target, entry)| {
+            let entry = &self.entries[entry];
             entry.place == target && entry.kind == Kind::Pc64
         })
     }
@@ -180,8 +179,8 @@ enum InstructionUse {
     Nothing,
     /// Its own constants: a range of relocations.
     Some(u32, u32),
-    /// A operand field of data.
-    OperandField(u32),
-    /// The address of operand fields of data, and with it any of them.
+    /// A place in data.
+    Data(u32),
+    /// The address of a place in data, and with it any of them.
     Everything,
 }

@@ -16,7 +16,8 @@ fn is_replaced(kind: u32) -> bool {
 
 /// The image with this relocation table attached behind what is loaded, and its note filled in.
 ///
-/// The image must have a note of type 1, since notes are loaded and nothing that is loaded is moved here.
+/// The image must have a note of type 1, since notes are loaded and nothing that is loaded is moved
+/// here.
 pub fn attach(image: &Image, relocations: &Relocations) -> Result<Vec<u8>> {
     let note = *image.tables_note().ok_or_else(|| {
         Error::not_found(
@@ -49,7 +50,8 @@ pub fn attach(image: &Image, relocations: &Relocations) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The image's own sections, as they are. Sections that nothing loads are dropped: they would have to be moved.
+/// The image's own sections, as they are. Sections that nothing loads are dropped: they would have
+/// to be moved.
 fn kept_sections<'a>(view: &'a View<'_>) -> Result<Vec<NewSection<'a>>> {
     let alloc = elf::SHF_ALLOC.0;
     let kept: Vec<usize> = (1..view.sections.len())

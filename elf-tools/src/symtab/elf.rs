@@ -1,7 +1,7 @@
 //! Symbol tables as ELF: `docs/abi.md`, section 2.
 //!
-//! Reading accepts what an ordinary link produces. Writing produces the least that has the same meaning: mappings as
-//! sections, `.symtab`, and the notes in a segment.
+//! Reading accepts what an ordinary link produces. Writing produces the least that has the same
+//! meaning: mappings as sections, `.symtab`, and the notes in a segment.
 
 use object::{elf, pod};
 

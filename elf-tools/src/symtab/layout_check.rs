@@ -1,11 +1,13 @@
-//! Whether the code of a vDSO bears out where things are said to be.
+//! Whether the code of a vDSO agrees with a page layout.
 //!
-//! Whatever code accesses before its image must be a field, of exactly that size; whatever it loads the address of must
-//! be the start of a page, an object or an array element; and what it compares with `VDSO_CLOCKMODE_TIMENS` must be
-//! the `clock_mode` of the *time* page, the one thing that tells it from the equally laid out page of a time namespace.
+//! Whatever code accesses before its image must be a field, of exactly that size; whatever it loads
+//! the address of must be the start of a page, an object or an array element; and what it compares
+//! with `VDSO_CLOCKMODE_TIMENS` must be the `clock_mode` of the *time* page, the one thing that
+//! tells it from the equally laid out page of a time namespace.
 //!
-//! A page that the code never touches cannot be checked. This is harmless: no thread of that kernel is inside code that
-//! uses the page, and foreign code reaches it only by a clock mode that this kernel does not have.
+//! A page that the code never touches cannot be checked. This is harmless: no thread of that kernel
+//! is inside code that uses the page, and foreign code reaches it only by a clock mode that this
+//! kernel does not have.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -13,12 +15,13 @@ use super::place::{Place, Role};
 use super::vvar_accesses::{Evidence, Touch};
 use crate::Svma;
 
-/// How many different fields of the clocks the code must be seen to touch before its word counts. Stock images touch
-/// at least eight.
+/// How many different fields of the clocks the code must be seen to touch before its word counts.
+/// Stock images touch at least eight.
 const MIN_CLOCK_FIELDS: usize = 4;
 
-/// Errors, in words, at the first thing in the code that `places` do not explain, and where too little is seen to tell.
-pub(super) fn corroborate(
+/// Errors, in words, at the first thing in the code that `places` do not explain, and where too
+/// little is seen to tell.
+pub(super) fn check(
     evidence: &Evidence,
     places: &[Place],
     timens_mode: Option<i64>,

@@ -1,13 +1,13 @@
 //! The symbols of one kernel's vvar: every page, object and field that vDSO code may depend on.
 //!
-//! A [`Symtab`] has the same content whatever it was made from: an exported table or a table file ([`elf`]), or the
-//! struct layouts in BTF or DWARF ([`stock_symbols`], with [`catalogue`] for what the layouts of old kernels leave out).
-//! Names, sizes and versions are specified in `docs/abi.md`.
+//! A [`Symtab`] has the same content whatever it was made from: an exported table or a table file
+//! ([`elf`]), or the struct layouts in BTF or DWARF ([`stock_symbols`], with `page_layouts` for
+//! what the layouts of old kernels leave out). `docs/abi.md` specifies names, sizes and versions.
 
 pub mod elf;
 mod layout_check;
 pub mod name;
-pub mod page_layouts;
+pub(crate) mod page_layouts;
 mod place;
 pub mod stock_symbols;
 mod vvar_accesses;
@@ -45,7 +45,8 @@ pub enum Provenance {
 pub struct Mapping {
     /// As in `/proc/PID/maps`: see [`mapping_name`].
     pub name: String,
-    /// Address within the table's own address space. Only differences between mappings of one table mean something.
+    /// Address within the table's own address space. Only differences between mappings of one table
+    /// mean something.
     pub address: u64,
     /// Size in bytes, a multiple of the page size.
     pub size: u64,
@@ -118,7 +119,8 @@ impl Symtab {
         })
     }
 
-    /// Adds a symbol. Refuses one that is not a canonical name, lies outside its mapping, or repeats a name.
+    /// Adds a symbol. Refuses one that is not a canonical name, lies outside its mapping, or
+    /// repeats a name.
     pub fn insert(&mut self, symbol: Symbol) -> Result<()> {
         name::check(&symbol.name)?;
         let Some(mapping) = self.mappings.get(symbol.mapping) else {
@@ -174,16 +176,17 @@ impl Symtab {
         self.mappings.iter().find(|mapping| mapping.name == name)
     }
 
-    /// Stride in bytes and number of elements of the array `name` (without `[]`), from the sizes of the two symbols
-    /// that describe it. `None` where the table has no such array.
+    /// Stride in bytes and number of elements of the array `name` (without `[]`), from the sizes of
+    /// the two symbols that describe it. `None` where the table has no such array.
     pub fn array(&self, name: &str) -> Option<(u64, u64)> {
         let whole = self.get(name)?;
         let element = &self.symbols[*self.elements.get(name)?];
         Some((element.size, whole.size / element.size))
     }
 
-    /// Checks what single symbols cannot show: arrays are whole numbers of elements, fields lie inside their elements,
-    /// and no two fields of an object share a byte. Call it once all symbols are inserted.
+    /// Checks what single symbols cannot show: arrays are whole numbers of elements, fields lie
+    /// inside their elements, and no two fields of an object share a byte. Call it once all symbols
+    /// are inserted.
     pub fn check(&self) -> Result<()> {
         for symbol in &self.symbols {
             self.check_array(symbol)?;
@@ -232,7 +235,8 @@ impl Symtab {
         }
     }
 
-    /// Fields are the symbols that nothing is named below. They are compared in order of place, so this is not quadratic.
+    /// Fields are the symbols that nothing is named below. They are compared in order of place, so
+    /// this is not quadratic.
     fn check_overlap(&self) -> Result<()> {
         let parents: std::collections::HashSet<&str> = self
             .symbols
@@ -263,7 +267,8 @@ impl Symtab {
     }
 }
 
-/// The element or object that a name is part of: `time.clock[]` for `time.clock[].seq`. Pages are not parents.
+/// The element or object that a name is part of: `time.clock[]` for `time.clock[].seq`. Pages are
+/// not parents.
 fn parent(name: &str) -> Option<&str> {
     name.rsplit_once('.')
         .map(|(parent, _)| parent)

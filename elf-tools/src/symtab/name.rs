@@ -1,8 +1,9 @@
 //! Canonical symbol names, and the references that images make to them.
 //!
-//! A name is a path of segments joined by dots; a segment that is an array's element ends in `[]`. A reference may
-//! add a semantic version (`time.clock[].seq:2`), which defaults to 1, and may ask for the distance between two
-//! symbols of one object: `offsetof(time.clock[],time.clock[].seq)`. `docs/abi.md` is the specification.
+//! A name is a path of segments joined by dots; a segment that is an array's element ends in `[]`.
+//! A reference may add a semantic version (`time.clock[].seq:2`), which defaults to 1, and may ask
+//! for the distance between two symbols of one object: `offsetof(time.clock[],time.clock[].seq)`.
+//! `docs/abi.md` is the specification.
 
 use std::fmt;
 
@@ -57,7 +58,8 @@ impl VersionedName {
         }
     }
 
-    /// Reads `NAME` (version 1) or `NAME:VERSION`, where `[N]` in the name means element N and `[]` the first one.
+    /// Reads `NAME` (version 1) or `NAME:VERSION`, where `[N]` in the name means element N and `[]`
+    /// the first one.
     pub fn parse(text: &str) -> Result<Self> {
         let (name, version) = match text.split_once(':') {
             None => (text, 1),

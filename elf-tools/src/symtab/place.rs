@@ -4,8 +4,8 @@ use super::page_layouts::{PAGE, Placement};
 use crate::layout::{Layout, Member, Structure, Type};
 use crate::{Error, Result};
 
-/// `CS_BASES` of `include/vdso/datapage.h`: the high resolution clocks and the raw one. A macro, hence not in BTF;
-/// before Linux 6.15 no struct holds the array.
+/// `CS_BASES` of `include/vdso/datapage.h`: the high resolution clocks and the raw one. A macro,
+/// hence not in BTF; before Linux 6.15 no struct holds the array.
 const CLOCKS: u64 = 2;
 
 /// Fields of a clock, in the order of the documentation. The first three have to exist.
@@ -19,7 +19,8 @@ const CLOCK_FIELDS: [&str; 7] = [
     "shift",
 ];
 const REQUIRED_CLOCK_FIELDS: usize = 3;
-/// Arrays of seconds and nanoseconds in a clock. In a time namespace's page the second one takes the first one's place.
+/// Arrays of seconds and nanoseconds in a clock. In a time namespace's page the second one takes
+/// the first one's place.
 const CLOCK_ARRAYS: [&str; 2] = ["basetime", "offset"];
 const TIMESTAMP_FIELDS: [&str; 2] = ["sec", "nsec"];
 /// What the time data has once for all clocks.

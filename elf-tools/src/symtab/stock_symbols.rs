@@ -1,14 +1,17 @@
-//! The canonical symbols of a stock kernel, from its struct layouts and the vDSO that belongs to it.
+//! The canonical symbols of a stock kernel, from its struct layouts and the vDSO that belongs to
+//! it.
 //!
-//! Struct layouts ([`Layout`]) say where fields are in their structs and a page layout (`catalogue`) says where the
-//! structs are. The code of the vDSO is the witness that both are right (`corroborate`): a kernel whose code does not
-//! bear out exactly one page layout is refused.
+//! Struct layouts ([`Layout`]) say where fields are in their structs and a page layout
+//! (`page_layouts`) says where the structs are. The code of the vDSO is the witness that both are
+//! right (`layout_check`): this module refuses a kernel whose code agrees with no page layout, or
+//! with more than one.
 
-use super::layout_check::corroborate;
+use super::layout_check::check;
 use super::page_layouts::{self, PAGE, Placement};
 use super::place::{Place, Structs};
 use super::vvar_accesses::Evidence;
 use super::{Mapping, Symbol, Symtab, mapping_name};
+use crate::arch;
 use crate::image::Image;
 use crate::layout::Layout;
 use crate::{Error, Result};
@@ -21,13 +24,15 @@ const LOWEST: i64 = 0x10000;
 
 /// Derives the symbols of the kernel that `layout` describes and whose own vDSO `image` is.
 ///
-/// Errors where the image's architecture is not supported, where the layout lacks the structs of a vvar, and where no page layout,
-/// or more than one, agrees with the image's code; the error then states what each candidate fails at.
+/// Errors where the image's architecture is not supported, where the layout lacks the structs of a
+/// vvar, and where no page layout, or more than one, agrees with the image's code; the error then
+/// states what each candidate fails at.
 pub fn from_layout(layout: &dyn Layout, image: &Image) -> Result<Symtab> {
-    let evidence = Evidence::of(image)?;
+    let arch = arch::of_image(image)?;
+    let evidence = Evidence::of(arch, image)?;
     let candidates = match layout.enumeration("vdso_pages")? {
-        Some(enumerators) => vec![page_layouts::from_enumerators(&enumerators)?],
-        None => page_layouts::entries(),
+        Some(enumerators) => vec![page_layouts::from_enumerators(arch, &enumerators)?],
+        None => arch.page_layouts(),
     };
     from_candidates(layout, image, &evidence, &candidates)
 }
@@ -43,9 +48,8 @@ fn from_candidates(
     let mut failures = Vec::new();
     for placement in candidates {
         let places = structs.place(placement);
-        let places = places.and_then(|places| {
-            corroborate(evidence, &places, structs.timens_mode()).map(|()| places)
-        });
+        let places = places
+            .and_then(|places| check(evidence, &places, structs.timens_mode()).map(|()| places));
         let places = match places {
             Ok(places) => places,
             Err(reason) => {

@@ -1,5 +1,5 @@
-//! What the code of a vDSO says about its vvar: every address before the image that it mentions, and
-//! how it uses it.
+//! What the code of a vDSO says about its vvar: every address before the image that it mentions,
+//! and how it uses it.
 //!
 //! Most operands say it themselves, as distances from the program counter. Where code forms an
 //! address first, the dataflow analysis of [`crate::derive`] follows it to the accesses. An address
@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::arch::{self, Dataflow};
+use crate::arch::{Arch, Dataflow};
 use crate::derive::fixpoint::{self, Analysis, Keep};
 use crate::disassembly::Access;
 use crate::image::Image;
@@ -39,10 +39,7 @@ pub(super) struct Evidence {
 
 impl Evidence {
     /// Reads the code that the exported functions of an image can reach.
-    ///
-    /// Errors where the image's architecture is not supported.
-    pub(super) fn of(image: &Image) -> Result<Self> {
-        let arch = arch::of_image(image)?;
+    pub(super) fn of(arch: &dyn Arch, image: &Image) -> Result<Self> {
         let code = Code::of(image)?;
         let mut reader = Reader {
             dataflow: &*arch.dataflow(image, &code),

@@ -7,10 +7,12 @@
 //! | `register` | registers and the calling convention |
 //! | `relocation` | relocation types |
 //! | `alternatives` | what kernels patch at boot; processor features |
+//! | `page_layouts` | where old kernels have the pages of the vvar |
 
 mod alternatives;
 mod dataflow;
 mod decode;
+mod page_layouts;
 mod register;
 mod relocation;
 
@@ -20,6 +22,7 @@ use super::{Arch, Dataflow, Register, Registers, RelocationType};
 use crate::Svma;
 use crate::image::Image;
 use crate::reachability::Code;
+use crate::symtab::page_layouts::Placement;
 
 pub use alternatives::feature;
 pub(super) use alternatives::{alternatives, fill_with_no_operations};
@@ -69,6 +72,14 @@ impl Arch for X86_64 {
 
     fn data_references(&self, code: &[u8], at: Svma) -> Vec<(Svma, Svma)> {
         decode::data_references(code, at)
+    }
+
+    fn page_layouts(&self) -> Vec<Placement> {
+        page_layouts::page_layouts()
+    }
+
+    fn clock_pages(&self) -> i64 {
+        page_layouts::CLOCK_PAGES
     }
 
     fn dataflow<'a>(&self, image: &Image, code: &'a Code) -> Box<dyn Dataflow + 'a> {

@@ -1,9 +1,8 @@
 //! What call frame information says, and whether the analysis of the code agrees.
 //!
-//! Both say where a frame is and where callee-saved registers were put. They come from different hands, the compiler's and
-//! ours, so where they contradict each other one of them is wrong, and the thread stays
-//! where it is. Code without call frame
-//! information has the analysis alone.
+//! Both say where a frame is and where callee-saved registers were put. They come from different
+//! hands, the compiler's and ours, so where they contradict each other one of them is wrong, and
+//! the thread stays where it is. Code without call frame information has the analysis alone.
 
 use gimli::{
     BaseAddresses, CfaRule, CieOrFde, EhFrame, LittleEndian, RegisterRule, UnwindContext,

@@ -1,11 +1,12 @@
-//! What a function does to memory besides its stack and its results, and which of it an activation that is given up must
-//! take back.
+//! What a function does to memory besides its stack and its results, and what of it has to be taken
+//! back when a thread starts the function over.
 //!
-//! A function that only stores, as those that tell the time do, can start over at any boundary: it stores again. One that
-//! reads what it has stored keeps a state there. Of these `getrandom` can start over: it *marks* its state as in use while
-//! it runs, and would take a state that is still marked for somebody else's. And it keeps the *generation* of the kernel's
-//! random number generator with the key; small numbers, which another kernel's may equal by accident, so that the
-//! key would be used again.
+//! A function that only stores, as those that tell the time do, can start over at any boundary: it
+//! stores again. One that reads what it has stored keeps a state there. Of these `getrandom` can
+//! start over: it *marks* its state as in use while it runs, and would take a state that is still
+//! marked for that of another activation. And it keeps the *generation* of the kernel's random
+//! number generator with the key; small numbers, which another kernel's may equal by accident, so
+//! that the key would be used again.
 
 use rustc_hash::FxHashMap;
 
@@ -35,7 +36,8 @@ pub(super) struct Mark {
     pub(super) set: Vec<u32>,
     /// Instructions that clear it.
     pub(super) cleared: Vec<u32>,
-    /// What has to be zero before another activation begins: the mark, and the generation next to it.
+    /// What has to be zero before another activation begins: the mark, and the generation next to
+    /// it.
     pub(super) clear: Vec<Clear>,
 }
 
@@ -55,8 +57,8 @@ impl Effects {
     }
 }
 
-/// Whether a function reads anything from memory of its arguments that it has not certainly stored there before. What it
-/// reads back of its own does not count.
+/// Whether a function reads anything from memory of its arguments that it has not certainly stored
+/// there before. What it reads back of its own does not count.
 fn reads_what_was_there(analysis: &Analysis, reach: &Reach) -> bool {
     let pool = &analysis.pool;
     let mut stored: FxHashMap<u32, Vec<Bytes>> = FxHashMap::default();

@@ -1,4 +1,5 @@
-//! What an address means to a function: its own frame, what an argument points to, or what the kernel keeps current.
+//! What an address means to a function: its own frame, what an argument points to, or what the
+//! kernel keeps current.
 
 use crate::derive::machine::Access;
 use crate::derive::pool::Pool;
@@ -10,14 +11,16 @@ pub(super) type Place = (u8, i64);
 /// A place and a number of bytes.
 pub(super) type Bytes = (Place, u32);
 
-/// Whether an access may be to what the kernel keeps current, rather than to what an argument points to.
+/// Whether an access may be to what the kernel keeps current, rather than to what an argument
+/// points to.
 pub(super) fn is_kernels(pool: &Pool, access: &Access) -> bool {
     pool.values(access.address)
         .iter()
         .any(|value| !is_from_arguments(pool, value))
 }
 
-/// Whether a value is made of nothing but what registers held at the entry. What is on the stack is never asked for.
+/// Whether a value is made of nothing but what registers held at the entry. What is on the stack is
+/// never asked for.
 fn is_from_arguments(pool: &Pool, value: &Value) -> bool {
     let known = |unknown: Unknown| {
         matches!(

@@ -1,8 +1,9 @@
 //! The re-entry table of an image, from its code.
 //!
-//! The analysis that attributes operands (`fixpoint`) knows at each instruction what registers and saved places hold. What of
-//! it is an initial value of a register is where a recipe looks for it; call frame information has to agree. No
-//! symbols are needed: whatever is read from anywhere but the stack and what arguments point to counts as the kernel's.
+//! The analysis that attributes operands (`fixpoint`) knows at each instruction what registers and
+//! saved places hold. What of it is an initial value of a register is where a recipe looks for it;
+//! call frame information has to agree. No symbols are needed: whatever is read from anywhere but
+//! the stack and what arguments point to counts as the kernel's.
 //!
 //! | module | does |
 //! |---|---|
@@ -41,8 +42,8 @@ use source::Stopped;
 
 /// Derives the re-entry table of `image` from its code.
 ///
-/// Alternatives must be as they are in the process: they decide where boundaries are. Errors where the image's
-/// architecture is not supported, and where its call frame information is malformed.
+/// Alternatives must be as they are in the process: they decide where boundaries are. Errors where
+/// the image's architecture is not supported, and where its call frame information is malformed.
 pub fn derive(image: &Image, code: &Code) -> Result<ReentryTable> {
     let arch = arch::of_image(image)?;
     let dataflow = arch.dataflow(image, code);

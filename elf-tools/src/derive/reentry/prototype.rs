@@ -21,15 +21,16 @@ const CLOCK: &[Argument] = &[Low, Whole];
 const TIME_OF_DAY: &[Argument] = &[Whole, Whole];
 /// `(time_t *)`
 const TIME: &[Argument] = &[Whole];
-/// `(unsigned *, unsigned *, struct getcpu_cache *)`: the last has not been used since Linux 2.6.24.
+/// `(unsigned *, unsigned *, struct getcpu_cache *)`: the last has not been used since Linux
+/// 2.6.24.
 const CPU: &[Argument] = &[Whole, Whole];
 /// `(void *, size_t, unsigned, void *, size_t)`
 const RANDOM: &[Argument] = &[Whole, Whole, Low, Whole, Whole];
 /// `(u32 *lock, u32 tid, u64 *pending)`
 const TRY_UNLOCK: &[Argument] = &[Whole, Low, Whole];
 
-/// The arguments of the exported function `name`: registers, and what of them matters. Of a function
-/// that is not known all registers that could be arguments count.
+/// The arguments of the exported function `name`: registers, and what of them matters. Of a
+/// function that is not known all registers that could be arguments count.
 pub(super) fn arguments(name: &str, registers: &Registers) -> Vec<(Register, Argument)> {
     let known = match name.strip_prefix("__vdso_").unwrap_or(name) {
         "clock_gettime" | "clock_getres" => CLOCK,

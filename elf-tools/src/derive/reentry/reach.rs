@@ -1,4 +1,5 @@
-//! What a thread may still execute, and what it may have executed, from any instruction of a function.
+//! What a thread may still execute, and what it may have executed, from any instruction of a
+//! function.
 
 use std::collections::BTreeSet;
 
@@ -24,8 +25,8 @@ struct Flow {
     /// Blocks that may come next.
     next: Vec<usize>,
     before: Vec<usize>,
-    /// Number of instructions from the start on before the last one that reads what the kernel keeps current, that one
-    /// included.
+    /// Number of instructions from the start on before the last one that reads what the kernel
+    /// keeps current, that one included.
     reads_until: usize,
     /// Whether a block that comes later may read.
     reads_later: bool,
@@ -87,7 +88,8 @@ impl Reach {
         Self { blocks }
     }
 
-    /// Whether anything may be read that the kernel keeps current, from the instruction at `offset` of a block on.
+    /// Whether anything may be read that the kernel keeps current, from the instruction at `offset`
+    /// of a block on.
     pub(super) fn reads(&self, block: usize, offset: usize) -> bool {
         let flow = &self.blocks[block];
         flow.reads_later || offset < flow.reads_until
@@ -143,8 +145,8 @@ impl Reach {
         })
     }
 
-    /// Whether one of the instructions `set` may have been executed before the one at `offset` of a block, and none of
-    /// `cleared` since.
+    /// Whether one of the instructions `set` may have been executed before the one at `offset` of a
+    /// block, and none of `cleared` since.
     pub(super) fn after(&self, set: &[u32], cleared: &[u32], block: usize, offset: usize) -> bool {
         if set.is_empty() {
             return false;

@@ -6,7 +6,8 @@ use crate::derive::pool::Pool;
 use crate::derive::value::{SetId, Unknown, UnknownId, Value};
 use crate::reentry::{Location, Register, Source};
 
-/// Largest factor of an argument of 32 bits: the product does not overflow, so that it can be undone.
+/// Largest factor of an argument of 32 bits: the product does not overflow, so that it can be
+/// undone.
 const MAX_SCALE: u64 = 1 << 30;
 
 /// What is known of a thread at one boundary.
@@ -15,8 +16,8 @@ pub(super) struct Stopped<'a> {
     pub(super) arch: &'static dyn Arch,
     pub(super) pool: &'a Pool,
     pub(super) state: &'a State,
-    /// Whether the instruction is a system call. A thread can come back to it to repeat the call, and the processor has
-    /// overwritten two registers then.
+    /// Whether the instruction is a system call. A thread can come back to it to repeat the call,
+    /// and the processor has overwritten two registers then.
     pub(super) is_system_call: bool,
 }
 
@@ -57,7 +58,8 @@ impl Stopped<'_> {
         set.is_some_and(|set| self.pool.values(set).iter().all(is_initial))
     }
 
-    /// Where the initial value of a register is: unchanged if possible, else as part of another number.
+    /// Where the initial value of a register is: unchanged if possible, else as part of another
+    /// number.
     pub(super) fn initial(&self, number: u8, is_low: bool) -> Option<Source> {
         let known = self.state.known.iter().find(|k| k.register == number);
         let constant = known.map(|known| Source {
@@ -109,8 +111,8 @@ impl Stopped<'_> {
         })
     }
 
-    /// The simplest of all places whose content, whichever of its values that is, can be turned into what is wanted in one
-    /// way.
+    /// The simplest of all places whose content, whichever of its values that is, can be turned
+    /// into what is wanted in one way.
     fn best(&self, source: impl Fn(&Value, Location) -> Option<Source>) -> Option<Source> {
         let one = |set: SetId, location: Location| {
             let mut sources = self

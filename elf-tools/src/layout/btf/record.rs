@@ -1,5 +1,5 @@
-//! The records of BTF: `include/uapi/linux/btf.h` of the kernel. Here are their fields, and how many
-//! bytes follow a type of each kind.
+//! The records of BTF: `include/uapi/linux/btf.h` of the kernel. Here are their fields, and how
+//! many bytes follow a type of each kind.
 
 use scroll::{Endian, Pread, SizeWith};
 
@@ -9,7 +9,8 @@ use crate::{Error, Result};
 pub(crate) const MAGIC: u16 = 0xeb9f;
 pub(crate) const VERSION: u8 = 1;
 
-/// `struct btf_header`, as far as version 1 always had it. Offsets are relative to the header's end.
+/// `struct btf_header`, as far as version 1 always had it. Offsets are relative to the header's
+/// end.
 #[derive(Debug, Clone, Copy, Pread, SizeWith)]
 pub(crate) struct Header {
     pub(crate) magic: u16,
@@ -45,7 +46,8 @@ pub(crate) fn kind_layouts(bytes: &[u8], header: &Header, order: Endian) -> Resu
     }
 }
 
-/// `struct btf_layout`: what follows a type of the kind whose number is the position in the section.
+/// `struct btf_layout`: what follows a type of the kind whose number is the position in the
+/// section.
 #[derive(Debug, Clone, Copy, Pread, SizeWith)]
 pub(super) struct KindLayout {
     /// Bytes that follow every type.

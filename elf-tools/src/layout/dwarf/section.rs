@@ -6,7 +6,8 @@ use object::{Object, ObjectSection, ObjectSymbol, RelocationKind, RelocationTarg
 
 use crate::{Error, Result};
 
-/// A debug section, with the relocations of a `.o` applied; empty where the file has none of that name.
+/// A debug section, with the relocations of a `.o` applied; empty where the file has none of that
+/// name.
 pub(super) fn load<'data>(file: &object::File<'data>, name: &str) -> Result<Cow<'data, [u8]>> {
     let Some(section) = file.section_by_name(name) else {
         return Ok(Cow::Borrowed(&[]));
@@ -27,7 +28,8 @@ pub(super) fn load<'data>(file: &object::File<'data>, name: &str) -> Result<Cow<
     Ok(data)
 }
 
-/// Applies one relocation of a `.o`. Its sections all start at address 0, as in a file that is not linked.
+/// Applies one relocation of a `.o`. Its sections all start at address 0, as in a file that is not
+/// linked.
 fn relocate(
     file: &object::File<'_>,
     data: &mut Cow<'_, [u8]>,

@@ -8,7 +8,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Asks for everything that a description can contain; the expected places are in the object as data.
+/// Asks for everything that a description can contain; the expected places are in the object as
+/// data.
 const SOURCE: &str = r#"
 #include <stddef.h>
 enum mode { NONE, TSC = 200, NEGATIVE = -3, TIMENS = 0x7fffffff };
@@ -212,7 +213,8 @@ fn ask_everything(file: &[u8]) {
     }
 }
 
-/// The linked file, and where the entries and their abbreviations are in it: damage elsewhere says little.
+/// The linked file, and where the entries and their abbreviations are in it: damage elsewhere says
+/// little.
 fn sample() -> (Vec<u8>, Vec<usize>) {
     let bytes = compile(&["-gdwarf-5", "-shared", "-nostdlib"]);
     let file = object::File::parse(&*bytes).unwrap();

@@ -1,5 +1,5 @@
-//! Images are compiled from `fixture.c`, whose debug information is the struct layout as well. The layouts of real
-//! kernels, against real images, are in the tests that cross crates.
+//! Images are compiled from `fixture.c`, whose debug information is the struct layout as well. The
+//! layouts of real kernels, against real images, are in the tests that cross crates.
 
 use std::process::Command;
 

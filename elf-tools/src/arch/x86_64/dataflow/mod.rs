@@ -1,7 +1,7 @@
 //! What x86-64 instructions do to the abstract state.
 //!
-//! Moves, address arithmetic and the stack are followed; the results of everything else are numbers that nothing is known
-//! of, and an address that goes into such an instruction makes it opaque.
+//! Moves, address arithmetic and the stack are followed; the results of everything else are numbers
+//! that nothing is known of, and an address that goes into such an instruction makes it opaque.
 
 mod operand;
 
@@ -240,7 +240,8 @@ impl Step<'_, '_> {
             let signed = self.instruction.mnemonic() != Mnemonic::Movzx;
             match self.instruction.memory_size().size() {
                 4 => self.machine.narrowed(set, signed, register),
-                // Nobody saves parts of an address, and parts of a number are another number.
+                // Compilers do not save parts of an address, and parts of a number are another
+                // number.
                 _ => {
                     self.machine.consume(set);
                     self.machine.computed(register)
@@ -384,8 +385,8 @@ impl Step<'_, '_> {
         Some(())
     }
 
-    /// The kernel takes what it needs and leaves three registers changed. What else registers hold is none of its
-    /// business.
+    /// The kernel takes what it needs and leaves three registers changed. It leaves all others as
+    /// they are.
     fn syscall(&mut self) -> Option<()> {
         for register in [RAX, RCX, R11] {
             self.machine.write_computed(register);

@@ -11,7 +11,8 @@ impl Step<'_, '_> {
         self.machine.at * 2 + ConstantId::from(immediate)
     }
 
-    /// A value with a constant of this instruction in it, if the constant is stored in a way that can be changed.
+    /// A value with a constant of this instruction in it, if the constant is stored in a way that
+    /// can be changed.
     pub(super) fn with_constant(&mut self, value: i64, base: i64, immediate: bool) -> SetId {
         let field = match immediate {
             true => self.description.immediate,
