@@ -1,7 +1,7 @@
 //! Comparing a function with the system call that does the same.
 //!
-//! Clocks move, so a call between two system calls must return something between their results. Everything else must
-//! be equal.
+//! Clocks move, so a call between two system calls must return something between their results.
+//! Everything else must be equal.
 
 mod clock;
 mod cpu;
@@ -15,9 +15,10 @@ use crate::Result;
 
 /// How often a bracket around a clock that can be set is tried before it counts.
 ///
-/// Somebody who sets the wall clock, as a time service does, between two of the three calls breaks a correct bracket;
-/// so does the kernel, whose `time` system call reads a second that it updates a moment after the vDSO's. Neither
-/// happens several times in a row, and a wrong function is wrong every time.
+/// Somebody who sets the wall clock, as a time service does, between two of the three calls breaks
+/// a correct bracket; so does the kernel, whose `time` system call reads a second that it updates a
+/// moment after the vDSO's. Neither happens several times in a row, and a wrong function is wrong
+/// every time.
 const ATTEMPTS: u32 = 4;
 
 /// A function to be checked.
@@ -128,9 +129,10 @@ impl Checker<'_> {
 
     /// Compares a call whose result does not change.
     ///
-    /// Kernels' own vDSOs do not always do what their system calls do: those from 6.18 on state a resolution for auxiliary
-    /// clocks that the system call rejects. What every program on the kernel sees is not wrong for this one; nor is what
-    /// this one has always said, if no symbol of the vvar takes part in it. `ask` makes the same call of another function.
+    /// Kernels' own vDSOs do not always do what their system calls do: those from 6.18 on state a
+    /// resolution for auxiliary clocks that the system call rejects. What every program on the
+    /// kernel sees is not wrong for this one; nor is what this one has always said, if no symbol of
+    /// the vvar takes part in it. `ask` makes the same call of another function.
     fn same<T: PartialEq + std::fmt::Debug>(
         &mut self,
         what: &str,
