@@ -55,7 +55,7 @@ fn bracket(clock: Clock, id: i32) -> Result<(), String> {
     let (code, before) = system::clock_gettime(id);
     let (found_code, found) = clock.call(id);
     let (_, after) = system::clock_gettime(id);
-    equal("the result", found_code, code)?;
+    equal("the result", &found_code, &code)?;
     if code != 0 {
         return Ok(());
     }

@@ -6,12 +6,14 @@
 mod clock;
 mod cpu;
 mod random;
+mod shown;
 pub(crate) mod timing;
 mod wall;
 
 use super::child::Progress;
 use super::entry::Entry;
 use crate::Result;
+use shown::Shown;
 
 /// How often a bracket around a clock that can be set is tried before it counts.
 ///
@@ -133,7 +135,7 @@ impl Checker<'_> {
     /// resolution for auxiliary clocks that the system call rejects. What every program on the
     /// kernel sees is not wrong for this one; nor is what this one has always said, if no symbol of
     /// the vvar takes part in it. `ask` makes the same call of another function.
-    fn same<T: PartialEq + std::fmt::Debug>(
+    fn same<T: PartialEq + Shown>(
         &mut self,
         what: &str,
         found: T,
@@ -163,21 +165,26 @@ impl Checker<'_> {
 }
 
 /// `Ok` if the two are equal.
-fn equal<T: PartialEq + std::fmt::Debug>(what: &str, found: T, expected: T) -> Result<(), String> {
+fn equal<T: PartialEq + Shown>(what: &str, found: &T, expected: &T) -> Result<(), String> {
     match found == expected {
         true => Ok(()),
         false => Err(format!(
-            "{what} is {found:?}, and the system call's {expected:?}"
+            "{what}: returned {}, the system call {}",
+            found.shown(),
+            expected.shown()
         )),
     }
 }
 
 /// `Ok` if `found` is not before the system call before it, and not after the one after it.
-fn between<T: PartialOrd + std::fmt::Debug>(before: T, found: T, after: T) -> Result<(), String> {
+fn between<T: PartialOrd + Shown>(before: T, found: T, after: T) -> Result<(), String> {
     match before <= found && found <= after {
         true => Ok(()),
         false => Err(format!(
-            "{found:?} is not between the system calls' {before:?} and {after:?}"
+            "returned {}, the system calls before and after it {} and {}",
+            found.shown(),
+            before.shown(),
+            after.shown()
         )),
     }
 }
@@ -188,10 +195,10 @@ mod tests {
 
     #[test]
     fn comparisons_find_what_differs() {
-        assert!(equal("it", 1, 1).is_ok());
+        assert!(equal("it", &1, &1).is_ok());
         assert_eq!(
-            equal("it", 1, 2).unwrap_err(),
-            "it is 1, and the system call's 2"
+            equal("it", &1, &2).unwrap_err(),
+            "it: returned 1, the system call 2"
         );
         assert!(between(1, 1, 1).is_ok());
         assert!(between(1, 2, 3).is_ok());

@@ -112,11 +112,8 @@ fn fill(
         succeeded = expected >= 0;
         let mut buffer = RandomBuffer::new(length, pattern);
         checker.once(Settable::No, || {
-            equal(
-                "the result",
-                function.call(&mut buffer, flags, state),
-                expected,
-            )?;
+            let found = function.call(&mut buffer, flags, state);
+            equal("the result", &found, &expected)?;
             inspect(&buffer, previous.as_ref(), expected)
         });
         for (written, &byte) in written.iter_mut().zip(buffer.filled()) {
