@@ -366,7 +366,7 @@ fn linked_trials(
 /// A check of what an approach has come to.
 type Check = fn(&InFlight) -> Result<(), String>;
 
-fn trials(version: &str, kernel: &Shared, possible: &Result<(), String>) -> Vec<Trial> {
+fn kernel_trials(version: &str, kernel: &Shared, possible: &Result<(), String>) -> Vec<Trial> {
     let mut checks: Vec<(&str, Approach, Check)> = vec![
         ("relocate", Approach::Relocate, everything_comes_across),
         ("proxy", Approach::Proxy, everything_comes_across),
@@ -412,8 +412,8 @@ fn trials(version: &str, kernel: &Shared, possible: &Result<(), String>) -> Vec<
     trials
 }
 
-fn main() {
-    let arguments = Arguments::from_args();
+/// All of them.
+pub(crate) fn trials(arguments: &Arguments) -> Vec<Trial> {
     let cache = Cache::locate();
     let here = EMULATION.clone().and_then(|()| TIME_NAMESPACE.clone());
     let kernel = |version: &str| {
@@ -423,7 +423,7 @@ fn main() {
     let mut all = Vec::new();
     for version in VERSIONS {
         let (kernel, possible) = kernel(version);
-        all.extend(trials(version, &kernel, &possible));
+        all.extend(kernel_trials(version, &kernel, &possible));
     }
     // Between these three instructions of `clock_gettime` have to move out of line.
     all.extend(linked_trials(&kernel("5.10"), &kernel("6.12")));
@@ -432,5 +432,5 @@ fn main() {
         let name = format!("fixture::{}", fixture.name);
         all.push(trial(name, &here, || comes_out_of_fixture(fixture.name)));
     }
-    libtest_mimic::run(&arguments, all).exit();
+    all
 }
