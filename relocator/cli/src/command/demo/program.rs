@@ -5,8 +5,8 @@
 //! answers each with one line of JSON.
 
 use std::io::{BufRead, Write};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
 
@@ -49,20 +49,26 @@ impl Count {
     }
 }
 
-#[derive(Default)]
 struct Shared {
-    /// Calls, by thread.
-    calls: Vec<AtomicU64>,
-    compared: AtomicU64,
-    wrong: AtomicU64,
+    /// By thread.
+    tallies: Vec<Mutex<Tally>>,
     stop: AtomicBool,
+}
+
+/// What one thread has counted since it was asked last.
+#[derive(Default)]
+struct Tally {
+    /// How often it was asked. A comparison counts only if this is the same before and after it:
+    /// otherwise the call may have begun before the process was linked.
+    period: u64,
+    count: Count,
 }
 
 /// Runs until standard input is closed.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let shared = Arc::new(Shared {
-        calls: (0..arguments.threads).map(|_| AtomicU64::new(0)).collect(),
-        ..Shared::default()
+        tallies: (0..arguments.threads).map(|_| Mutex::default()).collect(),
+        stop: AtomicBool::new(false),
     });
     let threads: Vec<_> = (0..arguments.threads)
         .map(|number| {
@@ -90,14 +96,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 impl Shared {
     fn take(&self) -> Count {
-        let calls = self.calls.iter().map(|calls| calls.swap(0, Relaxed));
-        let calls: Vec<u64> = calls.collect();
-        Count {
-            silent: calls.iter().filter(|&&calls| calls == 0).count() as u64,
-            calls: calls.iter().sum(),
-            compared: self.compared.swap(0, Relaxed),
-            wrong: self.wrong.swap(0, Relaxed),
+        let mut total = Count::default();
+        for number in 0..self.tallies.len() {
+            let mut tally = self.tally(number);
+            tally.period += 1;
+            let count = std::mem::take(&mut tally.count);
+            let silent = u64::from(count.calls == 0);
+            total.add(Count { silent, ..count });
         }
+        total
+    }
+
+    fn tally(&self, number: usize) -> MutexGuard<'_, Tally> {
+        let tally = self.tallies[number].lock();
+        tally.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -105,13 +117,19 @@ impl Shared {
 fn call(shared: &Shared, number: usize) {
     while !shared.stop.load(Relaxed) {
         for call in CALLS {
+            let period = shared.tally(number).period;
             for _ in 0..BATCH {
                 std::hint::black_box(call.vdso());
             }
             let is_right = compare(call).2;
-            shared.calls[number].fetch_add(u64::from(BATCH) + 1, Relaxed);
-            shared.compared.fetch_add(1, Relaxed);
-            shared.wrong.fetch_add(u64::from(!is_right), Relaxed);
+            let mut tally = shared.tally(number);
+            let counts = tally.period == period;
+            tally.count.add(Count {
+                calls: u64::from(BATCH) + 1,
+                compared: u64::from(counts),
+                wrong: u64::from(counts && !is_right),
+                silent: 0,
+            });
         }
     }
 }

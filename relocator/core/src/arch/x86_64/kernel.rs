@@ -29,7 +29,7 @@ pub(super) fn is_return_address(name: &str) -> bool {
 }
 
 /// The kernel fixes up faults in one of them, and compares the program counter with the others:
-/// `docs/architecture.md`.
+/// `docs/derivation.md`.
 pub(super) fn is_kernel_recognised(name: &str) -> bool {
     name == "__vdso_sgx_enter_enclave"
         || (name.starts_with("__vdso_futex_robust_list") && name.ends_with("_try_unlock"))
