@@ -42,7 +42,7 @@ fn tables_are_found_without_section_headers() {
     }
     assert_eq!(
         with_tables,
-        fixture::all().len() - 2,
-        "all but `bare` and `hidden`"
+        fixture::all().len() - 3,
+        "all but `bare`, `hidden` and `stock`"
     );
 }

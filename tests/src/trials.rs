@@ -1,6 +1,21 @@
 //! Tests that not every machine can run. What cannot be run is shown as ignored, with the reason.
 
+use std::cell::Cell;
+
 use libtest_mimic::{Failed, Trial};
+
+thread_local! {
+    /// What the names of trials begin with.
+    static MODULE: Cell<Option<&'static str>> = const { Cell::new(None) };
+}
+
+/// Makes trials whose names begin with that of a module.
+pub fn within<T>(module: &'static str, make: impl FnOnce() -> T) -> T {
+    MODULE.set(Some(module));
+    let made = make();
+    MODULE.set(None);
+    made
+}
 
 /// With this variable set, what cannot be run is a failure.
 const REQUIRE_ALL: &str = "RELOCATOR_REQUIRE_ALL";
@@ -16,6 +31,10 @@ pub fn trial<T>(
     possible: &Result<T, String>,
     run: impl FnOnce() -> Result<(), String> + Send + 'static,
 ) -> Trial {
+    let name = match MODULE.get() {
+        Some(module) => format!("{module}::{}", name.into()),
+        None => name.into(),
+    };
     match possible {
         Ok(_) => Trial::test(name, || run().map_err(Failed::from)),
         Err(reason) => {

@@ -1,10 +1,12 @@
-//! What calls cost after linking: the running kernel's own vDSO, linked fixtures in both styles, a proxy to the new
-//! vDSO, system calls, and linked vDSOs of the distribution's kernels, as far as they have been fetched.
+//! What calls cost after linking: the running kernel's own vDSO, linked fixtures in both styles, a
+//! proxy to the new vDSO, system calls, and linked vDSOs of the distribution's kernels, as far as
+//! they have been fetched.
 //!
-//! Run with `cargo bench -p relocator-verify --bench calls`. A criterion group is a call, so its reports put the ways side by
-//! side. Criterion finishes one before it begins the next, and a machine is not equally fast all the time; so ratios
-//! are measured once more, in turns, and printed at the end. Those are the ones to quote; `-- none` as arguments leaves
-//! out everything else.
+//! Run with `cargo bench -p relocator-verify --bench calls`. A criterion group is a call, so its
+//! reports put the ways side by side. Criterion finishes one before it begins the next, and a
+//! machine is not equally fast all the time; so ratios are measured once more, in turns, and
+//! printed at the end. Those are the ones to quote; `-- none` as arguments leaves out everything
+//! else.
 
 use std::time::Duration;
 

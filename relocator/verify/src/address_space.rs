@@ -12,7 +12,8 @@ use crate::{Error, Result};
 use relocator::placement::PAGE;
 use relocator_process::running::kernel_mapping;
 
-/// How far linked code may be from the kernel's mappings: operands reach 2 GiB, and the code itself takes some of that.
+/// How far linked code may be from the kernel's mappings: operands reach 2 GiB, and the code itself
+/// takes some of that.
 const REACH: u64 = 1 << 30;
 
 /// Room that is left below the stack, which grows.
@@ -59,7 +60,8 @@ impl AddressSpace {
         Image::parse(&bytes).map_err(Error::input("the running vDSO"))
     }
 
-    /// The start of the free range of `size` bytes that is nearest to the kernel's mappings and in reach of them.
+    /// The start of the free range of `size` bytes that is nearest to the kernel's mappings and in
+    /// reach of them.
     pub(crate) fn hole(&self, size: u64) -> Result<Avma> {
         let size = size.next_multiple_of(PAGE);
         let unit: Vec<(u64, u64)> = self.kernel_mappings().map(|(_, map)| map.address).collect();
@@ -82,7 +84,8 @@ impl AddressSpace {
         })
     }
 
-    /// Fails if memory can be both written and executed: linked code must never have been writable while it could run.
+    /// Fails if memory can be both written and executed: linked code must never have been writable
+    /// while it could run.
     pub(crate) fn check_protection(&self) -> Result<()> {
         let both = MMPermissions::WRITE | MMPermissions::EXECUTE;
         match self.maps.iter().find(|map| map.perms.contains(both)) {
@@ -122,7 +125,8 @@ impl AddressSpace {
     }
 }
 
-/// The lowest and the highest place in a gap, and the places next to `unit`, with a page to spare on both sides.
+/// The lowest and the highest place in a gap, and the places next to `unit`, with a page to spare
+/// on both sides.
 fn candidates(gap: (u64, u64), size: u64, unit: (u64, u64)) -> Vec<u64> {
     let low = gap.0.saturating_add(PAGE);
     let high = gap.1.saturating_sub(PAGE).saturating_sub(size);

@@ -1,4 +1,5 @@
-//! Run in child processes, since a process that is to have odd mappings cannot be one that runs other tests.
+//! Run in child processes, since a process that is to have odd mappings cannot be one that runs
+//! other tests.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;

@@ -16,17 +16,18 @@ pub enum Approach {
     Relocate,
     /// Old entries jump to the new vDSO, and threads are carried across.
     Proxy,
-    /// Threads are stepped out of the old code on the old kernel; then old code is linked. Contexts in signal frames stay as
-    /// they are.
+    /// Threads are stepped out of the old code on the old kernel; then old code is linked. Contexts
+    /// in signal frames stay as they are.
     StepOut,
     /// Old entries make the system call, and threads are carried across.
     Syscall,
-    /// The entries that CRIU knows jump to the new vDSO, as CRIU writes them. Threads and other functions stay as they are,
-    /// on a vvar that is all zeros.
+    /// The entries that CRIU knows jump to the new vDSO, as CRIU writes them. Threads and other
+    /// functions stay as they are, on a vvar that is all zeros.
     Criu,
     /// Old code and threads stay as they are, on a vvar that is all zeros.
     Nothing,
-    /// A program that starts on the new kernel, and calls the new vDSO: what the others are measured against.
+    /// A program that starts on the new kernel, and calls the new vDSO: what the others are
+    /// measured against.
     Native,
 }
 
@@ -42,7 +43,8 @@ impl Approach {
         Self::Native,
     ];
 
-    /// Those of a process that comes from the old kernel: threads can be inside its vDSO when the kernel is swapped.
+    /// Those of a process that comes from the old kernel: threads can be inside its vDSO when the
+    /// kernel is swapped.
     pub const OF_OLD_PROCESSES: [Self; 6] = [
         Self::Relocate,
         Self::Proxy,

@@ -1,10 +1,10 @@
 //! Entries that bring the emulated kernel up to date before they call.
 //!
-//! What is compared is a call between two system calls. Pages that were copied before the first of them are too old, so
-//! they are copied once more between that one and the call.
+//! What is compared is a call between two system calls. Pages that were copied before the first of
+//! them are too old, so they are copied once more between that one and the call.
 //!
-//! A function pointer carries no data, so where they lead is kept for the whole process: a child that emulates one kernel
-//! and calls one function at a time.
+//! A function pointer carries no data, so where they lead is kept for the whole process: a child
+//! that emulates one kernel and calls one function at a time.
 
 use std::ffi::{c_int, c_long, c_uint, c_void};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
@@ -67,7 +67,8 @@ fn refreshed<const SIDE: usize>() -> Option<Entry> {
     TARGETS.read().unwrap_or_else(PoisonError::into_inner)[SIDE]
 }
 
-/// The result where an entry of another function was asked for: no vDSO returns it for what verifying asks.
+/// The result where an entry of another function was asked for: no vDSO returns it for what
+/// verifying asks.
 const NOTHING: c_int = -libc::EOWNERDEAD;
 
 extern "C" fn clock_gettime<const SIDE: usize>(id: c_int, time: *mut Time) -> c_int {

@@ -1,8 +1,8 @@
 //! Running something that may crash, hang or destroy memory: in a child process, with a deadline.
 //!
-//! The child sends lines of JSON through a pipe: where it is, and at the end what came out. It may be forked from a
-//! process with other threads. So it only uses what works then (glibc keeps `malloc` usable), inherits no descriptor,
-//! and leaves through `_exit`.
+//! The child sends lines of JSON through a pipe: where it is, and at the end what came out. It may
+//! be forked from a process with other threads. So it only uses what works then (glibc keeps
+//! `malloc` usable), inherits no descriptor, and leaves through `_exit`.
 
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,8 +24,8 @@ use relocator::in_words;
 /// Most bytes that a child may send. A complete answer has a few kilobytes.
 const MAX_OUTPUT: usize = 16 << 20;
 
-/// How long the pipe is listened to before the child is looked at. It only matters where another process, forked at the
-/// same moment, holds the pipe open.
+/// How long the pipe is listened to before the child is looked at. It only matters where another
+/// process, forked at the same moment, holds the pipe open.
 const GLANCE: Duration = Duration::from_millis(50);
 
 /// What a child says.
@@ -68,7 +68,7 @@ impl Progress {
         self.send(&Message::<()>::At(what.into()));
     }
 
-    /// If nobody listens any more there is nobody to tell, so errors are not reported.
+    /// Ignores errors: they mean that the parent has stopped listening.
     fn send<T: Serialize>(&mut self, message: &Message<T>) {
         let line = serde_json::to_vec(message).map(|mut line| {
             line.push(b'\n');
@@ -95,7 +95,8 @@ pub(crate) enum Lost {
         /// What it said last that it was about to do.
         doing: String,
     },
-    /// It has stopped with an error, or said nothing that could be understood. In words that follow `the process`.
+    /// It has stopped with an error, or said nothing that could be understood. In words that follow
+    /// `the process`.
     Failed(String),
     /// The system has refused something, or the answer is no.
     Error(Error),
@@ -144,7 +145,8 @@ where
     T: Serialize + DeserializeOwned,
 {
     let (reader, writer) = std::io::pipe().map_err(Error::io("a pipe"))?;
-    // SAFETY: the child keeps to what works after a fork of a process with threads, and never returns from here.
+    // SAFETY: the child keeps to what works after a fork of a process with threads, and never
+    // returns from here.
     let forked = unsafe { nix::unistd::fork() };
     match forked.map_err(|errno| Error::io("a child process")(errno.into()))? {
         ForkResult::Child => {

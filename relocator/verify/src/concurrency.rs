@@ -1,8 +1,9 @@
 //! Calls while an emulated kernel is being updated by another thread.
 //!
-//! Data is as old as its thread lets it become here, so calls are not held against the system calls before and after
-//! them. What is checked is that readers see no update that is half done: time that was put together from two updates
-//! is off by what a clock does between them, which is milliseconds.
+//! Data is as old as its thread lets it become here, so this does not compare calls with the system
+//! calls before and after them. What is checked is that readers see no update that is half done:
+//! time that was put together from two updates is off by what a clock does between them, which is
+//! milliseconds.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,17 +33,19 @@ const UPDATES: u64 = 20;
 /// How long an update stands still.
 const HALT: Duration = Duration::from_micros(300);
 
-/// How often a call is tried to be made while an update stands still. On a busy machine it may come too late.
+/// How often a call is tried to be made while an update stands still. On a busy machine it may come
+/// too late.
 const ATTEMPTS: u32 = 20;
 
-/// What time may be off by because an update came late, in nanoseconds: a busy machine keeps threads waiting.
+/// What time may be off by because an update came late, in nanoseconds: a busy machine keeps
+/// threads waiting.
 const STALE: i128 = 10_000_000_000;
 
-/// What time may go back by when an update comes late, in nanoseconds. A clock whose rate is being adjusted was
-/// extrapolated at the former rate, which differs by parts per million.
+/// What time may go back by when an update comes late, in nanoseconds. A clock whose rate is being
+/// adjusted was extrapolated at the former rate, which differs by parts per million.
 const SLACK: i128 = 20_000;
 
-/// Clocks with a sequence counter, and whether nobody can set them.
+/// Clocks with a sequence counter, and whether they cannot be set.
 const CLOCKS: [(i32, bool); 7] = [
     (libc::CLOCK_MONOTONIC, true),
     (libc::CLOCK_REALTIME, false),
@@ -178,7 +181,8 @@ fn during_updates(
     Ok(found)
 }
 
-/// Makes one call while an update stands still. It has to wait for the end of it, and then be right.
+/// Makes one call while an update stands still. It has to wait for the end of it, and then be
+/// right.
 fn during_halt(emulated: &Arc<Emulated>, reader: Reader, reads_clocks: bool) -> Result<(), String> {
     for _ in 0..ATTEMPTS {
         let [begun, ending] = [const { AtomicBool::new(false) }; 2];

@@ -24,8 +24,8 @@ const AT_HOME: &str = "not linked: it is on its own kernel";
 
 /// Verifies an image that is linked to an emulated kernel.
 ///
-/// The image is put directly behind the kernel, where a restore that has the choice puts it. What functions are compared
-/// with, besides the system call, is the emulated kernel's own.
+/// The image is put directly behind the kernel, where a restore that has the choice puts it. What
+/// functions are compared with, besides the system call, is the emulated kernel's own.
 pub(super) fn linked(
     old: OldImage<'_>,
     emulation: &Emulation<'_>,
@@ -67,7 +67,8 @@ pub(super) fn linked(
 
 /// Verifies the emulated kernel's own image.
 ///
-/// What functions are compared with, besides the system call, is the running kernel's: their own would always agree.
+/// What functions are compared with, besides the system call, is the running kernel's: their own
+/// would always agree.
 pub(super) fn at_home(emulation: &Emulation<'_>, options: &VerifyOptions) -> Result<VerifyOutcome> {
     let home = Home::read(emulation)?;
     child::run(options.conditions(), |progress| {
@@ -95,7 +96,8 @@ pub(super) fn at_home(emulation: &Emulation<'_>, options: &VerifyOptions) -> Res
     })
 }
 
-/// Checks a function on data that is as new as the system calls' around it, and then while the data is updated.
+/// Checks a function on data that is as new as the system calls' around it, and then while the data
+/// is updated.
 fn check(
     emulated: &Arc<Emulated>,
     candidate: &Candidate<'_>,
@@ -148,8 +150,8 @@ impl<'a> Home<'a> {
         }
     }
 
-    /// The bytes of its own vDSO. A stock kernel's are as they are. Slots, which only kernels of our own have, hold what
-    /// their kernel would have put there.
+    /// The bytes of its own vDSO. A stock kernel's are as they are. Slots, which only kernels of
+    /// our own have, hold what their kernel would have put there.
     fn code(&self, start: Avma) -> Result<Vec<u8>> {
         let image = &self.old.image;
         let relocations = self.old.relocations.as_ref();
@@ -172,15 +174,15 @@ impl<'a> Home<'a> {
         Ok(link(&self.old, &new, &placement, Policy::Relocate)?.bytes)
     }
 
-    /// Maps it at `start` in this process, which is to end with it, and has it refreshed by every call.
+    /// Maps it at `start` in this process, which is to end with it. Every call refreshes it.
     fn emulate(&self, start: Avma, progress: &mut Progress) -> Result<Arc<Emulated>> {
         let emulated = self.map(start, progress)?;
         call_shims::install(&emulated);
         Ok(emulated)
     }
 
-    /// Maps it as one kernel more, and returns its own functions. What they read is not kept current: this is for what does
-    /// not change.
+    /// Maps it as one kernel more, and returns its own functions. What they read is not kept
+    /// current: this is for what does not change.
     fn unrefreshed(&self, progress: &mut Progress) -> Result<Native<'a>> {
         let start = AddressSpace::read()?.hole(self.unit.size())?;
         let emulated = self.map(start, progress)?;
@@ -193,8 +195,8 @@ impl<'a> Home<'a> {
     fn map(&self, start: Avma, progress: &mut Progress) -> Result<Arc<Emulated>> {
         progress.at("mapping the emulated kernel");
         let mappings = AddressSpace::read()?.mappings();
-        // SAFETY: `check_running` has found that this kernel runs, whose symbols the caller has stated; these are its own
-        // mappings, and nothing unmaps them.
+        // SAFETY: `check_running` has found that this kernel runs, whose symbols the caller has
+        // stated; these are its own mappings, and nothing unmaps them.
         let live = unsafe { Live::new(self.running, mappings) };
         let kernel = EmulatedKernel {
             code: &self.code(start)?,

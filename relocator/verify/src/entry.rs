@@ -1,7 +1,8 @@
 //! The functions of a vDSO as typed entry points.
 //!
-//! This is where linked code is entered. Everything above this module calls it through safe methods; what that costs if
-//! the code is wrong is contained by the child process that all of it runs in.
+//! This is where linked code is entered. Everything above this module calls it through safe
+//! methods; what that costs if the code is wrong is contained by the child process that all of it
+//! runs in.
 
 use std::ffi::{c_int, c_long, c_uint, c_void};
 use std::{mem, ptr};
@@ -103,7 +104,8 @@ impl Clock {
     #[inline]
     pub(super) fn call(self, id: i32) -> (i64, Time) {
         let mut time = Time::default();
-        // SAFETY: `Entry::at` promises that this is such a function; it writes one timespec to `time`.
+        // SAFETY: `Entry::at` promises that this is such a function; it writes one timespec to
+        // `time`.
         let result = unsafe { (self.0)(id, &raw mut time) };
         (i64::from(result), time)
     }
@@ -150,7 +152,8 @@ impl Cpu {
     pub(super) fn call(self, cpu: Option<&mut u32>, node: Option<&mut u32>) -> i64 {
         let cpu = cpu.map_or(ptr::null_mut(), ptr::from_mut);
         let node = node.map_or(ptr::null_mut(), ptr::from_mut);
-        // SAFETY: `Entry::at` promises that this is such a function; it accepts null pointers and ignores the third.
+        // SAFETY: `Entry::at` promises that this is such a function; it accepts null pointers and
+        // ignores the third.
         unsafe { (self.0)(cpu, node, ptr::null_mut()) }
     }
 }
@@ -162,7 +165,8 @@ pub(crate) struct Random(pub(super) RandomFunction);
 impl Random {
     pub(super) fn call(self, buffer: &mut RandomBuffer, flags: u32, state: RandomState) -> i64 {
         let (pointer, length) = buffer.writable();
-        // SAFETY: `Entry::at` promises that this is such a function; it writes to `buffer` and to its own state.
+        // SAFETY: `Entry::at` promises that this is such a function; it writes to `buffer` and to
+        // its own state.
         unsafe { (self.0)(pointer, length, flags, state.address, state.size) as i64 }
     }
 
@@ -170,7 +174,8 @@ impl Random {
     pub(super) fn parameters(self) -> (i64, RandomParameters) {
         let mut parameters = RandomParameters::default();
         let state = (&raw mut parameters).cast();
-        // SAFETY: with no buffer and a state size of -1 it writes its parameters to where the state would be.
+        // SAFETY: with no buffer and a state size of -1 it writes its parameters to where the state
+        // would be.
         let result = unsafe { (self.0)(ptr::null_mut(), 0, 0, state, usize::MAX) };
         (result as i64, parameters)
     }
@@ -203,17 +208,19 @@ impl Entry {
     ///
     /// # Safety
     ///
-    /// Executable code that implements the vDSO function of that name must be mapped at `address` for as long as the
-    /// entry is used. If the code is wrong all the same, which is what verifying finds out, any memory of this process
-    /// can be lost: only call this in a process that is there to be lost.
+    /// Executable code that implements the vDSO function of that name must be mapped at `address`
+    /// for as long as the entry is used. If the code is wrong all the same, which is what verifying
+    /// finds out, any memory of this process can be lost: only call this in a process that is there
+    /// to be lost.
     pub(crate) unsafe fn at(name: &str, address: Avma) -> Option<Self> {
         let pointer = ptr::with_exposed_provenance::<c_void>(usize::try_from(address.0).ok()?);
         if pointer.is_null() {
             return None;
         }
         let plain = name.strip_prefix("__vdso_").unwrap_or(name);
-        // A function pointer has the size of a data pointer, this one is not null, and the caller promises what it
-        // leads to. Signatures are those of `lib/vdso` and of the kernel's architectures.
+        // A function pointer has the size of a data pointer, this one is not null, and the caller
+        // promises what it leads to. Signatures are those of `lib/vdso` and of the kernel's
+        // architectures.
         Some(match plain {
             "clock_gettime" => {
                 // SAFETY: see above.

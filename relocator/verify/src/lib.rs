@@ -2,28 +2,30 @@
 //!
 //! | module | does |
 //! |---|---|
-//! | `target` | what is verified, and on which kernel: the running one, or one that is emulated |
-//! | `child` | a process that may crash or hang, and says where it is |
-//! | `process` | what setting that process apart needs from the operating system |
+//! | `target` | the image to verify, and the kernel: the running one, or an emulated one |
+//! | `child` | a child process that may crash or hang, and reports where it is |
+//! | `process` | the system calls that isolate that process |
 //! | `time_namespace` | shifted clocks |
-//! //! | `address_space` | where the kernel's mappings are, and room near them |
+//! | `address_space` | where the kernel's mappings are, and room near them |
 //! | `linked` | an old image, linked and mapped there |
-//! | `emulation` | a kernel that is emulated, and images on it |
-//! | `call_shims` | calls that bring an emulated kernel up to date first |
+//! | `emulation` | an emulated kernel, and images on it |
+//! | `call_shims` | calls that refresh an emulated kernel first |
 //! | `concurrency` | calls while an emulated kernel is being updated |
-//! | `entry` | functions, typed |
+//! | `entry` | the functions of a vDSO, typed |
 //! | `system` | the same functions as system calls |
-//! | `candidate` | a function that is to be checked |
+//! | `candidate` | a function to check |
 //! | `calls` | the comparison |
-//! | `outcome` | what came out |
+//! | `outcome` | the result of the comparison |
 //! | `approach` | what can be done with a whole process |
+//! | `arch` | registers, instructions, signal handlers and clock modes of this architecture |
 //! | [`in_flight`] | threads that are inside when the kernel is swapped |
 //! | [`emulated`] | another kernel's mappings in this process, kept current from the running one's |
 //! | [`memory`] | memory that code can be run in |
 //! | [`bed`] | programs that run as a restore on another kernel leaves them |
 //! | [`compare`] | the strategies side by side |
 //!
-//! Nothing that was linked runs in the calling process, unless a benchmark asks for it: [`compare::InProcess`].
+//! Linked code never runs in the calling process, unless a benchmark asks for it:
+//! [`compare::InProcess`].
 
 pub(crate) mod address_space;
 mod approach;
@@ -76,7 +78,7 @@ pub struct VerifyOptions {
     pub time_namespace: bool,
     /// Calls for each combination of function and arguments.
     pub rounds: u32,
-    /// When the child is taken to hang. It should be generous: a machine may be busy.
+    /// How long the child may take. Be generous: a machine may be busy.
     pub deadline: Duration,
 }
 
@@ -100,12 +102,14 @@ impl VerifyOptions {
     }
 }
 
-/// Links `old` to a kernel, runs it in a child process and compares every call with the system call.
+/// Links `old` to a kernel, runs it in a child process and compares every call with the system
+/// call.
 ///
 /// On a kernel that is emulated, functions are also called while that one is being updated.
 ///
-/// Differences are counted in the outcome. Errors: the image cannot be linked, or the kernel not be emulated; the child
-/// crashed, hung or failed ([`Error::Child`]); the system refuses a time namespace ([`is_time_namespace_refusal`]).
+/// Differences are counted in the outcome. Errors: the image cannot be linked, or the kernel not be
+/// emulated; the child crashed, hung or failed ([`Error::Child`]); the system refuses a time
+/// namespace ([`is_time_namespace_refusal`]).
 pub fn verify<'a>(
     old: impl Into<OldImage<'a>>,
     onto: impl Into<Target<'a>>,
@@ -117,7 +121,8 @@ pub fn verify<'a>(
     }
 }
 
-/// The same for the emulated kernel's own image, which is not linked: what it did at home. The policy does not matter.
+/// The same for the emulated kernel's own image, which is not linked: what it did at home. The
+/// policy does not matter.
 pub fn verify_at_home(emulation: &Emulation<'_>, options: &VerifyOptions) -> Result<VerifyOutcome> {
     emulation::at_home(emulation, options)
 }
@@ -152,7 +157,8 @@ pub(crate) fn check_functions(
     mapped.functions.iter().map(check).collect()
 }
 
-/// Whether an error says that the system refuses a time namespace, rather than that something is wrong with an image.
+/// Whether an error says that the system refuses a time namespace, rather than that something is
+/// wrong with an image.
 pub fn is_time_namespace_refusal(error: &Error) -> bool {
     matches!(error, Error::Io { what, .. } if what == TIME_NAMESPACE)
 }

@@ -56,8 +56,8 @@ impl<'a> Prepared<'a> {
 
     /// Links without mapping anything, and returns how much memory the result takes.
     ///
-    /// Whether and how an image can be linked does not depend on where the hole is. So this tells the parent in its own
-    /// terms what would go wrong in the child.
+    /// Whether and how an image can be linked does not depend on where the hole is. So this tells
+    /// the parent in its own terms what would go wrong in the child.
     pub(crate) fn try_link(&self, policy: Policy) -> Result<usize> {
         let space = AddressSpace::read()?;
         let image = space.hole(self.old.image.bytes().len() as u64)?;
@@ -70,8 +70,8 @@ impl<'a> Prepared<'a> {
         Ok(self.link(placement, policy)?.bytes.len())
     }
 
-    /// Links to the running kernel, maps and makes executable, in this process; `size` is what [`Self::try_link`]
-    /// returned.
+    /// Links to the running kernel, maps and makes executable, in this process; `size` is what
+    /// [`Self::try_link`] returned.
     pub(crate) fn map(&self, policy: Policy, size: usize) -> Result<Mapped> {
         let space = AddressSpace::read()?;
         let image = space.hole(size as u64)?;
@@ -165,8 +165,9 @@ impl Mapped {
     /// The function's entry; `None` if it has no system call to be compared with.
     pub(crate) fn entry(&self, function: &FunctionPlan) -> Option<Entry> {
         let name = known_name(&function.names)?;
-        // SAFETY: the image is mapped there, executable, until the process ends, and a linked image implements the
-        // functions that it exports. Processes that do this are children that may be lost.
+        // SAFETY: the image is mapped there, executable, until the process ends, and a linked image
+        // implements the functions that it exports. Processes that do this are children that may be
+        // lost.
         unsafe { Entry::at(name, self.placement.avma(function.entry)) }
     }
 }
@@ -201,8 +202,8 @@ impl<'a> Native<'a> {
     pub(crate) fn entry(&self, names: &[String]) -> Option<Entry> {
         let name = |name: &&String| Entry::is_known(name) && self.image.export(name).is_some();
         let export = self.image.export(names.iter().find(name)?)?;
-        // SAFETY: the image is mapped there, since its exports were compared with what is, or it was mapped by us; and
-        // nothing unmaps it before the child ends.
+        // SAFETY: the image is mapped there, since its exports were compared with what is, or it
+        // was mapped by us; and nothing unmaps it before the child ends.
         unsafe { Entry::at(&export.name, export.address.at(self.base)) }
     }
 }

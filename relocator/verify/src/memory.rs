@@ -21,8 +21,8 @@ pub use shared::Shared;
 /// Bytes in a page.
 pub const PAGE: usize = 0x1000;
 
-/// Anonymous memory that belongs to this value and is unmapped with it. It begins as zeros that can be written; parts
-/// of it become code.
+/// Anonymous memory that belongs to this value and is unmapped with it. It begins as zeros that can
+/// be written; parts of it become code.
 #[derive(Debug)]
 pub struct Region {
     start: NonNull<u8>,
@@ -31,19 +31,21 @@ pub struct Region {
     fixed: Vec<Range<usize>>,
 }
 
-// SAFETY: the memory belongs to no thread, and everything that changes what this value says about it takes `&mut self`.
+// SAFETY: the memory belongs to no thread, and everything that changes what this value says about
+// it takes `&mut self`.
 unsafe impl Send for Region {}
 
 // SAFETY: as above; through a shared reference nothing is accessed.
 unsafe impl Sync for Region {}
 
 impl Region {
-    /// Maps at least `size` bytes, rounded up to pages: at `at`, which must be free and the start of a page, or where
-    /// the kernel likes.
+    /// Maps at least `size` bytes, rounded up to pages: at `at`, which must be free and the start
+    /// of a page, or where the kernel likes.
     pub fn reserve(at: Option<Avma>, size: usize) -> Result<Self> {
         Self::map(at, size, |wanted, size, flags| {
             let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-            // SAFETY: the flags make the kernel refuse a range that is in use, so no other memory is affected.
+            // SAFETY: the flags make the kernel refuse a range that is in use, so no other memory
+            // is affected.
             unsafe { mmap_anonymous(wanted, size, protection, MapFlags::MAP_PRIVATE | flags) }
         })
     }
@@ -94,9 +96,11 @@ impl Region {
         range.start <= range.end && range.end <= self.size() && !self.fixed.iter().any(meets)
     }
 
-    /// Makes code of the pages from `offset` on: writes it, and then has them executed and no longer written.
+    /// Makes code of the pages from `offset` on: writes it, and then has them executed and no
+    /// longer written.
     ///
-    /// Refuses what is not at the start of a page, does not fit, or meets pages that are code already.
+    /// Refuses what is not at the start of a page, does not fit, or meets pages that are code
+    /// already.
     pub fn fill(&mut self, offset: usize, code: &[u8]) -> Result<()> {
         let end = offset
             .checked_add(code.len())
@@ -134,13 +138,14 @@ impl Region {
         }
         // SAFETY: the range was checked to be inside the region.
         let start = unsafe { self.start.add(pages.start) };
-        // SAFETY: the pages are this value's own, and nobody holds a reference into them.
+        // SAFETY: the pages are this value's own, and no reference into them exists.
         unsafe { mprotect(start.cast(), pages.len(), protection) }?;
         self.fixed.push(pages);
         Ok(())
     }
 
-    /// Writes bytes to memory that can be written. Code of others, which no compiler of ours sees, may read it meanwhile.
+    /// Writes bytes to memory that can be written. Code of others, which no compiler of ours sees,
+    /// may read it meanwhile.
     pub fn write(&mut self, offset: usize, bytes: &[u8]) -> Result<()> {
         let end = offset.checked_add(bytes.len());
         if !end.is_some_and(|end| self.is_writable(offset..end)) {
@@ -148,7 +153,8 @@ impl Region {
         }
         // SAFETY: the offset was checked to be inside the region.
         let target = unsafe { self.start.add(offset) };
-        // SAFETY: as many bytes as were checked are inside the region, which is this value's own, and writable there.
+        // SAFETY: as many bytes as were checked are inside the region, which is this value's own,
+        // and writable there.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), target.as_ptr(), bytes.len()) };
         Ok(())
     }
@@ -174,7 +180,8 @@ impl Region {
 
 impl Drop for Region {
     fn drop(&mut self) {
-        // SAFETY: the memory is this value's own; who keeps an address in it was told how long it lives.
+        // SAFETY: the memory is this value's own; who keeps an address in it was told how long it
+        // lives.
         let unmapped = unsafe { munmap(self.start.cast(), self.size()) };
         debug_assert_eq!(unmapped, Ok(()));
     }

@@ -39,7 +39,8 @@ pub struct FunctionOutcome {
     pub name: String,
     /// Its other names.
     pub aliases: Vec<String>,
-    /// What linking did to it; `None` if it ran unlinked, on its own kernel, which is `native` in JSON.
+    /// What linking did to it; `None` if it ran unlinked, on its own kernel, which is `native` in
+    /// JSON.
     #[serde(with = "strategy_or_native")]
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub strategy: Option<Strategy>,
@@ -51,11 +52,12 @@ pub struct FunctionOutcome {
     pub mismatches: u64,
     /// Number of calls that were repeated because the wall clock seemed to have been set meanwhile.
     pub repeated: u64,
-    /// Number of calls that differed from the system call, but exactly as the running kernel's own vDSO does. They are
-    /// not counted as mismatches.
+    /// Number of calls that differed from the system call, but exactly as the running kernel's own
+    /// vDSO does. They are not counted as mismatches.
     pub like_native: u64,
-    /// Number of calls that differed from the system call and from the kernel's own vDSO, but exactly as the old image does
-    /// unlinked on its own kernel. They are not counted as mismatches.
+    /// Number of calls that differed from the system call and from the kernel's own vDSO, but
+    /// exactly as the old image does unlinked on its own kernel. They are not counted as
+    /// mismatches.
     pub like_home: u64,
     /// The first difference, in words.
     pub first_mismatch: Option<String>,

@@ -14,7 +14,8 @@ const STANDARD: RawFd = 3;
 
 /// Makes a child end with its parent, leave no core file, and hold none of the parent's files.
 ///
-/// The last is for the parent's sake: locks and pipes of other threads would be held for as long as the child lives.
+/// The last is for the parent's sake: locks and pipes of other threads would be held for as long as
+/// the child lives.
 pub(super) fn isolate(keep: &impl AsRawFd) -> io::Result<()> {
     set_pdeathsig(Signal::SIGKILL)?;
     let none = libc::rlimit {
@@ -31,10 +32,12 @@ pub(super) fn isolate(keep: &impl AsRawFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Closes a range of descriptors. Kernels before 5.9 cannot; they keep them, which costs others some waiting.
+/// Closes a range of descriptors. Kernels before 5.9 cannot; they keep them, which costs others
+/// some waiting.
 fn close(first: RawFd, last: RawFd) {
     if first <= last {
-        // SAFETY: the child never uses what it inherited; values that own these descriptors are never dropped in it.
+        // SAFETY: the child never uses what it inherited; values that own these descriptors are
+        // never dropped in it.
         unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
     }
 }

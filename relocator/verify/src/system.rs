@@ -1,6 +1,7 @@
 //! System calls made directly, past libc and so past the vDSO.
 //!
-//! Results are in the vDSO's own convention, a negative `errno` for a failure, so that both can be compared as they are.
+//! Results are in the vDSO's own convention, a negative `errno` for a failure, so that both can be
+//! compared as they are.
 
 use std::ffi::c_long;
 use std::ptr;
@@ -39,7 +40,8 @@ pub(super) fn clock_getres(id: i32, wanted: bool) -> (i64, Time) {
 pub(super) fn gettimeofday() -> (i64, Time, Timezone) {
     let mut time = Time::default();
     let mut zone = Timezone::default();
-    // SAFETY: the kernel writes one timeval and one timezone, which `time` and `zone` have the layouts of.
+    // SAFETY: the kernel writes one timeval and one timezone, which `time` and `zone` have the
+    // layouts of.
     let result = unsafe { libc::syscall(libc::SYS_gettimeofday, &raw mut time, &raw mut zone) };
     (convention(result), time, zone)
 }
@@ -59,11 +61,13 @@ pub(super) fn getcpu() -> (i64, u32, u32) {
 
 pub(super) fn getrandom(buffer: &mut RandomBuffer, flags: u32) -> i64 {
     let (pointer, length) = buffer.writable();
-    // SAFETY: the kernel writes at most `length` bytes at `pointer`, which are borrowed from `buffer`.
+    // SAFETY: the kernel writes at most `length` bytes at `pointer`, which are borrowed from
+    // `buffer`.
     convention(unsafe { libc::syscall(libc::SYS_getrandom, pointer, length, flags) })
 }
 
-/// Reads of the CPU clock of a process or, with `thread`, of one thread; `kernel/time/posix-cpu-timers.c` encodes them so.
+/// Reads of the CPU clock of a process or, with `thread`, of one thread;
+/// `kernel/time/posix-cpu-timers.c` encodes them so.
 pub(super) fn cpu_clock(id: i32, thread: bool) -> i32 {
     const SCHED: i32 = 2;
     const PER_THREAD: i32 = 4;

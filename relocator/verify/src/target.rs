@@ -12,7 +12,8 @@ use relocator::link::Old;
 pub struct Running {
     /// Its vDSO. It must be the one that is mapped in this process.
     pub image: Image,
-    /// The symbols of its vvar, if they are known. Without them nothing can be relocated, and nothing emulated.
+    /// The symbols of its vvar, if they are known. Without them nothing can be relocated, and
+    /// nothing emulated.
     pub symtab: Option<Symtab>,
 }
 
@@ -21,10 +22,11 @@ pub struct Running {
 pub struct OldImage<'a> {
     /// The image, with alternatives applied or not.
     pub image: &'a Image,
-    /// Its relocation table, if it is to be another than the one that the image carries, if it carries one.
+    /// Its relocation table, if it is to be another than the one that the image carries, if it
+    /// carries one.
     pub relocations: Option<&'a Relocations>,
-    /// The symbols of its own kernel. With them, what it does on a kernel that is emulated is compared with what it does at
-    /// home as well, where the system call says something else.
+    /// The symbols of its own kernel. With them, what it does on a kernel that is emulated is
+    /// compared with what it does at home as well, where the system call says something else.
     pub home: Option<&'a Symtab>,
 }
 
@@ -56,8 +58,8 @@ impl<'a> From<&'a Image> for OldImage<'a> {
     }
 }
 
-/// A kernel that is emulated in the child process, by pages in its layout that are kept current from those of the running
-/// kernel. See [`crate::emulated`].
+/// A kernel that is emulated in the child process, by pages in its layout that are kept current
+/// from those of the running kernel. See [`crate::emulated`].
 #[derive(Debug, Clone, Copy)]
 pub struct Emulation<'a> {
     /// The kernel that runs. Its symbols must be known.

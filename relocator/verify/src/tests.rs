@@ -24,7 +24,8 @@ fn options() -> VerifyOptions {
     }
 }
 
-/// The running kernel's image with `code` in place of a function, which linking keeps since it reads no vvar.
+/// The running kernel's image with `code` in place of a function, which linking keeps since it
+/// reads no vvar.
 fn with_function(running: &Running, name: &str, code: &[u8]) -> Old {
     let mut bytes = running.image.bytes().to_vec();
     let entry = running.image.export(name).unwrap().address.index();
@@ -86,7 +87,8 @@ fn a_constant_clock_is_found_wrong() {
     assert!(outcome.first_mismatch.unwrap().contains("clock -1"));
 }
 
-/// The system call always says what it does; a function that says so and does nothing must be found out.
+/// The system call always says what it does; a function that says so and does nothing must be found
+/// out.
 #[test]
 fn functions_that_only_claim_to_succeed_are_found_wrong() {
     // xor %eax, %eax; ret

@@ -50,10 +50,11 @@ impl Refused {
     }
 }
 
-/// Moves this process, which must have one thread only, into a new time namespace with shifted clocks.
+/// Moves this process, which must have one thread only, into a new time namespace with shifted
+/// clocks.
 ///
-/// `unshare` moves only children, but a process may join the namespace of its children to be. So no further process is
-/// needed, and killing this one leaves nothing behind.
+/// `unshare` moves only children, but a process may join the namespace of its children to be. So no
+/// further process is needed, and killing this one leaves nothing behind.
 pub(super) fn enter(offsets: Offsets) -> Result<(), Refused> {
     let before = system::clock_gettime(nix::libc::CLOCK_MONOTONIC).1;
     if unshare(CLONE_NEWTIME).is_err() {
@@ -82,7 +83,8 @@ pub(super) fn enter(offsets: Offsets) -> Result<(), Refused> {
     Ok(())
 }
 
-/// Creates the namespace as the root of a user namespace, which needs no privilege where the system allows it at all.
+/// Creates the namespace as the root of a user namespace, which needs no privilege where the system
+/// allows it at all.
 fn unshare_unprivileged() -> Result<(), Refused> {
     let (user, group) = (geteuid(), getegid());
     unshare(CloneFlags::CLONE_NEWUSER | CLONE_NEWTIME).map_err(Refused::at("creating it"))?;

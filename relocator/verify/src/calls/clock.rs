@@ -12,7 +12,8 @@ use crate::system;
 /// Every clock there is (`CLOCK_AUX_LAST` is 23), and some that there are not.
 const IDS: RangeInclusive<i32> = -1..=25;
 
-/// Calls of the run that must never go backwards, per round: 200,000 of them unless other rounds are asked for.
+/// Calls of the run that must never go backwards, per round: 200,000 of them unless other rounds
+/// are asked for.
 const ORDERED_CALLS: u32 = 2000;
 
 const NANOSECONDS: i64 = 1_000_000_000;
@@ -54,7 +55,7 @@ fn bracket(clock: Clock, id: i32) -> Result<(), String> {
     let (code, before) = system::clock_gettime(id);
     let (found_code, found) = clock.call(id);
     let (_, after) = system::clock_gettime(id);
-    equal("the result", found_code, code)?;
+    equal("the result", &found_code, &code)?;
     if code != 0 {
         return Ok(());
     }
@@ -64,7 +65,8 @@ fn bracket(clock: Clock, id: i32) -> Result<(), String> {
     between(before, found, after)
 }
 
-/// Reads the monotonic clock by the linked function, the running kernel's own and the system call in turns.
+/// Reads the monotonic clock by the linked function, the running kernel's own and the system call
+/// in turns.
 fn order(checker: &mut Checker<'_>, clock: Clock) {
     checker.case("monotonic clock, mixed with native calls and system calls");
     let native = match checker.function.native {
@@ -73,7 +75,8 @@ fn order(checker: &mut Checker<'_>, clock: Clock) {
     };
     let mut last = ("nothing", Time::default());
     for round in 0..checker.function.rounds.saturating_mul(ORDERED_CALLS) {
-        // A period of 7 brings every two ways next to each other, in both orders, and some twice in a row.
+        // A period of 7 brings every two ways next to each other, in both orders, and some twice in
+        // a row.
         let (caller, (code, time)) = match (round % 7, native) {
             (0 | 3, Some(native)) => ("native", native.call(libc::CLOCK_MONOTONIC)),
             (2 | 5, _) => ("system call", system::clock_gettime(libc::CLOCK_MONOTONIC)),

@@ -38,12 +38,12 @@ fn compare(function: Cpu, wants_cpu: bool, wants_node: bool) -> Result<(), Strin
         wants_cpu.then_some(&mut cpu),
         wants_node.then_some(&mut node),
     );
-    equal("the result", found, code)?;
+    equal("the result", &found, &code)?;
     if wants_cpu {
-        equal("the CPU", cpu, expected_cpu)?;
+        equal("the CPU", &cpu, &expected_cpu)?;
     }
     if wants_node {
-        equal("the node", node, expected_node)?;
+        equal("the node", &node, &expected_node)?;
     }
     Ok(())
 }

@@ -1,23 +1,26 @@
 //! Comparing a function with the system call that does the same.
 //!
-//! Clocks move, so a call between two system calls must return something between their results. Everything else must
-//! be equal.
+//! Clocks move, so a call between two system calls must return something between their results.
+//! Everything else must be equal.
 
 mod clock;
 mod cpu;
 mod random;
+mod shown;
 pub(crate) mod timing;
 mod wall;
 
 use super::child::Progress;
 use super::entry::Entry;
 use crate::Result;
+use shown::Shown;
 
 /// How often a bracket around a clock that can be set is tried before it counts.
 ///
-/// Somebody who sets the wall clock, as a time service does, between two of the three calls breaks a correct bracket;
-/// so does the kernel, whose `time` system call reads a second that it updates a moment after the vDSO's. Neither
-/// happens several times in a row, and a wrong function is wrong every time.
+/// Somebody who sets the wall clock, as a time service does, between two of the three calls breaks
+/// a correct bracket; so does the kernel, whose `time` system call reads a second that it updates a
+/// moment after the vDSO's. Neither happens several times in a row, and a wrong function is wrong
+/// every time.
 const ATTEMPTS: u32 = 4;
 
 /// A function to be checked.
@@ -128,10 +131,11 @@ impl Checker<'_> {
 
     /// Compares a call whose result does not change.
     ///
-    /// Kernels' own vDSOs do not always do what their system calls do: those from 6.18 on state a resolution for auxiliary
-    /// clocks that the system call rejects. What every program on the kernel sees is not wrong for this one; nor is what
-    /// this one has always said, if no symbol of the vvar takes part in it. `ask` makes the same call of another function.
-    fn same<T: PartialEq + std::fmt::Debug>(
+    /// Kernels' own vDSOs do not always do what their system calls do: those from 6.18 on state a
+    /// resolution for auxiliary clocks that the system call rejects. What every program on the
+    /// kernel sees is not wrong for this one; nor is what this one has always said, if no symbol of
+    /// the vvar takes part in it. `ask` makes the same call of another function.
+    fn same<T: PartialEq + Shown>(
         &mut self,
         what: &str,
         found: T,
@@ -161,21 +165,26 @@ impl Checker<'_> {
 }
 
 /// `Ok` if the two are equal.
-fn equal<T: PartialEq + std::fmt::Debug>(what: &str, found: T, expected: T) -> Result<(), String> {
+fn equal<T: PartialEq + Shown>(what: &str, found: &T, expected: &T) -> Result<(), String> {
     match found == expected {
         true => Ok(()),
         false => Err(format!(
-            "{what} is {found:?}, and the system call's {expected:?}"
+            "{what}: returned {}, the system call {}",
+            found.shown(),
+            expected.shown()
         )),
     }
 }
 
 /// `Ok` if `found` is not before the system call before it, and not after the one after it.
-fn between<T: PartialOrd + std::fmt::Debug>(before: T, found: T, after: T) -> Result<(), String> {
+fn between<T: PartialOrd + Shown>(before: T, found: T, after: T) -> Result<(), String> {
     match before <= found && found <= after {
         true => Ok(()),
         false => Err(format!(
-            "{found:?} is not between the system calls' {before:?} and {after:?}"
+            "returned {}, the system calls before and after it {} and {}",
+            found.shown(),
+            before.shown(),
+            after.shown()
         )),
     }
 }
@@ -186,10 +195,10 @@ mod tests {
 
     #[test]
     fn comparisons_find_what_differs() {
-        assert!(equal("it", 1, 1).is_ok());
+        assert!(equal("it", &1, &1).is_ok());
         assert_eq!(
-            equal("it", 1, 2).unwrap_err(),
-            "it is 1, and the system call's 2"
+            equal("it", &1, &2).unwrap_err(),
+            "it: returned 1, the system call 2"
         );
         assert!(between(1, 1, 1).is_ok());
         assert!(between(1, 2, 3).is_ok());

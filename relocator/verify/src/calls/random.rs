@@ -1,7 +1,7 @@
 //! `getrandom`.
 //!
-//! Random bytes cannot be compared with others. What can be compared is what is returned; and that every byte was
-//! written, none behind them, and never the same twice.
+//! Random bytes cannot be compared with others. What can be compared is what is returned; and that
+//! every byte was written, none behind them, and never the same twice.
 
 use std::num::NonZeroUsize;
 
@@ -23,8 +23,8 @@ const FLAGS: [u32; 5] = [
     0x4000_0000,
 ];
 
-/// Fewest outputs from which it is told whether a byte is ever written. A byte is like what was there before in one of
-/// 256, so in all of 16 with a probability of 2^-128.
+/// Fewest outputs from which it is told whether a byte is ever written. A byte is like what was
+/// there before in one of 256, so in all of 16 with a probability of 2^-128.
 const LEAST_ROUNDS: u32 = 16;
 
 /// From this length on, two outputs or an output of zeros do not repeat by accident: 2^-256.
@@ -112,11 +112,8 @@ fn fill(
         succeeded = expected >= 0;
         let mut buffer = RandomBuffer::new(length, pattern);
         checker.once(Settable::No, || {
-            equal(
-                "the result",
-                function.call(&mut buffer, flags, state),
-                expected,
-            )?;
+            let found = function.call(&mut buffer, flags, state);
+            equal("the result", &found, &expected)?;
             inspect(&buffer, previous.as_ref(), expected)
         });
         for (written, &byte) in written.iter_mut().zip(buffer.filled()) {

@@ -75,8 +75,8 @@ impl TimedCall {
 }
 
 impl TimedCall {
-    /// Whether the call returns what the system call does, at least once in a few attempts: a clock may be set meanwhile, and
-    /// the process may move. `None` if `entry` is another function.
+    /// Whether the call returns what the system call does, at least once in a few attempts: a clock
+    /// may be set meanwhile, and the process may move. `None` if `entry` is another function.
     pub(crate) fn agrees(self, entry: Entry) -> Option<bool> {
         const ATTEMPTS: usize = 4;
         let attempts: Option<Vec<bool>> = (0..ATTEMPTS).map(|_| self.agrees_once(entry)).collect();

@@ -39,9 +39,9 @@ fn time_of_day(function: TimeOfDay, wants_time: bool, wants_zone: bool) -> Resul
         wants_zone.then_some(&mut zone),
     );
     let (_, after, _) = system::gettimeofday();
-    equal("the result", found_code, code)?;
+    equal("the result", &found_code, &code)?;
     if wants_zone {
-        equal("the time zone", zone, expected_zone)?;
+        equal("the time zone", &zone, &expected_zone)?;
     }
     if !wants_time {
         return Ok(());
@@ -59,7 +59,8 @@ pub(super) fn time(checker: &mut Checker<'_>, function: WallClock) {
         let before = system::time();
         let mut stored = UNWRITTEN;
         let found = function.call(Some(&mut stored));
-        equal("what is stored", stored, found).and_then(|()| between(before, found, system::time()))
+        equal("what is stored", &stored, &found)
+            .and_then(|()| between(before, found, system::time()))
     });
     checker.case("without a place for the result");
     checker.rounds(Settable::Yes, || {

@@ -32,8 +32,8 @@ impl From<Approach> for Code {
 }
 
 impl Code {
-    /// Maps it in this process, which is to end with it, and returns the functions that can go on so. `home` has the symbols
-    /// of the kernel that the image is of, as far as they are known.
+    /// Maps it in this process, which is to end with it, and returns the functions that can go on
+    /// so. `home` has the symbols of the kernel that the image is of, as far as they are known.
     pub(super) fn entries(
         self,
         prepared: &Prepared<'_>,

@@ -22,12 +22,15 @@ use relocator::placement::Placement;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Cost {
-    /// Microseconds that it takes to make the bytes from what is in memory: the median of many times.
+    /// Microseconds that it takes to make the bytes from what is in memory: the median of many
+    /// times.
     pub link_us: f64,
-    /// Number of bytes of the old image's mapping that are no longer what they were, those behind the old image included.
+    /// Number of bytes of the old image's mapping that are no longer what they were, those behind
+    /// the old image included.
     pub bytes_written: usize,
-    /// Number of boundaries at which a thread cannot go on without being carried across, whatever it has read: the
-    /// instruction is elsewhere, or overwritten. Entries that were replaced are none of them.
+    /// Number of boundaries at which a thread cannot go on without being carried across, whatever
+    /// it has read: the instruction is elsewhere, or overwritten. Entries that were replaced are
+    /// none of them.
     pub boundaries_moved: usize,
     /// Number of boundaries that exported functions reach.
     pub boundaries: usize,

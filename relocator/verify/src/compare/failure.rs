@@ -50,7 +50,8 @@ impl Failure {
         }
     }
 
-    /// Whether the linker was asked and its answer was no: then nothing was executed, and nothing is wrong.
+    /// Whether the linker was asked and its answer was no: then nothing was executed, and nothing
+    /// is wrong.
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Refused { .. })
     }
@@ -160,8 +161,9 @@ impl Comparison {
         self.failures().is_empty()
     }
 
-    /// What our approaches got wrong. Others are there to be compared with, and what they get wrong is a result. Where the
-    /// linker refuses an image nothing is wrong either, nor where a thread is stuck: nothing was written then.
+    /// What our approaches got wrong. Others are there to be compared with, and what they get wrong
+    /// is a result. Where the linker refuses an image nothing is wrong either, nor where a thread
+    /// is stuck: nothing was written then.
     pub fn failures(&self) -> Vec<Defect> {
         let rows = self
             .olds
@@ -194,8 +196,8 @@ impl Row {
             .collect()
     }
 
-    /// Stepping out is documented to leave contexts in signal frames as they are, so only threads count that were stopped
-    /// themselves.
+    /// Stepping out is documented to leave contexts in signal frames as they are, so only threads
+    /// count that were stopped themselves.
     fn lost_threads(&self) -> Option<DefectKind> {
         let flight = self.in_flight.as_ref()?;
         let worst = match self.approach {

@@ -23,7 +23,8 @@ pub struct Flight {
     pub experiments: u64,
     /// Boundaries by the worst that has happened there.
     pub worst: Counts,
-    /// The same by what the thread was doing: stopped there, or in the handler of a signal that interrupted it there.
+    /// The same by what the thread was doing: stopped there, or in the handler of a signal that
+    /// interrupted it there.
     pub variants: Vec<VariantCounts>,
     /// The same by function.
     pub functions: Vec<FunctionFlight>,
@@ -156,8 +157,8 @@ fn namespaces(wanted: &[Namespaces]) -> Result<Vec<Namespaces>> {
     }
 }
 
-/// Sweeps with all approaches at once. If the process that does is lost, each is swept alone, so that only the one is lost
-/// that is at fault.
+/// Sweeps with all approaches at once. If the process that does is lost, each is swept alone, so
+/// that only the one is lost that is at fault.
 fn sweep_rows(
     kernel: &OldKernel,
     running: &Running,

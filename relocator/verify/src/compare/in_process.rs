@@ -12,24 +12,27 @@ use crate::{OldImage, Running};
 
 /// The functions of an old image in one way, ready to be timed in this process.
 ///
-/// [`compare`](super::compare) contains linked code in a child process. A benchmark that wants to time calls itself
-/// cannot, so this does without the child.
+/// [`compare`](super::compare) contains linked code in a child process. A benchmark that wants to
+/// time calls itself cannot, so this does without the child.
 #[derive(Debug)]
 pub struct InProcess {
     entries: Vec<Entry>,
 }
 
 impl InProcess {
-    /// Links `old` in this way to the running kernel and maps it here, for as long as the process lives. For
-    /// [`Approach::Native`], the running kernel's own functions that `old` has too. Code that is on zeros is not mapped in this
-    /// process: [`Approach::Criu`] and [`Approach::Nothing`] have no functions here.
+    /// Links `old` in this way to the running kernel and maps it here, for as long as the process
+    /// lives. For [`Approach::Native`], the running kernel's own functions that `old` has too. Code
+    /// that is on zeros is not mapped in this process: [`Approach::Criu`] and [`Approach::Nothing`]
+    /// have no functions here.
     ///
-    /// Only functions that can go on in this way are there: with [`Approach::Relocate`], none that had to be replaced.
+    /// Only functions that can go on in this way are there: with [`Approach::Relocate`], none that
+    /// had to be replaced.
     ///
     /// # Safety
     ///
-    /// `old` must be a vDSO whose tables are right, and it must have been [verified](crate::verify): it is
-    /// executed in this process, and what it does wrong it does to this process.
+    /// `old` must be a vDSO whose tables are right, and it must have been
+    /// [verified](crate::verify): it is executed in this process, and what it does wrong it does to
+    /// this process.
     pub unsafe fn map<'a>(
         old: impl Into<OldImage<'a>>,
         running: &'a Running,
@@ -55,7 +58,8 @@ impl InProcess {
     }
 }
 
-/// Times a call of each, as [`compare`](super::compare) does: `batches` batches of `batch` calls, in turns.
+/// Times a call of each, as [`compare`](super::compare) does: `batches` batches of `batch` calls,
+/// in turns.
 ///
 /// Ratios are to the first. `None` for one that does not have the function.
 pub fn side_by_side(

@@ -6,7 +6,8 @@ use crate::calls::timing::TimedCall;
 use crate::child::Progress;
 use crate::entry::Entry;
 
-/// Times every call of every approach, by approach. `at` is told the index of the approach whose code is executed next.
+/// Times every call of every approach, by approach. `at` is told the index of the approach whose
+/// code is executed next.
 pub(super) fn interleaved(
     mapped: &[(Approach, Vec<Entry>)],
     options: &CompareOptions,
@@ -36,11 +37,11 @@ pub(super) fn interleaved(
     timings
 }
 
-/// Times a call of several implementations: one batch of each in turns, many times over. Nanoseconds a call, by batch;
-/// nothing for an implementation that does not have the function.
+/// Times a call of several implementations: one batch of each in turns, many times over.
+/// Nanoseconds a call, by batch; nothing for an implementation that does not have the function.
 ///
-/// Which one begins changes from turn to turn, so that none always follows the same other one. `at` is told which one is
-/// next.
+/// Which one begins changes from turn to turn, so that none always follows the same other one. `at`
+/// is told which one is next.
 pub(super) fn in_turns(
     implementations: &[&[Entry]],
     call: TimedCall,

@@ -1,8 +1,9 @@
 //! Puts the strategies side by side: by correctness first, and by cost second.
 //!
-//! For each old image and each approach, a child process maps the code and checks it as [`crate::verify`] does. Then one
-//! more child holds all of them and times them in turns, so that whatever else the machine does meanwhile meets them alike.
-//! Threads in flight are swept last, all approaches at once.
+//! For each old image and each approach, a child process maps the code and checks it as
+//! [`crate::verify`] does. Then one more child holds all of them and times them in turns, so that
+//! whatever else the machine does meanwhile meets them alike. Threads in flight are swept last, all
+//! approaches at once.
 
 mod check;
 mod code;
@@ -49,7 +50,8 @@ pub struct CompareOptions {
     pub in_flight: Vec<Namespaces>,
     /// How often each image is linked in memory. The median is reported.
     pub links: u32,
-    /// When a child is taken to hang: one that checks an approach, times all of them, or sweeps a function.
+    /// When a child is taken to hang: one that checks an approach, times all of them, or sweeps a
+    /// function.
     pub deadline: Duration,
 }
 
@@ -84,7 +86,8 @@ pub struct OldKernel {
     pub name: String,
     /// The image, with the relocation table that was found for it.
     pub old: Old,
-    /// The symbols of its kernel's vvar. Without them that kernel cannot be emulated, so that no thread can be stopped on it.
+    /// The symbols of its kernel's vvar. Without them that kernel cannot be emulated, so that no
+    /// thread can be stopped on it.
     pub home: Option<Symtab>,
     /// Why threads in flight are to be left out, if they are.
     pub no_in_flight: Option<String>,
@@ -92,9 +95,9 @@ pub struct OldKernel {
 
 /// Compares the strategies for each old image on the running kernel.
 ///
-/// What cannot be linked in some way, crashes or hangs, is a [`Failure`] of its own row and does not keep the others from
-/// being compared.
-/// Errors: an image cannot be read; the system refuses a time namespace.
+/// What cannot be linked in some way, crashes or hangs, is a [`Failure`] of its own row and does
+/// not keep the others from being compared. Errors: an image cannot be read; the system refuses a
+/// time namespace.
 pub fn compare(
     olds: &[OldKernel],
     running: &Running,

@@ -40,8 +40,8 @@ pub struct Row {
     pub calls: u64,
     /// Number of calls that differed from the system call.
     pub mismatches: u64,
-    /// Number of calls that differed from the system call, but exactly as the running kernel's own vDSO does. They are
-    /// not counted as mismatches.
+    /// Number of calls that differed from the system call, but exactly as the running kernel's own
+    /// vDSO does. They are not counted as mismatches.
     pub like_native: u64,
     /// The first difference, in words.
     pub first_mismatch: Option<String>,
@@ -88,7 +88,8 @@ pub struct Timing {
     /// Nanoseconds a call, the median over batches.
     #[serde(rename = "ns")]
     pub nanoseconds: f64,
-    /// The median over batches of the ratio to the native call of the same batch, where there is one.
+    /// The median over batches of the ratio to the native call of the same batch, where there is
+    /// one.
     pub ratio: Option<f64>,
     /// Whether it returns something else than the system call does: then it is no bargain.
     pub wrong: bool,

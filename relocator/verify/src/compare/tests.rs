@@ -218,13 +218,16 @@ fn flight(direct: Counts, frames: Counts) -> Flight {
     }
 }
 
+/// Puts a defect into a row.
+type Change = fn(&mut Row);
+
 #[test]
 fn what_ours_get_wrong_makes_a_comparison_fail() {
     let lost = |count| Counts {
         crashed: count,
         ..Counts::default()
     };
-    let changes: [(&str, fn(&mut Row)); 3] = [
+    let changes: [(&str, Change); 3] = [
         ("differs", |row| row.mismatches = 1),
         ("hangs", |row| {
             let doing = "in time".to_owned();

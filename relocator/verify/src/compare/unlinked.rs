@@ -1,4 +1,5 @@
-//! An old image as a restore without a linker leaves it: where it was, on a vvar of which every byte is zero.
+//! An old image as a restore without a linker leaves it: where it was, on a vvar of which every
+//! byte is zero.
 
 use crate::emulated::Unit;
 use crate::memory::Region;
@@ -45,7 +46,8 @@ impl<'a> Unlinked<'a> {
         }
     }
 
-    /// The bytes of its mapping if it is at `image`, where the new vDSO is at `vdso`, and the entries that were overwritten.
+    /// The bytes of its mapping if it is at `image`, where the new vDSO is at `vdso`, and the
+    /// entries that were overwritten.
     pub(super) fn patched(&self, vdso: Avma) -> Result<criu::Patched> {
         let old = &self.prepared.old.image;
         let refused = |reason: &dyn ToString| Error::Unlinkable {
@@ -62,8 +64,8 @@ impl<'a> Unlinked<'a> {
         }
     }
 
-    /// Maps it in this process, which is to end with it, and returns every function that there is a system call to compare
-    /// with.
+    /// Maps it in this process, which is to end with it, and returns every function that there is a
+    /// system call to compare with.
     pub(super) fn map(&self) -> Result<Vec<Function>> {
         let space = AddressSpace::read()?;
         let size = self.prepared.old.image.bytes().len();
@@ -88,7 +90,8 @@ impl<'a> Unlinked<'a> {
         Ok(self.functions(image, &patched.entries))
     }
 
-    /// How much of the old kernel's mappings lies before the image, and how much there is with the image.
+    /// How much of the old kernel's mappings lies before the image, and how much there is with the
+    /// image.
     fn room(&self, size: usize) -> Result<(u64, u64)> {
         let unknown = PAGES * PAGE;
         let Some(home) = self.home else {
@@ -137,8 +140,8 @@ impl<'a> Unlinked<'a> {
         let functions = functions(old).into_iter().filter_map(|names| {
             let name = names.iter().find(|name| Entry::is_known(name))?;
             let address = old.export(name)?.address;
-            // SAFETY: the image is mapped there, executable, until the process ends. What it reads of a vvar are zeros. Processes
-            // that do this are children that may be lost.
+            // SAFETY: the image is mapped there, executable, until the process ends. What it reads
+            // of a vvar are zeros. Processes that do this are children that may be lost.
             let entry = unsafe { Entry::at(name, address.at(image)) }?;
             Some(Function {
                 jumps: patched.contains(&address),

@@ -1,7 +1,8 @@
 //! One clock of the emulated kernel: an element with a sequence counter of its own.
 //!
-//! `vdso_write_begin` and `vdso_read_begin` in the kernel's `include/vdso/helpers.h` are the protocol: the counter is odd
-//! while the rest is written, and who reads begins anew if it was odd or has changed.
+//! `vdso_write_begin` and `vdso_read_begin` in the kernel's `include/vdso/helpers.h` are the
+//! protocol: the counter is odd while the rest is written, and a reader starts again if it was odd
+//! or has changed.
 
 use std::hint;
 use std::sync::atomic::{Ordering, fence};
@@ -12,7 +13,8 @@ use super::word::{OwnWord, Word};
 /// A clock that follows one of the running kernel.
 #[derive(Debug)]
 pub(super) struct Clock {
-    /// Its sequence counter, which counts on its own: data can be written anew without the running kernel's doing so.
+    /// Its sequence counter, which counts on its own: the emulator can rewrite data when the
+    /// running kernel does not.
     pub(super) own: OwnWord,
     /// The sequence counter of the clock it follows.
     pub(super) live: Word,
@@ -30,7 +32,8 @@ pub(super) struct State {
 }
 
 impl Clock {
-    /// Copies what the running kernel has now, unless that was copied before. Whether there was anything to do.
+    /// Copies what the running kernel has now, unless that was copied before. Whether there was
+    /// anything to do.
     pub(super) fn refresh(&self, state: &mut State) -> bool {
         if state.copied == Some(self.live.load()) {
             return false;

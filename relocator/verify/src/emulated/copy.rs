@@ -53,12 +53,14 @@ impl Copied {
         Self { target, source }
     }
 
-    /// A field of the time page, or of the page after redirection. `place` is where the emulated kernel has it, and
-    /// `clock_mode` how its clocks count; `None` for a page whose clocks are not read.
+    /// A field of the time page, or of the page after redirection. `place` is where the emulated
+    /// kernel has it, and `clock_mode` how its clocks count; `None` for a page whose clocks are not
+    /// read.
     ///
-    /// What the running kernel lacks gets a value with which code takes a path that is right without it: no largest
-    /// delta (0: the multiplication that cannot overflow), the whole counter as its mask, and 0 for anything else, which
-    /// is no correction, no state, or an element that only the emulated kernel has.
+    /// What the running kernel lacks gets a value with which code takes a path that is right
+    /// without it: no largest delta (0: the multiplication that cannot overflow), the whole counter
+    /// as its mask, and 0 for anything else, which is no correction, no state, or an element that
+    /// only the emulated kernel has.
     pub(super) fn time(
         field: &Field,
         (place, target): (FieldPlace<'_>, OwnWord),
@@ -103,14 +105,15 @@ impl Change {
             }
             Self::Mode(_) => value,
             Self::Ahead(cycles) => value.wrapping_add(cycles),
-            // A shift is below 32; a torn one must not stop the program, and is thrown away by whoever reads it.
+            // A shift is below 32; a torn one must not stop the program; the reader throws it away.
             Self::Shift(by) => value.wrapping_shl(by.load() as u32),
             Self::Unshift(by) => value.wrapping_shr(by.load() as u32),
         }
     }
 }
 
-/// The conversion between two semantic versions, of which one is known: version 2 of a base is not shifted.
+/// The conversion between two semantic versions, of which one is known: version 2 of a base is not
+/// shifted.
 fn converted(
     field: &Field,
     running: FieldPlace<'_>,

@@ -1,8 +1,9 @@
-//! Another boot: an emulated kernel whose every value differs from the running one's, and whose clocks are right all the
-//! same.
+//! Another boot: an emulated kernel whose every value differs from the running one's, and whose
+//! clocks are right all the same.
 //!
-//! A thread that has read some of the old kernel's values and some of the new one's says something that is neither. That
-//! only shows if all of them differ: bases, the cycles that they belong to, the ratio and its representation.
+//! A thread that has read some of the old kernel's values and some of the new one's says something
+//! that is neither. That only shows if all of them differ: bases, the cycles that they belong to,
+//! the ratio and its representation.
 
 use super::place::Field;
 use super::plan::{REDIRECTS, follow};
@@ -31,7 +32,8 @@ pub struct Epoch {
     pub nanoseconds: i64,
     /// Cycles by which the last update was earlier.
     pub earlier: u64,
-    /// How often the ratio of nanoseconds to cycles is doubled in numerator and denominator, as far as there is room.
+    /// How often the ratio of nanoseconds to cycles is doubled in numerator and denominator, as far
+    /// as there is room.
     pub doublings: u32,
     /// Time zone.
     pub minutes_west: i32,
@@ -141,19 +143,21 @@ impl Emulated {
         Ok(())
     }
 
-    /// Whether the nanoseconds of a base are kept shifted: version 1 of the symbol, and no coarse clock.
+    /// Whether the nanoseconds of a base are kept shifted: version 1 of the symbol, and no coarse
+    /// clock.
     fn is_shifted(&self, name: &str, id: u64) -> bool {
         let version = self.symtab.get(name).map_or(1, |symbol| symbol.version);
         version == 1 && !super::copy::COARSE.contains(&id)
     }
 
-    /// Reads a field where readers find what it holds: in a time namespace that is another page than the one its symbol
-    /// names. `None` if there is no such field.
+    /// Reads a field where readers find what it holds: in a time namespace that is another page
+    /// than the one its symbol names. `None` if there is no such field.
     pub fn get_content(&self, name: &str, indices: &[u64]) -> Option<u64> {
         self.content(name, indices).map(OwnWord::load)
     }
 
-    /// Overwrites a field where readers find what it holds, until it is next updated; `false` if there is no such field.
+    /// Overwrites a field where readers find what it holds, until it is next updated; `false` if
+    /// there is no such field.
     pub fn set_content(&self, name: &str, indices: &[u64], value: u64) -> bool {
         let _writing = self.lock();
         let field = self.content(name, indices);
@@ -183,7 +187,8 @@ impl Emulated {
 struct Scale {
     /// The shift.
     before: u32,
-    /// What the clock had counted since the update that it has now seen earlier: nanoseconds << shift.
+    /// What the clock had counted since the update that it has now seen earlier: nanoseconds <<
+    /// shift.
     elapsed: i128,
     doublings: u32,
 }

@@ -46,7 +46,8 @@ pub enum Error {
         /// Version in the emulated kernel.
         emulated: u32,
     },
-    /// The running kernel's clock source is another than the processor's counter, from which all emulated ones are made.
+    /// The running kernel's clock source is another than the processor's counter, from which all
+    /// emulated ones are made.
     #[error(
         "the clock mode of the running kernel is {mode}, and only {} ({}) can be emulated from",
         ClockMode::COUNTER.number(),

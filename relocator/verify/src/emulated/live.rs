@@ -24,9 +24,10 @@ impl<'a> Live<'a> {
     ///
     /// # Safety
     ///
-    /// The mappings must be there, as large as the table says, and stay readable as long as anything is copied from
-    /// them. They may only be written atomically, or by the kernel. Of a kernel's own vvar, the pages that the kernel
-    /// has nothing for do not count: they are not read.
+    /// The mappings must be there, as large as the table says, and stay readable as long as
+    /// anything is copied from them. They may only be written atomically, or by the kernel. Of a
+    /// kernel's own vvar, the pages that the kernel has nothing for do not count: they are not
+    /// read.
     pub unsafe fn new(symtab: &'a Symtab, mappings: Vec<(String, Avma)>) -> Self {
         Self { symtab, mappings }
     }

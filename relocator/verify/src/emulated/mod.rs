@@ -1,9 +1,10 @@
 //! Another kernel's vvar in this process, kept current from the running kernel's.
 //!
-//! The mappings of the emulated kernel, in its layout, and behind them its vDSO, at the distances that the kernel gives
-//! them: old code runs there as it did at home, and linked code finds another kernel than the running one. What the
-//! pages hold is copied by canonical name from the running kernel's vvar. Code that reads the clock pages of hypervisors
-//! can be run as well, on machines that have none: [`ClockMode`].
+//! The mappings of the emulated kernel, in its layout, and behind them its vDSO, at the distances
+//! that the kernel gives them: old code runs there as it did at home, and linked code finds another
+//! kernel than the running one. What the pages hold is copied by canonical name from the running
+//! kernel's vvar. Code that reads the clock pages of hypervisors can be run as well, on machines
+//! that have none: [`ClockMode`].
 //!
 //! | module | does |
 //! |---|---|
@@ -17,10 +18,10 @@
 //! | `update` | keeping everything current in the background, and stopping in the middle of it |
 //! | `word` | access to one field |
 //!
-//! **Limits.** Time pages are copied, so they are as old as the last [`Emulated::refresh`]. The process must not change its
-//! time namespace while something is emulated in it. The running kernel's clock source must be the
-//! processor's counter.
-//! What is named neither `time.*`, `timens.*` nor `rng.*` reads zero, but for the clock page that is asked for.
+//! **Limits.** Time pages are copied, so they are as old as the last [`Emulated::refresh`]. The
+//! process must not change its time namespace while something is emulated in it. The running
+//! kernel's clock source must be the processor's counter. What is named neither `time.*`,
+//! `timens.*` nor `rng.*` reads zero, but for the clock page that is asked for.
 
 mod clock;
 mod copy;
@@ -67,12 +68,13 @@ pub struct Emulated {
     unit: Unit,
     region: Region,
     plan: Plan,
-    /// What was copied last, by clock. Whoever writes to the pages holds the lock.
+    /// What was copied last, by clock. A writer of the pages holds the lock.
     states: Mutex<Vec<State>>,
 }
 
 impl Emulated {
-    /// Maps `kernel` at `at`, which must be free, or anywhere; fills it from `live` for the first time.
+    /// Maps `kernel` at `at`, which must be free, or anywhere; fills it from `live` for the first
+    /// time.
     pub fn map(
         kernel: &EmulatedKernel<'_>,
         live: &Live<'_>,
@@ -89,8 +91,9 @@ impl Emulated {
         Self::on(kernel, live, region, clock_mode)
     }
 
-    /// The pages of `kernel` in memory that is there already, can be written, and reads zero; its code is somebody else's
-    /// business. The region may show what has another place where it is used.
+    /// The pages of `kernel` in memory that is there already, can be written, and reads zero; its
+    /// code is somebody else's business. The region may show what has another place where it is
+    /// used.
     pub fn on(
         kernel: &EmulatedKernel<'_>,
         live: &Live<'_>,
@@ -106,7 +109,8 @@ impl Emulated {
             clock_mode,
         };
         let plan = planner.plan()?;
-        // The counter has passed the last update, so half of that is a reading in the past on every processor.
+        // The counter has passed the last update, so half of that is a reading in the past on every
+        // processor.
         let earlier = (planner.last_update()? / 2) | 1;
         for (name, value) in clock_mode.page(earlier) {
             planner.own(&Field::new(name, &[]))?.1.store(value);
@@ -144,7 +148,7 @@ impl Emulated {
         self.plan.plain.iter().for_each(copy::Copied::copy);
     }
 
-    /// Copies everything, as the kernel does with every tick. Readers meanwhile begin anew.
+    /// Copies everything, as the kernel does with every tick. Readers start again meanwhile.
     pub fn rewrite(&self) {
         let mut states = self.lock();
         for (clock, state) in self.plan.clocks.iter().zip(&mut *states) {
@@ -153,14 +157,15 @@ impl Emulated {
         self.plan.plain.iter().for_each(copy::Copied::copy);
     }
 
-    /// Reads a field by its canonical name, in the given element of each array in it; `None` if there is no such field.
+    /// Reads a field by its canonical name, in the given element of each array in it; `None` if
+    /// there is no such field.
     pub fn get(&self, name: &str, indices: &[u64]) -> Option<u64> {
         self.field(name, indices).map(OwnWord::load)
     }
 
     /// Overwrites a field, until it is next updated; `false` if there is no such field.
     ///
-    /// Nothing needs this but a test, which wants to see what a wrong value does.
+    /// Only tests need this, to see what a wrong value does.
     pub fn set(&self, name: &str, indices: &[u64], value: u64) -> bool {
         let _writing = self.lock();
         let field = self.field(name, indices);
@@ -177,7 +182,7 @@ impl Emulated {
         word::within(&self.region, offset, place.size)
     }
 
-    /// A writer that has panicked has left nothing behind that the next one does not write anew.
+    /// The next writer rewrites everything that a writer which panicked has left behind.
     fn lock(&self) -> MutexGuard<'_, Vec<State>> {
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -47,15 +47,16 @@ impl Field {
         })
     }
 
-    /// The array element that it is directly or indirectly in, and the rest of its name: `time.clock`, 1 and
-    /// `basetime[].sec`.
+    /// The array element that it is directly or indirectly in, and the rest of its name:
+    /// `time.clock`, 1 and `basetime[].sec`.
     pub(super) fn element(&self) -> Option<(&str, u64, &str)> {
         let (array, rest) = self.name.split_once("[].")?;
         Some((array, *self.indices.first()?, rest))
     }
 }
 
-/// The arrays in a name, outermost first: `time.clock` and `time.clock[].basetime` for `time.clock[].basetime[].sec`.
+/// The arrays in a name, outermost first: `time.clock` and `time.clock[].basetime` for
+/// `time.clock[].basetime[].sec`.
 fn arrays(name: &str) -> impl Iterator<Item = &str> {
     name.match_indices("[]").map(|(at, _)| &name[..at])
 }
@@ -63,8 +64,8 @@ fn arrays(name: &str) -> impl Iterator<Item = &str> {
 /// Widest field that code accesses at once.
 const WIDEST: u64 = 8;
 
-/// Every field of a table in every element. Pages, objects, arrays and elements are no fields, nor is what is wider than
-/// an access: nothing reads it as a value.
+/// Every field of a table in every element. Pages, objects, arrays and elements are no fields, nor
+/// is what is wider than an access: nothing reads it as a value.
 pub(super) fn fields(symtab: &Symtab) -> Vec<Field> {
     let is_field = |symbol: &&Symbol| {
         !symbol.name.ends_with("[]")

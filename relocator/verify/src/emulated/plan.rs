@@ -21,9 +21,11 @@ pub(super) const REDIRECTS: u64 = 0x7fff_ffff;
 pub(super) struct Plan {
     /// Clocks that the running kernel updates.
     pub(super) clocks: Vec<Clock>,
-    /// What is updated without a sequence counter: time zone, resolution, state of the random number generator.
+    /// What is updated without a sequence counter: time zone, resolution, state of the random
+    /// number generator.
     pub(super) plain: Vec<Copied>,
-    /// What never changes: the clocks of a page that redirects, and those that only the emulated kernel has.
+    /// What never changes: the clocks of a page that redirects, and those that only the emulated
+    /// kernel has.
     pub(super) fixed: Vec<Copied>,
 }
 
@@ -37,7 +39,8 @@ pub(super) struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    /// The plan. Whether the process is in a time namespace is looked at once: it must not enter or leave one later.
+    /// The plan. Whether the process is in a time namespace is looked at once: it must not enter or
+    /// leave one later.
     pub(super) fn plan(&self) -> Result<Plan, Error> {
         let page = self.read_page()?;
         let redirected = page == "timens";
@@ -93,7 +96,8 @@ impl Planner<'_> {
         Ok(self.live.require(&mode)?.load())
     }
 
-    /// The clock that a field is part of, if it is in an array whose elements have a sequence counter.
+    /// The clock that a field is part of, if it is in an array whose elements have a sequence
+    /// counter.
     fn clock_of(&self, field: &Field) -> Option<(String, u64)> {
         let (array, index, _) = field.element()?;
         self.symtab.get(&format!("{array}[].seq"))?;
@@ -148,8 +152,9 @@ impl Planner<'_> {
 
     /// The state of the random number generator.
     ///
-    /// Where it shares the time page, it goes where that page's content goes: a time namespace swaps contents, and
-    /// symbols name positions. Without it, it counts as not seeded, and code makes the system call.
+    /// Where it shares the time page, it goes where that page's content goes: a time namespace
+    /// swaps contents, and symbols name positions. Without it, it counts as not seeded, and code
+    /// makes the system call.
     fn random(&self, field: &Field, redirected: bool) -> Result<Copied, Error> {
         let (place, _) = self.own(field)?;
         let place = follow(self.symtab, place, redirected).ok_or_else(|| no_timens("emulated"))?;
@@ -203,7 +208,8 @@ fn no_timens(kernel: &'static str) -> Error {
     Error::Missing { symbol, kernel }
 }
 
-/// Where the content of a place is: in the other time page, if it is in the first one and that redirects.
+/// Where the content of a place is: in the other time page, if it is in the first one and that
+/// redirects.
 pub(super) fn follow<'a>(
     symtab: &'a Symtab,
     place: FieldPlace<'a>,

@@ -1,4 +1,5 @@
-//! The mappings of a kernel as one unit, at the distances from each other that the kernel gives them.
+//! The mappings of a kernel as one unit, at the distances from each other that the kernel gives
+//! them.
 
 use elf_tools::Avma;
 use elf_tools::symtab::{Mapping, Symtab, mapping_name};
@@ -6,7 +7,8 @@ use elf_tools::symtab::{Mapping, Symtab, mapping_name};
 use super::Error;
 use crate::memory::PAGE;
 
-/// What an emulated kernel takes up: its vvar mappings, its vDSO, and whatever the kernel leaves free between them.
+/// What an emulated kernel takes up: its vvar mappings, its vDSO, and whatever the kernel leaves
+/// free between them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unit {
     /// By address, which counts from the start of the unit.
@@ -16,7 +18,8 @@ pub struct Unit {
 impl Unit {
     /// The unit of a kernel whose image has `image_size` bytes.
     ///
-    /// Refuses a table that does not place the image, and an image that runs into what the table places behind it.
+    /// Refuses a table that does not place the image, and an image that runs into what the table
+    /// places behind it.
     pub fn of(symtab: &Symtab, image_size: usize) -> Result<Self, Error> {
         let mut mappings = symtab.mappings().to_vec();
         let no_image = || Error::Mapping {

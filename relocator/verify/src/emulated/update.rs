@@ -10,10 +10,11 @@ use super::Emulated;
 use super::clock::State;
 
 impl Emulated {
-    /// Has a thread of its own update everything, with a rest of `pause` in between, until what is returned is dropped.
+    /// Has a thread of its own update everything, with a rest of `pause` in between, until what is
+    /// returned is dropped.
     ///
-    /// Kernels update up to a thousand times a second. With a shorter pause, readers meet updates more often than they
-    /// ever do at home.
+    /// Kernels update up to a thousand times a second. With a shorter pause, readers meet updates
+    /// more often than they ever do at home.
     pub fn keep_current(self: &Arc<Self>, pause: Duration) -> io::Result<Updater> {
         let shared = Arc::new(Shared::default());
         let (emulated, thread) = (Arc::clone(self), Arc::clone(&shared));
@@ -31,7 +32,8 @@ impl Emulated {
         })
     }
 
-    /// Begins an update of every clock, which leaves readers waiting until what is returned is dropped.
+    /// Begins an update of every clock, which leaves readers waiting until what is returned is
+    /// dropped.
     ///
     /// Other updates wait for that as well: one that this thread makes meanwhile waits for ever.
     pub fn halt(&self) -> Halted<'_> {

@@ -13,7 +13,8 @@ use elf_tools::Avma;
 
 use crate::memory::Region;
 
-/// A field of one, two, four or eight bytes at its natural alignment. Signed fields are handled as their bits.
+/// A field of one, two, four or eight bytes at its natural alignment. Signed fields are handled as
+/// their bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Word {
     address: usize,
@@ -33,8 +34,8 @@ impl Word {
     ///
     /// # Safety
     ///
-    /// The field must stay mapped and readable as long as it is read. It may only be accessed atomically, or by code
-    /// that is not compiled from Rust, as long as it is written.
+    /// The field must stay mapped and readable as long as it is read. It may only be accessed
+    /// atomically, or by code that is not compiled from Rust, as long as it is written.
     pub(super) unsafe fn at(address: Avma, size: u64) -> Option<Self> {
         let width = match size {
             1 => Width::One,
@@ -48,10 +49,12 @@ impl Word {
         Some(Self { address, width })
     }
 
-    /// Reads it, in no order with anything else. Relaxed loads of these widths are what may be done to read-only memory.
+    /// Reads it, in no order with anything else. Relaxed loads of these widths are what may be done
+    /// to read-only memory.
     pub(super) fn load(self) -> u64 {
         match self.width {
-            // SAFETY: `at` was promised a field that can be read atomically, and has checked its alignment.
+            // SAFETY: `at` was promised a field that can be read atomically, and has checked its
+            // alignment.
             Width::One => u64::from(unsafe { AtomicU8::from_ptr(self.pointer()) }.load(Relaxed)),
             // SAFETY: as above.
             Width::Two => u64::from(unsafe { AtomicU16::from_ptr(self.pointer()) }.load(Relaxed)),
@@ -92,7 +95,8 @@ impl OwnWord {
         let word = self.0;
         match word.width {
             Width::One => {
-                // SAFETY: `at` was promised a field that is accessed atomically and can be written, and it is aligned.
+                // SAFETY: `at` was promised a field that is accessed atomically and can be written,
+                // and it is aligned.
                 unsafe { AtomicU8::from_ptr(word.pointer()) }.store(value as u8, Relaxed);
             }
             Width::Two => {
@@ -111,7 +115,8 @@ impl OwnWord {
     }
 }
 
-/// The field of `size` bytes at `offset` in a region; `None` if it cannot be accessed as one, or not be written.
+/// The field of `size` bytes at `offset` in a region; `None` if it cannot be accessed as one, or
+/// not be written.
 ///
 /// It must not be used once the region is gone.
 pub(super) fn within(region: &Region, offset: u64, size: u64) -> Option<OwnWord> {
@@ -120,6 +125,7 @@ pub(super) fn within(region: &Region, offset: u64, size: u64) -> Option<OwnWord>
     if !region.is_writable(start..end) {
         return None;
     }
-    // SAFETY: the field was found to lie in memory that can be written, and whoever has the region keeps it.
+    // SAFETY: the field was found to lie in memory that can be written, and the owner of the region
+    // keeps it.
     unsafe { OwnWord::at(region.start().offset(offset as i64), size) }
 }

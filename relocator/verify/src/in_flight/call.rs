@@ -7,7 +7,8 @@ use nix::libc;
 use super::answer::Answer;
 use super::stage::{FILL, OperandField, Stage};
 
-/// Where results are in an operand field: `struct timespec`, `struct timeval`, what `time` stores, the number of the CPU.
+/// Where results are in an operand field: `struct timespec`, `struct timeval`, what `time` stores,
+/// the number of the CPU.
 const FIRST: usize = 0x100;
 /// `struct timezone`, the number of the node.
 const SECOND: usize = 0x200;
@@ -94,7 +95,8 @@ impl Call {
         !matches!(self, Self::Getrandom(Random { query: true, .. }))
     }
 
-    /// What a query of parameters has written to an operand field: the size of a state. `struct vgetrandom_opaque_params`
+    /// What a query of parameters has written to an operand field: the size of a state. `struct
+    /// vgetrandom_opaque_params`
     pub(super) fn state_size(operand_field: &[u8]) -> usize {
         let bytes = operand_field
             .get(BUFFER..BUFFER + 4)

@@ -1,7 +1,7 @@
 //! One experiment: the thread is inside, the kernel is swapped, the thread goes on.
 //!
-//! What happens before the swap is the same whatever is done then. So the thread is stopped once, and put back to where it was
-//! stopped for each approach.
+//! What happens before the swap is the same whatever is done then. So the thread is stopped once,
+//! and put back to where it was stopped for each approach.
 
 use std::ffi::c_int;
 
@@ -62,8 +62,9 @@ macro_rules! expect {
     };
 }
 
-/// Stops a thread that is at a boundary in `outer`, on the old kernel; or says how it has ended instead. The function begins
-/// at `entry`, and executes `depth` instructions where a handler calls it.
+/// Stops a thread that is at a boundary in `outer`, on the old kernel; or says how it has ended
+/// instead. The function begins at `entry`, and executes `depth` instructions where a handler calls
+/// it.
 pub(super) fn stop(
     thread: &mut TracedThread,
     (boundary, outer): (&Snapshot, Activation),
@@ -184,7 +185,8 @@ impl Experiment<'_, '_> {
         Ok(outcome)
     }
 
-    /// Swaps the kernel under a thread with these registers, and carries it across. How it ends if it cannot be.
+    /// Swaps the kernel under a thread with these registers, and carries it across. How it ends if
+    /// it cannot be.
     fn swap(&mut self, registers: &UserRegisters) -> Result<Option<ExperimentOutcome>> {
         let fix_up = match self.swap.fix_up(registers, &self.thread.stage) {
             Ok(fix_up) => fix_up,
@@ -205,8 +207,8 @@ impl Experiment<'_, '_> {
         self.thread.answer(&activation, registers)
     }
 
-    /// Swaps the kernel while the thread is in the function that the handler has called; or, where another signal interrupts
-    /// that, in the second handler.
+    /// Swaps the kernel while the thread is in the function that the handler has called; or, where
+    /// another signal interrupts that, in the second handler.
     fn nested(&mut self, inner: &Inner, steps_out: bool) -> Result<ExperimentOutcome> {
         let landed = if steps_out {
             match self.step_out()? {

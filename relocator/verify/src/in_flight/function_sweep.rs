@@ -88,19 +88,20 @@ pub(super) struct Ready<'p> {
     pub(super) start: Snapshot,
     /// What the old code has answered on its own kernel.
     pub(super) home: Answer,
-    /// What the system call has answered before anything that the thread may say now; `None` where no system call does the
-    /// same.
+    /// What the system call has answered before anything that the thread may say now; `None` where
+    /// no system call does the same.
     pub(super) witness: Option<Answer>,
     /// What the system call has answered last.
     pub(super) latest: Option<Answer>,
-    /// Whether the function has made a system call: what that has answered may be as old as it is.
+    /// Whether the function has made a system call. Its answer may be as old as the call.
     pub(super) has_called: bool,
     /// Boundaries in the order they were met, undisturbed.
     pub(super) path: Vec<Svma>,
 }
 
 impl Ready<'_> {
-    /// Lets what the system call has answered last be what comes before everything that the thread may say from now on.
+    /// The latest answer of the system call becomes the earliest that the thread may give from now
+    /// on.
     fn advance_witness(&mut self) {
         if let Some(latest) = self.latest.take().filter(|_| !self.has_called) {
             self.witness = Some(latest);
@@ -126,8 +127,9 @@ impl FunctionSweeper<'_, '_> {
             for scenario in scenarios {
                 progress.at(format!("{}: {scenario}; {}", self.name, self.namespaces));
                 if let Some(mut ready) = self.prepare(scenario, &pages)? {
-                    // How long the way is has to be known before threads are stopped on it: inner ones are in turns.
-                    ready.path = self.trace(&mut ready)?;
+                    // The sweep needs the length of the path first: it stops inner functions at
+                    // each step in turn.
+                    ready.path = self.trace(&ready)?;
                     self.stop_on_path(&mut ready)?;
                     self.disturb(&mut ready)?;
                 }
@@ -146,7 +148,8 @@ impl FunctionSweeper<'_, '_> {
         answer.map_err(|what| self.does_not_work(&format!("{call}: {what}")))
     }
 
-    /// That the old code does not even do at home what it should, so that there is nothing to sweep.
+    /// That the old code does not even do at home what it should, so that there is nothing to
+    /// sweep.
     pub(super) fn does_not_work(&self, what: &str) -> Error {
         Error::Unlinkable {
             what: "threads in flight".to_owned(),
@@ -158,7 +161,8 @@ impl FunctionSweeper<'_, '_> {
     fn set_up(&mut self, scenario: Scenario, pages: &Emulated) -> Result<bool> {
         self.before.put(&mut self.thread.stage);
         self.thread.reset()?;
-        // What nobody keeps current is as the last scenario has left it: the clock pages of hypervisors.
+        // The emulator does not refresh the clock pages of hypervisors, so the last scenario's
+        // values are still there.
         let start = self.thread.stage.layout().pages.start;
         self.thread.stage.put(start, &self.pristine);
         if !scenario.state.apply(pages, scenario.mode)? {
@@ -208,7 +212,8 @@ impl FunctionSweeper<'_, '_> {
         }))
     }
 
-    /// Makes every experiment at a boundary that there is reason to make, and leaves the thread there.
+    /// Makes every experiment at a boundary that there is reason to make, and leaves the thread
+    /// there.
     pub(super) fn experiments(
         &mut self,
         ready: &mut Ready<'_>,
@@ -238,7 +243,8 @@ impl FunctionSweeper<'_, '_> {
         Ok(())
     }
 
-    /// Stops the thread once, and tries each of these approaches from there. The thread is at the boundary again afterwards.
+    /// Stops the thread once, and tries each of these approaches from there. The thread is at the
+    /// boundary again afterwards.
     fn try_each(
         &mut self,
         ready: &mut Ready<'_>,
@@ -247,7 +253,8 @@ impl FunctionSweeper<'_, '_> {
     ) -> Result<Vec<(usize, Found)>> {
         let mut found = Vec::with_capacity(wanted.len());
         let stopped = self.stop(ready, at)?;
-        // What the thread has asked the new kernel until now is older than what any approach finds.
+        // The thread may have made a system call before it was stopped, so all approaches share the
+        // earliest answer.
         let witness = ready.witness.clone();
         for &trial in wanted {
             let swap = self.trials[trial].swap;

@@ -1,4 +1,4 @@
-//! What an experiment came to: answers held against the system call and against the old code.
+//! The result of an experiment: compares answers with the system call and with the old code.
 
 use nix::libc;
 
@@ -13,7 +13,7 @@ use super::stage::OperandField;
 use crate::{Approach, Result};
 
 impl FunctionSweeper<'_, '_> {
-    /// What came out, held against the system call and against the old code.
+    /// Compares what came out with the system call and with the old code.
     pub(super) fn judge(
         &mut self,
         ready: &mut Ready<'_>,
@@ -66,8 +66,9 @@ impl FunctionSweeper<'_, '_> {
         Ok((Ending::Wrong, what))
     }
 
-    /// Whether answers that do not move are those of the new kernel's own vDSO, which does not always do what its system
-    /// calls do: from 6.18 on it states a resolution for auxiliary clocks that the system call rejects.
+    /// Whether answers that do not move are those of the new kernel's own vDSO, which does not
+    /// always do what its system calls do: from 6.18 on it states a resolution for auxiliary clocks
+    /// that the system call rejects.
     fn is_native(&mut self, call: Call, answers: &[Answer]) -> Result<bool> {
         let Some(native) = self.native else {
             return Ok(false);
@@ -77,8 +78,9 @@ impl FunctionSweeper<'_, '_> {
     }
 }
 
-/// Whether these are what a function says that was replaced by a system call and is asked what no system call tells.
-/// Programs on kernels without the function get the same answer: see [`relocator::proxy::system_call_stub`].
+/// Whether these are what a function says that was replaced by a system call and is asked what no
+/// system call tells. Programs on kernels without the function get the same answer: see
+/// [`relocator::proxy::system_call_stub`].
 fn says_nothing(approach: Approach, answers: &[Answer]) -> bool {
     let refused = -i64::from(libc::ENOSYS);
     approach == Approach::Syscall && answers.iter().all(|answer| answer.code == refused)

@@ -1,31 +1,32 @@
 //! Threads that are inside an old vDSO when the kernel is swapped under them: the *sweep*.
 //!
-//! An old kernel is emulated. A thread calls its functions, instruction by instruction, and at every boundary the kernel is
-//! swapped under it: pages of zeros take the place of the old vvar, as a restore leaves them, and whatever a [`Approach`]
-//! makes of the old text takes its place. The new kernel is the one that runs. Then the thread goes on, and what it says is
-//! held against the system call and against what the old code says on its own kernel. Then everything is put back, and the
-//! thread makes one more step.
+//! The sweep emulates an old kernel and steps a thread through its functions. At every boundary it
+//! swaps the kernel under the thread: zero-filled pages replace the old vvar, as a restore leaves
+//! them, and the output of an [`Approach`] replaces the old text. The new kernel is the running
+//! one. The thread runs to the end, and the sweep compares its answer with the system call and with
+//! the old code on its own kernel. Then the sweep puts memory and registers back, and tries the
+//! next approach from the same state. When all have been tried, the thread makes one more step.
 //!
-//! The old kernel is another boot ([`crate::emulated::Epoch`]): no value of it is one of the new kernel's, so that
-//! a mixture of both shows.
+//! The old kernel is another boot ([`crate::emulated::Epoch`]). None of its values equals one of
+//! the new kernel, so an answer that mixes the two is visible.
 //!
 //! | module | does |
 //! |---|---|
-//! | `treatment` | what is done to a process whose kernel is another one |
-//! | `stage` | the memory that it happens in, shared by the thread and its tracer |
+//! | `stage` | the memory of an experiment, shared by the thread and its tracer |
 //! | `spawn`, `traced_thread` | the thread: calls, steps, what it holds at a boundary |
 //! | `old_environment` | the text that threads run in: the old image at home, or linked to another kernel before |
 //! | `old_kernel`, `pages` | the old kernel, states of its pages, and what happens to them meanwhile |
 //! | `scenario`, `call`, `answer` | what functions are asked, and how answers compare |
 //! | `random` | states of `getrandom` |
 //! | `swap` | what takes the place of the old text, and carries threads across |
-//! | `experiment` | one experiment: stopped in the function, in a handler of signals, or in a function that it calls |
-//! | `trace`, `function_sweep` | the way through one function, and all experiments on it |
+//! | `experiment` | one experiment: a thread stopped in the function, in a signal handler, or in a function that the handler calls |
+//! | `trace`, `function_sweep` | the path through one function, and all experiments on it |
 //! | `judge` | what an experiment came to |
 //! | `tally`, `outcome`, `unreached` | what came out |
 //!
-//! **Limits.** Memory is as the thread left it: what other threads of a process do meanwhile is not tried. Random numbers
-//! cannot be told to be old or new; they count as new if the call did what it promises.
+//! **Limits.** A process has one thread here; the sweep does not try what other threads change
+//! meanwhile. It cannot tell old random numbers from new ones, and counts them as new if the call
+//! did what it promises.
 
 mod answer;
 mod call;
@@ -95,7 +96,8 @@ pub struct SweepOptions {
     pub functions: Vec<String>,
     /// The kernel that the old image was linked to before. If there is none, it is at home.
     pub earlier: Option<Earlier>,
-    /// When one function in one combination of namespaces is taken to hang. It should be generous: a machine may be busy.
+    /// How long the sweep of one function in one combination of namespaces may take. Be generous: a
+    /// machine may be busy.
     pub deadline: Duration,
 }
 
@@ -123,13 +125,13 @@ impl SweepOptions {
     }
 }
 
-/// Stops a thread at every boundary of the functions of `old` that can be called, and swaps the kernel under it for the
-/// running one, once for each approach. Returns what each approach came to, in the order of the options; or why the image
-/// cannot be linked for it.
+/// Stops a thread at every boundary of the functions of `old` that can be called, and swaps the
+/// kernel under it for the running one, once for each approach. Returns what each approach came to,
+/// in the order of the options; or why the image cannot be linked for it.
 ///
-/// The symbols of both kernels must be known. Where the system refuses time namespaces, only what needs none is done, and
-/// the outcome says so. Errors: the kernel cannot be emulated; the child process crashed, hung or failed
-/// ([`Error::Child`]).
+/// The symbols of both kernels must be known. Where the system refuses time namespaces, only what
+/// needs none is done, and the outcome says so. Errors: the kernel cannot be emulated; the child
+/// process crashed, hung or failed ([`Error::Child`]).
 pub fn sweep<'a>(
     old: OldImage<'a>,
     running: &'a Running,
@@ -138,8 +140,8 @@ pub fn sweep<'a>(
     sweep_with(old, running, options, |_| {})
 }
 
-/// The same with a re-entry table that `change` has changed. Nothing needs this but a test, which wants to see what a wrong
-/// table does.
+/// The same with a re-entry table that `change` has changed. Only tests need this, to see that the
+/// sweep notices a wrong table.
 pub fn sweep_with<'a>(
     old: OldImage<'a>,
     running: &'a Running,
@@ -264,8 +266,9 @@ impl<'a> Sweep<'a> {
         }
     }
 
-    /// Every function in every combination of namespaces: a process for each pair, as many of them at a time as there are
-    /// processors. Returns what was counted with the function's index, in the order of combinations.
+    /// Every function in every combination of namespaces: a process for each pair, as many of them
+    /// at a time as there are processors. Returns what was counted with the function's index, in
+    /// the order of combinations.
     fn run_all(&self, all: &[Namespaces], deadline: Duration) -> Result<Vec<(usize, Vec<Tally>)>> {
         if self.approaches.is_empty() {
             return Ok(Vec::new());
@@ -433,8 +436,9 @@ fn panicked() -> Error {
     }
 }
 
-/// The thread and its tracer run in turns, so there is nothing to be gained from a second processor; and `getcpu` answers
-/// the same all the time. `index` counts from the processor that this process is on, among those that it may run on.
+/// The thread and its tracer run in turns, so there is nothing to be gained from a second
+/// processor; and `getcpu` answers the same all the time. `index` counts from the processor that
+/// this process is on, among those that it may run on.
 fn stay_on_one_processor(index: usize) -> Result<()> {
     let failed =
         |errno: nix::errno::Errno| Error::io("the processors of this process")(errno.into());

@@ -1,7 +1,9 @@
-//! Where threads run before the kernel is swapped: the kernel that is emulated, and the old text on it.
+//! Where threads run before the kernel is swapped: the kernel that is emulated, and the old text on
+//! it.
 //!
-//! Usually that is the old image on its own kernel. A process can also have been linked once already: the kernel is another
-//! one then, and the text is what linking has made of the old image, with instructions out of line and entries replaced.
+//! Usually that is the old image on its own kernel. A process can also have been linked once
+//! already: the kernel is another one then, and the text is what linking has made of the old image,
+//! with instructions out of line and entries replaced.
 
 use crate::emulated::Unit;
 use elf_tools::Avma;

@@ -19,19 +19,19 @@ pub(super) struct OldKernel<'a> {
     pub(super) code: &'a [u8],
     /// Its symbols.
     pub(super) symtab: &'a Symtab,
-    /// Those of the running kernel. Who makes this has found that it is the one that runs.
+    /// Those of the running kernel. The caller has checked that it is the one that runs.
     pub(super) running: &'a Symtab,
 }
 
 impl OldKernel<'_> {
-    /// Fills the pages of a stage, whose clocks count with `mode`, from this process's own vvar: in a time namespace if this
-    /// process is in one.
+    /// Fills the pages of a stage, whose clocks count with `mode`, from this process's own vvar: in
+    /// a time namespace if this process is in one.
     pub(super) fn pages(&self, stage: &mut Stage, mode: ClockMode) -> Result<Emulated> {
         let pages = stage.layout().pages.clone();
         stage.put(pages.start, &vec![0; pages.len()]);
         let mappings = AddressSpace::read()?.mappings();
-        // SAFETY: `running` has the symbols of the kernel that runs, these are its own mappings in this process, and
-        // nothing unmaps them.
+        // SAFETY: `running` has the symbols of the kernel that runs, these are its own mappings in
+        // this process, and nothing unmaps them.
         let live = unsafe { Live::new(self.running, mappings) };
         let kernel = EmulatedKernel {
             code: self.code,

@@ -134,7 +134,8 @@ pub struct Namespaces {
 }
 
 impl Namespaces {
-    /// All combinations; the one that a restore makes first, which puts every process into a namespace.
+    /// All combinations; the one that a restore makes first, which puts every process into a
+    /// namespace.
     pub const ALL: [Self; 4] = [
         Self::of(false, true),
         Self::of(false, false),
@@ -166,11 +167,13 @@ impl fmt::Display for Namespaces {
 pub enum Variant {
     /// It was stopped at the boundary.
     Direct,
-    /// A signal interrupted it there, and it was stopped in the handler: a signal frame has the registers.
+    /// A signal interrupted it there, and it was stopped in the handler: a signal frame has the
+    /// registers.
     Frame,
     /// The same with a handler that runs on an alternate stack.
     AlternateStack,
-    /// The handler has called a function itself, and was stopped in that: both have to be carried across.
+    /// The handler has called a function itself, and was stopped in that: both have to be carried
+    /// across.
     Nested,
 }
 

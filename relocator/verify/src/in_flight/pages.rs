@@ -14,10 +14,12 @@ const CLOCKS: [u64; 2] = [0, 1];
 /// `basetime[]` of those that the first and the second clock tell with high resolution.
 const BASES: [&[u64]; 2] = [&[0, 1, 7, 11], &[4]];
 
-/// `basetime[]` of the coarse clocks, which the first clock tells and whose nanoseconds are not shifted.
+/// `basetime[]` of the coarse clocks, which the first clock tells and whose nanoseconds are not
+/// shifted.
 const COARSE: [u64; 2] = [5, 6];
 
-/// Seconds that fractions are made longer by, so that the loop that carries them runs more than once.
+/// Seconds that fractions are made longer by, so that the loop that carries them runs more than
+/// once.
 const CARRIED: u64 = 5;
 
 /// How far an update may lie in the future, in cycles: minutes on every processor.

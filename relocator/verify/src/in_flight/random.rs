@@ -10,14 +10,16 @@ use super::traced_thread::TracedThread;
 use crate::Result;
 use relocator::threads::Memory;
 
-/// Where the mark is that a state of `getrandom` is in use: `struct vgetrandom_state` of `include/vdso/getrandom.h`, which
-/// has a key and a batch of 128 bytes, a generation of 8, a position, and this.
+/// Where the mark is that a state of `getrandom` is in use: `struct vgetrandom_state` of
+/// `include/vdso/getrandom.h`, which has a key and a batch of 128 bytes, a generation of 8, a
+/// position, and this.
 const IN_USE: i64 = 137;
 
 /// Most bytes in a state: it is in a page.
 const LARGEST: usize = 4096;
 
-/// How many random bytes the next call is asked for. That they are the same by accident is out of the question.
+/// How many random bytes the next call is asked for. That they are the same by accident is out of
+/// the question.
 const NEXT: usize = 32;
 
 /// What the next call of `getrandom` gives, or how it fails.
@@ -31,7 +33,8 @@ pub(super) const QUERY: Call = Call::Getrandom(Random {
     query: true,
 });
 
-/// The size of the state that the answer to the query asks for; `None` if there can be none that is understood.
+/// The size of the state that the answer to the query asks for; `None` if there can be none that is
+/// understood.
 pub(super) fn state_size(answer: &Answer, operand_field: &[u8]) -> Option<usize> {
     let size = Call::state_size(operand_field);
     let usable = answer.code == 0 && size > IN_USE as usize && size <= LARGEST;
@@ -49,8 +52,8 @@ pub(super) fn is_marked(stage: &Stage) -> bool {
     stage.read(mark(stage), &mut found) && found != [0]
 }
 
-/// What the next call of the function at `entry` gives on the state that the thread has come out with; `None` if `call` uses
-/// none.
+/// What the next call of the function at `entry` gives on the state that the thread has come out
+/// with; `None` if `call` uses none.
 pub(super) fn next(thread: &mut TracedThread, entry: Avma, call: Call) -> Result<Option<Next>> {
     let Call::Getrandom(random) = call else {
         return Ok(None);

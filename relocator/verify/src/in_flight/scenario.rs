@@ -15,8 +15,8 @@ const CLOCKS: std::ops::RangeInclusive<i32> = -2..=12;
 /// The first and the last auxiliary clock (`CLOCK_AUX`), and what comes behind.
 const AUXILIARY: [i32; 3] = [16, 23, 24];
 
-/// Lengths that `getrandom` is asked for: nothing, less than a block, what a batch holds several times, and more than it
-/// holds, by several blocks and a rest.
+/// Lengths that `getrandom` is asked for: nothing, less than a block, what a batch holds several
+/// times, and more than it holds, by several blocks and a rest.
 const LENGTHS: [usize; 4] = [0, 7, 32, 300];
 
 /// How the state of `getrandom` is before the call.
@@ -81,8 +81,9 @@ impl fmt::Display for Scenario {
     }
 }
 
-/// The scenarios of the function of that name without disturbances, with one clock source. `state` is the size of the
-/// state that `getrandom` asks for, if it can have one. `thread` is whose CPU clock is read.
+/// The scenarios of the function of that name without disturbances, with one clock source. `state`
+/// is the size of the state that `getrandom` asks for, if it can have one. `thread` is whose CPU
+/// clock is read.
 pub(super) fn scenarios(
     name: &str,
     mode: ClockMode,
@@ -115,7 +116,8 @@ pub(super) fn scenarios(
     scenarios
 }
 
-/// Those of them that are disturbed: one for each way through the code that reads the same pages again if it has to.
+/// Those of them that are disturbed: one for each way through the code that reads the same pages
+/// again if it has to.
 pub(super) fn disturbable(scenario: &Scenario) -> Vec<Disturbance> {
     let representative = match scenario.call {
         Call::ClockGettime { id } => {
@@ -207,7 +209,8 @@ fn random(state: Option<usize>) -> Vec<Scenario> {
     let Some(size) = state else {
         return scenarios;
     };
-    // Those that matter most come first: later ones are only stopped where these have not been often enough.
+    // Those that matter most come first: later ones are only stopped where these have not been
+    // often enough.
     for (of, prepared) in [
         (State::SameGeneration, Prepared::Used),
         (State::Usual, Prepared::Fresh),

@@ -31,7 +31,8 @@ const NO_TIME_NAMESPACE: i32 = 40;
 /// Exit status of a process that could not be made ready in another way.
 const NOT_READY: i32 = 41;
 
-/// Forks a process that sees the stage, with handlers of signals and, if asked for, in a time namespace of its own.
+/// Forks a process that sees the stage, with handlers of signals and, if asked for, in a time
+/// namespace of its own.
 ///
 /// It stands still when this returns, and does nothing but what it is made to do.
 pub(super) fn spawn(stage: &Stage, time_namespace: bool) -> Result<Tracee> {
@@ -66,7 +67,8 @@ fn failed(what: &str) -> Error {
     }
 }
 
-/// What the child does before it stands still. Only returns if it is let go on, or with a status to exit with.
+/// What the child does before it stands still. Only returns if it is let go on, or with a status to
+/// exit with.
 fn prepare(stage: &Stage, time_namespace: bool) -> Result<(), i32> {
     let not_ready = |_| NOT_READY;
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(not_ready)?;
@@ -80,7 +82,8 @@ fn prepare(stage: &Stage, time_namespace: bool) -> Result<(), i32> {
         ss_flags: 0,
         ss_size: stack.end.distance_from(stack.start) as usize,
     };
-    // SAFETY: the kernel reads the structure; the memory that it names stays, and nothing else uses it.
+    // SAFETY: the kernel reads the structure; the memory that it names stays, and nothing else uses
+    // it.
     if unsafe { libc::sigaltstack(&raw const alternate, std::ptr::null_mut()) } != 0 {
         return Err(NOT_READY);
     }
@@ -95,7 +98,8 @@ fn handle(stage: &Stage, signal: libc::c_int, flags: u64) -> Result<(), i32> {
     let action = SignalAction::new(handler, restorer, flags);
     let nothing = std::ptr::null_mut::<SignalAction>();
     let (number, size) = (libc::SYS_rt_sigaction, size_of::<u64>());
-    // SAFETY: the kernel reads the structure. The handler is code that traps and returns, and the restorer ends it.
+    // SAFETY: the kernel reads the structure. The handler is code that traps and returns, and the
+    // restorer ends it.
     match unsafe { libc::syscall(number, signal, &raw const action, nothing, size) } {
         0 => Ok(()),
         _ => Err(NOT_READY),

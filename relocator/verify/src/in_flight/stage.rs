@@ -1,5 +1,5 @@
-//! The memory that experiments are made in: seen by the thread where it lives, and by the tracer at another place where
-//! all of it can be written.
+//! The memory that experiments are made in: seen by the thread where it lives, and by the tracer at
+//! another place where all of it can be written.
 //!
 //! | from the start | |
 //! |---|---|
@@ -21,7 +21,8 @@ use crate::arch::{self, LandingPad};
 use crate::{Error, Result};
 use relocator::threads::{Memory, Write};
 
-/// Bytes in each stack. A signal frame with the largest vector registers has 4 KiB, and the deepest test has three.
+/// Bytes in each stack. A signal frame with the largest vector registers has 4 KiB, and the deepest
+/// test has three.
 const STACK: usize = 8 * PAGE;
 
 /// What results and stacks hold where nothing was written: no plausible result.
@@ -60,8 +61,8 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// For a kernel with a vDSO of its own that takes `other` bytes, or none, and an image that takes up to `size` bytes once
-    /// it is linked.
+    /// For a kernel with a vDSO of its own that takes `other` bytes, or none, and an image that
+    /// takes up to `size` bytes once it is linked.
     pub(super) fn new(unit: &Unit, other: usize, size: usize) -> Result<Self> {
         let vdso = unit.offset(mapping_name::VDSO).unwrap_or(0) as usize;
         let mappings = unit.mappings_at(Avma(0));
@@ -117,7 +118,8 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    /// Maps it in this process, near the kernel's own mappings. Processes that are forked have it as well.
+    /// Maps it in this process, near the kernel's own mappings. Processes that are forked have it
+    /// as well.
     pub(super) fn map(layout: Layout) -> Result<Self> {
         let size = layout.writable.end;
         let home = AddressSpace::read()?.hole(size as u64)?;

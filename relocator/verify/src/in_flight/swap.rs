@@ -152,7 +152,7 @@ impl<'a> Swap<'a> {
         stage.put(vdso, &self.traps);
     }
 
-    /// What has to be done about a thread and its memory; nothing if both are left as they are. Nothing has been written yet.
+    /// What to change in a thread and its memory; nothing if the approach leaves both as they are. This writes nothing.
     pub(super) fn fix_up(&self, thread: &UserRegisters, stage: &Stage) -> Result<FixUp, String> {
         let mut fix_up = FixUp::default();
         let Some(linked) = &self.linked else {

@@ -1,4 +1,5 @@
-//! The way through a function, instruction by instruction, with experiments on it and disturbances.
+//! The path through a function, instruction by instruction: experiments on it, and updates of the
+//! old kernel's pages that lead the function elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,16 +15,19 @@ use super::traced_thread::{Run, Snapshot};
 use crate::Result;
 use crate::arch::{self, TRAP, TRAPPED};
 
-/// How many steps an update takes that is slow. A function that waits for it goes around several times.
+/// How many steps an update takes that is slow. A function that waits for it goes around several
+/// times.
 const SLOW: usize = 24;
 
-/// How many steps of a function may be disturbed. `getrandom` takes thousands, and reads in the first few.
+/// How many steps of a function may be disturbed. `getrandom` takes thousands, and reads in the
+/// first few.
 const MOST_DISTURBED: usize = 200;
 
 /// More steps than any function takes for what it is asked here.
 const MOST_STEPS: usize = 50_000;
 
-/// How often a thread is stopped at one boundary in one trace. `getrandom` goes around often, and every time is the same.
+/// How often a thread is stopped at one boundary in one trace. `getrandom` goes around often, and
+/// every time is the same.
 fn most_visits(scenario: &Scenario) -> u32 {
     match scenario.call {
         Call::Getrandom(_) => 1,
@@ -53,7 +57,8 @@ impl FunctionSweeper<'_, '_> {
         Ok(path)
     }
 
-    /// Follows the function from its entry, with an experiment at each step that there is reason to make.
+    /// Follows the function from its entry, with an experiment at each step that there is reason to
+    /// make.
     pub(super) fn stop_on_path(&mut self, ready: &mut Ready<'_>) -> Result<()> {
         let met: BTreeSet<Svma> = ready.path.iter().copied().collect();
         if met
@@ -70,7 +75,8 @@ impl FunctionSweeper<'_, '_> {
         self.stop_behind(ready, &start).map(drop)
     }
 
-    /// The same from a point on, where the disturbance of the scenario begins. Returns the boundaries that were met.
+    /// The same from a point on, where the disturbance of the scenario begins. Returns the
+    /// boundaries that were met.
     fn stop_behind(&mut self, ready: &mut Ready<'_>, from: &Point) -> Result<BTreeSet<Svma>> {
         self.thread.restore(&from.snapshot)?;
         ready.has_called = from.has_called;
@@ -114,8 +120,8 @@ impl FunctionSweeper<'_, '_> {
         arch::is_system_call(code.unwrap_or_default())
     }
 
-    /// Follows the function with each disturbance before each step where that leads to boundaries that were never met; and
-    /// once in the middle.
+    /// Follows the function with each disturbance before each step where that leads to boundaries
+    /// that were never met; and once in the middle.
     pub(super) fn disturb(&mut self, ready: &mut Ready<'_>) -> Result<()> {
         let usual = ready.scenario;
         for disturbance in disturbable(&usual) {
@@ -164,8 +170,8 @@ impl FunctionSweeper<'_, '_> {
         Ok(())
     }
 
-    /// The steps before which it is tried what a disturbance changes: the first one, and those behind which something was
-    /// read. To what happens in between, a function is blind.
+    /// The steps before which a disturbance can matter: the first one, and those behind a read of
+    /// memory. A function does not notice what happens in between.
     fn steps(&self, path: &[Svma]) -> BTreeSet<usize> {
         let reads = |(step, boundary): (usize, &Svma)| {
             let access = self.code.covering(*boundary)?.access;
@@ -177,7 +183,8 @@ impl FunctionSweeper<'_, '_> {
         steps
     }
 
-    /// Whether a disturbance at a point leads to a boundary that was never met. The thread is somewhere else then.
+    /// Whether a disturbance at a point leads to a boundary that was never met. The thread is
+    /// somewhere else then.
     fn leaves_path(
         &mut self,
         ready: &Ready<'_>,
@@ -209,7 +216,8 @@ impl FunctionSweeper<'_, '_> {
         self.meets_other_instruction(ready, met)
     }
 
-    /// Lets the thread run to the end with traps at all instructions that were never met, and finds whether it meets one.
+    /// Lets the thread run to the end with traps at all instructions that were never met, and finds
+    /// whether it meets one.
     fn meets_other_instruction(&mut self, ready: &Ready<'_>, met: &BTreeSet<Svma>) -> Result<bool> {
         let mut text = self.text.bytes.clone();
         let others = self.code.instructions().iter();

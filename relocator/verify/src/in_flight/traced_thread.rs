@@ -190,7 +190,8 @@ impl TracedThread {
         registers.pc() == self.stage.landing_pad(pad).offset(pad.trapped())
     }
 
-    /// What an activation has answered, now that the thread has returned from it; or how it has broken the rules.
+    /// What an activation has answered, now that the thread has returned from it; or how it has
+    /// broken the rules.
     pub(super) fn answer(
         &self,
         activation: &Activation,
@@ -206,8 +207,8 @@ impl TracedThread {
             .answer(registers::result(registers), operand_field))
     }
 
-    /// Makes a call from an entry to its end, and returns what it has answered or how it ended otherwise. The thread is
-    /// then to be restored.
+    /// Makes a call from an entry to its end, and returns what it has answered or how it ended
+    /// otherwise. The thread is then to be restored.
     pub(super) fn call(
         &mut self,
         entry: Avma,

@@ -57,7 +57,8 @@ fn routes(code: &Code, function: &Function) -> BTreeMap<u64, Vec<Route>> {
     routes
 }
 
-/// The way that was not gone, from an instruction that was reached; if there is none next to it, the nearest one behind.
+/// The way that was not gone, from an instruction that was reached; if there is none next to it,
+/// the nearest one behind.
 fn reason(address: Svma, routes: &BTreeMap<u64, Vec<Route>>, reached: &BTreeSet<u64>) -> String {
     let mut seen = BTreeSet::from([address.0]);
     let mut layer = vec![address.0];
@@ -99,7 +100,7 @@ mod tests {
         let all: BTreeSet<u64> = code.reached(function).map(|i| i.address.0).collect();
         assert_eq!(unreached(&code, function, &all), []);
 
-        // Whoever turns back at the first branch has not gone one of its ways.
+        // A thread that turns back at the first branch has not taken one of its ways.
         let branch = code
             .reached(function)
             .filter(|i| i.address >= entry)

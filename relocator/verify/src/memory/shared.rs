@@ -10,8 +10,8 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap};
 
 use super::{PAGE, Region};
 
-/// Memory without a place of its own: each [view](Self::view) shows all of it, with protections of its own. A process that
-/// is forked has the same views.
+/// Memory without a place of its own: each [view](Self::view) shows all of it, with protections of
+/// its own. A process that is forked has the same views.
 #[derive(Debug)]
 pub struct Shared {
     file: File,
@@ -27,7 +27,8 @@ impl Shared {
         Ok(Self { file, size })
     }
 
-    /// Shows it at `at`, which must be free and the start of a page, or where the kernel likes; it can be written there.
+    /// Shows it at `at`, which must be free and the start of a page, or where the kernel likes; it
+    /// can be written there.
     pub fn view(&self, at: Option<Avma>) -> Result<Region> {
         Region::map(
             at,
@@ -35,8 +36,8 @@ impl Shared {
             |wanted: Option<NonZeroUsize>, size, flags| {
                 let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
                 let flags = MapFlags::MAP_SHARED | flags;
-                // SAFETY: the flags make the kernel refuse a range that is in use, so no other memory is affected. The file
-                // is this value's own and never shrinks.
+                // SAFETY: the flags make the kernel refuse a range that is in use, so no other
+                // memory is affected. The file is this value's own and never shrinks.
                 unsafe { mmap(wanted, size, protection, flags, &self.file, 0) }
             },
         )

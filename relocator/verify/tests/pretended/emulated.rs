@@ -1,8 +1,8 @@
-//! Every pretend kernel emulated from every other one: pages of one layout, filled by hand, and the image of the other
-//! one behind pages that are kept current from them.
+//! Every pretend kernel emulated from every other one: pages of one layout, filled by hand, and the
+//! image of the other one behind pages that are kept current from them.
 //!
-//! So what an image reads has passed through the emulator, and the right answer is known. How real kernels fare on the
-//! running one's vvar is seen by `tests/tests/emulated.rs`.
+//! So what an image reads has passed through the emulator, and the right answer is known. How real
+//! kernels fare on the running one's vvar is seen by `tests/tests/emulated.rs`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -29,7 +29,8 @@ fn find(name: &str) -> &'static Fixture {
 
 /// A pretend kernel as the running one.
 fn live(kernel: &Kernel) -> Live<'_> {
-    // SAFETY: the kernel stays mapped as long as it is borrowed, and writes to its pages are atomic.
+    // SAFETY: the kernel stays mapped as long as it is borrowed, and writes to its pages are
+    // atomic.
     unsafe { Live::new(&kernel.symtab, kernel.mappings()) }
 }
 
@@ -232,7 +233,8 @@ impl Drop for Stop<'_> {
     }
 }
 
-/// The running clock is stated in two ways in turns, and both say the same. A copy or a read that mixes them does not.
+/// The running clock is stated in two ways in turns, and both say the same. A copy or a read that
+/// mixes them does not.
 pub(crate) fn concurrent_updates_are_never_seen_half_done() {
     for (running, fixture) in [
         ("got", "reordered"),
@@ -342,7 +344,8 @@ fn word(emulated: &Emulated, mapping: &str, offset: u64) -> u64 {
     unsafe { AtomicU64::from_ptr(address as *mut u64) }.load(Ordering::Relaxed)
 }
 
-/// Where the state of the random number generator shares the time page, it goes where that page's content goes.
+/// Where the state of the random number generator shares the time page, it goes where that page's
+/// content goes.
 pub(crate) fn the_random_state_is_found_in_and_out_of_a_time_namespace() {
     let state = |kernel: &Emulated| {
         let get = |name| kernel.get(name, &[]).unwrap();
@@ -477,8 +480,8 @@ pub(crate) fn a_unit_is_a_kernels_mappings_at_its_own_distances() {
     assert!(Unit::of(&none, 1).is_err());
 }
 
-/// The oracle would notice an emulator that is wrong: each field of the clock that is read, put in a wrong place or
-/// holding a wrong value, changes what is read or keeps it from being read at all.
+/// The oracle would notice an emulator that is wrong: each field of the clock that is read, put in
+/// a wrong place or holding a wrong value, changes what is read or keeps it from being read at all.
 pub(crate) fn a_wrong_field_shows() {
     for name in [
         "cycle_last",

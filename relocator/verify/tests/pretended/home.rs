@@ -1,11 +1,12 @@
-//! Every image on its own kernel, emulated: pages in its home layout, filled by hand, so that the right answer is
-//! known.
+//! Every image on its own kernel, emulated: pages in its home layout, filled by hand, so that the
+//! right answer is known.
 //!
-//! A nanosecond is a cycle here (`mult >> shift` is 1), which makes the time-stamp counter of this processor the
-//! oracle: what a clock reads lies between two readings of the counter. What an image asks the kernel is compared with
-//! it.
+//! A nanosecond is a cycle here (`mult >> shift` is 1), which makes the time-stamp counter of this
+//! processor the oracle: what a clock reads lies between two readings of the counter. What an image
+//! asks the kernel is compared with it.
 //!
-//! The functions run in three variants: as linked, and with the alternatives of processors old and new.
+//! The functions run in three variants: as linked, and with the alternatives of processors old and
+//! new.
 
 use std::arch::x86_64::__cpuid;
 use std::cell::Cell;
@@ -80,7 +81,8 @@ pub(crate) fn a_counter_behind_the_last_update_does_not_turn_time_back() {
 
 pub(crate) fn products_beyond_64_bits_are_right() {
     on_every_kernel(|kernel| {
-        // 2^45 cycles times 2^30; a machine that was just started has counted fewer, and its counter is "behind".
+        // 2^45 cycles times 2^30; a machine that was just started has counted fewer, and its
+        // counter is "behind".
         let last = fill(kernel, "time").saturating_sub(1 << 45);
         for clock in [0, 1] {
             kernel.set64("time.clock[].cycle_last", &[clock], last);

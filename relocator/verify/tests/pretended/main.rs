@@ -1,8 +1,8 @@
-//! Pretended kernels: pages that tests fill by hand, so that the right answer is known; and what needs a time namespace of the
-//! running one.
+//! Pretended kernels: pages that tests fill by hand, so that the right answer is known; and what
+//! needs a time namespace of the running one.
 //!
-//! The standard harness cannot ignore a test when it runs. Here a test that this machine does not allow is shown as ignored,
-//! with the reason, and fails if `RELOCATOR_REQUIRE_ALL` is set.
+//! The standard harness cannot ignore a test when it runs. Here a test that this machine does not
+//! allow is shown as ignored, with the reason, and fails if `RELOCATOR_REQUIRE_ALL` is set.
 
 #[cfg(target_arch = "x86_64")]
 mod emulated;
@@ -16,7 +16,8 @@ mod time_namespace;
 
 use libtest_mimic::{Arguments, Trial};
 
-/// Tests of modules by name. The compiler warns of one that is not on the list: nothing calls it then.
+/// Tests of modules by name. The compiler warns of one that is not on the list: nothing calls it
+/// then.
 macro_rules! trials {
     ($($module:ident: $($test:ident),+;)+) => {
         vec![$($({

@@ -1,14 +1,15 @@
-//! What clocks count with, and the clock pages of hypervisors, which are filled so that reading them is reading the time-stamp
-//! counter, some cycles ahead.
+//! What clocks count with, and the clock pages of hypervisors, which are filled so that reading
+//! them is reading the time-stamp counter, some cycles ahead.
 //!
-//! What they are ahead by makes it visible whether the page was read, since `cycle_last` is ahead by the same. The
-//! formulas are those of `arch/x86/include/asm/pvclock.h` (`__pvclock_read_cycles`), `arch/x86/include/asm/mshyperv.h` or
+//! What they are ahead by makes it visible whether the page was read, since `cycle_last` is ahead
+//! by the same. The formulas are those of `arch/x86/include/asm/pvclock.h`
+//! (`__pvclock_read_cycles`), `arch/x86/include/asm/mshyperv.h` or
 //! `include/clocksource/hyperv_timer.h` (`hv_read_tsc_page_tsc`).
 
 use std::fmt;
 
-/// How many cycles both clocks are ahead of the time-stamp counter. Enough to be seen on any processor, and so few that
-/// the sum never reaches bit 62, which vDSOs take for a sign.
+/// How many cycles both clocks are ahead of the time-stamp counter. Enough to be seen on any
+/// processor, and so few that the sum never reaches bit 62, which vDSOs take for a sign.
 const AHEAD: u64 = 0x0123_4567_89ab;
 
 /// `PVCLOCK_TSC_STABLE_BIT`: without it a vDSO makes the system call.
@@ -30,7 +31,8 @@ impl ClockMode {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Tsc, Self::Pvclock, Self::Hvclock];
 
-    /// The processor's counter, which the running kernel must count with if anything is to be emulated on it.
+    /// The processor's counter, which the running kernel must count with if anything is to be
+    /// emulated on it.
     pub const COUNTER: Self = Self::Tsc;
 
     /// The number in `clock_mode`: `enum vdso_clock_mode`.
@@ -73,7 +75,8 @@ impl ClockMode {
         }
     }
 
-    /// What the page that it reads is filled with, by symbol. `earlier` is a reading of the time-stamp counter in the past.
+    /// What the page that it reads is filled with, by symbol. `earlier` is a reading of the
+    /// time-stamp counter in the past.
     pub(crate) fn page(self, earlier: u64) -> Vec<(&'static str, u64)> {
         match self {
             Self::Tsc => Vec::new(),
@@ -105,8 +108,8 @@ impl ClockMode {
         }
     }
 
-    /// With which values the page's clock counts slower than the time-stamp counter, so that shifts go to the right; none if
-    /// it cannot.
+    /// With which values the page's clock counts slower than the time-stamp counter, so that shifts
+    /// go to the right; none if it cannot.
     pub(crate) fn slower(self) -> &'static [(&'static str, u64)] {
         match self {
             Self::Pvclock => &[

@@ -1,6 +1,7 @@
 //! Instructions that a sweep writes or looks for.
 
-/// A trap, as short as any instruction: it can be written at every boundary, and code can be filled with it. `int3`
+/// A trap, as short as any instruction: it can be written at every boundary, and code can be filled
+/// with it. `int3`
 pub(crate) const TRAP: u8 = 0xcc;
 
 /// How far behind a trap the program counter of a thread is that has met it.

@@ -24,11 +24,12 @@ const ADDRESS: i64 = 8;
 pub(crate) struct Begun {
     /// The stack pointer at the entry.
     pub(crate) stack: Avma,
-    /// What has to be written there: the return address.
+    /// What the caller writes there: the return address.
     pub(crate) bytes: [u8; ADDRESS as usize],
 }
 
-/// Begins a call of `entry`, which returns to `back`. The caller's stack ends at `top`, which is a multiple of 16.
+/// Begins a call of `entry`, which returns to `back`. The caller's stack ends at `top`, which is a
+/// multiple of 16.
 pub(crate) fn begin_call(
     registers: &mut UserRegisters,
     (entry, back): (Avma, Avma),
@@ -50,7 +51,8 @@ pub(crate) fn begin_call(
     }
 }
 
-/// Which rule of calls a function has broken that was entered with this stack pointer and has returned, if any.
+/// Which rule of calls a function has broken that was entered with this stack pointer and has
+/// returned, if any.
 pub(crate) fn check_return(registers: &UserRegisters, stack: Avma) -> Result<(), String> {
     let user = &registers.0;
     let saved = [user.rbx, user.rbp, user.r12, user.r13, user.r14, user.r15];

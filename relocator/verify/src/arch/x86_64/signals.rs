@@ -13,7 +13,7 @@ pub(crate) struct SignalAction {
     mask: u64,
 }
 
-/// `SA_RESTORER` of `asm/signal.h`: the kernel has the handler return to the restorer.
+/// `SA_RESTORER` of `asm/signal.h`: the handler returns to the restorer.
 const RESTORER: u64 = 0x0400_0000;
 
 impl SignalAction {

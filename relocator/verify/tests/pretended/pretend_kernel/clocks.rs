@@ -1,7 +1,7 @@
 //! Clocks of a pretend kernel, filled by hand so that the right answer is known.
 //!
-//! A nanosecond is a cycle here (`mult >> shift` is 1), which makes the time-stamp counter of this processor the
-//! oracle: what a clock reads lies between two readings of the counter.
+//! A nanosecond is a cycle here (`mult >> shift` is 1), which makes the time-stamp counter of this
+//! processor the oracle: what a clock reads lies between two readings of the counter.
 
 use std::arch::x86_64::_rdtsc;
 
@@ -138,7 +138,8 @@ pub(crate) fn check_wall_clock(kernel: &Vdso, last: u64) {
     }
 }
 
-/// Makes the page at the time page's place redirect: an odd sequence for ever, the mode that says so, and offsets.
+/// Makes the page at the time page's place redirect: an odd sequence for ever, the mode that says
+/// so, and offsets.
 pub(crate) fn redirect(kernel: &Kernel) {
     for clock in [0, 1] {
         kernel.set32("time.clock[].seq", &[clock], 1);

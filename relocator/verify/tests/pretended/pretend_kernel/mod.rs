@@ -1,6 +1,8 @@
-//! A pretend kernel in this process: its image behind its own vvar area, at the distances its symbol table states.
+//! A pretend kernel in this process: its image behind its own vvar area, at the distances its
+//! symbol table states.
 //!
-//! Nothing is linked here: operands run as they are, and slots are given the value they have on their own kernel.
+//! Nothing is linked here: operands run as they are, and slots are given the value they have on
+//! their own kernel.
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
@@ -81,7 +83,8 @@ pub(crate) struct Timespec {
 pub(crate) type Timeval = [i64; 2];
 pub(crate) type Timezone = [i32; 2];
 
-/// The image of a fixture as it runs at home: `patch` applied, to apply alternatives for example, and slots filled in.
+/// The image of a fixture as it runs at home: `patch` applied, to apply alternatives for example,
+/// and slots filled in.
 pub(crate) fn code(fixture: &Fixture, patch: impl Fn(&Image) -> Vec<u8>) -> Vec<u8> {
     let symtab = symtab(fixture);
     let image = Image::parse(fixture.image).expect(fixture.name);

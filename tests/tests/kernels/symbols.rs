@@ -191,8 +191,8 @@ fn image_trials(version: &str, possible: &Result<(), String>, kernel: &Shared) -
     ]
 }
 
-fn main() {
-    let arguments = Arguments::from_args();
+/// All of them.
+pub(crate) fn trials(arguments: &Arguments) -> Vec<Trial> {
     let cache = Cache::locate();
     let mut trials = Vec::new();
     for version in VERSIONS {
@@ -205,5 +205,5 @@ fn main() {
     let possible = RUNNING.as_ref().map(drop).map_err(Clone::clone);
     let running = stock::shared(Kernel::running);
     trials.extend(symbol_trials("running", &possible, &running, "self".into()));
-    libtest_mimic::run(&arguments, trials).exit();
+    trials
 }

@@ -398,8 +398,8 @@ fn trials_of(version: &str, kernel: &Shared, possible: &Result<(), String>) -> V
     trials
 }
 
-fn main() {
-    let arguments = Arguments::from_args();
+/// All of them.
+pub(crate) fn trials(arguments: &Arguments) -> Vec<Trial> {
     let cache = Cache::locate();
     let mut trials = Vec::new();
     for version in VERSIONS {
@@ -407,5 +407,5 @@ fn main() {
         let possible = path.map(drop).and_then(|()| EMULATION.clone());
         trials.extend(trials_of(version, &kernel, &possible));
     }
-    libtest_mimic::run(&arguments, trials).exit();
+    trials
 }

@@ -121,8 +121,8 @@ fn is(fixture: &'static Fixture, policy: Policy, strategy: Strategy) -> Result<(
     ensure(all, || format!("not all are {strategy}: {outcome:#?}"))
 }
 
-fn main() {
-    let arguments = Arguments::from_args();
+/// All of them.
+pub(crate) fn trials(_: &Arguments) -> Vec<Trial> {
     let mut trials: Vec<Trial> = Vec::new();
     for fixture in fixture::all() {
         let name = |what: &str| format!("{}::{what}", fixture.name);
@@ -141,5 +141,5 @@ fn main() {
             is(fixture, Policy::Syscall, Strategy::Syscall)
         }));
     }
-    libtest_mimic::run(&arguments, trials).exit();
+    trials
 }

@@ -276,8 +276,8 @@ fn counter_is_the_clock_source() -> Result<(), String> {
     })
 }
 
-fn main() {
-    let arguments = Arguments::from_args();
+/// All of them.
+pub(crate) fn trials(_: &Arguments) -> Vec<Trial> {
     let counting = counter_is_the_clock_source();
     let shifted = counting.clone().and_then(|()| TIME_NAMESPACE.clone());
     let mut trials: Vec<Trial> = Vec::new();
@@ -309,5 +309,5 @@ fn main() {
             }));
         }
     }
-    libtest_mimic::run(&arguments, trials).exit();
+    trials
 }

@@ -290,8 +290,8 @@ fn others(cache: &Cache, listing: bool) -> Vec<Named> {
         .collect()
 }
 
-fn main() {
-    let arguments = Arguments::from_args();
+/// All of them.
+pub(crate) fn trials(arguments: &Arguments) -> Vec<Trial> {
     let cache = Cache::locate();
     let mut kernels: Vec<Named> = VERSIONS
         .iter()
@@ -309,5 +309,5 @@ fn main() {
             trials.extend(pair_trials(old, new));
         }
     }
-    libtest_mimic::run(&arguments, trials).exit();
+    trials
 }

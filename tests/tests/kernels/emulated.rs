@@ -373,8 +373,8 @@ fn pretend_trials() -> Vec<Trial> {
     trials
 }
 
-fn main() {
-    let arguments = Arguments::from_args();
+/// All of them.
+pub(crate) fn trials(arguments: &Arguments) -> Vec<Trial> {
     let cache = Cache::locate();
     let mut kernels = Vec::new();
     for version in VERSIONS {
@@ -389,5 +389,5 @@ fn main() {
     trials.extend(pair_trials(&kernels));
     let running = stock::shared(Kernel::running);
     trials.extend(stock_trials("running", &Ok(()), &running));
-    libtest_mimic::run(&arguments, trials).exit();
+    trials
 }

@@ -1,8 +1,8 @@
-//! Threads that are inside an old vDSO when the kernel is swapped under them: at every boundary, in and out of time
-//! namespaces, in handlers of signals, with every approach.
+//! Threads that are inside an old vDSO when the kernel is swapped under them: at every boundary, in
+//! and out of time namespaces, in handlers of signals, with every approach.
 //!
-//! Our approaches must bring threads across at every boundary. CRIU's jumps, untouched code and broken tables must fail, which
-//! shows that the sweep can tell the difference.
+//! Our approaches must bring threads across at every boundary. CRIU's jumps, untouched code and
+//! broken tables must fail, which shows that the sweep can tell the difference.
 
 use std::sync::{Arc, OnceLock};
 
@@ -24,8 +24,8 @@ use relocator_verify::in_flight::{
     sweep_with,
 };
 
-/// The kernel on which all approaches are swept, those that are known to fail among them, and whose re-entry table is broken:
-/// the one that CRIU was first measured on.
+/// The kernel on which all approaches are swept, those that are known to fail among them, and whose
+/// re-entry table is broken: the one that CRIU was first measured on.
 const MEASURED: &str = "6.1";
 
 /// Functions that tell times, and so what each kernel has that matters.
@@ -45,7 +45,8 @@ const RESTORE: Namespaces = Namespaces {
     new: true,
 };
 
-/// Sweeps of one kernel with several approaches, made together when the first trial needs one of them.
+/// Sweeps of one kernel with several approaches, made together when the first trial needs one of
+/// them.
 struct Sweeps {
     kernel: Shared,
     options: SweepOptions,
@@ -150,7 +151,8 @@ fn everything_comes_across(found: &InFlight) -> Result<(), String> {
     })
 }
 
-/// The failures of one function in one part, which is what a restore does to threads that are simply stopped.
+/// The failures of one function in one part, which is what a restore does to threads that are
+/// simply stopped.
 fn restored(found: &InFlight, name: &str) -> Result<relocator_verify::in_flight::Counts, String> {
     let part = function(found, name)?
         .parts
@@ -160,7 +162,8 @@ fn restored(found: &InFlight, name: &str) -> Result<relocator_verify::in_flight:
         .ok_or_else(|| "no such part".to_owned())
 }
 
-/// The holes that were measured by other means are found: threads in overwritten bytes die, others read zeros.
+/// The holes that were measured by other means are found: threads in overwritten bytes die, others
+/// read zeros.
 fn criu_is_caught(found: &InFlight) -> Result<(), String> {
     let gettime = restored(found, "__vdso_clock_gettime")?;
     ensure(gettime.crashed >= 5 && gettime.wrong >= 15, || {
@@ -274,8 +277,8 @@ fn run_linked(old: &Kernel, to: &Kernel, policy: Policy) -> Result<InFlight, Str
     run(old, &options, |_| {})
 }
 
-/// Threads come out of instructions that an earlier link has moved. The only ones that are refused are those of which an
-/// argument is part of an address.
+/// Threads come out of instructions that an earlier link has moved. The only ones that are refused
+/// are those of which an argument is part of an address.
 fn comes_out_of_detours(old: &Kernel, to: &Kernel) -> Result<(), String> {
     let found = run_linked(old, to, Policy::Auto)?;
     let gettime = function(&found, "__vdso_clock_gettime")?;
@@ -363,7 +366,7 @@ fn linked_trials(
 /// A check of what an approach has come to.
 type Check = fn(&InFlight) -> Result<(), String>;
 
-fn trials(version: &str, kernel: &Shared, possible: &Result<(), String>) -> Vec<Trial> {
+fn kernel_trials(version: &str, kernel: &Shared, possible: &Result<(), String>) -> Vec<Trial> {
     let mut checks: Vec<(&str, Approach, Check)> = vec![
         ("relocate", Approach::Relocate, everything_comes_across),
         ("proxy", Approach::Proxy, everything_comes_across),
@@ -409,8 +412,8 @@ fn trials(version: &str, kernel: &Shared, possible: &Result<(), String>) -> Vec<
     trials
 }
 
-fn main() {
-    let arguments = Arguments::from_args();
+/// All of them.
+pub(crate) fn trials(arguments: &Arguments) -> Vec<Trial> {
     let cache = Cache::locate();
     let here = EMULATION.clone().and_then(|()| TIME_NAMESPACE.clone());
     let kernel = |version: &str| {
@@ -420,7 +423,7 @@ fn main() {
     let mut all = Vec::new();
     for version in VERSIONS {
         let (kernel, possible) = kernel(version);
-        all.extend(trials(version, &kernel, &possible));
+        all.extend(kernel_trials(version, &kernel, &possible));
     }
     // Between these three instructions of `clock_gettime` have to move out of line.
     all.extend(linked_trials(&kernel("5.10"), &kernel("6.12")));
@@ -429,5 +432,5 @@ fn main() {
         let name = format!("fixture::{}", fixture.name);
         all.push(trial(name, &here, || comes_out_of_fixture(fixture.name)));
     }
-    libtest_mimic::run(&arguments, all).exit();
+    all
 }
