@@ -110,7 +110,7 @@ fn chain(graph: &BTreeMap<String, BTreeSet<String>>, from: &str, to: &str) -> Op
         let mut longer = Vec::new();
         for chain in chains {
             for next in &graph[chain.last()?] {
-                let extended = [chain.as_slice(), &[next.clone()]].concat();
+                let extended = [chain.as_slice(), std::slice::from_ref(next)].concat();
                 if next == to {
                     return Some(extended);
                 }

@@ -5,9 +5,15 @@
     reason = "libc's functions and system calls that have no safe interface"
 )]
 
-use nix::libc::{self, timespec, timeval};
+use nix::libc;
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, clock_getres, clock_gettime};
 
 const BILLION: i128 = 1_000_000_000;
+const MILLION: i128 = 1_000_000;
+
+/// An answer that is before every time.
+const ERROR: i128 = -1;
 
 /// One call that a vDSO answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,47 +49,47 @@ impl Call {
         }
     }
 
-    /// What libc says, in the call's own unit: nanoseconds, microseconds or seconds.
+    /// What libc says, in the call's own unit: nanoseconds, microseconds or seconds. An error is
+    /// before every time.
     pub(super) fn vdso(self) -> i128 {
-        let (mut time, mut value) = (nothing(), no_time());
-        // SAFETY: each call writes the structure of its own that it is given, and nothing else.
-        let code = unsafe {
-            match self {
-                Self::Gettime(clock) => libc::clock_gettime(clock, &raw mut time),
-                Self::Getres(clock) => libc::clock_getres(clock, &raw mut time),
-                Self::Gettimeofday => libc::gettimeofday(&raw mut value, std::ptr::null_mut()),
-                Self::Time => return i128::from(libc::time(std::ptr::null_mut())),
+        match self {
+            Self::Gettime(clock) => nanoseconds(clock_gettime(ClockId::from_raw(clock))),
+            Self::Getres(clock) => nanoseconds(clock_getres(ClockId::from_raw(clock))),
+            Self::Gettimeofday => {
+                let mut time = libc::timeval {
+                    tv_sec: -1,
+                    tv_usec: 0,
+                };
+                // SAFETY: it writes the structure, and nothing where there is no place.
+                let code = unsafe { libc::gettimeofday(&raw mut time, std::ptr::null_mut()) };
+                match code {
+                    0 => i128::from(time.tv_sec) * MILLION + i128::from(time.tv_usec),
+                    _ => ERROR,
+                }
             }
-        };
-        self.number(code.into(), time, value)
+            // SAFETY: there is no place that it could write.
+            Self::Time => i128::from(unsafe { libc::time(std::ptr::null_mut()) }),
+        }
     }
 
     /// What the system call says, in the same unit.
     pub(super) fn system(self) -> i128 {
-        let (mut time, mut value) = (nothing(), no_time());
-        let null: *mut libc::time_t = std::ptr::null_mut();
-        // SAFETY: as above; the arguments are those of the system call.
-        let code = unsafe {
-            match self {
-                Self::Gettime(clock) => {
-                    libc::syscall(libc::SYS_clock_gettime, clock, &raw mut time)
-                }
-                Self::Getres(clock) => libc::syscall(libc::SYS_clock_getres, clock, &raw mut time),
-                Self::Gettimeofday => libc::syscall(libc::SYS_gettimeofday, &raw mut value, null),
-                Self::Time => return i128::from(libc::syscall(libc::SYS_time, null)),
-            }
+        let mut words = [-1_i64, 0];
+        let place = words.as_mut_ptr() as usize;
+        let (number, arguments) = match self {
+            Self::Gettime(clock) => (libc::SYS_clock_gettime, [clock as usize, place]),
+            Self::Getres(clock) => (libc::SYS_clock_getres, [clock as usize, place]),
+            Self::Gettimeofday => (libc::SYS_gettimeofday, [place, 0]),
+            Self::Time => (libc::SYS_time, [0, 0]),
         };
-        self.number(code, time, value)
-    }
-
-    /// One number, by which answers are ordered. An error is before every time.
-    fn number(self, code: i64, time: timespec, value: timeval) -> i128 {
-        match (code, self) {
-            (1.. | ..0, _) => -1,
-            (0, Self::Gettimeofday) => {
-                i128::from(value.tv_sec) * 1_000_000 + i128::from(value.tv_usec)
-            }
-            (0, _) => i128::from(time.tv_sec) * BILLION + i128::from(time.tv_nsec),
+        // SAFETY: each of them writes two words at most, where `words` is, or nothing.
+        let code = unsafe { libc::syscall(number, arguments[0], arguments[1]) };
+        let [seconds, fraction] = words.map(i128::from);
+        match (self, code) {
+            (Self::Time, seconds) => i128::from(seconds),
+            (Self::Gettimeofday, 0) => seconds * MILLION + fraction,
+            (_, 0) => seconds * BILLION + fraction,
+            _ => ERROR,
         }
     }
 
@@ -100,18 +106,10 @@ impl Call {
     }
 }
 
-fn nothing() -> timespec {
-    timespec {
-        tv_sec: -1,
-        tv_nsec: 0,
-    }
-}
-
-fn no_time() -> timeval {
-    timeval {
-        tv_sec: -1,
-        tv_usec: 0,
-    }
+fn nanoseconds(time: nix::Result<TimeSpec>) -> i128 {
+    time.map_or(ERROR, |time| {
+        i128::from(time.tv_sec()) * BILLION + i128::from(time.tv_nsec())
+    })
 }
 
 #[cfg(test)]
