@@ -15,9 +15,12 @@ use relocator_process::apply::{self, ApplyOptions as Options, RunningKernel};
 use crate::command::tables::{OldTables, kept};
 use crate::command::{Outcome, output, words};
 
-/// The process carries an old vDSO, as a restore leaves it. All its threads are stopped for that, for a moment, and go on as
-/// they were; those that were inside the old vDSO begin its function anew. What was done can be undone (`rollback`), and
-/// is recorded in the process: a second time nothing is done. If it cannot be done the process stays as it is.
+/// Link a process that carries an old vDSO to the running kernel, with all its threads.
+///
+/// The process carries an old vDSO, as a restore leaves it. The command stops all its threads for a
+/// moment. They go on where they were; those inside the old vDSO go back to the entry of their
+/// function. The process keeps a record of the link, so that `rollback` can undo it and a second
+/// `apply` does nothing. If the process cannot be linked, it stays as it is.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -27,8 +30,10 @@ pub(crate) struct Arguments {
     strategy: Policy,
 }
 
-/// The process gets back what it had before it was linked: its old text, jumps of CRIU's included, and the new kernel's mappings
-/// where they were.
+/// Undo what `apply` has done to a process.
+///
+/// The process gets back what it had before the link: its old code, with CRIU's jumps if there were
+/// any, and the new kernel's mappings where they were.
 #[derive(clap::Args)]
 pub(crate) struct RollbackArguments {
     #[command(flatten)]
@@ -40,8 +45,8 @@ struct Process {
     /// The process.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
     pid: i32,
-    /// The old vDSO: its kernel (kernel:VERSION), or a file. Needed where CRIU has overwritten parts of it, and for a stock
-    /// kernel's vDSO whose relocations were not derived on this machine before. More than one may be given.
+    /// The old vDSO: its kernel (kernel:VERSION), or a file. Needed if CRIU has overwritten parts of
+    /// it, or if its relocations were never derived on this machine. May be repeated.
     #[arg(long, value_name = "SOURCE")]
     old: Vec<Spec>,
     #[command(flatten)]

@@ -19,8 +19,9 @@ use crate::command::{Outcome, output, words};
 
 #[derive(clap::Args)]
 pub(crate) struct Sweeping {
-    /// Stop a thread at every boundary of the old functions, on their own kernel, which is emulated; swap the kernel under
-    /// it for the running one, and see what it says. In and out of a time namespace.
+    /// Stop a thread at every boundary of the old functions, on their own kernel, which is emulated;
+    /// swap that for the running kernel, and look at what the thread returns. In and out of time
+    /// namespaces.
     #[arg(long, conflicts_with_all = ["onto", "unlinked", "clock", "time_namespace", "strategy", "rounds"])]
     in_flight: bool,
     /// What is done when the kernel is swapped.

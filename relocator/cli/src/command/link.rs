@@ -13,7 +13,7 @@ use relocator::source::Source;
 
 use crate::command::{Outcome, output, tables, words};
 
-/// Where an image is placed if nothing else is asked for: in the part of the address space where kernels put vDSOs.
+/// Where an image is placed by default: in the part of the address space where kernels put vDSOs.
 const DEFAULT_BASE: u64 = 0x7fff_f7f0_0000;
 
 #[derive(clap::Args)]
@@ -35,8 +35,8 @@ pub(crate) struct Arguments {
     /// Address at which the old image is mapped.
     #[arg(long, value_name = "ADDRESS", value_parser = address, default_value_t = Avma(DEFAULT_BASE))]
     at: Avma,
-    /// Address of one of the new kernel's mappings, for example '[vvar]=0x7ffff7fc0000'. May be repeated. Without it the
-    /// mappings lie directly below the image, at the new kernel's own distances.
+    /// Address of one of the new kernel's mappings, for example '[vvar]=0x7ffff7fc0000'. May be
+    /// repeated. By default the mappings lie directly below the image, at the kernel's distances.
     #[arg(long, value_name = "MAPPING=ADDRESS", value_parser = mapping)]
     map: Vec<(String, Avma)>,
     #[command(flatten)]

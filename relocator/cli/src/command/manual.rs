@@ -8,6 +8,8 @@ use clap_complete::Shell;
 
 use crate::command::{Arguments, Outcome, output};
 
+/// Print a completion script for a shell.
+///
 /// For example: `relocator completions bash > /etc/bash_completion.d/relocator`.
 #[derive(clap::Args)]
 pub(crate) struct CompletionArguments {
@@ -15,6 +17,8 @@ pub(crate) struct CompletionArguments {
     shell: Shell,
 }
 
+/// Write man pages, one for each command, into a directory.
+///
 /// For example: `relocator man /usr/local/share/man/man1`.
 #[derive(clap::Args)]
 pub(crate) struct ManArguments {

@@ -34,8 +34,9 @@ const VERSION: &str = concat!(
 
 /// A linker for vDSOs: makes an old kernel's vDSO run on a new kernel's vvar.
 ///
-/// A SOURCE is `self` (the running kernel), `pid:N` (a process), `fixture:NAME` (built in), `kernel:VERSION` (fetched from
-/// the distribution), or a file: a vDSO, a vmlinux, a vmlinuz, or a symbol table object.
+/// A SOURCE is `self` (the running kernel), `pid:N` (a process), `fixture:NAME` (built in),
+/// `kernel:VERSION` (fetched from the distribution), or a file: a vDSO, a vmlinux, a vmlinuz, or a
+/// symbol table object.
 #[derive(Parser)]
 #[command(name = "relocator", version = VERSION, max_term_width = 100)]
 struct Arguments {
@@ -45,7 +46,6 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Show the main job on a process that runs: link it, compare, undo it.
     Demo(demo::Arguments),
     /// The program that `demo` works on.
     #[command(hide = true)]
@@ -58,19 +58,14 @@ enum Command {
     Derive(derive::Arguments),
     /// Link an old vDSO to a new kernel.
     Link(link::Arguments),
-    /// Link an old vDSO to the running kernel, run it in a child process, and compare it with the system calls.
+    /// Link an old vDSO to a kernel, run it in a child process, and compare it with system calls.
     Verify(verify::Arguments),
-    /// Put the strategies side by side: relocate, proxy, system call, and the new vDSO itself.
+    /// Put approaches side by side: relocate, proxy, step out, system call, what CRIU does, nothing.
     Compare(compare::Arguments),
-    /// Have the threads of a process leave its vDSO, so that a checkpoint of it holds none inside.
     StepOut(step_out::Arguments),
-    /// Link a process that carries an old vDSO to the running kernel, with all its threads.
     Apply(apply::Arguments),
-    /// Undo what `apply` has done to a process.
     Rollback(apply::RollbackArguments),
-    /// Print a completion script for a shell.
     Completions(manual::CompletionArguments),
-    /// Write man pages, one for each command, into a directory.
     Man(manual::ManArguments),
 }
 

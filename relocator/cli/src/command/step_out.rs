@@ -12,12 +12,15 @@ use relocator_process::step_out::{
 
 use crate::command::{Outcome, output};
 
-/// Afterwards the process is stopped as by SIGSTOP, so that no thread enters the vDSO again before it is dumped:
-/// SIGCONT lets it go on, as does a restore of the dump. A process that was stopped before stays stopped.
+/// Lead the threads of a process out of its vDSO, so that a checkpoint holds none inside.
 ///
-/// Threads in system calls are left as they are. No signal is lost, and no signal mask is changed. What a signal
-/// interrupted inside the vDSO leaves when the handler returns; if it does not in time, it is reported, and the exit
-/// status is 1. The process is stopped then as well.
+/// Afterwards the process is stopped as by SIGSTOP, so that no thread enters the vDSO again before
+/// the dump. SIGCONT lets it go on; a process that is restored from that dump is stopped as well,
+/// and needs SIGCONT. A process that was stopped before stays stopped.
+///
+/// Threads in system calls stay as they are. No signal is lost, and no signal mask changes. A
+/// context that a signal interrupted inside the vDSO leaves it when the handler returns. If that
+/// takes too long, the command reports it and exits with 1; the process is stopped then as well.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// The process.
@@ -26,7 +29,7 @@ pub(crate) struct Arguments {
     /// Let the process go on afterwards.
     #[arg(long)]
     resume: bool,
-    /// Seconds after which threads that are still inside are reported.
+    /// How long to wait until every thread is outside, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
     deadline: u64,
     /// Print JSON instead of text.

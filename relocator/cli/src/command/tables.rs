@@ -11,8 +11,8 @@ use crate::source::read_file;
 
 #[derive(clap::Args)]
 pub(crate) struct OldTables {
-    /// Where to take the old vDSO's relocations from if it carries none: a relocation table that `relocator derive` has
-    /// written, or a symbol table of its kernel that `relocator symtab` has written, to derive them with.
+    /// Relocations of an old vDSO that carries none: a file that `relocator derive` has written; or
+    /// the symbols of its kernel, a file that `relocator symtab` has written, to derive them from.
     #[arg(long, value_name = "FILE")]
     old_tables: Option<PathBuf>,
 }

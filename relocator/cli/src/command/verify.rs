@@ -22,15 +22,15 @@ use crate::command::{Outcome, in_flight, output, tables, words};
 pub(crate) struct Arguments {
     /// The vDSO to verify.
     old: Spec,
-    /// The kernel to link it to. Any other than the running one is emulated: its pages are kept current from the running
-    /// kernel's.
+    /// The kernel to link it to. The command emulates any other than the running one: it keeps pages
+    /// in that kernel's layout current from the running kernel's.
     #[arg(long, value_name = "NEW", default_value_t = Spec::Own)]
     onto: Spec,
     /// Do not link it: run it on its own kernel, which is emulated.
     #[arg(long, conflicts_with_all = ["onto", "strategy"])]
     unlinked: bool,
-    /// What the clocks of the kernel count with. Any other than the time-stamp counter has the running kernel emulated as
-    /// well.
+    /// What the clocks of the kernel count with. For any other than the time-stamp counter, the
+    /// command emulates the running kernel as well.
     #[arg(long, value_enum, default_value_t)]
     clock: ClockSource,
     /// Run in a time namespace of its own, with shifted clocks.
@@ -46,7 +46,8 @@ pub(crate) struct Arguments {
     /// Calls for each combination of function and arguments.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// Seconds after which the child process is taken to hang; with `--in-flight`, for each combination of time namespaces.
+    /// When to give up on the child process, in seconds; with `--in-flight`, for each function in
+    /// each combination of time namespaces.
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..))]
     deadline: u64,
     /// Print JSON instead of text.

@@ -32,10 +32,10 @@ const STOCK: &str = "stock";
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// The vDSOs to compare approaches for. If none is given: the running kernel's own, and that of a stock kernel of another
-    /// layout, which is built in; with --full all fixtures and every kernel that was fetched before.
+    /// The vDSOs to compare approaches for. By default the running kernel's own, and a built-in one
+    /// that is laid out as Linux 6.12; with --full all fixtures and all kernels fetched before.
     olds: Vec<Spec>,
-    /// Print everything that was found: more columns, costs, and reasons.
+    /// Print everything: more columns, costs, and reasons.
     #[arg(long)]
     full: bool,
     /// Run in a time namespace of its own, with shifted clocks.
@@ -47,7 +47,8 @@ pub(crate) struct Arguments {
     /// Write a page with plots as well, an HTML file of its own.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
-    /// Stop threads in flight for fixtures as well, and in every combination of time namespaces. It takes long.
+    /// Stop threads in flight for fixtures as well, and in every combination of time namespaces.
+    /// This takes minutes.
     #[arg(long)]
     thorough: bool,
     /// Leave out threads in flight.
@@ -130,7 +131,7 @@ fn old_kernel(spec: &Spec, source: &Source, old: Old, only_stock: bool) -> OldKe
     }
 }
 
-/// The command as it was given. Where the program is, is nobody's business.
+/// The command as it was given, without the path of the program.
 fn command() -> String {
     let arguments = std::env::args().skip(1).map(|argument| {
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,".contains(c);

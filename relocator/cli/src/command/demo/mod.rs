@@ -19,6 +19,8 @@ use anyhow::Result;
 use crate::command::{Outcome, output};
 use crate::source::Spec;
 
+/// Show the main job on a process that runs: link it, compare, undo it.
+///
 /// A small program starts as a restore on another kernel leaves it: with the vDSO of an old kernel, whose vvar is gone. Its
 /// clocks are compared with the system calls; then it is linked while it runs, compared again, and rolled back. No
 /// privileges, no network.
