@@ -177,7 +177,7 @@ fn progress_bar(olds: &[OldKernel], options: &CompareOptions) -> ProgressBar {
 
 fn text(arguments: &Arguments, report: &Compare, comparison: &Comparison) -> String {
     if !arguments.full {
-        return screen::text(report, &comparison.olds);
+        return screen::text(report, comparison);
     }
     let place = if report.time_namespace {
         ", in a time namespace"

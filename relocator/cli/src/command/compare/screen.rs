@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 
 use comfy_table::CellAlignment;
 use relocator_verify::Approach;
-use relocator_verify::compare::{OldComparison, Row};
+use relocator_verify::compare::{Comparison, Row};
 
 use super::table::{grouped, underlined};
 use crate::json::compare::Compare;
@@ -21,9 +21,9 @@ const SHOWN: [(&str, &str); 3] = [
 const FIRST_NUMBER: usize = 1;
 
 /// The comparison as text.
-pub(super) fn text(report: &Compare, olds: &[OldComparison]) -> String {
+pub(super) fn text(report: &Compare, comparison: &Comparison) -> String {
     let mut text = String::new();
-    for old in olds {
+    for old in &comparison.olds {
         let _ = write!(text, "{}\n{}\n\n", old.name, Table(&old.rows));
     }
     let place = match report.time_namespace {
@@ -33,6 +33,9 @@ pub(super) fn text(report: &Compare, olds: &[OldComparison]) -> String {
     let _ = writeln!(text, "onto {}{place}", report.new);
     for summary in &report.summary {
         let _ = writeln!(text, "{:9} {}", summary.approach.name(), verdict(summary));
+    }
+    for defect in comparison.failures() {
+        let _ = writeln!(text, "FAILED    {defect}");
     }
     text
 }
@@ -65,9 +68,10 @@ impl fmt::Display for Table<'_> {
 }
 
 fn cells(row: &Row) -> Vec<String> {
-    let wrong = match row.calls {
-        0 => "-".to_owned(),
-        calls => format!("{} of {}", grouped(row.mismatches), grouped(calls)),
+    let wrong = match (&row.failure, row.calls) {
+        (Some(failure), _) => failure.code().to_owned(),
+        (None, 0) => "-".to_owned(),
+        (None, calls) => format!("{} of {}", grouped(row.mismatches), grouped(calls)),
     };
     let mut cells = vec![
         row.approach.to_string(),
@@ -124,7 +128,10 @@ fn verdict(summary: &Summary) -> String {
     }
     let mut parts = Vec::new();
     match (summary.calls, summary.mismatches) {
-        (0, _) => parts.push("the code of relocate".to_owned()),
+        (0, _) if summary.approach.code_of().is_some() => {
+            parts.push("the code of relocate".to_owned());
+        }
+        (0, _) => parts.push("nothing was called".to_owned()),
         (_, 0) => parts.push("every call is right".to_owned()),
         (_, wrong) => parts.push(format!("{} calls are wrong", grouped(wrong))),
     }
