@@ -204,6 +204,6 @@ fn text(report: &Sweep) -> String {
         format!("linked before to  {kernel}, and stopped at {stopped} places out of line\n")
     });
     format!(
-        "old  {old}\n{linked}new  {new}\ntreatment  {approach}\n\n{functions}\n\n{parts}\n\n{notes}\n{verdict}"
+        "old  {old}\n{linked}new  {new}\napproach  {approach}\n\n{functions}\n\n{parts}\n\n{notes}\n{verdict}"
     )
 }

@@ -138,7 +138,7 @@ impl From<&FunctionPlan> for Function {
 /// What `relocator link --json` prints.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Link {
-    /// [`LINK`].
+    /// `relocator.link/1`.
     pub schema: &'static str,
     /// The image that is linked.
     pub old: Kernel,

@@ -9,7 +9,7 @@ use crate::{Error, Result};
 use crate::{OldImage, Running};
 use relocator::in_words;
 
-/// A sweep in short: [`InFlight`] has everything.
+/// A sweep in short; `relocator verify --in-flight` has everything.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Flight {

@@ -60,17 +60,17 @@ impl fmt::Display for Ending {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Counts {
-    /// [`Ending::New`]
+    /// Boundaries at which a thread said what the new kernel says.
     pub new: u64,
-    /// [`Ending::Old`]
+    /// Boundaries at which it said what the old kernel said.
     pub old: u64,
-    /// [`Ending::Wrong`]
+    /// Boundaries at which it said anything else.
     pub wrong: u64,
-    /// [`Ending::Crashed`]
+    /// Boundaries at which a signal killed it.
     pub crashed: u64,
-    /// [`Ending::Hung`]
+    /// Boundaries from which it never came out.
     pub hung: u64,
-    /// [`Ending::Stuck`]
+    /// Boundaries from which it could not be carried across; nothing was written.
     pub stuck: u64,
 }
 

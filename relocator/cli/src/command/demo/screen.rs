@@ -27,10 +27,10 @@ pub(super) fn text(story: &Demo) -> String {
     let _ = writeln!(text, "{table}\n");
     let _ = writeln!(
         text,
-        "linked and rolled back {} times while it ran: {}; all threads stopped for {:.1} ms",
+        "linked and rolled back {} times while it ran, each time stopped for {:.1} ms: {}",
         story.cycles,
-        fates(story),
-        story.stop_us / 1e3
+        story.stop_us / 1e3,
+        fates(story)
     );
     text.push_str(&proof(story));
     text
