@@ -1,6 +1,7 @@
 //! What can be wrong with the bytes we are given.
 
 use crate::Svma;
+use crate::relocation::TableFault;
 
 /// The result of reading something at rest.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -35,7 +36,7 @@ pub enum Error {
         /// The place it would change.
         place: Svma,
         /// What is wrong with it.
-        reason: String,
+        reason: TableFault,
     },
     /// The bytes are well formed, but what was looked for is not in them.
     #[error("no {what}: {reason}")]

@@ -9,11 +9,11 @@ use crate::disassembly::Flow;
 use crate::reachability::{Code, Function};
 use crate::reentry::{
     Call, Clear, Context, Location, MAX_CALLS, MAX_CONTEXTS, Recipe, Recovery, Register, Source,
+    TableFault,
 };
 use crate::symtab::name::MAX_LEN;
 
-/// Takes a table's recipes, and then its contexts, in the table's order. What is wrong is an error
-/// in words.
+/// Takes a table's recipes, and then its contexts, in the table's order.
 pub(super) struct Checker<'a> {
     code: &'a Code,
     registers: &'static Registers,
@@ -40,39 +40,40 @@ impl<'a> Checker<'a> {
         }
     }
 
-    pub(super) fn recipe(&mut self, recipe: &Recipe) -> Result<(), String> {
+    pub(super) fn recipe(&mut self, recipe: &Recipe) -> Result<(), TableFault> {
         for (register, source) in &recipe.registers {
             check_register(*register)?;
-            check_source(source).map_err(|reason| format!("{register}: {reason}"))?;
+            check_source(source).map_err(|fault| TableFault::Source {
+                register: *register,
+                fault: Box::new(fault),
+            })?;
         }
         let ascends = |pair: &[(Register, Source)]| pair[0].0 < pair[1].0;
         if let Some(pair) = (recipe.registers.windows(2)).find(|pair| !ascends(pair)) {
             let (first, second) = (pair[0].0, pair[1].0);
-            return Err(format!(
-                "{second} comes behind {first}, and must come before it, once"
-            ));
+            return Err(TableFault::RegisterOrder { first, second });
         }
         for clear in &recipe.clear {
             check_clear(clear, self.registers.arguments)?;
         }
         match self.recipes.insert(recipe.clone()) {
             true => Ok(()),
-            false => Err("it is there twice".to_owned()),
+            false => Err(TableFault::Twice),
         }
     }
 
-    pub(super) fn context(&mut self, context: &Context) -> Result<(), String> {
+    pub(super) fn context(&mut self, context: &Context) -> Result<(), TableFault> {
         self.contexts += 1;
         if self.contexts > MAX_CONTEXTS {
-            return Err(format!("there are more than {MAX_CONTEXTS}"));
+            return Err(TableFault::TooManyContexts);
         }
         self.check_place(context)?;
         self.check_calls(&context.calls)?;
         match &context.recovery {
             Recovery::Recipe(index) => {
-                let count = self.recipes.len();
-                if *index as usize >= count {
-                    return Err(format!("recipe {index} of {count} does not exist"));
+                let (index, count) = (*index, self.recipes.len());
+                if index as usize >= count {
+                    return Err(TableFault::NoRecipe { index, count });
                 }
             }
             Recovery::None(reason) => check_reason(&reason.to_string())?,
@@ -80,9 +81,7 @@ impl<'a> Checker<'a> {
         let key = (context.boundary, context.function, context.calls.clone());
         if self.last.as_ref().is_some_and(|last| *last >= key) {
             let before = self.last.as_ref().map_or(Svma(0), |last| last.0);
-            return Err(format!(
-                "it does not come behind the one before it, of {before}"
-            ));
+            return Err(TableFault::ContextOrder { before });
         }
         self.last = Some(key);
         Ok(())
@@ -90,14 +89,12 @@ impl<'a> Checker<'a> {
 
     /// Everything that functions reach must be there: what is missing would look as if no thread
     /// could be stopped at it.
-    pub(super) fn finish(self) -> Result<(), String> {
+    pub(super) fn finish(self) -> Result<(), TableFault> {
         for (function, seen) in self.code.functions().iter().zip(&self.seen) {
             let missing = seen.iter().position(|&seen| !seen);
             if let Some(boundary) = missing.and_then(|at| self.address(function, at)) {
                 let function = function.entry;
-                return Err(format!(
-                    "the function at {function} reaches {boundary}, which has no context"
-                ));
+                return Err(TableFault::NoContext { function, boundary });
             }
         }
         Ok(())
@@ -108,36 +105,35 @@ impl<'a> Checker<'a> {
         Some(self.code.instructions().get(instruction)?.address)
     }
 
-    fn check_place(&mut self, context: &Context) -> Result<(), String> {
+    fn check_place(&mut self, context: &Context) -> Result<(), TableFault> {
         let (boundary, entry) = (context.boundary, context.function);
         let Some(instruction) = self.code.index_of(boundary) else {
-            return Err(format!("{boundary} is not the start of an instruction"));
+            return Err(TableFault::NotBoundary { boundary });
         };
         let functions = self.code.functions();
         let Ok(number) = functions.binary_search_by_key(&entry, |function| function.entry) else {
-            return Err(format!("no function begins at {entry}"));
+            return Err(TableFault::NoFunction { entry });
         };
         let Ok(position) = functions[number].reached.binary_search(&instruction) else {
-            return Err(format!("the function at {entry} does not reach it"));
+            return Err(TableFault::NotReached { entry });
         };
         self.seen[number][position] = true;
         Ok(())
     }
 
-    fn check_calls(&self, calls: &[Call]) -> Result<(), String> {
+    fn check_calls(&self, calls: &[Call]) -> Result<(), TableFault> {
         if calls.len() > MAX_CALLS {
-            return Err(format!(
-                "{} calls where {MAX_CALLS} are possible",
-                calls.len()
-            ));
+            let count = calls.len();
+            return Err(TableFault::TooManyCalls { count });
         }
         for call in calls {
             let Location::Memory { base, .. } = call.at else {
-                return Err("a return address is not in memory".to_owned());
+                return Err(TableFault::ReturnNotInMemory);
             };
             check_register(base)?;
             if !self.follows_call(call.returns_to) {
-                return Err(format!("{} does not follow a call", call.returns_to));
+                let address = call.returns_to;
+                return Err(TableFault::NotBehindCall { address });
             }
         }
         Ok(())
@@ -150,39 +146,40 @@ impl<'a> Checker<'a> {
     }
 }
 
-fn check_register(register: Register) -> Result<(), String> {
+fn check_register(register: Register) -> Result<(), TableFault> {
     match register.index() < Register::COUNT {
         true => Ok(()),
-        false => Err(format!("{register} does not exist")),
+        false => Err(TableFault::NoRegister { register }),
     }
 }
 
-fn check_source(source: &Source) -> Result<(), String> {
+fn check_source(source: &Source) -> Result<(), TableFault> {
     match source.location {
         Location::Register(base) | Location::Memory { base, .. } => check_register(base)?,
         Location::Nowhere => {}
     }
     match source.scale {
-        0 => Err("it was multiplied by 0".to_owned()),
+        0 => Err(TableFault::ZeroScale),
         _ => Ok(()),
     }
 }
 
-fn check_clear(clear: &Clear, arguments: &[Register]) -> Result<(), String> {
+fn check_clear(clear: &Clear, arguments: &[Register]) -> Result<(), TableFault> {
     if !arguments.contains(&clear.argument) {
-        return Err(format!("{} is no argument", clear.argument));
+        let register = clear.argument;
+        return Err(TableFault::NoArgument { register });
     }
     match clear.size {
         1..=8 => Ok(()),
-        size => Err(format!("{size} bytes are to be cleared, not 1 to 8")),
+        size => Err(TableFault::ClearSize { size }),
     }
 }
 
-fn check_reason(reason: &str) -> Result<(), String> {
+fn check_reason(reason: &str) -> Result<(), TableFault> {
     match reason.is_empty() || reason.len() > MAX_LEN || reason.contains('\0') {
-        true => Err(format!(
-            "a reason has 1 to {MAX_LEN} bytes, none of them 0: {reason:?}"
-        )),
+        true => Err(TableFault::ReasonNotStorable {
+            reason: reason.to_owned(),
+        }),
         false => Ok(()),
     }
 }

@@ -16,6 +16,7 @@ use crate::reentry::record::{
 };
 use crate::reentry::{
     Call, Clear, Context, Location, Recipe, Recovery, ReentryTable, Register, STRINGS, Source,
+    TableFault,
 };
 use crate::{Error, Result, Svma, arch};
 
@@ -37,17 +38,17 @@ impl Stored {
         let mut steps = Vec::new();
         let mut recipes = Vec::new();
         for (index, recipe) in table.recipes.iter().enumerate() {
-            let failed = |reason| refused(format!("recipe {index}"), reason);
+            let failed = |fault| refused(format!("recipe {index}"), &fault);
             checker.recipe(recipe).map_err(failed)?;
             recipes.extend(record::stored(add_steps(&mut steps, recipe)?));
         }
         let mut contexts = Contexts::default();
         for context in &table.contexts {
-            let failed = |reason| refused(format!("context of {}", context.boundary), reason);
+            let failed = |fault| refused(format!("context of {}", context.boundary), &fault);
             checker.context(context).map_err(failed)?;
             contexts.add(context)?;
         }
-        let failed = |reason| refused("re-entry table".to_owned(), reason);
+        let failed = |fault| refused("re-entry table".to_owned(), &fault);
         checker.finish().map_err(failed)?;
         Ok(Self {
             digest: digest(image, code),
@@ -193,10 +194,7 @@ impl<'a> Contexts<'a> {
         for call in calls {
             let Location::Memory { base, offset } = call.at else {
                 let what = format!("call that returns to {}", call.returns_to);
-                return Err(refused(
-                    what,
-                    "its return address is not in memory".to_owned(),
-                ));
+                return Err(refused(what, &TableFault::CallNotInMemory));
             };
             let record = CallRecord {
                 offset,
@@ -218,16 +216,15 @@ impl<'a> Contexts<'a> {
 }
 
 fn address(address: Svma) -> Result<u32> {
-    let refused = |_| refused(format!("address {address}"), "it is too large".to_owned());
+    let refused = |_| refused(format!("address {address}"), &TableFault::TooLarge);
     u32::try_from(address.0).map_err(refused)
 }
 
 fn number(count: usize) -> Result<u32> {
-    u32::try_from(count)
-        .map_err(|_| refused("re-entry table".to_owned(), "it is too large".to_owned()))
+    u32::try_from(count).map_err(|_| refused("re-entry table".to_owned(), &TableFault::TooLarge))
 }
 
 /// An error about a table that was not read from anywhere.
-fn refused(what: String, reason: String) -> Error {
-    Error::Unsupported { what, reason }
+fn refused(what: String, fault: &TableFault) -> Error {
+    Error::unsupported(what, fault.to_string())
 }

@@ -21,6 +21,7 @@ mod encode;
 mod no_recipe;
 mod read;
 mod record;
+mod table_fault;
 
 use crate::Svma;
 
@@ -29,6 +30,7 @@ pub use crate::derive::reentry::derive;
 pub(crate) use encode::Stored;
 pub use no_recipe::NoRecipe;
 pub(crate) use read::read;
+use table_fault::TableFault;
 
 /// Name of the string table of a stored table.
 const STRINGS: &str = ".vvar.reentry.strtab";

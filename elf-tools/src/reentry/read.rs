@@ -17,7 +17,7 @@ use crate::reentry::record::{
 };
 use crate::reentry::{
     Call, Clear, Context, Location, MAX_CALLS, NoRecipe, Recipe, Recovery, ReentryTable, Register,
-    STRINGS, Source,
+    STRINGS, Source, TableFault,
 };
 use crate::symtab::name::MAX_LEN;
 use crate::{Error, Result, Svma};
@@ -106,12 +106,12 @@ impl<'a> Reader<'a> {
             let context = self
                 .context(record)
                 .and_then(|context| self.checker.context(&context).map(|()| context))
-                .map_err(|reason| self.contexts.failed::<ContextRecord>(index, reason))?;
+                .map_err(|fault| self.contexts.failed::<ContextRecord>(index, &fault))?;
             contexts.push(context);
         }
         self.checker
             .finish()
-            .map_err(|reason| Error::malformed("re-entry table", offset, reason))?;
+            .map_err(|fault| Error::malformed("re-entry table", offset, fault.to_string()))?;
         Ok(ReentryTable { recipes, contexts })
     }
 
@@ -121,11 +121,11 @@ impl<'a> Reader<'a> {
         let count = self.steps.bytes.len() / record::size::<StepRecord>();
         let mut next = 0;
         for (index, record) in record::all::<RecipeRecord>(self.recipes.bytes).enumerate() {
-            let failed = |reason| self.recipes.failed::<RecipeRecord>(index, reason);
+            let failed = |fault: TableFault| self.recipes.failed::<RecipeRecord>(index, &fault);
             let steps = range(record.first, record.count, count).map_err(failed)?;
             if steps.start != next {
-                let reason = format!("it begins with step {}, and {next} is next", steps.start);
-                return Err(failed(reason));
+                let start = steps.start;
+                return Err(failed(TableFault::StepOrder { start, next }));
             }
             next = steps.end;
             let recipe = recipe(&self.steps, steps)?;
@@ -134,24 +134,26 @@ impl<'a> Reader<'a> {
         }
         match next == count {
             true => Ok(recipes),
-            false => {
-                let reason = "no recipe has it".to_owned();
-                Err(self.steps.failed::<StepRecord>(next, reason))
-            }
+            false => Err(self
+                .steps
+                .failed::<StepRecord>(next, &TableFault::StrayStep)),
         }
     }
 
-    fn context(&self, record: ContextRecord) -> Result<Context, String> {
+    fn context(&self, record: ContextRecord) -> Result<Context, TableFault> {
         if record.flags & !(READS | LOST) != 0 {
-            return Err(format!("unknown flags {:#x}", record.flags));
+            let flags = record.flags;
+            return Err(TableFault::UnknownFlags { flags });
         }
         let count = u32::from(record.call_count);
         if count as usize > MAX_CALLS {
-            return Err(format!("{count} calls where {MAX_CALLS} are possible"));
+            let count = count as usize;
+            return Err(TableFault::TooManyCalls { count });
         }
         let calls = range(record.calls, count, self.calls.len())?;
         if count == 0 && record.calls != 0 {
-            return Err(format!("call {} is the first of none", record.calls));
+            let first = record.calls;
+            return Err(TableFault::FirstOfNone { first });
         }
         Ok(Context {
             boundary: Svma(record.boundary.into()),
@@ -165,13 +167,15 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn reason(&self, offset: u32) -> Result<String, String> {
-        let missing = || format!("no reason of at most {MAX_LEN} bytes is at {offset:#x}");
-        let tail = (self.strings.get(offset as usize..)).ok_or_else(missing)?;
+    fn reason(&self, offset: u32) -> Result<String, TableFault> {
+        let missing = TableFault::NoReason { offset };
+        let Some(tail) = self.strings.get(offset as usize..) else {
+            return Err(missing);
+        };
         // Many contexts may have one reason: its end is not looked for any further.
-        let bytes = string_at(&tail[..tail.len().min(MAX_LEN + 1)], 0).ok_or_else(missing)?;
+        let bytes = string_at(&tail[..tail.len().min(MAX_LEN + 1)], 0).ok_or(missing)?;
         let reason = std::str::from_utf8(bytes);
-        let reason = reason.map_err(|_| format!("the reason at {offset:#x} is not UTF-8"))?;
+        let reason = reason.map_err(|_| TableFault::ReasonNotUtf8 { offset })?;
         Ok(reason.to_owned())
     }
 }
@@ -197,9 +201,10 @@ impl<'a> Records<'a> {
         Err(Error::malformed(what, section.offset, reason))
     }
 
-    fn failed<R: Record>(&self, index: usize, reason: String) -> Error {
+    fn failed<R: Record>(&self, index: usize, fault: &TableFault) -> Error {
         let offset = self.offset + (index * record::size::<R>()) as u64;
-        Error::malformed(format!("entry {index} of {}", R::SECTION), offset, reason)
+        let what = format!("entry {index} of {}", R::SECTION);
+        Error::malformed(what, offset, fault.to_string())
     }
 }
 
@@ -221,19 +226,18 @@ fn only<'v>(view: &'v View<'_>, name: &str) -> Result<&'v Section> {
 }
 
 /// `count` indices from `first` on, of `of` that there are.
-fn range(first: u32, count: u32, of: usize) -> Result<Range<usize>, String> {
+fn range(first: u32, count: u32, of: usize) -> Result<Range<usize>, TableFault> {
     let start = first as usize;
     let end = start.checked_add(count as usize).filter(|&end| end <= of);
     end.map(|end| start..end)
-        .ok_or_else(|| format!("{count} entries from {first} on, where there are {of}"))
+        .ok_or(TableFault::NoEntries { first, count, of })
 }
 
 fn calls(stored: &Records<'_>) -> Result<Vec<Call>> {
     let mut calls = Vec::with_capacity(stored.bytes.len() / record::size::<CallRecord>());
     for (index, record) in record::all::<CallRecord>(stored.bytes).enumerate() {
         if record.rest != [0; 3] {
-            let reason = "its last three bytes are not 0".to_owned();
-            return Err(stored.failed::<CallRecord>(index, reason));
+            return Err(stored.failed::<CallRecord>(index, &TableFault::CallRest));
         }
         calls.push(Call {
             at: Location::Memory {
@@ -251,19 +255,20 @@ fn recipe(stored: &Records<'_>, range: Range<usize>) -> Result<Recipe> {
     let bytes = &stored.bytes
         [range.start * record::size::<StepRecord>()..range.end * record::size::<StepRecord>()];
     for (index, record) in range.zip(record::all::<StepRecord>(bytes)) {
-        step(record, &mut recipe).map_err(|reason| stored.failed::<StepRecord>(index, reason))?;
+        step(record, &mut recipe).map_err(|fault| stored.failed::<StepRecord>(index, &fault))?;
     }
     Ok(recipe)
 }
 
-fn step(record: StepRecord, recipe: &mut Recipe) -> Result<(), String> {
+fn step(record: StepRecord, recipe: &mut Recipe) -> Result<(), TableFault> {
     if record.rest != 0 {
-        return Err("bytes 4 to 7 are not 0".to_owned());
+        return Err(TableFault::StepRest);
     }
     let base = Register(record.base);
     let location = match record.kind {
         FROM_REGISTER if record.offset != 0 => {
-            return Err(format!("an offset of {} in a register", record.offset));
+            let offset = record.offset;
+            return Err(TableFault::OffsetInRegister { offset });
         }
         FROM_REGISTER => Location::Register(base),
         FROM_MEMORY => Location::Memory {
@@ -271,12 +276,12 @@ fn step(record: StepRecord, recipe: &mut Recipe) -> Result<(), String> {
             offset: record.offset,
         },
         FROM_NOWHERE if (record.base, record.offset) != (0, 0) => {
-            return Err("a constant is looked for somewhere".to_owned());
+            return Err(TableFault::PlaceOfConstant);
         }
         FROM_NOWHERE => Location::Nowhere,
         CLEAR => {
             if (record.base, record.image, record.constant, record.scale) != (0, 0, 0, 0) {
-                return Err("it has a source, and it only clears".to_owned());
+                return Err(TableFault::SourceOfClear);
             }
             recipe.clear.push(Clear {
                 argument: Register(record.register),
@@ -285,15 +290,15 @@ fn step(record: StepRecord, recipe: &mut Recipe) -> Result<(), String> {
             });
             return Ok(());
         }
-        kind => return Err(format!("kind {kind} is not known")),
+        kind => return Err(TableFault::UnknownKind { kind }),
     };
     if !recipe.clear.is_empty() {
-        return Err("a register is put back behind what is cleared".to_owned());
+        return Err(TableFault::RegisterBehindClear);
     }
     let low = match record.size {
         0 => false,
         1 => true,
-        size => return Err(format!("{size} where only 0 and 1 are possible")),
+        size => return Err(TableFault::NotBoolean { size }),
     };
     let source = Source {
         location,

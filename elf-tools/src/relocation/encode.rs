@@ -7,7 +7,7 @@ use crate::elf_writer::{
     Content, NewSection, RELA, SYMBOL, add_name, object_symbol, table_section,
 };
 use crate::relocation::rela::{Rela, Type};
-use crate::relocation::{Constraint, Need, Opaque, Relocations};
+use crate::relocation::{Constraint, Need, Opaque, Relocations, TableFault};
 use crate::symtab::name::MAX_LEN;
 use crate::{Error, Result, Svma};
 
@@ -85,12 +85,8 @@ impl Tables {
                 .operand_fields
                 .get(term.operand_field as usize)
                 .ok_or_else(|| {
-                    let count = relocations.operand_fields.len();
-                    let reason = format!(
-                        "operand field {} of {count} does not exist",
-                        term.operand_field
-                    );
-                    self.failed(constraint.site, reason)
+                    let (index, count) = (term.operand_field, relocations.operand_fields.len());
+                    self.failed(constraint.site, TableFault::NoOperandField { index, count })
                 })?;
             let kind = Type::Term(operand_field.width);
             self.entry(kind, operand_field.place, 0, term.coefficient)?;
@@ -101,8 +97,8 @@ impl Tables {
     fn opaque(&mut self, opaque: &Opaque) -> Result<()> {
         let reason = opaque.reason.to_string();
         if reason.is_empty() || reason.len() > MAX_LEN || reason.contains('\0') {
-            let what = format!("a reason has 1 to {MAX_LEN} bytes, none of them 0: {reason:?}");
-            return Err(self.failed(opaque.site, what));
+            let fault = TableFault::ReasonNotStorable { reason };
+            return Err(self.failed(opaque.site, fault));
         }
         let (binding, undefined) = (elf::STB_GLOBAL.0, elf::SHN_UNDEF.0);
         let symbol = self.symbols.add(&reason, binding, undefined, 0, 0);
@@ -111,8 +107,8 @@ impl Tables {
 
     fn entry(&mut self, kind: Type, place: Svma, symbol: usize, addend: i64) -> Result<()> {
         let Some(number) = kind.number(SPECIFIED) else {
-            let reason = format!("no relocation type is specified for {kind:?}");
-            return Err(self.failed(place, reason));
+            let what = format!("{kind:?}");
+            return Err(self.failed(place, TableFault::TypeNotSpecified { what }));
         };
         let entry = Rela {
             place,
@@ -126,7 +122,7 @@ impl Tables {
     }
 
     /// An error about the entry that is to be written next.
-    fn failed(&self, place: Svma, reason: String) -> Error {
+    fn failed(&self, place: Svma, reason: TableFault) -> Error {
         Error::Relocation {
             index: self.relocations.len() / RELA as usize,
             place,

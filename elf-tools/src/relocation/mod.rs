@@ -14,6 +14,7 @@ pub mod postlink;
 mod read;
 mod rela;
 mod table;
+mod table_fault;
 mod uses;
 pub mod write;
 
@@ -27,6 +28,7 @@ pub use constraint::{Constraint, Opaque, OperandField, RightHandSide, Term, Widt
 pub use opaque_reason::OpaqueReason;
 pub use postlink::postlink;
 pub use read::read;
+pub use table_fault::TableFault;
 pub use uses::{FunctionUses, Uses};
 
 /// How a relocation is calculated and stored. Numbers and names are those

@@ -3,7 +3,7 @@
 use object::elf;
 
 use crate::elf::{RawSymbol, View};
-use crate::relocation::Need;
+use crate::relocation::{Need, TableFault};
 use crate::symtab::name::{MAX_LEN, Reference};
 use crate::{Error, Result};
 
@@ -28,7 +28,7 @@ pub(super) fn need(view: &View<'_>, symbol: &RawSymbol<'_>) -> Result<Need> {
     }
     let default = match defined {
         false => None,
-        true => Some(default(view, symbol).map_err(|reason| Error::symbol(name, reason))?),
+        true => Some(default(view, symbol, name)?),
     };
     Ok(Need {
         reference: Reference::parse(name)?,
@@ -37,19 +37,20 @@ pub(super) fn need(view: &View<'_>, symbol: &RawSymbol<'_>) -> Result<Need> {
     })
 }
 
-/// The bytes of a weak definition.
-fn default(view: &View<'_>, symbol: &RawSymbol<'_>) -> Result<Vec<u8>, String> {
+/// The bytes of a weak definition, which has that name.
+fn default(view: &View<'_>, symbol: &RawSymbol<'_>, name: &str) -> Result<Vec<u8>> {
+    let refused = |reason: String| Error::symbol(name, reason);
     if symbol.size == 0 || symbol.size > MAX_DEFAULT {
-        return Err(format!(
+        return Err(refused(format!(
             "a default has 1 to {MAX_DEFAULT} bytes, not {}",
             symbol.size
-        ));
+        )));
     }
     if symbol.section >= elf::SHN_LORESERVE {
-        return Err(format!(
+        return Err(refused(format!(
             "a default lies in a section, not in {:#x}",
             symbol.section
-        ));
+        )));
     }
     // Without section headers an image-relative address is an offset; with them, the section says
     // where its bytes are.
@@ -60,28 +61,27 @@ fn default(view: &View<'_>, symbol: &RawSymbol<'_>) -> Result<Vec<u8>, String> {
                 at.checked_add(symbol.size)
                     .is_some_and(|end| end <= section.size)
             });
-            let within = within
-                .ok_or_else(|| format!("the default lies outside its section {}", section.name))?;
+            let outside = || format!("the default lies outside its section {}", section.name);
+            let within = within.ok_or_else(|| refused(outside()))?;
             section
                 .offset
                 .checked_add(within)
-                .ok_or("the default lies outside the file")?
+                .ok_or_else(|| refused("the default lies outside the file".to_owned()))?
         }
     };
     view.slice("default", offset, symbol.size)
         .map(<[u8]>::to_vec)
-        .map_err(|e| e.to_string())
+        .map_err(|error| refused(error.to_string()))
 }
 
 /// The name of a symbol that is no reference but says in words why an instruction cannot be
 /// described.
-pub(super) fn reason(symbol: &RawSymbol<'_>) -> Result<String, String> {
+pub(super) fn reason(symbol: &RawSymbol<'_>) -> Result<String, TableFault> {
     match std::str::from_utf8(symbol.name) {
-        Err(_) => Err("its reason is not UTF-8".to_owned()),
-        Ok(name) if name.is_empty() || name.len() > MAX_LEN => Err(format!(
-            "a reason has 1 to {MAX_LEN} bytes, not {}",
-            name.len()
-        )),
+        Err(_) => Err(TableFault::ReasonNotUtf8),
+        Ok(name) if name.is_empty() || name.len() > MAX_LEN => {
+            Err(TableFault::ReasonLength { length: name.len() })
+        }
         Ok(name) => Ok(name.to_owned()),
     }
 }

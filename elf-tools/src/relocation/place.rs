@@ -4,11 +4,11 @@ use crate::arch::{self, Arch};
 use crate::disassembly::{Access, Instruction};
 use crate::image::Image;
 use crate::reachability::Code;
-use crate::relocation::{Kind, OperandField, Quantity, Width};
+use crate::relocation::{Kind, OperandField, Quantity, TableFault, Width};
 use crate::symtab::name::Reference;
 use crate::{Error, Result, Svma};
 
-/// An image and its instructions, to check places against. Errors are reasons, in words.
+/// An image and its instructions, to check places against.
 pub(super) struct Places<'a> {
     /// The image's architecture.
     pub(super) arch: &'static dyn Arch,
@@ -32,17 +32,15 @@ impl<'a> Places<'a> {
 
     /// A relocation of that kind must have a place inside the image that is no part of something
     /// else.
-    pub(super) fn check_entry(&self, place: Svma, kind: Kind) -> Result<(), String> {
+    pub(super) fn check_entry(&self, place: Svma, kind: Kind) -> Result<(), TableFault> {
         let width = kind.width();
         if place
             .0
             .checked_add(width)
             .is_none_or(|end| end > self.image.loaded_size())
         {
-            return Err(format!(
-                "{width} bytes leave the image of {:#x} bytes",
-                self.image.loaded_size()
-            ));
+            let size = self.image.loaded_size();
+            return Err(TableFault::OutsideImage { width, size });
         }
         let last = place.offset(width as i64 - 1);
         let instruction = self
@@ -52,33 +50,34 @@ impl<'a> Places<'a> {
         match instruction {
             Some(instruction) => check_operand(instruction, place, width),
             None if self.image.has_sections() && self.image.is_text(place) => {
-                Err("in code, but not in an instruction".to_owned())
+                Err(TableFault::BetweenInstructions)
             }
             None => Ok(()),
         }
     }
 
     /// A site must be the start of an instruction.
-    pub(super) fn check_site(&self, site: Svma) -> Result<(), String> {
+    pub(super) fn check_site(&self, site: Svma) -> Result<(), TableFault> {
         self.instruction_at(site).map(|_| ())
     }
 
     /// An operand field must be a whole constant of an instruction, or the place of one that is
     /// missing.
-    pub(super) fn check_operand_field(&self, operand_field: OperandField) -> Result<(), String> {
+    pub(super) fn check_operand_field(
+        &self,
+        operand_field: OperandField,
+    ) -> Result<(), TableFault> {
         if operand_field.width == Width::None {
             let instruction = self.instruction_at(operand_field.place)?;
             let lacks_one =
                 instruction.access != Access::None && instruction.displacement.size == 0;
             return match lacks_one {
                 true => Ok(()),
-                false => Err(
-                    "the instruction has no memory operand that lacks a displacement".to_owned(),
-                ),
+                false => Err(TableFault::NothingLacks),
             };
         }
         let instruction = self.code.covering(operand_field.place);
-        let instruction = instruction.ok_or("not in an instruction")?;
+        let instruction = instruction.ok_or(TableFault::NotInInstruction)?;
         check_operand(
             instruction,
             operand_field.place,
@@ -86,33 +85,34 @@ impl<'a> Places<'a> {
         )
     }
 
-    fn instruction_at(&self, address: Svma) -> Result<&Instruction, String> {
+    fn instruction_at(&self, address: Svma) -> Result<&Instruction, TableFault> {
         let instruction = self.code.covering(address);
         let instruction = instruction.filter(|instruction| instruction.address == address);
-        instruction.ok_or_else(|| "not the start of an instruction".to_owned())
+        instruction.ok_or(TableFault::NotBoundary)
     }
 }
 
-fn check_operand(instruction: &Instruction, place: Svma, width: u64) -> Result<(), String> {
+fn check_operand(instruction: &Instruction, place: Svma, width: u64) -> Result<(), TableFault> {
     match instruction.has_operand(place, width) {
         true => Ok(()),
-        false => Err(format!(
-            "inside the instruction at {}, but not one of its operands",
-            instruction.address
-        )),
+        false => Err(TableFault::NotOperand {
+            instruction: instruction.address,
+        }),
     }
 }
 
 /// A kind of relocation must ask for something that its reference has.
-pub(super) fn check_quantity(reference: &Reference, kind: Kind) -> Result<(), String> {
+pub(super) fn check_quantity(reference: &Reference, kind: Kind) -> Result<(), TableFault> {
     match (reference, kind.quantity()) {
         (Reference::Place(_), Quantity::Value) if !matches!(kind, Kind::Abs64 | Kind::GlobDat) => {
-            Err(format!("{kind} cannot hold the address of {reference}"))
+            let reference = Box::new(reference.clone());
+            Err(TableFault::NoAddress { kind, reference })
         }
         (Reference::OffsetOf { .. }, Quantity::Value) if kind != Kind::GlobDat => Ok(()),
-        (Reference::OffsetOf { .. }, _) => Err(format!(
-            "{kind} asks for more than the distance {reference}"
-        )),
+        (Reference::OffsetOf { .. }, _) => {
+            let reference = Box::new(reference.clone());
+            Err(TableFault::OnlyDistance { kind, reference })
+        }
         (Reference::Place(_), _) => Ok(()),
     }
 }

@@ -11,7 +11,7 @@ use crate::arch::{self, Arch};
 use crate::elf::View;
 use crate::image::Image;
 use crate::relocation::rela::{self, Rela};
-use crate::relocation::{Kind, Need, Relocation, Relocations, write};
+use crate::relocation::{Kind, Need, Relocation, Relocations, TableFault, write};
 use crate::symtab::name::Reference;
 use crate::{Error, Result};
 
@@ -65,14 +65,14 @@ fn collect(
             symbol,
             addend,
         } = entry;
-        let failed = |reason: String| Error::Relocation {
+        let failed = |reason| Error::Relocation {
             index,
             place,
             reason,
         };
         let symbol = symbols
             .get(symbol)
-            .ok_or_else(|| failed("symbol does not exist".to_owned()))?;
+            .ok_or_else(|| failed(TableFault::NoLinkedSymbol))?;
         let name = String::from_utf8_lossy(symbol.name);
         if symbol.kind == elf::STT_SECTION.0 {
             continue;
@@ -81,11 +81,10 @@ fn collect(
             continue;
         };
         if symbol.section == elf::SHN_UNDEF.0 {
-            let reason = "its symbol is undefined: the image has a relocation table already";
-            return Err(failed(reason.to_owned()));
+            return Err(failed(TableFault::SymbolUndefined));
         }
         let kind = Kind::from_number(arch, number)
-            .ok_or_else(|| failed(format!("type {number} is not allowed")))?;
+            .ok_or_else(|| failed(TableFault::TypeNotAllowed { number }))?;
         let need = need_index(relocations, &reference, options, symbol);
         relocations.entries.push(Relocation {
             place,

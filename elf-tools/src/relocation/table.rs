@@ -13,7 +13,7 @@ use crate::relocation::place::{Places, check_quantity};
 use crate::relocation::rela::{self, Rela, Type};
 use crate::relocation::{
     Constraint, Kind, Opaque, OpaqueReason, OperandField, Relocation, Relocations, RightHandSide,
-    Term, Width,
+    TableFault, Term, Width,
 };
 use crate::symtab::name::Reference;
 use crate::{Error, Result, Svma};
@@ -62,10 +62,10 @@ struct Symbols<'a, 'data> {
 }
 
 impl<'a, 'data> Symbols<'a, 'data> {
-    fn get(&self, index: usize) -> Result<&'a RawSymbol<'data>, String> {
+    fn get(&self, index: usize) -> Result<&'a RawSymbol<'data>, TableFault> {
         let count = self.symbols.len();
         let symbol = self.symbols.get(index);
-        symbol.ok_or_else(|| format!("symbol {index} of {count} does not exist"))
+        symbol.ok_or(TableFault::NoSymbol { index, count })
     }
 }
 
@@ -125,8 +125,9 @@ impl<'a> Reader<'a> {
 
     fn entry(&mut self, index: usize, entry: Rela, symbols: &mut Symbols<'_, '_>) -> Result<()> {
         let failed = |reason| failed(index, entry.place, reason);
-        let kind = Type::from_number(self.places.arch, entry.number)
-            .ok_or_else(|| failed(format!("type {} is not allowed", entry.number)))?;
+        let number = entry.number;
+        let kind = Type::from_number(self.places.arch, number)
+            .ok_or_else(|| failed(TableFault::TypeNotAllowed { number }))?;
         if !matches!(kind, Type::Ignored | Type::Term(_)) {
             self.close()?;
         }
@@ -148,7 +149,7 @@ impl<'a> Reader<'a> {
         kind: Kind,
         entry: Rela,
         symbols: &mut Symbols<'_, '_>,
-    ) -> Result<(), String> {
+    ) -> Result<(), TableFault> {
         let Rela { place, addend, .. } = entry;
         let need = self.need(entry.symbol, symbols)?;
         check_quantity(&self.relocations.needs[need as usize].reference, kind)?;
@@ -173,17 +174,16 @@ impl<'a> Reader<'a> {
         right_hand_side: RightHandSide,
         entry: Rela,
         symbols: &mut Symbols<'_, '_>,
-    ) -> Result<(), String> {
+    ) -> Result<(), TableFault> {
         let (site, addend) = (entry.place, entry.addend);
         let need = self.need(entry.symbol, symbols)?;
         let reference = &self.relocations.needs[need as usize].reference;
         if matches!(reference, Reference::OffsetOf { .. }) {
-            return Err(format!(
-                "a constraint is about a symbol, not about {reference}"
-            ));
+            let reference = Box::new(reference.clone());
+            return Err(TableFault::ConstraintOnDistance { reference });
         }
         if right_hand_side == RightHandSide::Presence && addend != 0 {
-            return Err(format!("an addend of {addend} to nothing"));
+            return Err(TableFault::AddendToNothing { addend });
         }
         self.places.check_site(site)?;
         self.relocations.constraints.push(Constraint {
@@ -197,20 +197,21 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn term(&mut self, index: usize, width: Width, entry: Rela) -> Result<(), String> {
+    fn term(&mut self, index: usize, width: Width, entry: Rela) -> Result<(), TableFault> {
         let number = self.relocations.constraints.len();
         let constraint = self.relocations.constraints.last_mut();
         let Some(constraint) = constraint.filter(|_| self.open.is_some()) else {
-            return Err("a term outside a constraint".to_owned());
+            return Err(TableFault::TermOutside);
         };
         if constraint.right_hand_side == RightHandSide::Presence {
-            return Err("a term of what only has to exist".to_owned());
+            return Err(TableFault::TermOfPresence);
         }
         if entry.symbol != 0 {
-            return Err(format!("a term names symbol {}", entry.symbol));
+            let symbol = entry.symbol;
+            return Err(TableFault::TermNamesSymbol { symbol });
         }
         if entry.addend == 0 {
-            return Err("a term with coefficient 0".to_owned());
+            return Err(TableFault::ZeroCoefficient);
         }
         let operand_field = OperandField {
             place: entry.place,
@@ -218,10 +219,8 @@ impl<'a> Reader<'a> {
         };
         let known = match self.operand_fields.get_mut(&operand_field) {
             Some(known) if known.constraint == number => {
-                return Err(format!(
-                    "a second term of the constraint at {}",
-                    constraint.site
-                ));
+                let site = constraint.site;
+                return Err(TableFault::SecondTerm { site });
             }
             Some(known) => known,
             None => {
@@ -247,9 +246,10 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn opaque(&mut self, entry: Rela, symbols: &Symbols<'_, '_>) -> Result<(), String> {
+    fn opaque(&mut self, entry: Rela, symbols: &Symbols<'_, '_>) -> Result<(), TableFault> {
         if entry.addend != 0 {
-            return Err(format!("an addend of {} to nothing", entry.addend));
+            let addend = entry.addend;
+            return Err(TableFault::AddendToNothing { addend });
         }
         let site = entry.place;
         self.places.check_site(site)?;
@@ -259,12 +259,13 @@ impl<'a> Reader<'a> {
     }
 
     /// The index of the need that symbol `index` states.
-    fn need(&mut self, index: usize, symbols: &mut Symbols<'_, '_>) -> Result<u32, String> {
+    fn need(&mut self, index: usize, symbols: &mut Symbols<'_, '_>) -> Result<u32, TableFault> {
         let symbol = symbols.get(index)?;
         if let Some(need) = symbols.needs[index] {
             return Ok(need);
         }
-        let need = need(symbols.view, symbol).map_err(|e| e.to_string())?;
+        let need =
+            need(symbols.view, symbol).map_err(|error| TableFault::Symbol(Box::new(error)))?;
         let position = self.relocations.needs.len() as u32;
         self.relocations.needs.push(need);
         symbols.needs[index] = Some(position);
@@ -281,8 +282,7 @@ impl<'a> Reader<'a> {
                 if constraint.right_hand_side == RightHandSide::Address
                     && constraint.terms.is_empty() =>
             {
-                let reason = "an address that no term adds up to".to_owned();
-                Err(failed(index, site, reason))
+                Err(failed(index, site, TableFault::NoTerms))
             }
             _ => Ok(()),
         }
@@ -312,7 +312,8 @@ impl<'a> Reader<'a> {
         match self.spans.windows(2).find(overlap) {
             None => Ok(()),
             Some(pair) => {
-                let reason = format!("overlaps the one at {}", pair[0].place);
+                let other = pair[0].place;
+                let reason = TableFault::Overlap { other };
                 Err(failed(pair[1].index, pair[1].place, reason))
             }
         }
@@ -339,7 +340,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn failed(index: usize, place: Svma, reason: String) -> Error {
+fn failed(index: usize, place: Svma, reason: TableFault) -> Error {
     Error::Relocation {
         index,
         place,

@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use super::layout_fault::LayoutFault;
 use super::place::{Place, Role};
 use super::vvar_accesses::{Evidence, Touch};
 use crate::Svma;
@@ -19,31 +20,26 @@ use crate::Svma;
 /// Stock images touch at least eight.
 const MIN_CLOCK_FIELDS: usize = 4;
 
-/// Errors, in words, at the first thing in the code that `places` do not explain, and where too
-/// little is seen to tell.
+/// Errors at the first thing in the code that `places` do not explain, and where too little is seen
+/// to tell.
 pub(super) fn check(
     evidence: &Evidence,
     places: &[Place],
     timens_mode: Option<i64>,
-) -> Result<(), String> {
+) -> Result<(), LayoutFault> {
     let index = Index::new(places);
     for &(at, address) in &evidence.loads {
         if !index.starts_object(address) {
-            return Err(format!(
-                "{at} loads the address {}, where nothing starts",
-                place_of(address)
-            ));
+            let target = place_of(address);
+            return Err(LayoutFault::Load { at, target });
         }
     }
     let mut touched = BTreeSet::new();
     for touch in &evidence.touches {
-        let field = index.field(touch).ok_or_else(|| {
-            format!(
-                "{} accesses {} bytes at {}, which is no field",
-                touch.at,
-                touch.size,
-                place_of(touch.target)
-            )
+        let field = index.field(touch).ok_or(LayoutFault::Access {
+            at: touch.at,
+            size: touch.size,
+            target: place_of(touch.target),
         })?;
         touched.insert(field);
     }
@@ -52,9 +48,7 @@ pub(super) fn check(
         .filter(|name| name.starts_with("time.clock[]."))
         .count();
     if seen < MIN_CLOCK_FIELDS || !touched.contains("time.clock[].seq") {
-        return Err(format!(
-            "the code is seen to touch {seen} fields of time.clock[], too few to tell"
-        ));
+        return Err(LayoutFault::TooFewFields { seen });
     }
     let timens_in_use = touched.iter().any(|name| name.starts_with("timens."))
         || evidence
@@ -70,7 +64,7 @@ fn check_namespace_tests(
     index: &Index<'_>,
     timens_mode: Option<i64>,
     timens_in_use: bool,
-) -> Result<(), String> {
+) -> Result<(), LayoutFault> {
     // Four bytes are compared, whose sign depends on who reads the constant.
     let is_test = |touch: &&Touch| {
         timens_mode.is_some()
@@ -78,17 +72,13 @@ fn check_namespace_tests(
     };
     let mut tests = evidence.touches.iter().filter(is_test).peekable();
     if timens_in_use && tests.peek().is_none() {
-        return Err(
-            "the code uses the page of time namespaces without asking for VDSO_CLOCKMODE_TIMENS"
-                .to_owned(),
-        );
+        return Err(LayoutFault::NoNamespaceTest);
     }
     match tests.find(|test| index.field(test) != Some("time.clock[].clock_mode")) {
-        Some(test) => Err(format!(
-            "{} compares {} with VDSO_CLOCKMODE_TIMENS, which is no clock_mode of the time page",
-            test.at,
-            place_of(test.target)
-        )),
+        Some(test) => Err(LayoutFault::NamespaceTest {
+            at: test.at,
+            target: place_of(test.target),
+        }),
         None => Ok(()),
     }
 }

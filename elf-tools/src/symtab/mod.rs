@@ -6,6 +6,7 @@
 
 pub mod elf;
 mod layout_check;
+mod layout_fault;
 pub mod name;
 pub(crate) mod page_layouts;
 mod place;

@@ -1,5 +1,6 @@
 //! Every canonical name with its place, for given struct layouts and a given page layout.
 
+use super::layout_fault::LayoutFault;
 use super::page_layouts::{PAGE, Placement};
 use crate::layout::{Layout, Member, Structure, Type};
 use crate::{Error, Result};
@@ -175,15 +176,15 @@ impl Structs {
             .fold(self.globals.size, u64::max)
     }
 
-    /// Every name where `placement` puts it. Errors, in words, where the structs do not fit there.
-    pub(super) fn place(&self, placement: &Placement) -> Result<Vec<Place>, String> {
+    /// Every name where `placement` puts it. Errors where the structs do not fit there.
+    pub(super) fn place(&self, placement: &Placement) -> Result<Vec<Place>, LayoutFault> {
         let mut places = Places(Vec::new());
         let time_end = placement
             .time_data
             .unsigned_abs()
             .checked_add(self.time_size());
         if time_end.is_none_or(|end| end > PAGE.unsigned_abs()) {
-            return Err("the time data does not fit into its page".to_owned());
+            return Err(LayoutFault::TimeData);
         }
         self.place_time("time", placement.time, placement, &mut places)?;
         if let Some(timens) = placement.timens {
@@ -224,7 +225,7 @@ impl Structs {
         page: i64,
         placement: &Placement,
         places: &mut Places,
-    ) -> Result<(), String> {
+    ) -> Result<(), LayoutFault> {
         places.object(format!("{prefix}.page"), page, PAGE.unsigned_abs(), &[]);
         let data = page + placement.time_data;
         let aux = self.aux_clocks.iter().map(|clocks| ("aux_clock", clocks));
@@ -243,14 +244,14 @@ impl Structs {
         rng: &Structure,
         placement: &Placement,
         places: &mut Places,
-    ) -> Result<(), String> {
+    ) -> Result<(), LayoutFault> {
         let Some(page) = placement.rng else {
             let offset = placement.rng_in_time;
             let time_end = placement.time_data.unsigned_abs() + self.time_size();
             if offset.unsigned_abs() < time_end
                 || offset.unsigned_abs().saturating_add(rng.size) > PAGE.unsigned_abs()
             {
-                return Err("the random generator's state overlaps the time data".to_owned());
+                return Err(LayoutFault::RandomState);
             }
             places.fields("rng", placement.time + offset, rng, &RNG_FIELDS, &[])?;
             places.hidden("rng", placement.time + offset, rng.size);
@@ -361,16 +362,14 @@ impl Places {
         structure: &Structure,
         names: &[&str],
         repeats: &[(u64, u64)],
-    ) -> Result<(), String> {
+    ) -> Result<(), LayoutFault> {
         if structure.size > PAGE.unsigned_abs() {
-            return Err(format!(
-                "struct `{}` does not fit into a page",
-                structure.name
-            ));
+            let name = structure.name.clone();
+            return Err(LayoutFault::StructSize { name });
         }
         for member in names.iter().filter_map(|name| structure.member(name)) {
             let Type::Scalar { size } = member.kind else {
-                return Err(unexpected(structure, member, "a scalar").to_string());
+                return Err(unexpected(structure, member, "a scalar").into());
             };
             let address = start.wrapping_add_unsigned(member.offset);
             self.push(
@@ -385,7 +384,7 @@ impl Places {
     }
 
     /// The array `name` of clocks and everything in it.
-    fn clocks(&mut self, name: &str, start: i64, clocks: &Array) -> Result<(), String> {
+    fn clocks(&mut self, name: &str, start: i64, clocks: &Array) -> Result<(), LayoutFault> {
         let element = format!("{name}[]");
         let repeats = [clocks.repeat()];
         self.object(name, start, clocks.size(), &[]);
@@ -395,7 +394,7 @@ impl Places {
             .iter()
             .filter_map(|array| clocks.element.member(array))
         {
-            let array = Array::of(&clocks.element, member).map_err(|error| error.to_string())?;
+            let array = Array::of(&clocks.element, member)?;
             let name = format!("{element}.{}", member.name);
             let start = start.wrapping_add_unsigned(member.offset);
             self.object(&name, start, array.size(), &repeats);

@@ -52,8 +52,8 @@ fn from_candidates(
             .and_then(|places| check(evidence, &places, structs.timens_mode()).map(|()| places));
         let places = match places {
             Ok(places) => places,
-            Err(reason) => {
-                failures.push(format!("{}: {reason}", placement.origin));
+            Err(fault) => {
+                failures.push(format!("{}: {fault}", placement.origin));
                 continue;
             }
         };

@@ -7,7 +7,6 @@ use std::os::unix::fs::FileExt;
 use elf_tools::image::{Image, TablesNote};
 use elf_tools::layout::btf::Btf;
 use elf_tools::symtab::{self, Provenance, Symtab, mapping_name, stock_symbols};
-use procfs::process::MMapPath;
 
 use crate::targets::Mapping;
 use crate::{Error, Result, maps};
@@ -67,19 +66,6 @@ pub fn process(pid: i32) -> Result<Source> {
         source.no_symtab = Some(NoSymtab::OtherKernel);
     }
     Ok(source)
-}
-
-/// The name of a mapping of the kernel's; procfs strips the brackets of names that it does not know
-/// itself.
-pub fn kernel_mapping(path: &MMapPath) -> Option<&'static str> {
-    match path {
-        MMapPath::Vvar => Some(mapping_name::VVAR),
-        MMapPath::Vdso => Some(mapping_name::VDSO),
-        MMapPath::Other(name) if name == mapping_name::VVAR_VCLOCK.trim_matches(['[', ']']) => {
-            Some(mapping_name::VVAR_VCLOCK)
-        }
-        _ => None,
-    }
 }
 
 /// The kernel's mappings among all of a process.

@@ -6,15 +6,18 @@ use std::os::unix::fs::FileExt;
 use elf_tools::Avma;
 use elf_tools::image::Image;
 use elf_tools::symtab::mapping_name;
-use procfs::process::{MMPermissions, MMapPath, MemoryMap, Process};
 
 use crate::{Error, Result};
 use relocator::placement::PAGE;
-use relocator_process::running::kernel_mapping;
+use relocator_process::maps;
+use relocator_process::targets::Mapping;
 
 /// How far linked code may be from the kernel's mappings: operands reach 2 GiB, and the code itself
 /// takes some of that.
 const REACH: u64 = 1 << 30;
+
+/// The name of the stack in `/proc/self/maps`.
+const STACK: &str = "[stack]";
 
 /// Room that is left below the stack, which grows.
 const STACK_RESERVE: u64 = 16 << 20;
@@ -25,24 +28,20 @@ const LOWEST: u64 = 1 << 20;
 /// A snapshot of the mappings of this process.
 #[derive(Debug)]
 pub(crate) struct AddressSpace {
-    maps: Vec<MemoryMap>,
+    maps: Vec<Mapping>,
 }
 
 impl AddressSpace {
     /// Reads `/proc/self/maps`.
     pub(crate) fn read() -> Result<Self> {
-        let maps = Process::myself().and_then(|process| process.maps());
-        let maps =
-            maps.map_err(|error| Error::io("/proc/self/maps")(std::io::Error::other(error)))?;
-        Ok(Self {
-            maps: maps.into_iter().collect(),
-        })
+        let maps = maps::own().map_err(Error::io("/proc/self/maps"))?;
+        Ok(Self { maps })
     }
 
     /// Where the running kernel's mappings are, by name.
     pub(crate) fn mappings(&self) -> Vec<(String, Avma)> {
         self.kernel_mappings()
-            .map(|(name, map)| (name.to_owned(), Avma(map.address.0)))
+            .map(|(name, map)| (name.to_owned(), map.range.start))
             .collect()
     }
 
@@ -51,11 +50,11 @@ impl AddressSpace {
         let found = self
             .kernel_mappings()
             .find(|(name, _)| *name == mapping_name::VDSO);
-        let (start, end) = found.ok_or_else(no_vdso)?.1.address;
+        let vdso = found.ok_or_else(no_vdso)?.1;
         let memory = File::open("/proc/self/mem").map_err(Error::io("/proc/self/mem"))?;
-        let mut bytes = vec![0; usize::try_from(end.saturating_sub(start)).unwrap_or_default()];
+        let mut bytes = vec![0; usize::try_from(vdso.size()).unwrap_or_default()];
         memory
-            .read_exact_at(&mut bytes, start)
+            .read_exact_at(&mut bytes, vdso.range.start.0)
             .map_err(Error::io("the running vDSO"))?;
         Image::parse(&bytes).map_err(Error::input("the running vDSO"))
     }
@@ -64,9 +63,10 @@ impl AddressSpace {
     /// reach of them.
     pub(crate) fn hole(&self, size: u64) -> Result<Avma> {
         let size = size.next_multiple_of(PAGE);
-        let unit: Vec<(u64, u64)> = self.kernel_mappings().map(|(_, map)| map.address).collect();
-        let start = unit.iter().map(|range| range.0).min().ok_or_else(no_vdso)?;
-        let end = unit.iter().map(|range| range.1).max().ok_or_else(no_vdso)?;
+        let unit = || self.kernel_mappings().map(|(_, map)| &map.range);
+        let start = unit().map(|range| range.start.0).min();
+        let end = unit().map(|range| range.end.0).max();
+        let (start, end) = start.zip(end).ok_or_else(no_vdso)?;
         let candidates = self
             .gaps()
             .into_iter()
@@ -87,11 +87,11 @@ impl AddressSpace {
     /// Fails if memory can be both written and executed: linked code must never have been writable
     /// while it could run.
     pub(crate) fn check_protection(&self) -> Result<()> {
-        let both = MMPermissions::WRITE | MMPermissions::EXECUTE;
-        match self.maps.iter().find(|map| map.perms.contains(both)) {
+        let both = |map: &&Mapping| map.protection.write && map.protection.execute;
+        match self.maps.iter().find(both) {
             None => Ok(()),
             Some(map) => {
-                let (start, end) = map.address;
+                let (start, end) = (map.range.start.0, map.range.end.0);
                 let what =
                     format!("has memory that is writable and executable at {start:#x}-{end:#x}");
                 Err(Error::Child { what })
@@ -99,10 +99,10 @@ impl AddressSpace {
         }
     }
 
-    fn kernel_mappings(&self) -> impl Iterator<Item = (&'static str, &MemoryMap)> {
+    fn kernel_mappings(&self) -> impl Iterator<Item = (&'static str, &Mapping)> {
         self.maps
             .iter()
-            .filter_map(|map| kernel_mapping(&map.pathname).map(|name| (name, map)))
+            .filter_map(|map| maps::kernel_name(map).map(|name| (name, map)))
     }
 
     /// Ranges between mappings, without what stacks may grow into.
@@ -110,16 +110,12 @@ impl AddressSpace {
         let mut gaps = Vec::with_capacity(self.maps.len());
         let mut free = LOWEST;
         for map in &self.maps {
-            let reserve = if map.pathname == MMapPath::Stack {
-                STACK_RESERVE
-            } else {
-                0
-            };
-            let end = map.address.0.saturating_sub(reserve);
+            let reserve = if map.name == STACK { STACK_RESERVE } else { 0 };
+            let end = map.range.start.0.saturating_sub(reserve);
             if end > free {
                 gaps.push((free, end));
             }
-            free = free.max(map.address.1);
+            free = free.max(map.range.end.0);
         }
         gaps
     }

@@ -39,7 +39,7 @@ fn a_hole_is_free_and_in_reach() {
             space
                 .maps
                 .iter()
-                .all(|map| map.address.1 <= hole.0 || end <= map.address.0),
+                .all(|map| map.range.end <= hole || end <= map.range.start.0),
             "{hole}"
         );
         for (name, base) in space.mappings() {

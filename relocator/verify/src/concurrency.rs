@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::emulated::Emulated;
 use nix::libc;
 
-use super::calls::Tally;
+use super::calls::{Difference, Tally};
 use super::candidate::Candidate;
 use super::child::Progress;
 use super::entry::{Clock, Entry, Time, TimeOfDay};
@@ -84,7 +84,7 @@ impl Reader {
     }
 
     /// Nanoseconds by the function.
-    fn read(self) -> Result<i128, String> {
+    fn read(self) -> Result<i128, Difference> {
         let (code, time, unit) = match self {
             Self::Clock(clock, id) => {
                 let (code, time) = clock.call(id);
@@ -98,7 +98,7 @@ impl Reader {
         let fraction = time.fraction.saturating_mul(unit);
         match (code, (0..1_000_000_000).contains(&fraction)) {
             (0, true) => Ok(i128::from(time.seconds) * 1_000_000_000 + i128::from(fraction)),
-            _ => Err(format!("the result is {code} and {time:?}")),
+            _ => Err(Difference::NoTime { code, time }),
         }
     }
 
@@ -113,11 +113,11 @@ impl Reader {
     }
 
     /// Reads, and checks that the result is about what the system call says.
-    fn check(self) -> Result<i128, String> {
+    fn check(self) -> Result<i128, Difference> {
         let (expected, found) = (self.ask(), self.read()?);
         match (found - expected).abs() <= STALE {
             true => Ok(found),
-            false => Err(format!("{found} ns where the system call says {expected}")),
+            false => Err(Difference::Stale { found, expected }),
         }
     }
 }
@@ -132,13 +132,10 @@ pub(super) fn check(
     let mut tally = Tally::default();
     for (reader, is_ordered) in candidate.entry.map_or_else(Vec::new, Reader::of) {
         let name = reader.name();
-        let mut count = |case: &str, found: Vec<Result<(), String>>| {
+        let mut count = |case: &str, found: Vec<Result<(), Difference>>| {
             tally.calls += found.len() as u64;
-            for what in found.into_iter().filter_map(Result::err) {
-                tally.mismatches += 1;
-                tally
-                    .first_mismatch
-                    .get_or_insert_with(|| format!("{name}, {case}: {what}"));
+            for difference in found.into_iter().filter_map(Result::err) {
+                tally.mismatch(&format!("{name}, {case}"), &difference);
             }
         };
         let mut at = |case: &str| progress.at(format!("{}, {name}, {case}", candidate.name()));
@@ -164,7 +161,7 @@ fn during_updates(
     reader: Reader,
     is_ordered: bool,
     calls: u32,
-) -> Result<Vec<Result<(), String>>> {
+) -> Result<Vec<Result<(), Difference>>> {
     let updater = emulated.keep_current(PAUSE);
     let updater = updater.map_err(Error::io("a thread"))?;
     let mut found = Vec::with_capacity(calls as usize);
@@ -173,7 +170,7 @@ fn during_updates(
         found.push(reader.check().and_then(|now| {
             let before = std::mem::replace(&mut last, now);
             match is_ordered && now < before.saturating_sub(SLACK) {
-                true => Err(format!("{now} ns after {before}")),
+                true => Err(Difference::WentBack { now, before }),
                 false => Ok(()),
             }
         }));
@@ -183,7 +180,11 @@ fn during_updates(
 
 /// Makes one call while an update stands still. It has to wait for the end of it, and then be
 /// right.
-fn during_halt(emulated: &Arc<Emulated>, reader: Reader, reads_clocks: bool) -> Result<(), String> {
+fn during_halt(
+    emulated: &Arc<Emulated>,
+    reader: Reader,
+    reads_clocks: bool,
+) -> Result<(), Difference> {
     for _ in 0..ATTEMPTS {
         let [begun, ending] = [const { AtomicBool::new(false) }; 2];
         let (in_time, result, waited) = thread::scope(|scope| {
@@ -203,7 +204,7 @@ fn during_halt(emulated: &Arc<Emulated>, reader: Reader, reads_clocks: bool) -> 
         });
         result?;
         if in_time && reads_clocks && !waited {
-            return Err("it did not wait for the end of the update".to_owned());
+            return Err(Difference::DidNotWait);
         }
         if in_time {
             break;

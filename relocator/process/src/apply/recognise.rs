@@ -7,6 +7,7 @@
 //! Of each mapping the tool reads a few headers, and all of it only if they look like a vDSO's.
 
 mod kernel;
+mod no_image;
 mod placeholder;
 mod text;
 

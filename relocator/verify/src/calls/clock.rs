@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use nix::libc;
 use nix::unistd::{getpid, gettid};
 
-use super::{Checker, Settable, between, equal};
+use super::{Checker, Difference, Settable, between, equal};
 use crate::entry::{Clock, Entry, Time};
 use crate::system;
 
@@ -51,7 +51,7 @@ fn settable(id: i32) -> Settable {
     }
 }
 
-fn bracket(clock: Clock, id: i32) -> Result<(), String> {
+fn bracket(clock: Clock, id: i32) -> Result<(), Difference> {
     let (code, before) = system::clock_gettime(id);
     let (found_code, found) = clock.call(id);
     let (_, after) = system::clock_gettime(id);
@@ -60,7 +60,8 @@ fn bracket(clock: Clock, id: i32) -> Result<(), String> {
         return Ok(());
     }
     if !(0..NANOSECONDS).contains(&found.fraction) {
-        return Err(format!("{} nanoseconds", found.fraction));
+        let (count, unit) = (found.fraction, "nanoseconds");
+        return Err(Difference::Fraction { count, unit });
     }
     between(before, found, after)
 }
@@ -86,10 +87,14 @@ fn order(checker: &mut Checker<'_>, clock: Clock) {
             }
         };
         if code != 0 || time < last.1 {
-            checker.mismatch(format!(
-                "{caller} returned {code} and {time:?} after {} {:?}",
-                last.0, last.1
-            ));
+            let (earlier, before) = last;
+            checker.mismatch(&Difference::Backwards {
+                caller,
+                code,
+                time,
+                earlier,
+                before,
+            });
         }
         last = (caller, time);
     }

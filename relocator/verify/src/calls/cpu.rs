@@ -3,7 +3,7 @@
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
-use super::{Checker, Settable, equal};
+use super::{Checker, Difference, Settable, equal};
 use crate::entry::Cpu;
 use crate::system;
 use crate::{Error, Result};
@@ -31,7 +31,7 @@ pub(super) fn getcpu(checker: &mut Checker<'_>, function: Cpu) -> Result<()> {
     sched_setaffinity(own, &allowed).map_err(failed)
 }
 
-fn compare(function: Cpu, wants_cpu: bool, wants_node: bool) -> Result<(), String> {
+fn compare(function: Cpu, wants_cpu: bool, wants_node: bool) -> Result<(), Difference> {
     let (mut cpu, mut node) = (u32::MAX, u32::MAX);
     let (code, expected_cpu, expected_node) = system::getcpu();
     let found = function.call(

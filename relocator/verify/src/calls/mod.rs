@@ -5,6 +5,7 @@
 
 mod clock;
 mod cpu;
+mod difference;
 mod random;
 mod shown;
 pub(crate) mod timing;
@@ -13,6 +14,7 @@ mod wall;
 use super::child::Progress;
 use super::entry::Entry;
 use crate::Result;
+pub(crate) use difference::Difference;
 use shown::Shown;
 
 /// How often a bracket around a clock that can be set is tried before it counts.
@@ -55,6 +57,15 @@ pub struct Tally {
     pub like_home: u64,
     /// The first difference, in words.
     pub first_mismatch: Option<String>,
+}
+
+impl Tally {
+    /// Counts a call that differed, in that case.
+    pub(crate) fn mismatch(&mut self, case: &str, difference: &Difference) {
+        self.mismatches += 1;
+        self.first_mismatch
+            .get_or_insert_with(|| format!("{case}: {difference}"));
+    }
 }
 
 /// Calls the function in every way that is known, and compares.
@@ -100,20 +111,20 @@ impl Checker<'_> {
     }
 
     /// Compares as often as was asked for.
-    fn rounds(&mut self, settable: Settable, mut attempt: impl FnMut() -> Result<(), String>) {
+    fn rounds(&mut self, settable: Settable, mut attempt: impl FnMut() -> Result<(), Difference>) {
         for _ in 0..self.function.rounds {
             self.once(settable, &mut attempt);
         }
     }
 
     /// Compares one call, which `attempt` makes.
-    fn once(&mut self, settable: Settable, mut attempt: impl FnMut() -> Result<(), String>) {
+    fn once(&mut self, settable: Settable, mut attempt: impl FnMut() -> Result<(), Difference>) {
         let attempts = if settable == Settable::Yes {
             ATTEMPTS
         } else {
             1
         };
-        let mut difference = None;
+        let mut last = None;
         for number in 0..attempts {
             self.tally.calls += 1;
             match attempt() {
@@ -121,12 +132,14 @@ impl Checker<'_> {
                     self.tally.repeated += u64::from(number);
                     return;
                 }
-                Err(what) => difference = Some(what),
+                Err(difference) => last = Some(difference),
             }
         }
         // Repeated calls are all wrong then, but they are one finding.
         self.tally.calls -= u64::from(attempts - 1);
-        self.mismatch(difference.unwrap_or_default());
+        if let Some(difference) = last {
+            self.mismatch(&difference);
+        }
     }
 
     /// Compares a call whose result does not change.
@@ -137,7 +150,7 @@ impl Checker<'_> {
     /// the vvar takes part in it. `ask` makes the same call of another function.
     fn same<T: PartialEq + Shown>(
         &mut self,
-        what: &str,
+        what: &'static str,
         found: T,
         expected: T,
         ask: impl Fn(Entry) -> Option<T>,
@@ -150,42 +163,41 @@ impl Checker<'_> {
             } else if self.function.home.and_then(&ask) == found {
                 self.tally.like_home += 1;
             } else {
-                self.mismatch(difference);
+                self.mismatch(&difference);
             }
         }
     }
 
-    fn mismatch(&mut self, what: String) {
-        self.tally.mismatches += 1;
-        let case = &self.case;
-        self.tally
-            .first_mismatch
-            .get_or_insert_with(|| format!("{case}: {what}"));
+    fn mismatch(&mut self, difference: &Difference) {
+        self.tally.mismatch(&self.case, difference);
     }
 }
 
 /// `Ok` if the two are equal.
-fn equal<T: PartialEq + Shown>(what: &str, found: &T, expected: &T) -> Result<(), String> {
+fn equal<T: PartialEq + Shown>(
+    what: &'static str,
+    found: &T,
+    expected: &T,
+) -> Result<(), Difference> {
     match found == expected {
         true => Ok(()),
-        false => Err(format!(
-            "{what}: returned {}, the system call {}",
-            found.shown(),
-            expected.shown()
-        )),
+        false => Err(Difference::Answer {
+            what,
+            found: found.shown(),
+            expected: expected.shown(),
+        }),
     }
 }
 
 /// `Ok` if `found` is not before the system call before it, and not after the one after it.
-fn between<T: PartialOrd + Shown>(before: T, found: T, after: T) -> Result<(), String> {
+fn between<T: PartialOrd + Shown>(before: T, found: T, after: T) -> Result<(), Difference> {
     match before <= found && found <= after {
         true => Ok(()),
-        false => Err(format!(
-            "returned {}, the system calls before and after it {} and {}",
-            found.shown(),
-            before.shown(),
-            after.shown()
-        )),
+        false => Err(Difference::Outside {
+            found: found.shown(),
+            before: before.shown(),
+            after: after.shown(),
+        }),
     }
 }
 
@@ -197,7 +209,7 @@ mod tests {
     fn comparisons_find_what_differs() {
         assert!(equal("it", &1, &1).is_ok());
         assert_eq!(
-            equal("it", &1, &2).unwrap_err(),
+            equal("it", &1, &2).unwrap_err().to_string(),
             "it: returned 1, the system call 2"
         );
         assert!(between(1, 1, 1).is_ok());

@@ -8,7 +8,7 @@ use std::num::NonZeroUsize;
 use nix::libc;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
 
-use super::{Checker, Settable, equal};
+use super::{Checker, Difference, Settable, equal};
 use crate::entry::{Random, RandomBuffer, RandomParameters, RandomState};
 use crate::system;
 
@@ -45,7 +45,7 @@ pub(super) fn getrandom(checker: &mut Checker<'_>, function: Random) {
     let mut states = vec![("no state", RandomState::NONE)];
     match allocated {
         Some(Ok(state)) => states.push(("a state", state)),
-        Some(Err(reason)) => checker.mismatch(reason),
+        Some(Err(difference)) => checker.mismatch(&difference),
         None => {}
     }
     for (kind, state) in states {
@@ -59,37 +59,34 @@ pub(super) fn getrandom(checker: &mut Checker<'_>, function: Random) {
 }
 
 /// Asks how to allocate a state. A system call cannot tell, and there is none then.
-fn query(function: Random, is_stub: bool) -> Result<Option<RandomParameters>, String> {
+fn query(function: Random, is_stub: bool) -> Result<Option<RandomParameters>, Difference> {
     let (code, parameters) = function.parameters();
     // Where the running kernel supports no state either, its own vDSO says so in the same way.
     if code == -i64::from(libc::ENOSYS) {
         return Ok(None);
     }
     if is_stub || code != 0 {
-        return Err(format!("the result is {code}"));
+        return Err(Difference::Parameters { code });
     }
     let size = parameters.state_size;
     if size == 0 || size > 4096 {
-        return Err(format!("a state of {size} bytes"));
+        return Err(Difference::StateSize { size });
     }
     Ok(Some(parameters))
 }
 
 /// Maps a state as the function asks for it. It stays until the process ends.
-fn allocate(parameters: &RandomParameters) -> Result<RandomState, String> {
+fn allocate(parameters: &RandomParameters) -> Result<RandomState, Difference> {
     let page = NonZeroUsize::MIN.saturating_add(4095);
     let protection = ProtFlags::from_bits_retain(parameters.mmap_prot.cast_signed());
     let flags = MapFlags::from_bits_retain(parameters.mmap_flags.cast_signed());
     if flags.intersects(MapFlags::MAP_FIXED | MapFlags::MAP_FIXED_NOREPLACE) {
-        return Err(format!(
-            "a state is to be mapped with flags {:#x}",
-            parameters.mmap_flags
-        ));
+        let flags = parameters.mmap_flags;
+        return Err(Difference::StateFlags { flags });
     }
     // SAFETY: the kernel chooses the place, so no other memory is affected.
     let state = unsafe { mmap_anonymous(None, page, protection, flags) };
-    let state =
-        state.map_err(|errno| format!("a state cannot be mapped as it is to be: {errno}"))?;
+    let state = state.map_err(|errno| Difference::StateNotMapped { errno })?;
     Ok(RandomState {
         address: state.as_ptr(),
         size: parameters.state_size as usize,
@@ -122,12 +119,10 @@ fn fill(
         previous = Some(buffer);
     }
     if let Some(at) = written.iter().position(|written| *written != succeeded) {
-        let what = if succeeded {
-            "was never written"
-        } else {
-            "was written although the call failed"
-        };
-        checker.mismatch(format!("byte {at} {what}"));
+        checker.mismatch(&match succeeded {
+            true => Difference::NeverWritten { at },
+            false => Difference::WrittenInFailure { at },
+        });
     }
 }
 
@@ -135,15 +130,15 @@ fn inspect(
     buffer: &RandomBuffer,
     previous: Option<&RandomBuffer>,
     expected: i64,
-) -> Result<(), String> {
+) -> Result<(), Difference> {
     if !buffer.guard_is_intact() {
-        return Err("bytes behind the buffer were written".to_owned());
+        return Err(Difference::BehindBuffer);
     }
     if expected < 0 || buffer.filled().len() < UNREPEATABLE {
         return Ok(());
     }
     if previous.is_some_and(|previous| previous.filled() == buffer.filled()) {
-        return Err("the same bytes twice in a row".to_owned());
+        return Err(Difference::Repeated);
     }
     match buffer
         .filled()
@@ -151,7 +146,7 @@ fn inspect(
         .map(<[u8]>::len)
         .max()
     {
-        Some(run) if run >= UNREPEATABLE => Err(format!("{run} equal bytes in a row")),
+        Some(run) if run >= UNREPEATABLE => Err(Difference::EqualBytes { run }),
         _ => Ok(()),
     }
 }

@@ -1,6 +1,6 @@
 //! `gettimeofday` and `time`.
 
-use super::{Checker, Settable, between, equal};
+use super::{Checker, Difference, Settable, between, equal};
 use crate::entry::{Time, TimeOfDay, Timezone, WallClock};
 use crate::system;
 
@@ -24,7 +24,7 @@ pub(super) fn gettimeofday(checker: &mut Checker<'_>, function: TimeOfDay) {
     }
 }
 
-fn time_of_day(function: TimeOfDay, wants_time: bool, wants_zone: bool) -> Result<(), String> {
+fn time_of_day(function: TimeOfDay, wants_time: bool, wants_zone: bool) -> Result<(), Difference> {
     let mut found = Time {
         seconds: UNWRITTEN,
         fraction: UNWRITTEN,
@@ -47,7 +47,8 @@ fn time_of_day(function: TimeOfDay, wants_time: bool, wants_zone: bool) -> Resul
         return Ok(());
     }
     if !(0..MICROSECONDS).contains(&found.fraction) {
-        return Err(format!("{} microseconds", found.fraction));
+        let (count, unit) = (found.fraction, "microseconds");
+        return Err(Difference::Fraction { count, unit });
     }
     between(before, found, after)
 }

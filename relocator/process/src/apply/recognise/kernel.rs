@@ -141,22 +141,33 @@ fn is_behind_data(vdso: &Mapping, mappings: &[Mapping], own: &Own) -> bool {
     !parts.is_empty() && parts.iter().all(is_there)
 }
 
+/// Why a mapping is not the running kernel's vDSO.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+enum NotKernels {
+    #[error("has {size:#x} bytes, and that of the running kernel has {expected:#x}")]
+    Size { size: u64, expected: u64 },
+    #[error("is shared with other processes, which the kernel's never is")]
+    Shared,
+    #[error("cannot be read")]
+    Unreadable,
+    #[error("is not that of the running kernel: {count} bytes differ, the first at {first:#x}")]
+    Bytes { count: usize, first: usize },
+}
+
 /// Holds a mapping against the running kernel's vDSO: CRIU's mark if that is all that differs, or
 /// what else does.
-fn compare(mapping: &Mapping, memory: &dyn Memory, own: &Own) -> Result<Option<Mark>, String> {
+fn compare(mapping: &Mapping, memory: &dyn Memory, own: &Own) -> Result<Option<Mark>, NotKernels> {
     let expected = own.image.bytes();
     if mapping.size() != own.vdso_size() {
         let (size, expected) = (mapping.size(), own.vdso_size());
-        return Err(format!(
-            "has {size:#x} bytes, and that of the running kernel has {expected:#x}"
-        ));
+        return Err(NotKernels::Size { size, expected });
     }
     if mapping.protection.shared {
-        return Err("is shared with other processes, which the kernel's never is".to_owned());
+        return Err(NotKernels::Shared);
     }
     let mut bytes = vec![0; expected.len()];
     if !memory.read(mapping.range.start, &mut bytes) {
-        return Err("cannot be read".to_owned());
+        return Err(NotKernels::Unreadable);
     }
     let mark = Mark::read(&bytes);
     if let (Some(_), Some(header)) = (mark, expected.get(..Mark::SIZE)) {
@@ -165,10 +176,10 @@ fn compare(mapping: &Mapping, memory: &dyn Memory, own: &Own) -> Result<Option<M
     let mut differing = (0..bytes.len()).filter(|&at| bytes[at] != expected[at]);
     match differing.next() {
         None => Ok(mark),
-        Some(first) => Err(format!(
-            "is not that of the running kernel: {} bytes differ, the first at {first:#x}",
-            1 + differing.count()
-        )),
+        Some(first) => Err(NotKernels::Bytes {
+            count: 1 + differing.count(),
+            first,
+        }),
     }
 }
 

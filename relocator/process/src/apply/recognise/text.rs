@@ -5,6 +5,7 @@ use elf_tools::image::Image;
 use elf_tools::symtab::mapping_name;
 
 use super::OldText;
+use super::no_image::NoImage;
 use crate::targets::Mapping;
 use crate::{Error, Result, Unlinkable, arch};
 use relocator::placement::PAGE;
@@ -29,7 +30,7 @@ const CLASS_32: u8 = 1;
 const SHARED_OBJECT: [u8; 2] = [3, 0];
 
 /// What names of functions begin with that vDSOs export.
-const EXPORT: &str = "__vdso_";
+pub(super) const EXPORT: &str = "__vdso_";
 
 /// Where vDSOs are said to be.
 #[derive(Debug, Default)]
@@ -64,7 +65,7 @@ pub(super) fn find(
     misleading_names: &mut Vec<String>,
 ) -> Result<Vec<OldText>> {
     let mut found: Vec<OldText> = Vec::new();
-    let mut reasons: Vec<(Avma, String)> = Vec::new();
+    let mut reasons: Vec<(Avma, NoImage)> = Vec::new();
     for mapping in mappings {
         if Some(mapping.range.start) == hints.kernel {
             continue;
@@ -72,7 +73,7 @@ pub(super) fn find(
         for at in starts(mapping, hints) {
             let last = found.last();
             if last.is_some_and(|last| at < last.image.offset(last.size as i64)) {
-                reasons.push((at, "what is there is inside another vDSO".to_owned()));
+                reasons.push((at, NoImage::InsideAnother));
                 continue;
             }
             match look(mapping, at, hints, memory)? {
@@ -86,9 +87,7 @@ pub(super) fn find(
             continue;
         }
         let reason = reasons.iter().find(|reason| reason.0 == at);
-        let reason = reason.map_or("nothing that can be read is mapped there", |reason| {
-            &reason.1
-        });
+        let reason = reason.map_or(&NoImage::NotMapped, |reason| &reason.1);
         misleading_names.push(format!("{who} says that a vDSO is at {at}: {reason}"));
     }
     for text in &found {
@@ -138,16 +137,16 @@ fn look(
     at: Avma,
     hints: &Hints,
     memory: &dyn Memory,
-) -> Result<Result<OldText, String>> {
+) -> Result<Result<OldText, NoImage>> {
     let mut header = [0; HEADER];
     if !at.0.is_multiple_of(PAGE) {
-        return Ok(Err("that is not the start of a page".to_owned()));
+        return Ok(Err(NoImage::NotPage));
     }
     if !memory.read(at, &mut header) {
-        return Ok(Err("it cannot be read".to_owned()));
+        return Ok(Err(NoImage::Unreadable));
     }
     if !header.starts_with(b"\x7fELF") {
-        return Ok(Err("no ELF header is there".to_owned()));
+        return Ok(Err(NoImage::NoHeader));
     }
     let is_kernels = mapping.name == mapping_name::VDSO && at == mapping.range.start;
     if header[4] == CLASS_32 && (is_kernels || hints.is_named(at)) {
@@ -157,7 +156,7 @@ fn look(
         });
     }
     if !arch::is_native_header(&header) || header[16..18] != SHARED_OBJECT {
-        return Ok(Err("it is not a shared object for this machine".to_owned()));
+        return Ok(Err(NoImage::NotNative));
     }
     Ok(read(mapping, at, memory).map(|text| OldText {
         is_by_auxv: hints.auxv == Some(at),
@@ -166,25 +165,23 @@ fn look(
 }
 
 /// Reads a mapping that seems to have an image.
-fn read(mapping: &Mapping, at: Avma, memory: &dyn Memory) -> Result<OldText, String> {
+fn read(mapping: &Mapping, at: Avma, memory: &dyn Memory) -> Result<OldText, NoImage> {
     let size = mapping.size();
     if size > MAX_TEXT {
-        return Err(format!(
-            "its mapping has {size:#x} bytes, and more than {MAX_TEXT:#x} are not read"
-        ));
+        return Err(NoImage::TooLarge { size });
     }
     let mut bytes = vec![0; size as usize];
     if !memory.read(mapping.range.start, &mut bytes) {
-        return Err("its mapping cannot be read as a whole".to_owned());
+        return Err(NoImage::PartlyUnreadable);
     }
     let behind = &bytes[(at.0 - mapping.range.start.0) as usize..];
-    let image = Image::parse(behind).map_err(|error| error.to_string())?;
+    let image = Image::parse(behind)?;
     if !arch::is_native(&image) {
-        return Err("it is not a shared object for this machine".to_owned());
+        return Err(NoImage::NotNative);
     }
     let mut exports = image.exports().iter();
     if !exports.any(|export| export.name.starts_with(EXPORT)) {
-        return Err(format!("it exports no {EXPORT} function"));
+        return Err(NoImage::NoExports);
     }
     let size = length(&image);
     Ok(OldText {
