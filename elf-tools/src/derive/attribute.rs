@@ -1,5 +1,7 @@
 //! Which symbol an address means.
 
+use std::ops::Range;
+
 use super::value::{ConstantId, Value};
 use crate::Svma;
 use crate::disassembly::{Access, Instruction};
@@ -14,8 +16,8 @@ pub(super) struct Vvar<'a> {
     fields: Vec<Field<'a>>,
     lowest: i64,
     highest: i64,
-    /// The time page and the page of time namespaces, whose contents trade places, and their size.
-    pages: Option<(i64, i64, i64)>,
+    /// The time page and the page of time namespaces, whose contents trade places.
+    pages: Option<SwappedPages>,
 }
 
 /// A symbol that nothing is part of.
@@ -54,6 +56,26 @@ pub(super) struct Meaning {
     /// Distance of the address from the symbol, in the layout of the image's own kernel.
     pub(super) within: i64,
     pub(super) indexed: Vec<Indexed>,
+}
+
+/// The two pages whose contents the kernel swaps in a time namespace, relative to the image. Both
+/// have the size of the first.
+#[derive(Debug)]
+struct SwappedPages {
+    time: Range<i64>,
+    timens: Range<i64>,
+}
+
+impl SwappedPages {
+    /// Of pages by their addresses and sizes; `None` if there are not both, or if a table puts one of
+    /// them at an end of the address space.
+    fn of(time: Option<(i64, i64)>, timens: Option<(i64, i64)>) -> Option<Self> {
+        let ((time, size), (timens, _)) = time.zip(timens)?;
+        Some(Self {
+            time: time..time.checked_add(size)?,
+            timens: timens..timens.checked_add(size)?,
+        })
+    }
 }
 
 /// One way to read an address as part of a field.
@@ -116,9 +138,7 @@ impl<'a> Vvar<'a> {
                 .map(|m| relative(m.address + m.size))
                 .max()
                 .unwrap_or(0),
-            pages: page("time.page")
-                .zip(page("timens.page"))
-                .map(|((time, size), (timens, _))| (time, timens, size)),
+            pages: SwappedPages::of(page("time.page"), page("timens.page")),
         })
     }
 
@@ -176,9 +196,8 @@ impl<'a> Vvar<'a> {
     fn matches(&self, address: i64, value: &Value, page: Option<i64>) -> Vec<Match<'_, 'a>> {
         let mut matches = Vec::new();
         for field in &self.fields {
-            let in_page = |&(time, _, size): &(i64, i64, i64)| {
-                !field.is_time && (time..time + size).contains(&field.address)
-            };
+            let in_page =
+                |pages: &SwappedPages| !field.is_time && pages.time.contains(&field.address);
             if page.is_some() && !self.pages.as_ref().is_some_and(in_page) {
                 continue;
             }
@@ -195,9 +214,10 @@ impl<'a> Vvar<'a> {
     /// In a time namespace the kernel swaps the contents of two pages, and what else is in the time
     /// page goes with them: code that looks for it in the other page then means the same thing.
     fn mirrored(&self, address: i64, value: &Value) -> Vec<Match<'_, 'a>> {
-        match self.pages {
-            Some((time, timens, size)) if (timens..timens + size).contains(&address) => {
-                self.matches(address - timens + time, value, Some(time))
+        match &self.pages {
+            Some(SwappedPages { time, timens }) if timens.contains(&address) => {
+                let offset = address - timens.start;
+                self.matches(time.start + offset, value, Some(time.start))
             }
             _ => Vec::new(),
         }
@@ -214,7 +234,7 @@ impl<'a> Vvar<'a> {
             match *unknown {
                 None => indices.push(index as u64),
                 Some(scale) => {
-                    within += index * array.stride;
+                    within = within.wrapping_add(index.wrapping_mul(array.stride));
                     indices.push(0);
                     indexed.push(Indexed {
                         array: array.name.to_owned(),
@@ -307,7 +327,7 @@ fn find<'f, 'a>(
         find(
             field,
             unknown,
-            distance - index * array.stride,
+            distance.wrapping_sub(index.wrapping_mul(array.stride)),
             indices,
             matches,
         );
@@ -326,4 +346,24 @@ fn spelled(address: i64, value: &Value) -> String {
         ));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_at_an_end_of_the_address_space_are_none() {
+        let page = |start: i64| Some((start, 0x1000));
+        let pages = SwappedPages::of(page(-0x4000), page(-0x1000)).unwrap();
+        assert_eq!((pages.time.end, pages.timens.end), (-0x3000, 0));
+        for (time, timens) in [
+            (page(i64::MAX - 0xfff), page(0)),
+            (page(0), page(i64::MAX)),
+            (page(0), None),
+            (None, page(0)),
+        ] {
+            assert!(SwappedPages::of(time, timens).is_none());
+        }
+    }
 }
