@@ -133,20 +133,20 @@ fn verdict(summary: &Summary) -> String {
         }
         (0, _) => parts.push("nothing was called".to_owned()),
         (_, 0) => parts.push("every call is right".to_owned()),
-        (_, wrong) => parts.push(format!("{} calls are wrong", grouped(wrong))),
+        (_, wrong) => parts.push(format!("{} calls wrong", grouped(wrong))),
     }
     if let Some(ratios) = summary.ratios {
         parts.push(format!("right ones cost {:.2}x", ratios.median));
     }
     let left = summary.functions - summary.covered;
     if left > 0 && summary.calls > 0 {
-        parts.push(format!("{left} functions are left as they are"));
+        parts.push(format!("{left} functions untouched"));
     }
     if summary.swept > 0 {
         parts.push(match summary.in_flight.failures() {
             0 => "no thread in flight fails".to_owned(),
             failures => format!(
-                "threads fail at {} of {} boundaries",
+                "{} of {} in flight fail",
                 grouped(failures),
                 grouped(summary.in_flight.total())
             ),
