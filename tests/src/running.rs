@@ -5,6 +5,8 @@ use std::sync::LazyLock;
 use relocator_cli::source::Spec;
 use relocator_verify::{Running, probe_time_namespace};
 
+pub use relocator::in_words;
+
 /// The running kernel with its symbols, or why it has none.
 pub static RUNNING: LazyLock<Result<Running, String>> = LazyLock::new(|| {
     let source = Spec::Own.open().map_err(|error| in_words(&error))?;
@@ -38,12 +40,3 @@ pub static EMULATION: LazyLock<Result<(), String>> = LazyLock::new(|| {
         )),
     }
 });
-
-/// An error with everything that caused it.
-pub fn in_words(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ")
-}

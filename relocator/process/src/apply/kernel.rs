@@ -59,6 +59,11 @@ impl RunningKernel {
         })
     }
 
+    /// Its vDSO and its symbols.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
     /// What old images are linked to.
     pub(super) fn target(&self) -> New<'_> {
         New {

@@ -53,7 +53,6 @@ pub(super) fn play(old: &Spec, threads: u8) -> Result<Demo> {
     let kernel = RunningKernel::read(&tables)?;
     let source = old.open()?;
     let (_, old_tables) = source.old(&tables)?;
-    let new = Spec::Own.open()?;
     let vdso = OldVdso::of(&source)?;
     let alone = Victim::start(&vdso, false, threads)?.look()?;
     let mut victim = Victim::start(&vdso, true, threads)?;
@@ -76,7 +75,7 @@ pub(super) fn play(old: &Spec, threads: u8) -> Result<Demo> {
     Ok(Demo {
         schema: DEMO,
         old: Kernel::old(&source, &old_tables),
-        new: Kernel::new(&new),
+        new: Kernel::new(kernel.source()),
         pid: victim.pid(),
         threads: usize::from(threads) + 1,
         calls: calls.collect(),
