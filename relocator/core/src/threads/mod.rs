@@ -14,12 +14,14 @@
 //! | `code_now` | what code is there at some moment |
 //! | `stopped` | what a recipe makes of one thread |
 //! | [`frames`] | contexts that signals interrupted |
+//! | `memory` | what is asked of the memory of a process |
 //! | [`carry`](mod@carry) | all threads of a process |
 //! | [`random`] | states of `getrandom` |
 
 pub mod carry;
 mod code_now;
 pub mod frames;
+mod memory;
 pub mod random;
 mod reason;
 mod stopped;
@@ -33,6 +35,7 @@ pub use crate::arch::native::Registers;
 use crate::criu;
 use crate::input::Old;
 pub use code_now::{CodeNow, Moved, Patch};
+pub use memory::{Memory, Populated};
 pub use reason::{RecipeFault, StuckReason};
 use stopped::Stopped;
 
@@ -53,12 +56,6 @@ pub struct Thread {
     pub id: i32,
     /// What it goes on with.
     pub registers: Registers,
-}
-
-/// Memory of the process.
-pub trait Memory {
-    /// Fills `bytes` from the memory at `at`; whether all of it could be read.
-    fn read(&self, at: Avma, bytes: &mut [u8]) -> bool;
 }
 
 /// What has to be done about a thread.
