@@ -66,7 +66,9 @@ pub fn interrupted(
     memory: &dyn Memory,
 ) -> Vec<Interrupted> {
     let frames = window::frames(&[window::marks(whole(stack))], memory);
-    let inside = frames.iter().filter_map(|(at, frame)| frame.inside(*at, text));
+    let inside = frames
+        .iter()
+        .filter_map(|(at, frame)| frame.inside(*at, text));
     inside.collect()
 }
 

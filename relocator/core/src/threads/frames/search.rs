@@ -121,14 +121,21 @@ impl<'a> Search<'a> {
         }
         Found {
             contexts: self.contexts,
-            left_out: self.left_out.iter().map(|range| Avma(range.start)..Avma(range.end)).collect(),
+            left_out: self
+                .left_out
+                .iter()
+                .map(|range| Avma(range.start)..Avma(range.end))
+                .collect(),
         }
     }
 
     /// Adds a stack of a thread, unless its pointer leads nowhere.
     fn add(&mut self, thread: usize, pointer: Avma) {
         let above = self.writable.partition_point(|range| range.end <= pointer);
-        let range = self.writable.get(above).filter(|range| range.contains(&pointer));
+        let range = self
+            .writable
+            .get(above)
+            .filter(|range| range.contains(&pointer));
         let known = self.by_pointer.get(&pointer);
         let is_known = |&index: &usize| self.stacks[index].thread == thread;
         if known.is_some_and(|known| known.iter().any(is_known)) || self.counts[thread] >= STACKS {
@@ -140,8 +147,14 @@ impl<'a> Search<'a> {
         self.counts[thread] += 1;
         let above = self.neighbours.partition_point(|&other| other <= pointer);
         let end = super::whole(pointer..range.end).end;
-        let end = self.neighbours.get(above).map_or(end, |&other| other.min(end));
-        self.by_pointer.entry(pointer).or_default().push(self.stacks.len());
+        let end = self
+            .neighbours
+            .get(above)
+            .map_or(end, |&other| other.min(end));
+        self.by_pointer
+            .entry(pointer)
+            .or_default()
+            .push(self.stacks.len());
         self.stacks.push(Stack {
             thread,
             pointer,
@@ -165,6 +178,9 @@ impl<'a> Search<'a> {
         let end = stack.end.min(Avma(stack.pointer.0.saturating_add(reach)));
         let end = window::marks(stack.pointer..end).end;
         let mut at = stack.next;
+        if at >= end {
+            return;
+        }
         let mut guard = self.guards.range(at..end).next().copied();
         while let Some(gap) = self.searched.first_gap(at..guard.unwrap_or(end)) {
             at = self.search(gap.clone(), ranges);

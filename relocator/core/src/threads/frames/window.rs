@@ -104,7 +104,8 @@ struct Known<'a> {
 impl Memory for Known<'_> {
     fn read(&self, at: Avma, bytes: &mut [u8]) -> bool {
         let offset = at.0.checked_sub(self.at.0).map(|offset| offset as usize);
-        let known = offset.and_then(|offset| self.bytes.get(offset..offset.checked_add(bytes.len())?));
+        let known =
+            offset.and_then(|offset| self.bytes.get(offset..offset.checked_add(bytes.len())?));
         match known {
             Some(known) => {
                 bytes.copy_from_slice(known);
