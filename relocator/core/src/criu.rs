@@ -38,6 +38,14 @@ impl Mark {
     /// Bytes that it takes.
     pub const SIZE: usize = size_of::<StoredMark>();
 
+    /// What the mark says where there is no such mapping: CRIU's `VVAR_BAD_ADDR`.
+    pub const NOWHERE: Avma = Avma(u64::MAX);
+
+    /// Where the fields of the two vvars are in it.
+    pub const OLD_VVAR: u64 = 24;
+    /// See [`Mark::OLD_VVAR`].
+    pub const NEW_VVAR: u64 = 32;
+
     const SIGNATURE: u64 = 0x4f53_4476_5549_5243;
     const VERSION: u64 = 3;
 

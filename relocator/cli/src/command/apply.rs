@@ -1,4 +1,4 @@
-//! `relocator apply` and `relocator rollback`
+//! `relocator apply`, `relocator rollback` and `relocator prepare`
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -36,6 +36,17 @@ pub(crate) struct Arguments {
 /// any, and the new kernel's mappings where they were.
 #[derive(clap::Args)]
 pub(crate) struct RollbackArguments {
+    #[command(flatten)]
+    process: Process,
+}
+
+/// Make a process ready for a dump.
+///
+/// A process that carries an old vDSO, linked or not, can be dumped and restored on any kernel then,
+/// its home kernel included, by CRIU alone or with `apply`. It goes on meanwhile, with system calls
+/// in place of its old vDSO, until `apply` links it again.
+#[derive(clap::Args)]
+pub(crate) struct PrepareArguments {
     #[command(flatten)]
     process: Process,
 }
@@ -79,6 +90,14 @@ pub(crate) fn roll_back(arguments: &RollbackArguments) -> Result<Outcome> {
     let sources = process.sources()?;
     let undone = apply::rollback(process.pid, &kernel, &sources, &process.options()?)?;
     process.print(&undone)
+}
+
+pub(crate) fn prepare(arguments: &PrepareArguments) -> Result<Outcome> {
+    let process = &arguments.process;
+    let kernel = RunningKernel::read(&kept())?;
+    let sources = process.sources()?;
+    let prepared = apply::prepare(process.pid, &kernel, &sources, &process.options()?)?;
+    process.print(&prepared)
 }
 
 impl Process {
@@ -159,6 +178,9 @@ fn state(state: ApplyState) -> State {
         ApplyState::Linked => State::Linked,
         ApplyState::Completed => State::Completed,
         ApplyState::RolledBack => State::RolledBack,
+        ApplyState::Prepared => State::Prepared,
+        ApplyState::AlreadyPrepared => State::AlreadyPrepared,
+        ApplyState::WouldBePrepared => State::WouldBePrepared,
         ApplyState::WouldBeLinked => State::WouldBeLinked,
         ApplyState::WouldBeCompleted => State::WouldBeCompleted,
         ApplyState::WouldBeRolledBack => State::WouldBeRolledBack,
@@ -217,6 +239,11 @@ fn verdict(outcome: &Applied) -> String {
         ApplyState::Linked => "is linked",
         ApplyState::Completed => "is linked: an interrupted link is complete now",
         ApplyState::RolledBack => "is rolled back",
+        ApplyState::AlreadyPrepared => {
+            return "is ready for a dump already; nothing to do".to_owned();
+        }
+        ApplyState::Prepared => "is ready for a dump",
+        ApplyState::WouldBePrepared => "would be made ready for a dump (dry run)",
         ApplyState::WouldBeLinked => "would be linked (dry run)",
         ApplyState::WouldBeCompleted => "has an interrupted link that would be completed (dry run)",
         ApplyState::WouldBeRolledBack => "would be rolled back (dry run)",

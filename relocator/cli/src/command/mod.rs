@@ -65,6 +65,7 @@ enum Command {
     StepOut(step_out::Arguments),
     Apply(apply::Arguments),
     Rollback(apply::RollbackArguments),
+    Prepare(apply::PrepareArguments),
     Completions(manual::CompletionArguments),
     Man(manual::ManArguments),
 }
@@ -92,6 +93,7 @@ pub fn run() -> ExitCode {
         Command::StepOut(arguments) => step_out::run(&arguments),
         Command::Apply(arguments) => apply::run(&arguments),
         Command::Rollback(arguments) => apply::roll_back(&arguments),
+        Command::Prepare(arguments) => apply::prepare(&arguments),
         Command::Completions(arguments) => manual::completions(&arguments),
         Command::Man(arguments) => manual::write(&arguments),
     };

@@ -1,4 +1,4 @@
-//! What `relocator apply` and `relocator rollback` print.
+//! What `relocator apply`, `relocator rollback` and `relocator prepare` print.
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -80,12 +80,18 @@ pub enum State {
     Completed,
     /// It is what it was before it was linked.
     RolledBack,
+    /// It is ready for a dump.
+    Prepared,
+    /// It was ready for a dump: nothing was done.
+    AlreadyPrepared,
     /// It would be linked; `--dry-run`.
     WouldBeLinked,
     /// An interrupted link would be completed; `--dry-run`.
     WouldBeCompleted,
     /// It would be rolled back; `--dry-run`.
     WouldBeRolledBack,
+    /// It would be made ready for a dump; `--dry-run`.
+    WouldBePrepared,
 }
 
 /// An old vDSO in a process.

@@ -8,7 +8,7 @@ use elf_tools::{Avma, BuildId, Svma};
 
 use super::chunk::MemoryChunk;
 use super::place::Limits;
-use super::recognise::{KernelUnit, Own};
+use super::recognise::Own;
 use super::text::Text;
 use crate::{Error, Result, running};
 use relocator::criu;
@@ -82,35 +82,33 @@ impl RunningKernel {
         self.own.image.build_id().map_or(&[], BuildId::as_bytes)
     }
 
-    /// What a process gets back when the link of a text is undone. If it was linked on another
-    /// kernel before, that is not what is found, which does not work on this one, but what CRIU
-    /// would have made of the old image here, where `unit` is.
-    pub(super) fn base(&self, text: &Text, unit: &KernelUnit) -> MemoryChunk {
-        if text.record.is_none() {
-            let interrupted = text
-                .interrupted
-                .as_ref()
-                .map(|interrupted| interrupted.base.clone());
-            return interrupted.unwrap_or_else(|| MemoryChunk {
-                at: text.found.mapping.start,
-                bytes: text.found.bytes.clone(),
-            });
-        }
-        let mut bytes = text.pristine.clone();
-        let vdso = unit.vdso().map(|vdso| vdso.range.start);
+    /// What a process gets back when the link of a text is undone. CRIU's jumps lead to where the
+    /// kernel's vDSO is then. If it was linked on another kernel before, that is not what is found,
+    /// which does not work on this one, but what CRIU would have made of the old image here.
+    pub(super) fn base(&self, text: &Text, vdso: Option<Avma>) -> MemoryChunk {
+        let mut base = match (&text.record, &text.interrupted) {
+            (Some(_), _) => MemoryChunk {
+                at: text.mapping.start,
+                bytes: text.pristine.clone(),
+            },
+            (None, Some(interrupted)) => interrupted.base.clone(),
+            (None, None) => {
+                return MemoryChunk {
+                    at: text.found.mapping.start,
+                    bytes: text.found.bytes.clone(),
+                };
+            }
+        };
         for (entry, _) in &text.jumps {
             let mut exports = text.old.image.exports_at(*entry);
             let found = exports.find_map(|export| self.own.image.export(&export.name));
-            if let Some((target, base)) = found.zip(vdso) {
-                let place = text.offset() + entry.index();
-                let jump = criu::jump(target.address.at(base));
-                bytes[place..place + jump.len()].copy_from_slice(&jump);
+            let at = entry.at(text.found.image);
+            let place = base.part_mut(&(at..at.offset(criu::JUMP as i64)));
+            if let (Some(target), Some(vdso), Some(place)) = (found, vdso, place) {
+                place.copy_from_slice(&criu::jump(target.address.at(vdso)));
             }
         }
-        MemoryChunk {
-            at: text.mapping.start,
-            bytes,
-        }
+        base
     }
 
     /// The verdict about a thread if the vDSO at `base` moves.

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use elf_tools::Avma;
 
+use super::dump;
 use super::interim;
 use super::kernel::RunningKernel;
 use super::layout::{self, Layout};
@@ -15,13 +16,11 @@ use super::record::{Placed, Record};
 use super::survey::Survey;
 use super::text::Text;
 use super::{Planned, Transaction};
-use crate::targets::{Step, Target};
+use crate::targets::{Step, Target, subtract};
 use crate::{Error, Result, Unlinkable};
-use relocator::criu::Mark;
 use relocator::link::{Old, link};
 use relocator::placement::{PAGE, Placement};
 use relocator::plan::{Forced, Policy};
-use relocator::threads::frames::merge;
 use relocator::threads::{Write, random};
 
 /// The function that keeps states.
@@ -48,7 +47,7 @@ pub(super) fn plan(
         .map(|text| current(text, unit, kernel))
         .collect();
     match links {
-        Some(links) => finish(survey, unit, &links, outcome),
+        Some(links) => finish(survey, unit, kernel, &links, outcome),
         None => {
             let transaction = link_all(target, survey, unit, kernel, policy, &mut outcome)?;
             Ok((Some(transaction), outcome))
@@ -76,6 +75,7 @@ fn current<'a>(text: &'a Text, unit: &KernelUnit, kernel: &RunningKernel) -> Opt
 fn finish(
     survey: &Survey,
     unit: &KernelUnit,
+    kernel: &RunningKernel,
     links: &[&Record],
     mut outcome: ApplyOutcome,
 ) -> Result<Planned> {
@@ -98,6 +98,8 @@ fn finish(
     }
     let placed = links.first().map_or(&[][..], |record| &record.kernel);
     transaction.kernel = moves(unit, placed)?;
+    let guard = dump::guard(survey, unit, placed, kernel.limits);
+    transaction.kernel.extend(guard);
     transaction.late.extend(survey.discard());
     if transaction.kernel.is_empty() && transaction.late.is_empty() {
         outcome.state = ApplyState::AlreadyLinked;
@@ -128,19 +130,22 @@ fn link_all(
         mapping.start.offset(-pages(room.before))..mapping.end.offset(pages(room.behind))
     });
     let reserved: Vec<Range<Avma>> = reserved.collect();
-    let placeholder = survey
-        .texts
-        .iter()
-        .find_map(|text| text.placeholder.clone());
-    let chosen = place::place(
-        Unit {
-            mappings: &unit.mappings,
-        },
-        &reserved,
-        placeholder.clone(),
-        &survey.mappings,
-        kernel.limits,
-    );
+    // CRIU finds the process on its home kernel by the placeholder: it is given up last.
+    let stale = dump::stale(survey, target);
+    let choose = |zeros: Option<Range<Avma>>| {
+        let mappings = &unit.mappings;
+        let limits = kernel.limits;
+        place::place(
+            Unit { mappings },
+            &reserved,
+            zeros,
+            &survey.mappings,
+            limits,
+        )
+    };
+    let mut texts = survey.texts.iter();
+    let placeholder = texts.find_map(|text| text.placeholder.clone());
+    let chosen = choose(stale.clone()).or_else(|_| choose(placeholder));
     let placed = match chosen {
         Ok(place) => placed(unit, place),
         Err(unreachable) => {
@@ -154,11 +159,9 @@ fn link_all(
         stale: random::stale(&droppable),
         ..Transaction::default()
     };
-    let mut placeholders = given_up(placeholder, &placed);
-    // What an earlier link has taken does not come back with a restore, but with a rollback.
-    let records = survey.texts.iter().filter_map(|text| text.record.as_ref());
-    placeholders.extend(records.flat_map(|found| found.record.placeholders.iter().cloned()));
-    let placeholders = merge(&placeholders);
+    let guard = dump::guard(survey, unit, &placed, kernel.limits);
+    transaction.kernel.extend(guard);
+    let placeholders = survey.placeholders();
     for (text, room) in survey.texts.iter().zip(rooms) {
         let placement = Placement {
             image: text.found.image,
@@ -173,7 +176,7 @@ fn link_all(
             build_id: kernel.build_id().to_vec(),
             placed: placed.clone(),
             placeholders: placeholders.clone(),
-            base: kernel.base(text, unit),
+            base: kernel.base(text, unit.vdso().map(|vdso| vdso.range.start)),
         };
         let layout = Layout::new(text, &linked, what, room)?;
         outcome.texts.push(LinkedText::new(text, &linked, &layout));
@@ -181,6 +184,11 @@ fn link_all(
         transaction.early.extend(layout.early);
         transaction.late.extend(layout.late);
     }
+    let taken = placed
+        .iter()
+        .map(|placed| placed.to..placed.to.offset(placed.size as i64));
+    let left = subtract(stale.into_iter().collect(), taken);
+    transaction.late.extend(left.into_iter().map(Step::Unmap));
     transaction.late.extend(survey.discard());
     outcome.no_symbols = kernel.no_symtab().map(ToString::to_string);
     outcome.state = ApplyState::Linked;
@@ -251,51 +259,22 @@ fn in_place(unit: &KernelUnit, unreachable: Unreachable) -> Result<Vec<Placed>> 
     }
 }
 
-/// Moves the mappings that have to move, and updates CRIU's mark.
+/// Moves the mappings that have to move.
 pub(super) fn moves(unit: &KernelUnit, placed: &[Placed]) -> Result<Vec<Step>> {
     let mut steps = Vec::new();
-    let mut vdso = unit.vdso().map(|vdso| vdso.range.start);
-    let mut vvar = None;
     for mapping in &unit.mappings {
         let target = placed.iter().find(|placed| placed.name == mapping.name);
         let target = target.ok_or_else(|| Error::Unlinkable {
             what: format!("the kernel's mapping {}", mapping.name),
             reason: Unlinkable::NotRecorded,
         })?;
-        vvar = vvar.or(Some(target.to));
         if target.to == mapping.range.start {
             continue;
-        }
-        if vdso == Some(mapping.range.start) {
-            vdso = Some(target.to);
         }
         steps.push(Step::Move {
             from: mapping.range.clone(),
             to: target.to,
         });
     }
-    if let (Some(mark), Some(vdso), Some(new_vvar)) = (unit.mark, vdso, vvar)
-        && mark.new_vvar != new_vvar
-    {
-        let bytes = Mark { new_vvar, ..mark }.bytes();
-        let last = Mark::SIZE - 8;
-        steps.push(Step::Write(Write {
-            at: vdso.offset(last as i64),
-            bytes: bytes[last..].to_vec(),
-        }));
-    }
     Ok(steps)
-}
-
-/// The part of the placeholder that the kernel's mappings take.
-fn given_up(placeholder: Option<Range<Avma>>, placed: &[Placed]) -> Vec<Range<Avma>> {
-    let Some(placeholder) = placeholder else {
-        return Vec::new();
-    };
-    let taken = placed.iter().filter(|placed| placed.from != placed.to);
-    let parts = taken.map(|placed| {
-        let end = placed.to.offset(placed.size as i64);
-        placeholder.start.max(placed.to)..placeholder.end.min(end)
-    });
-    parts.filter(|part| part.start < part.end).collect()
 }

@@ -10,6 +10,8 @@
 //! | `place` | where the kernel's mappings go |
 //! | `layout` | the text as it will be |
 //! | `interim` | its entries while it takes the place of another text |
+//! | `dump` | what a dump by CRIU makes of the process |
+//! | `prepare` | plans what makes a process ready for a dump |
 //! | `recovery` | what a killed tool has left, by which the next one knows what was there |
 //! | `record` | what the process keeps of a link |
 //! | `link`, `undo` | plan a link and a rollback, as far as that goes while threads run |
@@ -32,6 +34,7 @@
 //! 6. Each entry becomes that of the linked function.
 
 mod chunk;
+mod dump;
 mod interim;
 mod kernel;
 mod layout;
@@ -39,6 +42,7 @@ mod link;
 mod live;
 pub mod outcome;
 pub mod place;
+mod prepare;
 pub mod recognise;
 pub mod record;
 mod recovery;
@@ -107,6 +111,29 @@ pub fn rollback(
     live::attempts(pid, kernel, old, options, Work::Undo)
 }
 
+/// Makes a process ready for a dump: whatever restores it, on this kernel, on its home kernel or on
+/// another, finds all threads at places that are right there. The process goes on, with system
+/// calls in place of the functions of its old vDSO, and can be dumped at any moment. `apply` links
+/// it again, and `rollback` makes it what it was before. Errors are those of [`apply`].
+pub fn prepare(
+    pid: i32,
+    kernel: &RunningKernel,
+    old: &[Source],
+    options: &ApplyOptions,
+) -> Result<ApplyOutcome> {
+    live::attempts(pid, kernel, old, options, Work::Prepare)
+}
+
+/// Makes a process whose threads do not run ready for a dump. Errors are those of [`apply_to`].
+pub fn prepare_of(
+    target: &mut impl StoppedTarget,
+    kernel: &RunningKernel,
+    old: &[Source],
+    options: &ApplyOptions,
+) -> Result<ApplyOutcome> {
+    at_rest(target, kernel, old, options, Work::Prepare)
+}
+
 /// Links a process whose threads do not run, such as one in images of a checkpoint, to a kernel.
 ///
 /// Errors are those of [`apply`]; a thread that is in the way now is in the way for ever.
@@ -160,6 +187,7 @@ type Planned = (Option<Transaction>, ApplyOutcome);
 enum Work {
     Link,
     Undo,
+    Prepare,
 }
 
 impl Work {
@@ -174,7 +202,8 @@ impl Work {
     ) -> Result<Planned> {
         let (transaction, mut outcome) = match self {
             Self::Link => link::plan(target, survey, kernel, options.policy)?,
-            Self::Undo => undo::plan(survey, kernel.build_id())?,
+            Self::Prepare => prepare::plan(survey, kernel)?,
+            Self::Undo => undo::plan(survey, kernel)?,
         };
         if !options.dry_run {
             return Ok((transaction, outcome));

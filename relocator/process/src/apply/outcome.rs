@@ -28,12 +28,18 @@ pub enum ApplyState {
     Completed,
     /// It is what it was before it was linked.
     RolledBack,
+    /// It is ready for a dump.
+    Prepared,
+    /// It was ready for a dump: nothing to do.
+    AlreadyPrepared,
     /// A dry run: it would be linked.
     WouldBeLinked,
     /// A dry run: the tool would complete an interrupted apply.
     WouldBeCompleted,
     /// A dry run: it would be what it was before it was linked.
     WouldBeRolledBack,
+    /// A dry run: it would be made ready for a dump.
+    WouldBePrepared,
 }
 
 /// What was done to a process, and what it took.
@@ -72,6 +78,9 @@ impl ApplyState {
             Self::Linked => "linked",
             Self::Completed => "completed",
             Self::RolledBack => "rolled-back",
+            Self::Prepared => "prepared",
+            Self::AlreadyPrepared => "already-prepared",
+            Self::WouldBePrepared => "would-be-prepared",
             Self::WouldBeLinked => "would-be-linked",
             Self::WouldBeCompleted => "would-be-completed",
             Self::WouldBeRolledBack => "would-be-rolled-back",
@@ -84,6 +93,7 @@ impl ApplyState {
             Self::Linked => Self::WouldBeLinked,
             Self::Completed => Self::WouldBeCompleted,
             Self::RolledBack => Self::WouldBeRolledBack,
+            Self::Prepared => Self::WouldBePrepared,
             other => other,
         }
     }

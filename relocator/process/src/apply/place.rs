@@ -241,6 +241,49 @@ impl Window {
     }
 }
 
+/// The lowest place above an address for `size` bytes with a free page on either side, besides what
+/// will be `taken`: the kernel joins neighbours of one kind.
+pub(super) fn apart(
+    above: Avma,
+    size: u64,
+    taken: &[Range<Avma>],
+    mappings: &[Mapping],
+    limits: Limits,
+) -> Option<Avma> {
+    let gaps = Gaps::between(mappings, taken, None, limits);
+    let place = |gap: &Range<u64>| {
+        let start = gap.start.max(above.0).checked_add(PAGE)?;
+        let end = start.checked_add(size)?.checked_add(PAGE)?;
+        (end <= gap.end).then_some(Avma(start))
+    };
+    gaps.all().iter().find_map(place)
+}
+
+/// The place nearest to a text for `size` bytes with a free page on either side, within `reach` of
+/// all of it, besides what will be `taken`.
+pub(super) fn near(
+    reach: u64,
+    text: &Range<Avma>,
+    size: u64,
+    taken: &[Range<Avma>],
+    mappings: &[Mapping],
+    limits: Limits,
+) -> Result<Avma, Unreachable> {
+    let size = size + 2 * PAGE;
+    let taken: Vec<_> = taken.iter().chain([text]).cloned().collect();
+    let gaps = Gaps::between(mappings, &taken, None, limits);
+    let window = Window::around(std::slice::from_ref(text), size, reach);
+    let place = window.nearest(&gaps, 0..u64::MAX);
+    place.map(|at| Avma(at + PAGE)).ok_or_else(|| {
+        let reach = window.reach();
+        Unreachable {
+            size,
+            largest: gaps.largest(&reach),
+            reach: Avma(reach.start)..Avma(reach.end),
+        }
+    })
+}
+
 /// How many pages next to a text can be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {

@@ -24,6 +24,7 @@ use relocator::criu::Mark;
 use relocator::placement::PAGE;
 use relocator::source::Source;
 
+pub(super) use placeholder::is_zeros;
 pub use placeholder::{MAX_PLACEHOLDER, vvar_placeholder};
 pub use text::MAX_TEXT;
 

@@ -10,7 +10,7 @@ use elf_tools::Avma;
 
 use super::chunk::MemoryChunk;
 use super::recognise::OldText;
-use super::record::Record;
+use super::record::{Placed, Record};
 use crate::targets::live::injected_call;
 use crate::targets::{Mapping, WORD};
 use crate::{Error, Result, Unlinkable};
@@ -34,8 +34,12 @@ pub(super) struct RecoveryCopy {
 pub(super) struct InterruptedApply {
     /// What the process is to have without a link.
     pub(super) base: MemoryChunk,
-    /// Placeholders that have made room.
+    /// Where placeholders are, or were.
     pub(super) placeholders: Vec<Range<Avma>>,
+    /// The kernel's mappings, where they were and where they are, or were to be.
+    pub(super) kernel: Vec<Placed>,
+    /// Whether the process is ready for a dump: it holds what the copy holds.
+    pub(super) is_prepared: bool,
 }
 
 impl RecoveryCopy {
@@ -111,6 +115,10 @@ impl RecoveryCopy {
         Some(InterruptedApply {
             base,
             placeholders: record.placeholders.clone(),
+            kernel: record.kernel.clone(),
+            is_prepared: own.is_none()
+                && found.mapping == record.text
+                && self.linked.part(&record.text) == Some(&found.bytes),
         })
     }
 

@@ -13,6 +13,7 @@ use super::text::{Known, Text};
 use crate::targets::live::injected_call;
 use crate::targets::{Mapping, Step, StoppedTarget, Target, overlaps};
 use crate::{Error, Refusal, Result};
+use relocator::threads::frames::merge;
 
 /// What there is in a process.
 #[derive(Debug)]
@@ -83,6 +84,18 @@ impl Survey {
         let vdso = self.found.kernel.as_ref().and_then(KernelUnit::vdso);
         let texts = self.texts.iter().map(|text| &text.found.mapping);
         texts.chain(vdso.map(|vdso| &vdso.range)).cloned()
+    }
+
+    /// Where the old vvars were: the placeholders that there are, and what links have taken of them,
+    /// which does not come back with a restore, but with a rollback.
+    pub(super) fn placeholders(&self) -> Vec<Range<Avma>> {
+        let placeholders = self.texts.iter().flat_map(|text| {
+            let record = text.record.iter().map(|found| &found.record.placeholders);
+            let interrupted = text.interrupted.iter().map(|one| &one.placeholders);
+            let recorded = record.chain(interrupted).flatten();
+            recorded.chain(&text.placeholder).cloned()
+        });
+        merge(&placeholders.collect::<Vec<_>>())
     }
 
     /// Unmaps what was left behind.

@@ -28,6 +28,9 @@ pub(super) struct Transaction {
     pub(super) kernel: Vec<Step>,
     /// Makes texts final.
     pub(super) late: Vec<Step>,
+    /// Whether threads leave texts and the new vDSO altogether, wherever they can, because something
+    /// else may be there later.
+    pub(super) evacuates: bool,
 }
 
 /// Threads that are carried across.
@@ -70,7 +73,8 @@ impl Transaction {
     ) -> Result<(Vec<Step>, Crossed)> {
         let threads = target.threads()?;
         let writable = writable(mappings);
-        let texts: Vec<Range<Avma>> = survey.occupied().collect();
+        let leftovers = survey.leftovers.iter().cloned();
+        let texts: Vec<Range<Avma>> = survey.occupied().chain(leftovers).collect();
         let contexts = Contexts::of(&threads, &writable, &texts, target);
         let mut old = Carried::default();
         for (text, (before, after)) in survey.texts.iter().zip(&self.crossings) {
@@ -82,7 +86,20 @@ impl Transaction {
                 image: text.found.image,
             };
             let range = text.found.mapping.clone();
-            let decide = |registers: &Registers| decide(&crossing, &range, registers, target);
+            let gone = CodeNow::gone(text.found.bytes.len());
+            let away = Crossing {
+                after: &gone,
+                ..crossing
+            };
+            let decide = |registers: &Registers| {
+                let left = self
+                    .evacuates
+                    .then(|| decide(&away, &range, registers, target));
+                match left {
+                    Some(verdict) if !matches!(verdict, Verdict::Stuck { .. }) => verdict,
+                    _ => decide(&crossing, &range, registers, target),
+                }
+            };
             add(&mut old, carry(&threads, &contexts, &decide));
         }
         let new = self.leave_kernel(survey, kernel, target, &threads, &contexts);
@@ -103,7 +120,10 @@ impl Transaction {
         steps.splice(0..0, self.stale.iter().cloned().map(Step::Write));
         steps.extend(self.early.iter().cloned());
         steps.extend(fix_ups(new));
-        steps.extend(self.kernel.iter().chain(&self.late).cloned());
+        let in_use = in_use(survey, &threads, &contexts);
+        let is_in_use = |step: &&Step| matches!(step, Step::Unmap(range) if in_use.contains(range));
+        let rest = self.kernel.iter().chain(&self.late);
+        steps.extend(rest.filter(|step| !is_in_use(step)).cloned());
         Ok((steps, crossed))
     }
 
@@ -122,13 +142,29 @@ impl Transaction {
         };
         let decide = |registers: &Registers| {
             let is_inside = vdso.range.contains(&registers.pc);
-            match is_inside && !self.kernel.is_empty() {
+            match is_inside && (self.evacuates || !self.kernel.is_empty()) {
                 true => kernel.leave(vdso.range.start, &survey.texts, registers, target),
                 false => Verdict::Outside,
             }
         };
         carry(threads, contexts, &decide)
     }
+}
+
+/// Leftovers that threads are in, as in the stubs of a prepared process. They stay until they are
+/// left.
+fn in_use(survey: &Survey, threads: &[Thread], contexts: &Contexts) -> Vec<Range<Avma>> {
+    let is_in_use = |place: &&Range<Avma>| {
+        let decide = |registers: &Registers| match place.contains(&registers.pc) {
+            true => Verdict::Stuck {
+                place: Svma(registers.pc.0 - place.start.0),
+                reason: StuckReason::InUse,
+            },
+            false => Verdict::Outside,
+        };
+        !carry(threads, contexts, &decide).stuck.is_empty()
+    };
+    survey.leftovers.iter().filter(is_in_use).cloned().collect()
 }
 
 /// Decides about a thread in an old text. It is moved before the text is changed, so where it goes

@@ -2,15 +2,17 @@
 
 use std::ops::Range;
 
+use elf_tools::symtab::mapping_name::VDSO;
 use elf_tools::{Avma, Svma};
 
 use super::chunk::MemoryChunk;
+use super::dump;
 use super::interim::{self, InterimEntries};
+use super::kernel::RunningKernel;
 use super::link::moves;
 use super::outcome::{ApplyOutcome, ApplyState, LinkedText};
-use super::recognise::KernelUnit;
+use super::recognise::{KernelMapping, KernelUnit};
 use super::record::{Before, Placed, Record};
-use super::recovery::InterruptedApply;
 use super::survey::Survey;
 use super::text::Text;
 use super::{Planned, Transaction};
@@ -20,7 +22,7 @@ use relocator::threads::Write;
 use relocator::threads::frames::merge;
 
 /// The transaction, or none if the process is not linked.
-pub(super) fn plan(survey: &Survey, build_id: &[u8]) -> Result<Planned> {
+pub(super) fn plan(survey: &Survey, kernel: &RunningKernel) -> Result<Planned> {
     let mut outcome = ApplyOutcome::new(survey);
     let is_changed = |text: &Text| text.record.is_some() || text.interrupted.is_some();
     if !survey.texts.iter().any(is_changed) {
@@ -34,7 +36,7 @@ pub(super) fn plan(survey: &Survey, build_id: &[u8]) -> Result<Planned> {
         match (&text.record, &text.interrupted) {
             (Some(found), _) => {
                 let record = &found.record;
-                if record.new != build_id {
+                if record.new != kernel.build_id() {
                     return Err(Error::refused(survey.id, Refusal::LinkedElsewhere));
                 }
                 if back.is_empty() {
@@ -46,7 +48,11 @@ pub(super) fn plan(survey: &Survey, build_id: &[u8]) -> Result<Planned> {
             }
             (None, Some(interrupted)) => {
                 placeholders.extend_from_slice(&interrupted.placeholders);
-                undo_interrupted(text, interrupted, &mut transaction)?;
+                if back.is_empty() && can_go_back(survey, unit, &interrupted.kernel) {
+                    back = interrupted.kernel.iter().map(turned).collect();
+                }
+                let base = kernel.base(text, vdso(unit, &back));
+                undo_interrupted(text, &base, &mut transaction)?;
             }
             (None, None) => transaction
                 .crossings
@@ -58,9 +64,11 @@ pub(super) fn plan(survey: &Survey, build_id: &[u8]) -> Result<Planned> {
         transaction.kernel = moves(unit, &back)?;
     }
     free(survey, &transaction.kernel)?;
+    // What was mapped when a dump would have looked for it is mapped again when the mark says so.
     // Old code that no jump covers reads zeros, so they are there before it is: only where a record
     // has taken their place they come back when that is gone.
     let placeholders = vacant(&placeholders, survey, unit, &back);
+    let mark = dump::unguard(survey, unit, &back, &placeholders, kernel.limits);
     let texts = survey.texts.iter().map(|text| text.found.mapping.clone());
     let before = subtract(placeholders.clone(), texts);
     let behind = subtract(placeholders, before.iter().cloned());
@@ -70,10 +78,30 @@ pub(super) fn plan(survey: &Survey, build_id: &[u8]) -> Result<Planned> {
     transaction
         .late
         .extend(behind.into_iter().map(Step::Placeholder));
+    transaction.late.extend(mark);
     transaction.late.extend(survey.discard());
     outcome.state = ApplyState::RolledBack;
     outcome.kernel = back;
     Ok((Some(transaction), outcome))
+}
+
+/// Whether the kernel's mappings are where an interrupted apply has put them or found them, and can
+/// go back.
+fn can_go_back(survey: &Survey, unit: &KernelUnit, placed: &[Placed]) -> bool {
+    let is_known = |mapping: &KernelMapping| {
+        let start = mapping.range.start;
+        let mut placed = placed.iter().filter(|one| one.name == mapping.name);
+        placed.any(|one| one.to == start || one.from == start)
+    };
+    let back: Vec<Placed> = placed.iter().map(turned).collect();
+    unit.mappings.iter().all(is_known)
+        && moves(unit, &back).is_ok_and(|moves| free(survey, &moves).is_ok())
+}
+
+/// Where the kernel's vDSO will be.
+fn vdso(unit: &KernelUnit, placed: &[Placed]) -> Option<Avma> {
+    let moved = placed.iter().find(|one| one.name == VDSO).map(|one| one.to);
+    moved.or_else(|| unit.vdso().map(|vdso| vdso.range.start))
 }
 
 /// A mapping on its way back.
@@ -111,20 +139,15 @@ fn undo_text(text: &Text, record: &Record, transaction: &mut Transaction) -> Res
 }
 
 /// One text of an interrupted apply: what differs comes back, entries first.
-fn undo_interrupted(
-    text: &Text,
-    interrupted: &InterruptedApply,
-    transaction: &mut Transaction,
-) -> Result<()> {
+fn undo_interrupted(text: &Text, base: &MemoryChunk, transaction: &mut Transaction) -> Result<()> {
     let found = &text.found;
-    let old = interrupted.base.range();
+    let old = base.range();
     let mut after = text.unlinked();
     let now = text.before()?;
     let entries = text.old.code.functions().iter();
     let entries: Vec<Svma> = entries.map(|function| function.entry).collect();
     interim::extend(&mut after, entries.iter().copied());
     transaction.crossings.push((now, after));
-    let base = &interrupted.base;
     let mut now = MemoryChunk {
         at: found.mapping.start,
         bytes: found.bytes.clone(),
@@ -149,7 +172,7 @@ fn undo_interrupted(
 }
 
 /// Unmaps what a link has added to a text.
-fn unmap_added(text: &Text, old: &Range<Avma>, transaction: &mut Transaction) {
+pub(super) fn unmap_added(text: &Text, old: &Range<Avma>, transaction: &mut Transaction) {
     let found = &text.found.mapping;
     for added in [found.start..old.start, old.end..found.end] {
         if !added.is_empty() {
@@ -160,7 +183,7 @@ fn unmap_added(text: &Text, old: &Range<Avma>, transaction: &mut Transaction) {
 
 /// What is still free of some ranges: nothing is there now but the kernel's mappings, which go
 /// back, and pages that links have added.
-fn vacant(
+pub(super) fn vacant(
     ranges: &[Range<Avma>],
     survey: &Survey,
     unit: &KernelUnit,

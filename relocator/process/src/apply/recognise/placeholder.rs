@@ -35,8 +35,7 @@ pub fn vvar_placeholder(
             continue;
         }
         let is_alike = mapping.range.end == start
-            && mapping.name.is_empty()
-            && mapping.protection == ZEROS
+            && is_zeros(mapping)
             && mapping.size() <= MAX_PLACEHOLDER * PAGE;
         if !is_alike {
             break;
@@ -50,6 +49,11 @@ pub fn vvar_placeholder(
         }
     }
     (start < below).then_some(start..below)
+}
+
+/// Whether a mapping can be a placeholder, whatever it holds.
+pub(in crate::apply) fn is_zeros(mapping: &Mapping) -> bool {
+    mapping.name.is_empty() && mapping.protection == ZEROS
 }
 
 fn is_zero(memory: &dyn Memory, page: Avma) -> bool {

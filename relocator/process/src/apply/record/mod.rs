@@ -47,7 +47,7 @@ pub struct Record {
     pub before: Vec<Before>,
     /// The new kernel's mappings.
     pub kernel: Vec<Placed>,
-    /// Placeholders that made room.
+    /// Where the placeholders are of the old vvars, also of what made room.
     pub placeholders: Vec<Range<Avma>>,
     /// How functions begin: what an entry is overwritten with while a link is incomplete is
     /// replaced by this.
@@ -78,6 +78,13 @@ pub struct Placed {
     pub from: Avma,
     /// Where it is.
     pub to: Avma,
+}
+
+impl Placed {
+    /// Where it is.
+    pub(super) fn range(&self) -> Range<Avma> {
+        self.to..self.to.offset(self.size as i64)
+    }
 }
 
 /// A function of a linked image.
