@@ -27,11 +27,16 @@ pub(crate) fn busybox(cache: &Cache) -> Result<Tree> {
     cache.tree(&request).context("busybox")
 }
 
-/// Versions of CRIU: how one asks for it, the suites, and the package.
-const CRIU: [(&str, &[&str], &str); 3] = [
-    ("3.17", &["bookworm"], "criu"),
-    ("4.1", &["trixie"], "criu"),
-    ("4.3", &["experimental", "sid"], "criu/experimental"),
+/// Versions of CRIU: how one asks for it, the suites, and the packages. Those of the newest one are
+/// named by version, so that what it depends on is not taken from `experimental` as well.
+const CRIU: [(&str, &[&str], &[&str]); 3] = [
+    ("3.17", &["bookworm"], &["criu"]),
+    ("4.1", &["trixie"], &["criu"]),
+    (
+        "4.3",
+        &["experimental", "sid"],
+        &["criu=4.3*", "libcompel1=4.3*"],
+    ),
 ];
 
 /// The version of CRIU that is used where none is asked for.
@@ -40,14 +45,14 @@ pub(crate) const USUAL_CRIU: &str = "4.3";
 /// CRIU, with its libraries. What a rolling suite has now can be newer than what was asked for; the
 /// tree says what it is.
 pub(crate) fn criu(cache: &Cache, version: &str) -> Result<Tree> {
-    let Some((_, suites, package)) = CRIU.iter().find(|(name, ..)| *name == version) else {
+    let Some((_, suites, packages)) = CRIU.iter().find(|(name, ..)| *name == version) else {
         let known: Vec<&str> = CRIU.iter().map(|(name, ..)| *name).collect();
         bail!("no CRIU {version}: {} are known", known.join(", "));
     };
     let request = TreeRequest {
         name: &format!("criu-{version}"),
         suites,
-        packages: &[package],
+        packages,
     };
     cache
         .tree(&request)
