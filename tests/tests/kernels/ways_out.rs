@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use elf_tools::image::{Image, alternatives};
-use elf_tools::reentry::{self, Call, Location, ReentryTable};
+use elf_tools::reentry::{self, Call, Context, Location, Recovery};
 use elf_tools::{Avma, Svma};
 use kernel_source::{Cache, VERSIONS};
 use libtest_mimic::{Arguments, Trial};
@@ -70,20 +70,37 @@ fn thread(place: Svma, calls: &[Call]) -> (Registers, Words) {
     (registers, Words(calls.iter().map(word).collect()))
 }
 
-/// The ways to each place of a table: the calls that have not returned.
-fn ways(table: &ReentryTable) -> BTreeSet<(Svma, Vec<Call>)> {
-    let contexts = table.contexts.iter();
-    contexts
-        .map(|context| (context.boundary, context.calls.clone()))
-        .collect()
+/// The ways to each place: the calls that have not returned. A table does not say them of a context
+/// that it has no recipe for, which may still be known by the table of the old image.
+fn ways(crossing: &Crossing<'_>) -> BTreeSet<(Svma, Vec<Call>)> {
+    let way = |context: &Context| (context.boundary, context.calls.clone());
+    let Some(before) = crossing.before.filter(|now| now.reentry.is_some()) else {
+        return crossing.reentry.contexts.iter().map(way).collect();
+    };
+    let now = before.reentry.iter().flat_map(|table| &table.contexts);
+    let known = now
+        .clone()
+        .filter(|context| matches!(context.recovery, Recovery::Recipe(_)));
+    let lost: BTreeSet<Svma> = now
+        .filter(|context| matches!(context.recovery, Recovery::None(_)))
+        .map(|context| context.boundary)
+        .collect();
+    let of_old = lost.into_iter().flat_map(|place| {
+        let contexts = crossing
+            .reentry
+            .at(before.moved_from(place).unwrap_or(place));
+        contexts
+            .iter()
+            .map(move |context| (place, context.calls.clone()))
+    });
+    known.map(way).chain(of_old).collect()
 }
 
 /// Where threads cannot be carried across, and why. Numbers in registers are made up, so that they
 /// may be no multiples of anything.
 fn stuck(crossing: &Crossing<'_>) -> Vec<String> {
-    let now = crossing.before.and_then(|now| now.reentry.as_ref());
     let mut stuck = Vec::new();
-    for (place, calls) in ways(now.unwrap_or(crossing.reentry)) {
+    for (place, calls) in ways(crossing) {
         let (registers, words) = thread(place, &calls);
         let reason = match crossing.thread(&registers, &words) {
             Verdict::Stuck { reason, .. } => reason,
@@ -113,11 +130,12 @@ fn is_excused(crossing: &Crossing<'_>, place: Svma) -> bool {
     })
 }
 
-fn derived(kernel: &Kernel) -> Result<Old, String> {
+/// The image with all of its alternatives, or with none.
+fn derived(kernel: &Kernel, with_alternatives: bool) -> Result<Old, String> {
     let words = |error: elf_tools::Error| in_words(&error);
     let symtab = kernel.symtab()?;
     let entries = alternatives::read(&kernel.image).map_err(words)?;
-    let patched = alternatives::apply(&kernel.image, &entries, |_| true);
+    let patched = alternatives::apply(&kernel.image, &entries, |_| with_alternatives);
     let patched = Image::parse(&patched).map_err(words)?;
     Old::derive(patched, &symtab).map_err(words)
 }
@@ -158,8 +176,13 @@ fn after(old: &Old, linked: &LinkedImage) -> CodeNow {
 
 /// From each state that an image can be in when it is linked to `new`: as its kernel has it, linked
 /// to `between`, and either with CRIU's jumps.
-fn everywhere(kernel: &Kernel, between: &[Shared], new: &Kernel) -> Result<(), String> {
-    let old = derived(kernel)?;
+fn everywhere(
+    kernel: &Kernel,
+    with_alternatives: bool,
+    between: &[Shared],
+    new: &Kernel,
+) -> Result<(), String> {
+    let old = derived(kernel, with_alternatives)?;
     let table = reentry::derive(&old.image, &old.code).map_err(|error| in_words(&error))?;
     let last = linked(&old, new)?;
     let after = after(&old, &last);
@@ -238,7 +261,11 @@ pub(crate) fn trials(arguments: &Arguments) -> Vec<Trial> {
             trials.push(trial(
                 format!("{name}::to::{other}"),
                 &everything,
-                move || everywhere(&*kernel()?, &all, &*new()?),
+                move || {
+                    let (kernel, new) = (kernel()?, new()?);
+                    everywhere(&kernel, true, &all, &new)?;
+                    everywhere(&kernel, false, &all, &new)
+                },
             ));
         }
     }
