@@ -163,8 +163,7 @@ fn with_jumps(mut code: CodeNow, old: &Old) -> CodeNow {
 }
 
 /// What threads find in the end, with what entries are overwritten with on the way.
-fn after(old: &Old, linked: &LinkedImage) -> CodeNow {
-    let mut after = linked.code_now();
+fn by_way_of_interim_entries(mut after: CodeNow, old: &Old) -> CodeNow {
     for function in old.code.functions() {
         let mut exports = old.image.exports_at(function.entry);
         if !exports.any(|export| has_no_way(&export.name)) {
@@ -185,7 +184,6 @@ fn everywhere(
     let old = derived(kernel, with_alternatives)?;
     let table = reentry::derive(&old.image, &old.code).map_err(|error| in_words(&error))?;
     let last = linked(&old, new)?;
-    let after = after(&old, &last);
     let unchanged = CodeNow::unchanged(old.image.bytes().len());
     let mut states = vec![
         ("stock".to_owned(), unchanged.clone()),
@@ -206,17 +204,27 @@ fn everywhere(
         now.analyse(&old, &with_words(&linked, &now));
         states.push((format!("linked to {version} and restored"), now));
     }
+    let undone = with_jumps(CodeNow::unchanged(old.image.bytes().len()), &old);
+    let ends = [("link", last.code_now()), ("rollback", undone)];
+    let ends = ends.map(|(what, end)| (what, by_way_of_interim_entries(end, &old)));
     let mut all = Vec::new();
-    for (name, before) in &states {
+    let pairs = states
+        .iter()
+        .flat_map(|state| ends.iter().map(move |end| (state, end)));
+    for ((name, before), (what, after)) in pairs {
         let crossing = Crossing {
             old: &old,
             reentry: &table,
             before: Some(before),
-            after: &after,
+            after,
             image: BASE,
         };
         let found = stuck(&crossing);
-        all.extend(found.into_iter().map(|found| format!("{name}: {found}")));
+        all.extend(
+            found
+                .into_iter()
+                .map(|found| format!("{what} of {name}: {found}")),
+        );
     }
     ensure(all.is_empty(), || format!("{}: {all:#?}", all.len()))
 }
