@@ -41,12 +41,18 @@ const PATIENCE: Duration = Duration::from_secs(60);
 enum Load {
     /// All but one sleep in system calls; that one calls functions of the vDSO.
     Idle,
+    /// All but one sleep, on stacks that are parts of one mapping of a gigabyte, with guard pages
+    /// between them that are no mappings: as glibc makes them from 2.42 on.
+    Shared,
     /// All call functions of the vDSO, but for one that sends them signals.
     Hammering,
 }
 
 /// Numbers of threads, and what they do.
-const CASES: [(Load, usize); 9] = [
+const CASES: [(Load, usize); 12] = [
+    (Load::Shared, 2),
+    (Load::Shared, 64),
+    (Load::Shared, 1000),
     (Load::Idle, 1),
     (Load::Idle, 2),
     (Load::Idle, 8),
@@ -62,6 +68,7 @@ impl fmt::Display for Load {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Idle => "idle",
+            Self::Shared => "shared",
             Self::Hammering => "hammering",
         })
     }
@@ -105,10 +112,11 @@ impl Tool {
 
     fn start(&self, load: Load, threads: usize) -> Hammer {
         let (calling, idle) = match load {
-            Load::Idle => (0, threads - 1),
+            Load::Idle | Load::Shared => (0, threads - 1),
             Load::Hammering => (threads - 1, 0),
         };
-        let hammer = Hammer::start(&self.bed, Path::new(HAMMER), calling, idle);
+        let stacks = (load == Load::Shared).then_some(1 << 30);
+        let hammer = Hammer::start_on(&self.bed, Path::new(HAMMER), calling, idle, stacks);
         let hammer = hammer.expect("a hammer");
         hammer.control.set_right(COVERED);
         hammer

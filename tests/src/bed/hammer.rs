@@ -32,6 +32,17 @@ impl Hammer {
     /// does), and that many that sleep in system calls. All have begun when this returns; nothing
     /// has to be right yet.
     pub fn start(bed: &Bed, program: &Path, threads: usize, idle: usize) -> Result<Self, String> {
+        Self::start_on(bed, program, threads, idle, None)
+    }
+
+    /// The same with all stacks in one mapping of that many bytes, if they are given.
+    pub fn start_on(
+        bed: &Bed,
+        program: &Path,
+        threads: usize,
+        idle: usize,
+        stacks: Option<usize>,
+    ) -> Result<Self, String> {
         let failed = |error: std::io::Error| format!("the control page: {error}");
         let file = memfd_create("control", MFdFlags::MFD_CLOEXEC);
         let file = File::from(file.map_err(|errno| failed(errno.into()))?);
@@ -43,6 +54,7 @@ impl Hammer {
             .args(["--control", &path])
             .args(["--threads", &threads.to_string()])
             .args(["--idle", &idle.to_string()])
+            .args(stacks.map(|bytes| format!("--shared-stacks={bytes}")))
             .stdin(Stdio::null())
             .stderr(Stdio::piped());
         let mut hammer = Self {

@@ -10,6 +10,7 @@ use libtest_mimic::Trial;
 use nix::libc;
 use nix::sys::signal::Signal;
 use relocator::criu::{self, Mark};
+use relocator_cli::source::Spec;
 use relocator_process::apply::outcome::ApplyState;
 use relocator_process::apply::record::Record;
 use relocator_process::targets::live::Live;
@@ -17,18 +18,26 @@ use relocator_process::tracing::Tracee;
 use relocator_tests::bed::control::{COVERED, EVERYTHING};
 use relocator_tests::bed::hammer::Hammer;
 use relocator_tests::bed::remote::Remote;
+use relocator_tests::bed::{Bed, old_vdso};
 use relocator_tests::running::in_words;
 use relocator_tests::trials::{ensure, trial};
 
 use crate::killed::{self, Work, first, kill_at, stride};
 use crate::linker::Linker;
 use crate::places::{
-    PATIENCE, bed, fetched, free, hammered, is, map, remotely, send, spec, start, stop, unit,
+    OLD, PATIENCE, bed, fetched, free, hammered, is, map, remotely, send, spec, start, stop, unit,
 };
 use crate::snapshot::{Mapping, Snapshot, at, mappings, memory, named};
 
 /// How often a process is restored.
 const GENERATIONS: usize = 10;
+
+/// Threads that call meanwhile, each of which is somewhere else in each generation.
+const THREADS: usize = 16;
+
+/// A kernel whose functions have arguments that are only part of an address, and instructions that
+/// move when they are linked.
+const DETOURED: &str = "5.10";
 
 /// Where the kernel's mappings are parked in turns: now and then where they were the last time, as
 /// that need not be another place.
@@ -49,9 +58,14 @@ pub(crate) fn trials(listing: bool) -> Vec<Trial> {
         trial(format!("chains::{name}"), &possible, check)
     };
     vec![
-        check("restored_with_jumps", || generations(|_| true)),
-        check("restored_without_jumps", || generations(|_| false)),
-        check("restored_both_ways", || generations(|turn| turn % 2 == 0)),
+        check("restored_with_jumps", || generations(OLD, |_| true)),
+        check("restored_without_jumps", || generations(OLD, |_| false)),
+        check("restored_both_ways", || {
+            generations(OLD, |turn| turn % 2 == 0)
+        }),
+        check("restored_with_moved_instructions", || {
+            generations(DETOURED, |turn| turn % 4 != 0)
+        }),
         check("killed_while_linking_again", killed_again),
         check("another_kernel", another_kernel),
         check("damaged_record", damaged_record),
@@ -60,9 +74,13 @@ pub(crate) fn trials(listing: bool) -> Vec<Trial> {
 
 /// Restores and links a process many times. The record remains as large as it was, and can be
 /// undone.
-fn generations(has_jumps: fn(usize) -> bool) -> Result<(), String> {
-    let linker = Linker::new(&spec())?;
-    let mut hammer = start(&bed()?, 8)?;
+fn generations(version: &str, has_jumps: fn(usize) -> bool) -> Result<(), String> {
+    let spec = Spec::Kernel(version.to_owned());
+    // The process is stopped each time: who cannot be carried across at once never can.
+    let linker = Linker::impatient(&spec)?;
+    let mut bed = Bed::new(old_vdso(&spec)?);
+    bed.gives_way = true;
+    let mut hammer = start(&bed, THREADS)?;
     let pid = hammer.restored.pid();
     let first = linker.apply(pid)?;
     is(ApplyState::Linked, first.state)?;
@@ -167,20 +185,16 @@ fn killed_again() -> Result<(), String> {
 /// restore -s`.
 fn restore_again(hammer: &Hammer, park: Avma, has_jumps: bool) -> Result<(), String> {
     /// How often it is tried to find no thread in the new vDSO, of which CRIU would make something
-    /// else, or in what it overwrites, out of which not every thread can be brought.
+    /// else.
     const ATTEMPTS: usize = 1000;
     let pid = hammer.restored.pid();
     for _ in 0..ATTEMPTS {
         let mut live = Live::stop(pid, PATIENCE).map_err(|error| in_words(&error))?;
         let all = mappings(pid)?;
         let vdso = named(&all, VDSO)?;
-        let overwritten = overwritten(hammer)?;
         let is_inside = |tracee: &Tracee| {
             let registers = tracee.registers();
-            registers.is_ok_and(|registers| {
-                let pc = registers.registers().pc;
-                vdso.contains(&pc) || overwritten.iter().any(|range| range.contains(&pc))
-            })
+            registers.is_ok_and(|registers| vdso.contains(&registers.registers().pc))
         };
         if live.tracees().iter().any(is_inside) {
             continue;
@@ -197,16 +211,6 @@ fn restore_again(hammer: &Hammer, park: Avma, has_jumps: bool) -> Result<(), Str
         return stop(pid);
     }
     Err("threads are in the way all the time".to_owned())
-}
-
-/// Where CRIU would overwrite code that a thread may have begun to execute.
-fn overwritten(hammer: &Hammer) -> Result<Vec<Range<Avma>>, String> {
-    let text = &hammer.restored.text;
-    let entries = entries(&memory(hammer.restored.pid(), text)?, text.start)?;
-    let inside = entries
-        .into_iter()
-        .map(|entry| entry.start.offset(1)..entry.end);
-    Ok(inside.collect())
 }
 
 /// Where CRIU's jumps are in an old text.

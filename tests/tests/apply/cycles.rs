@@ -13,13 +13,17 @@ use relocator_tests::bed::control::{COVERED, EVERYTHING};
 use relocator_tests::running::in_words;
 use relocator_tests::trials::{ensure, trial};
 
-use crate::linker::{Linker, check, hammer};
+use crate::linker::{Linker, check, hammer_on};
 
 /// Threads that call.
 const THREADS: usize = 64;
 
 /// Threads that sleep in system calls.
 const IDLE: usize = 12;
+
+/// The image of threads whose stacks are parts of one mapping, and the size of that.
+const ON_SHARED_STACKS: &str = "got";
+const STACKS: usize = 1 << 30;
 
 /// How often a process is linked, unless [`CYCLES`] says otherwise.
 const USUAL: usize = 30;
@@ -42,21 +46,25 @@ pub(crate) fn trials(listing: bool) -> Vec<Trial> {
         let spec = Spec::Kernel((*version).to_owned());
         let possible = fetched.map_err(|error| in_words(&error));
         trial(format!("cycles::{version}"), &possible, move || {
-            hammered(&spec)
+            hammered(&spec, None)
         })
     });
     let fixtures = fixture::all().iter().map(|fixture| {
         let spec = Spec::Fixture(fixture.name.to_owned());
         trial(format!("cycles::{}", fixture.name), &Ok(()), move || {
-            hammered(&spec)
+            hammered(&spec, None)
         })
     });
-    kernels.chain(fixtures).collect()
+    let spec = Spec::Fixture(ON_SHARED_STACKS.to_owned());
+    let shared = trial("cycles::on_shared_stacks", &Ok(()), move || {
+        hammered(&spec, Some(STACKS))
+    });
+    kernels.chain(fixtures).chain([shared]).collect()
 }
 
-fn hammered(spec: &Spec) -> Result<(), String> {
+fn hammered(spec: &Spec, stacks: Option<usize>) -> Result<(), String> {
     let linker = Linker::new(spec)?;
-    let mut hammer = hammer(spec, THREADS, IDLE)?;
+    let mut hammer = hammer_on(spec, THREADS, IDLE, stacks)?;
     let pid = hammer.restored.pid();
     let mut inside = 0;
     for cycle in 0..cycles() {

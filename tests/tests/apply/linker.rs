@@ -82,9 +82,19 @@ impl Linker {
 /// A hammer on a bed for the vDSO that a source has. What CRIU's jumps cover has to be right from
 /// the beginning.
 pub(crate) fn hammer(spec: &Spec, threads: usize, idle: usize) -> Result<Hammer, String> {
+    hammer_on(spec, threads, idle, None)
+}
+
+/// The same with all stacks in one mapping of that many bytes, if they are given.
+pub(crate) fn hammer_on(
+    spec: &Spec,
+    threads: usize,
+    idle: usize,
+    stacks: Option<usize>,
+) -> Result<Hammer, String> {
     let mut bed = Bed::new(old_vdso(spec)?);
     bed.gives_way = true;
-    let hammer = Hammer::start(&bed, Path::new(HAMMER), threads, idle)?;
+    let hammer = Hammer::start_on(&bed, Path::new(HAMMER), threads, idle, stacks)?;
     hammer.control.set_right(COVERED);
     Ok(hammer)
 }

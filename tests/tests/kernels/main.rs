@@ -10,6 +10,7 @@ mod fixtures;
 mod in_flight;
 mod mutations;
 mod symbols;
+mod ways_out;
 
 use libtest_mimic::{Arguments, Trial};
 use relocator_tests::trials::within;
@@ -17,7 +18,7 @@ use relocator_tests::trials::within;
 /// Makes the trials of a module.
 type Make = fn(&Arguments) -> Vec<Trial>;
 
-const MODULES: [(&str, Make); 7] = [
+const MODULES: [(&str, Make); 8] = [
     ("derived", derived::trials),
     ("derived_mutations", derived_mutations::trials),
     ("emulated", emulated::trials),
@@ -25,6 +26,7 @@ const MODULES: [(&str, Make); 7] = [
     ("in_flight", in_flight::trials),
     ("mutations", mutations::trials),
     ("symbols", symbols::trials),
+    ("ways_out", ways_out::trials),
 ];
 
 fn main() {

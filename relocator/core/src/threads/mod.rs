@@ -204,14 +204,37 @@ impl Crossing<'_> {
             // At an entry everything is as it is at an entry, whatever is there now.
             return Ok(self.entered(boundary, place, stopped));
         }
-        let (reentry, all) = self.contexts(boundary, place, stopped);
+        // The code that is there now has a table of its own, which knows its constants. What that
+        // does not know, the table of the old image may, where no constant matters.
+        let now = self.before.and_then(|code| code.reentry.as_ref());
+        let here = instruction(place, stopped.registers);
+        let known = now.zip(here).map(|(table, here)| {
+            let linked = Stopped {
+                was_linked: false,
+                ..*stopped
+            };
+            self.go_on_by(table, here, boundary, place, &linked)
+        });
+        match known {
+            Some(Ok(verdict)) => Ok(verdict),
+            _ => self.go_on_by(self.reentry, boundary, boundary, place, stopped),
+        }
+    }
+
+    /// The same by the contexts that a table has at an address.
+    fn go_on_by(
+        &self,
+        reentry: &ReentryTable,
+        at: Svma,
+        boundary: Svma,
+        place: Svma,
+        stopped: &Stopped<'_>,
+    ) -> Result<Verdict, StuckReason> {
+        let all = reentry.at(at).iter();
+        let all: Vec<&Context> = all.filter(|context| stopped.is_in(context)).collect();
         if all.is_empty() {
             return Err(StuckReason::UnknownCallers);
         }
-        let stopped = &Stopped {
-            was_linked: self.was_linked() && std::ptr::eq(reentry, self.reentry),
-            ..*stopped
-        };
         let reads = all.iter().any(|context| context.reads);
         if !reads && !self.meets_changes(boundary) {
             return Ok(self.unchanged(boundary, place, stopped));
@@ -229,26 +252,6 @@ impl Crossing<'_> {
             }
         }
         found.map(Verdict::FixUp).ok_or(StuckReason::UnknownCallers)
-    }
-
-    /// The contexts that a thread may be in, and the table that has their recipes: that of the code
-    /// which is there now if it knows the place, and that of the old image otherwise.
-    fn contexts(
-        &self,
-        boundary: Svma,
-        place: Svma,
-        stopped: &Stopped<'_>,
-    ) -> (&ReentryTable, Vec<&Context>) {
-        let now = self.before.and_then(|code| code.reentry.as_ref());
-        let here = instruction(place, stopped.registers);
-        let known = now.zip(here);
-        let known = known.filter(|(table, here)| !table.at(*here).is_empty());
-        let (table, at) = known.unwrap_or((self.reentry, boundary));
-        let all = table.at(at).iter();
-        (
-            table,
-            all.filter(|context| stopped.is_in(context)).collect(),
-        )
     }
 
     /// A thread at the entry of a function: it stays there, or goes there from a copy of the

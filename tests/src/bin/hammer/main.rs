@@ -8,6 +8,7 @@ mod calls;
 mod idle;
 mod judge;
 mod signals;
+mod stacks;
 mod system;
 mod vdso;
 
@@ -23,10 +24,8 @@ use clap::Parser;
 use judge::Judge;
 use relocator_tests::bed::control::{self, Control, EVERYTHING};
 use signals::Mailbox;
+use stacks::{Begun, Stacks};
 use vdso::Functions;
-
-/// Stack of a thread, of which there may be a thousand.
-const STACK: usize = 256 << 10;
 
 /// How often signals are sent and sleepers woken.
 const BEAT: Duration = Duration::from_micros(500);
@@ -51,6 +50,9 @@ struct Arguments {
     /// Further threads that sleep in system calls.
     #[arg(long, default_value_t = 0)]
     idle: usize,
+    /// Give all threads their stacks in one mapping of that size, in bytes.
+    #[arg(long, value_name = "BYTES")]
+    shared_stacks: Option<usize>,
     /// The page to talk by.
     #[arg(long)]
     control: Option<PathBuf>,
@@ -84,12 +86,12 @@ struct Sleepers {
 
 impl Sleepers {
     /// They are never joined: some only wake when they are woken.
-    fn begin(count: usize, control: Control) -> Result<Self, String> {
+    fn begin(count: usize, control: Control, stacks: &mut Stacks) -> Result<Self, String> {
         let length = Duration::from_millis(50 + count as u64);
         let mut alarms = Vec::new();
         for number in 0..count {
             let (bed, alarm) = idle::make(number).map_err(|error| error.to_string())?;
-            begin(move || idle::sleep(&bed, length, control))?;
+            stacks.begin(move || idle::sleep(&bed, length, control))?;
             alarms.push(alarm);
         }
         Ok(Self {
@@ -112,11 +114,6 @@ impl Sleepers {
         let due = self.alarms.iter_mut().skip(share).step_by(night);
         due.for_each(idle::Alarm::ring);
     }
-}
-
-fn begin(run: impl FnOnce() + Send + 'static) -> Result<thread::JoinHandle<()>, String> {
-    let thread = thread::Builder::new().stack_size(STACK).spawn(run);
-    thread.map_err(|error| format!("a thread: {error}"))
 }
 
 /// What the main thread does besides.
@@ -178,11 +175,12 @@ fn run(arguments: &Arguments) -> Result<Control, String> {
     signals::prepare(functions);
     let mailboxes = (0..arguments.threads.max(1)).map(|_| Mailbox::default());
     let mailboxes: &'static [Mailbox] = Vec::leak(mailboxes.collect());
+    let mut stacks = Stacks::new(arguments.shared_stacks, arguments.threads + arguments.idle)?;
     // Threads that sleep outlive this function, and so does what wakes them.
     let conductor = Box::leak(Box::new(Conductor {
         control,
         mailboxes,
-        sleepers: Sleepers::begin(arguments.idle, control)?,
+        sleepers: Sleepers::begin(arguments.idle, control, &mut stacks)?,
         next: 0,
         end: arguments
             .seconds
@@ -191,7 +189,7 @@ fn run(arguments: &Arguments) -> Result<Control, String> {
     let mut threads = Vec::new();
     for (number, mailbox) in mailboxes.iter().enumerate().take(arguments.threads) {
         let judge = judge(control, number);
-        threads.push(begin(move || {
+        threads.push(stacks.begin(move || {
             call(functions, mailbox, judge, || {});
             await_signals(mailbox);
         })?);
@@ -214,17 +212,13 @@ fn run(arguments: &Arguments) -> Result<Control, String> {
     Ok(control)
 }
 
-fn end(
-    control: Control,
-    mailboxes: &[Mailbox],
-    threads: Vec<thread::JoinHandle<()>>,
-) -> Result<(), String> {
+fn end(control: Control, mailboxes: &[Mailbox], threads: Vec<Begun>) -> Result<(), String> {
     CLOSED.store(true, SeqCst);
     if threads.is_empty() {
         mailboxes.iter().for_each(await_signals);
     }
     for thread in threads {
-        thread.join().map_err(|_| "a thread has panicked")?;
+        thread.join()?;
     }
     for (number, mailbox) in mailboxes.iter().enumerate() {
         signals::check_empty(mailbox, control, number);
