@@ -203,12 +203,10 @@ fn in_turns(tool: &Tool, load: Load, threads: usize) -> Measured {
     measured
 }
 
-/// How often each is measured in turns: once where it is only tried whether all of this works, as criterion does then.
+/// How often each is measured in turns: once under `cargo test`, as criterion does then.
 fn turns() -> usize {
-    match std::env::args().any(|argument| argument == "--test") {
-        true => 1,
-        false => TURNS,
-    }
+    let measures = std::env::args().any(|argument| argument == "--bench");
+    if measures { TURNS } else { 1 }
 }
 
 /// The median, in microseconds.

@@ -179,6 +179,22 @@ impl Image {
         self.text.iter().any(|range| range.contains(&address.0))
     }
 
+    /// The same image after a linker has changed constants of its code, and put more code behind it.
+    /// `bytes` are no fewer than the image's, and `added` are the ranges of that code, ascending.
+    pub(crate) fn relinked(&self, bytes: &[u8], added: Vec<Range<u64>>) -> Option<Self> {
+        let end = added.last().map_or(self.loaded, |range| range.end);
+        let are_behind = added
+            .iter()
+            .all(|range| range.start >= self.bytes.len() as u64);
+        let is_possible = bytes.len() as u64 >= end.max(self.bytes.len() as u64) && are_behind;
+        is_possible.then(|| {
+            let mut image = self.clone();
+            image.bytes = bytes.to_vec();
+            image.text.extend(added);
+            image
+        })
+    }
+
     pub(crate) fn view(&self) -> Result<View<'_>> {
         View::parse(&self.bytes)
     }

@@ -26,7 +26,7 @@ mod table_fault;
 use crate::Svma;
 
 pub use crate::arch::Register;
-pub use crate::derive::reentry::derive;
+pub use crate::derive::reentry::{Relinked, derive, derive_relinked};
 pub(crate) use encode::Stored;
 pub use no_recipe::NoRecipe;
 pub(crate) use read::read;

@@ -86,12 +86,7 @@ impl Apt {
         group: &Group,
         request: &Request,
     ) -> Result<Package, FetchError> {
-        self.write("archive.sources", &archives.sources(group))?;
-        let progress = Progress::start(format!("package lists for Linux {}", request.text()));
-        let update = run_with(self.command("apt-get").args(["-qq", "update"]), |line| {
-            progress.update(line);
-        })?;
-        drop(progress);
+        let update = self.update(archives, group, &format!("Linux {}", request.text()))?;
         if let Some(package) = package::choose(request, self.packages(request)?) {
             return Ok(package);
         }
@@ -103,6 +98,64 @@ impl Apt {
             });
         }
         Err(update.error("update its package lists"))
+    }
+
+    /// Downloads packages with everything that they depend on, as if nothing were installed. A
+    /// package can be given as `NAME`, `NAME/SUITE` or `NAME=VERSION`.
+    pub(super) fn download_closure(
+        &self,
+        archives: &Archives,
+        group: &Group,
+        packages: &[&str],
+    ) -> Result<Vec<PathBuf>, FetchError> {
+        let archive = self.directory.join("cache/archives");
+        let update = self.update(archives, group, group.name())?;
+        let progress = Progress::start(packages.join(" "));
+        let mut command = self.command("apt-get");
+        command
+            .args(["-qq", "--yes", "--download-only"])
+            .args(["--no-install-recommends", "install", "--"])
+            .args(packages);
+        let result = run_with(&mut command, |line| progress.update(line))?;
+        drop(progress);
+        if !result.status.success() {
+            // Without its lists apt only says that there is no such package.
+            let is_current = update.status.success() && !message::has_failures(&update.stderr);
+            let failed = if is_current { &result } else { &update };
+            return Err(failed.error(&format!("download {}", packages.join(" "))));
+        }
+        let is_package = |file: &PathBuf| file.extension().is_some_and(|kind| kind == "deb");
+        Ok(files(&archive)?.into_iter().filter(is_package).collect())
+    }
+
+    /// Downloads one package of that version alone.
+    pub(super) fn download_exact(
+        &self,
+        archives: &Archives,
+        group: &Group,
+        name: &str,
+        version: &str,
+    ) -> Result<PathBuf, FetchError> {
+        self.update(archives, group, name)?;
+        let mut command = self.command("apt-cache");
+        command.args(["show", "--all-versions", "--", name]);
+        let descriptions = run(&mut command)?;
+        let packages = package::parse_descriptions(&descriptions.stdout);
+        let package = packages.iter().find(|package| package.version == version);
+        let package = package.ok_or_else(|| FetchError::NoSuchPackage {
+            version: format!("{name} {version}"),
+            suites: group.suites(),
+        })?;
+        self.download(package)
+    }
+
+    /// Brings the lists of the suites of a group up to date.
+    fn update(&self, archives: &Archives, group: &Group, of: &str) -> Result<Output, FetchError> {
+        self.write("archive.sources", &archives.sources(group))?;
+        let progress = Progress::start(format!("package lists for {of}"));
+        run_with(self.command("apt-get").args(["-qq", "update"]), |line| {
+            progress.update(line);
+        })
     }
 
     /// Downloads a package, or what is missing of it.

@@ -117,6 +117,14 @@ impl Group {
         home.into_iter().chain([all]).collect()
     }
 
+    /// A set of suites that somebody names.
+    pub(super) fn of(name: &str, suites: &[&'static str]) -> Self {
+        Self {
+            name: name.to_owned(),
+            suites: suites.to_vec(),
+        }
+    }
+
     /// A name for files.
     pub(super) fn name(&self) -> &str {
         &self.name

@@ -9,6 +9,7 @@
 //! CACHE/kernels/VERSION/kernel.txt  what it is
 //! CACHE/locks/                      one lock for each version and each apt directory
 //! CACHE/apt/SERIES/                 apt's lists and unfinished downloads
+//! CACHE/trees/NAME/                 unpacked packages with all that they depend on
 //! ```
 //!
 //! A kernel stays what it was when it was first fetched, until its directory is removed. Of the series in [`VERSIONS`], the
@@ -23,6 +24,7 @@ mod pin;
 mod progress;
 mod record;
 mod sources;
+mod tree;
 mod unpack;
 mod version;
 
@@ -32,6 +34,7 @@ use std::path::{Path, PathBuf};
 
 pub use error::FetchError;
 pub use pin::Pin;
+pub use tree::{Tree, TreeRequest};
 
 use archive::{Archives, Group};
 use package::Request;

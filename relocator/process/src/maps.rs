@@ -39,14 +39,25 @@ pub fn own() -> io::Result<Vec<Mapping>> {
 /// those of random states are: `dp` among the `VmFlags` of `/proc/PID/smaps`. Errors are those of
 /// [`of`].
 pub fn droppable(pid: i32) -> io::Result<Vec<Range<Avma>>> {
+    flagged(pid, "dp")
+}
+
+/// The mappings of a process of which another one fills pages when they are touched
+/// (`userfaultfd`): `um` among their `VmFlags`. Errors are those of [`of`].
+pub fn on_demand(pid: i32) -> io::Result<Vec<Range<Avma>>> {
+    flagged(pid, "um")
+}
+
+/// The mappings with a flag.
+fn flagged(pid: i32, wanted: &str) -> io::Result<Vec<Range<Avma>>> {
     let bytes = contents(&format!("/proc/{pid}/smaps"))?;
     let text = String::from_utf8_lossy(&bytes);
     let mut found = Vec::new();
     let mut current = None;
     for line in text.lines() {
         if let Some(flags) = line.strip_prefix("VmFlags:") {
-            let is_droppable = flags.split_whitespace().any(|flag| flag == "dp");
-            found.extend(current.take().filter(|_| is_droppable));
+            let has_flag = flags.split_whitespace().any(|flag| flag == wanted);
+            found.extend(current.take().filter(|_| has_flag));
         } else if let Some(mapping) = mapping(line) {
             current = Some(mapping.range);
         }

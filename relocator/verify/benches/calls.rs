@@ -19,8 +19,12 @@ use relocator_cli::source::Spec;
 use relocator_verify::compare::{InProcess, TimedCall, side_by_side};
 use relocator_verify::{Approach, Running, VerifyOptions, verify};
 
-/// Batches and calls in a batch of what is measured in turns.
-const TURNS: (u32, u32) = (301, 2000);
+/// Batches and calls in a batch of what is measured in turns; one each under `cargo test`, as
+/// criterion does then.
+fn turns() -> (u32, u32) {
+    let measures = std::env::args().any(|argument| argument == "--bench");
+    if measures { (301, 2000) } else { (1, 1) }
+}
 
 /// A name, the fixture that is linked, and how.
 const WAYS: [(&str, &str, Approach); 5] = [
@@ -125,7 +129,7 @@ fn ratios(contestants: &[Contestant]) {
         .iter()
         .map(|contestant| &contestant.functions)
         .collect();
-    let (batches, batch) = TURNS;
+    let (batches, batch) = turns();
     println!(
         "\nIn turns, {batches} batches of {batch} calls: medians of the ratio to native, batch by batch"
     );

@@ -2,6 +2,8 @@
 //! touches the process. The process goes on with right answers each time, and the next tool does
 //! its work.
 
+use std::time::SystemTime;
+
 use kernel_source::Cache;
 use libtest_mimic::Trial;
 use nix::unistd::Pid;
@@ -37,9 +39,10 @@ const FIRST: &str = "RELOCATOR_KILL_FIRST";
 /// How many of the last moments are told.
 const TOLD: usize = 8;
 
-/// Every how many moments are taken, for a process with one thread and with many.
-const OF_ONE: usize = 2;
-const OF_MANY: usize = 3;
+/// Every how many moments are taken, for a process with one thread and with many. The first one is
+/// another every day, so that all of them are taken in a week.
+const OF_ONE: usize = 3;
+const OF_MANY: usize = 5;
 
 /// The same where the command is killed, which takes half a second to begin.
 const OF_COMMAND: usize = 23;
@@ -119,6 +122,13 @@ pub(crate) fn stride(usual: usize) -> usize {
 /// The first moment that is taken.
 pub(crate) fn first() -> usize {
     number(FIRST).unwrap_or(0)
+}
+
+/// The first moment of a run that takes every `stride`-th.
+fn first_today(stride: usize) -> usize {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let days = now.map_or(0, |since| since.as_secs() / (24 * 60 * 60));
+    number(FIRST).unwrap_or(days as usize % stride)
 }
 
 /// Kills forks of this process, at all moments.
@@ -201,8 +211,8 @@ fn sleeper(work: Work) -> Result<(), String> {
     let mut odd = Odd::start(SLEEPING)?;
     let pid = odd.pid();
     let usual = Usual::of(pid)?;
-    let step = stride(1);
-    let (mut ends, mut number) = (0, 0);
+    let step = stride(OF_ONE);
+    let (mut ends, mut number) = (0, first_today(step));
     while ends < ENDS {
         if work == Work::RollBack {
             linker.apply(pid)?;
@@ -268,7 +278,7 @@ impl Victim {
     ) -> Result<(), String> {
         let mut ends = 0;
         let mut kills = 0;
-        let mut number = first();
+        let mut number = first_today(stride);
         while ends < ENDS {
             if work == Work::RollBack {
                 self.link(linker)?;

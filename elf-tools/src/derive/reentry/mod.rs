@@ -22,6 +22,7 @@ mod reach;
 mod source;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use crate::arch::{self, Arch};
 use crate::derive::fixpoint::{self, Analysis, Block, Keep};
@@ -32,7 +33,7 @@ use crate::reachability::{Code, Function};
 use crate::reentry::{
     Call, Context, Location, NoRecipe, Recipe, Recovery, ReentryTable, Register, Source,
 };
-use crate::{Result, Svma};
+use crate::{Error, Result, Svma};
 
 use cfi::{Active, Rules};
 use effects::Effects;
@@ -45,6 +46,48 @@ use source::Stopped;
 /// Alternatives must be as they are in the process: they decide where boundaries are. Errors where
 /// the image's architecture is not supported, and where its call frame information is malformed.
 pub fn derive(image: &Image, code: &Code) -> Result<ReentryTable> {
+    derive_at(image, code, &BTreeMap::new())
+}
+
+/// The code of an image after a linker has changed it.
+#[derive(Debug, Clone, Copy)]
+pub struct Relinked<'a> {
+    /// The image's bytes as they are now, and what the linker has put behind them.
+    pub bytes: &'a [u8],
+    /// Where instructions are now that the linker has moved behind the image, and its jumps back
+    /// from there: for each, the instruction of the image that a thread there is about to execute.
+    pub moved: &'a [(Svma, Svma)],
+}
+
+/// Derives the re-entry table of `image` as it was linked. Its boundaries are those of the code
+/// that is there now, moved instructions among them.
+///
+/// Constants that a linker changes can be part of what a recipe computes with, so the table of the
+/// image itself is not right for it. Errors are those of [`derive`].
+pub fn derive_relinked(image: &Image, now: Relinked<'_>) -> Result<ReentryTable> {
+    /// Longest instruction of any architecture, in bytes.
+    const LONGEST: u64 = 15;
+    let moved: BTreeMap<Svma, Svma> = now.moved.iter().copied().collect();
+    let mut added: Vec<Range<u64>> = Vec::new();
+    for start in moved.keys().map(|start| start.0) {
+        let end = start.saturating_add(LONGEST).min(now.bytes.len() as u64);
+        match added.last_mut() {
+            Some(last) if start <= last.end => last.end = end,
+            _ => added.push(start..end),
+        }
+    }
+    let relinked = image.relinked(now.bytes, added);
+    let relinked = relinked.ok_or_else(|| {
+        let reason = "what was put behind the image does not lie there";
+        Error::malformed("linked image", now.bytes.len() as u64, reason)
+    })?;
+    let code = Code::of(&relinked)?;
+    derive_at(&relinked, &code, &moved)
+}
+
+/// Derives a table. Call frame information knows nothing of instructions that were `moved`, only
+/// where they were.
+fn derive_at(image: &Image, code: &Code, moved: &BTreeMap<Svma, Svma>) -> Result<ReentryTable> {
     let arch = arch::of_image(image)?;
     let dataflow = arch.dataflow(image, code);
     let leaders = fixpoint::leaders(code);
@@ -75,6 +118,7 @@ pub fn derive(image: &Image, code: &Code) -> Result<ReentryTable> {
             code,
             function,
             rules: &rules,
+            moved,
             arguments: arguments(arch, image, function),
             effects: Effects::of(arch, &analysis, &reach),
             reach,
@@ -146,6 +190,7 @@ struct Recipes<'a> {
     code: &'a Code,
     function: &'a Function,
     rules: &'a Rules,
+    moved: &'a BTreeMap<Svma, Svma>,
     arguments: Vec<(Register, Argument)>,
     effects: Effects,
     reach: Reach,
@@ -254,7 +299,7 @@ impl Recipes<'_> {
         let calls: Option<Vec<Call>> = local.iter().map(call).collect();
         let calls = calls.ok_or(NoRecipe::ReturnAddressLost)?;
         self.rules.check(
-            boundary,
+            self.moved.get(&boundary).copied().unwrap_or(boundary),
             stopped,
             &Active {
                 returns_at: frames[0].returns_at,

@@ -149,6 +149,7 @@ fn report(outcome: &Applied) -> Apply {
         threads: outcome.crossed.threads,
         moved: outcome.crossed.moved,
         frames: outcome.crossed.frames,
+        left_out: json::ranges(&outcome.crossed.left_out),
         seen: outcome.seen.as_ref().map(seen),
         attempts: outcome.attempts,
         added_bytes: outcome.added(),
@@ -209,6 +210,7 @@ fn text(outcome: &Applied) -> String {
     for misleading in &outcome.misleading_names {
         let _ = writeln!(text, "note: {misleading}");
     }
+    output::left_out(&mut text, &outcome.crossed.left_out);
     let _ = write!(text, "process {} {}", outcome.pid, verdict(outcome));
     text
 }

@@ -2,12 +2,14 @@
 
 use std::fmt::Display;
 use std::io::Write;
+use std::ops::Range;
 use std::path::Path;
 
 use crate::json::{Need, Reentry};
 use crate::persist;
 use anyhow::{Context, Result};
 use comfy_table::{ContentArrangement, Table, presets};
+use elf_tools::Avma;
 use serde::Serialize;
 
 /// Prints `value` as JSON, or `text` for a person.
@@ -63,6 +65,20 @@ pub(crate) fn needs(needs: &[Need]) -> Table {
         ]);
     }
     shown
+}
+
+/// Where contexts of threads were not looked for, if there is such a place.
+pub(crate) fn left_out(text: &mut String, ranges: &[Range<Avma>]) {
+    let (Some(first), Some(last)) = (ranges.first(), ranges.last()) else {
+        return;
+    };
+    let sizes = ranges.iter().map(|range| range.end.0 - range.start.0);
+    *text += &format!(
+        "note: stacks are so large that contexts in signal frames were not looked for in {} MiB of them, between {} and {}\n",
+        sizes.sum::<u64>().div_ceil(1 << 20),
+        first.start,
+        last.end
+    );
 }
 
 /// What becomes of threads that are stopped in an image, by boundaries.

@@ -79,6 +79,7 @@ fn report(outcome: &step_out::StepOutOutcome) -> StepOut {
         vdsos: outcome.vdsos.iter().map(vdso).collect(),
         moved: outcome.moved.iter().map(moved).collect(),
         stuck: outcome.stuck.iter().map(stuck).collect(),
+        left_out: json::ranges(&outcome.left_out),
     }
 }
 
@@ -113,6 +114,7 @@ fn text(outcome: &step_out::StepOutOutcome) -> String {
     if !outcome.moved.is_empty() || !outcome.stuck.is_empty() {
         let _ = writeln!(text, "{table}\n");
     }
+    output::left_out(&mut text, &outcome.left_out);
     let state = match outcome.stopped {
         true => "stopped",
         false => "running",

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::Function;
+use super::{Function, MemoryRange};
 
 /// What was done to a process, or what would be.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
@@ -30,6 +30,8 @@ pub struct Apply {
     pub moved: usize,
     /// Number of contexts in signal frames that were carried across.
     pub frames: usize,
+    /// Where contexts may be that were not looked for, because stacks are too large.
+    pub left_out: Vec<MemoryRange>,
     /// Where threads were during a dry run, which stops none; null otherwise.
     pub seen: Option<ThreadsSeen>,
     /// How often the process was stopped until it could be done.

@@ -14,7 +14,9 @@ pub mod verify;
 pub use schema::all as schemas;
 
 use std::fmt;
+use std::ops::Range;
 
+use elf_tools::Avma;
 use elf_tools::image::LinuxVersion;
 use elf_tools::relocation::Relocations;
 use elf_tools::symtab::Provenance;
@@ -46,6 +48,24 @@ pub const APPLY: &str = "relocator.apply/2";
 
 /// Schema of `relocator demo --json`.
 pub const DEMO: &str = "relocator.demo/1";
+
+/// A part of an address space.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct MemoryRange {
+    /// Its first byte.
+    pub address: u64,
+    /// In bytes.
+    pub size: u64,
+}
+
+/// Parts of an address space.
+pub fn ranges(ranges: &[Range<Avma>]) -> Vec<MemoryRange> {
+    let range = |range: &Range<Avma>| MemoryRange {
+        address: range.start.0,
+        size: range.end.0.saturating_sub(range.start.0),
+    };
+    ranges.iter().map(range).collect()
+}
 
 /// A kernel, old or new.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]

@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::MemoryRange;
+
 /// What became of the threads of a process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct StepOut {
@@ -22,6 +24,8 @@ pub struct StepOut {
     pub moved: Vec<MovedThread>,
     /// Contexts that are still inside.
     pub stuck: Vec<StuckContext>,
+    /// Where contexts may be that were not looked for, because stacks are too large.
+    pub left_out: Vec<MemoryRange>,
 }
 
 /// Where a vDSO is.

@@ -66,6 +66,7 @@ impl LinkedImage {
             patches: self.functions.iter().filter_map(patch).collect(),
             moved: self.moved.clone(),
             jumps_back: self.jumps_back.clone(),
+            reentry: None,
         }
     }
 }

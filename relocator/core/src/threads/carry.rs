@@ -1,12 +1,11 @@
 //! All threads of a process, with the contexts that signals have interrupted, and what carries them
 //! across.
 
-use std::collections::BTreeSet;
 use std::ops::Range;
 
 use elf_tools::{Avma, Svma};
 
-use super::frames::{self, Interrupted};
+use super::frames::{self, Found};
 use super::{Memory, Registers, StuckReason, Thread, Verdict, Write};
 
 /// What carries threads across.
@@ -37,29 +36,26 @@ pub struct Stuck {
 
 /// What signals have interrupted in threads, by thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Contexts(Vec<Vec<Interrupted>>);
+pub struct Contexts(Found);
 
 impl Contexts {
     /// Finds those that were interrupted inside one of `texts`. The search takes longer than
-    /// everything else about a thread, so one search serves all texts.
+    /// everything else about threads, so one search serves all texts and all threads.
     ///
-    /// Stacks of several threads may be one mapping, so that the search meets a frame twice; it
-    /// counts once.
+    /// Each context counts once, also where stacks of several threads are one mapping.
     pub fn of(
         threads: &[Thread],
         writable: &[Range<Avma>],
         texts: &[Range<Avma>],
         memory: &dyn Memory,
     ) -> Self {
-        // Once, and not for each of a thousand threads, whose stacks are a thousand mappings.
-        let writable = frames::merge(writable);
-        let mut seen = BTreeSet::new();
-        let of_thread = |thread: &Thread| {
-            let mut found = frames::of_texts(&thread.registers, &writable, texts, memory);
-            found.retain(|context| seen.insert(context.at));
-            found
-        };
-        Self(threads.iter().map(of_thread).collect())
+        let registers = threads.iter().map(|thread| &thread.registers);
+        Self(frames::of_threads(registers, writable, texts, memory))
+    }
+
+    /// Where contexts may be that nobody has looked for: [`Found::left_out`].
+    pub fn left_out(&self) -> &[Range<Avma>] {
+        &self.0.left_out
     }
 }
 
@@ -70,7 +66,7 @@ pub fn carry(
     decide: &dyn Fn(&Registers) -> Verdict,
 ) -> Carried {
     let mut carried = Carried::default();
-    for (thread, contexts) in threads.iter().zip(&contexts.0) {
+    for (thread, contexts) in threads.iter().zip(&contexts.0.contexts) {
         if let Some(registers) = carried.add(thread.id, None, decide(&thread.registers)) {
             let id = thread.id;
             carried.threads.push(Thread { id, registers });

@@ -5,6 +5,10 @@
 //! than this of any of them.
 
 use elf_tools::Svma;
+use elf_tools::reentry::ReentryTable;
+
+use super::reentry;
+use crate::input::Old;
 
 /// An instruction that is elsewhere now: what a thread that was stopped at `from` would have
 /// executed next is at `to`.
@@ -42,6 +46,8 @@ pub struct CodeNow {
     pub moved: Vec<Moved>,
     /// The jumps at the ends of detours: a thread at `to` is about to go on at `from`.
     pub jumps_back: Vec<Moved>,
+    /// How threads get out of this code, if it was [analysed](Self::analyse).
+    pub reentry: Option<ReentryTable>,
 }
 
 impl CodeNow {
@@ -58,6 +64,16 @@ impl CodeNow {
         let mut gone = Self::unchanged(size);
         gone.patch(Svma(0), vec![0; size]);
         gone
+    }
+
+    /// Analyses how threads get out of this code, whose bytes these are, from the first one of the
+    /// image on.
+    ///
+    /// That is only needed where the code [is relocated](Self::is_relocated): a recipe may compute
+    /// with constants that the linker has changed. What an entry was overwritten with is not known
+    /// to be relocated or not; recipes that would depend on it are left out.
+    pub fn analyse(&mut self, old: &Old, bytes: &[u8]) {
+        self.reentry = reentry::of(self, old, bytes);
     }
 
     /// Notes that the function at `entry` begins with this code now.

@@ -12,16 +12,20 @@
 //! | module | does |
 //! |---|---|
 //! | `code_now` | what code is there at some moment |
+//! | `reentry` | recipes of code that was linked |
 //! | `stopped` | what a recipe makes of one thread |
 //! | [`frames`] | contexts that signals interrupted |
+//! | `memory` | what is asked of the memory of a process |
 //! | [`carry`](mod@carry) | all threads of a process |
 //! | [`random`] | states of `getrandom` |
 
 pub mod carry;
 mod code_now;
 pub mod frames;
+mod memory;
 pub mod random;
 mod reason;
+mod reentry;
 mod stopped;
 
 use elf_tools::disassembly::Flow;
@@ -33,6 +37,7 @@ pub use crate::arch::native::Registers;
 use crate::criu;
 use crate::input::Old;
 pub use code_now::{CodeNow, Moved, Patch};
+pub use memory::{Memory, Populated};
 pub use reason::{RecipeFault, StuckReason};
 use stopped::Stopped;
 
@@ -53,12 +58,6 @@ pub struct Thread {
     pub id: i32,
     /// What it goes on with.
     pub registers: Registers,
-}
-
-/// Memory of the process.
-pub trait Memory {
-    /// Fills `bytes` from the memory at `at`; whether all of it could be read.
-    fn read(&self, at: Avma, bytes: &mut [u8]) -> bool;
 }
 
 /// What has to be done about a thread.
@@ -205,20 +204,21 @@ impl Crossing<'_> {
             // At an entry everything is as it is at an entry, whatever is there now.
             return Ok(self.entered(boundary, place, stopped));
         }
-        let all: Vec<&Context> = contexts
-            .into_iter()
-            .filter(|context| stopped.is_in(context))
-            .collect();
+        let (reentry, all) = self.contexts(boundary, place, stopped);
         if all.is_empty() {
             return Err(StuckReason::UnknownCallers);
         }
+        let stopped = &Stopped {
+            was_linked: self.was_linked() && std::ptr::eq(reentry, self.reentry),
+            ..*stopped
+        };
         let reads = all.iter().any(|context| context.reads);
         if !reads && !self.meets_changes(boundary) {
             return Ok(self.unchanged(boundary, place, stopped));
         }
         let mut found: Option<FixUp> = None;
         for context in all {
-            let recipe = self.reentry.recipe(context);
+            let recipe = reentry.recipe(context);
             let recipe = recipe.map_err(|reason| StuckReason::NoRecipe(reason.clone()))?;
             let fix_up = stopped.re_enter(boundary, context, recipe)?;
             match &found {
@@ -229,6 +229,26 @@ impl Crossing<'_> {
             }
         }
         found.map(Verdict::FixUp).ok_or(StuckReason::UnknownCallers)
+    }
+
+    /// The contexts that a thread may be in, and the table that has their recipes: that of the code
+    /// which is there now if it knows the place, and that of the old image otherwise.
+    fn contexts(
+        &self,
+        boundary: Svma,
+        place: Svma,
+        stopped: &Stopped<'_>,
+    ) -> (&ReentryTable, Vec<&Context>) {
+        let now = self.before.and_then(|code| code.reentry.as_ref());
+        let here = instruction(place, stopped.registers);
+        let known = now.zip(here);
+        let known = known.filter(|(table, here)| !table.at(*here).is_empty());
+        let (table, at) = known.unwrap_or((self.reentry, boundary));
+        let all = table.at(at).iter();
+        (
+            table,
+            all.filter(|context| stopped.is_in(context)).collect(),
+        )
     }
 
     /// A thread at the entry of a function: it stays there, or goes there from a copy of the

@@ -91,6 +91,7 @@ fn attempt(
     let pid = process.pid();
     let mut live = Live::stop(pid.as_raw(), PATIENCE)?;
     let stop = live.stopped_for();
+    live.set_on_demand(survey.on_demand.clone());
     for tracee in live.tracees() {
         let registers = tracee.registers()?;
         process.check_thread(tracee.pid(), &registers)?;

@@ -26,6 +26,8 @@ pub(super) struct Survey {
     pub(super) texts: Vec<Text>,
     /// Copies of texts that a killed tool has not put in their place.
     pub(super) leftovers: Vec<Range<Avma>>,
+    /// Memory that is filled when it is touched.
+    pub(super) on_demand: Vec<Range<Avma>>,
 }
 
 impl Survey {
@@ -60,6 +62,7 @@ impl Survey {
             found,
             texts,
             leftovers,
+            on_demand: target.on_demand()?,
         })
     }
 

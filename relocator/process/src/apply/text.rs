@@ -130,6 +130,10 @@ impl Text {
                         code.patch(entry.at, jump.to_vec());
                     }
                 }
+                let mut bytes = self.found.bytes.clone();
+                found.record.complete(&mut bytes, start)?;
+                let image = (self.found.image.0 - start.0) as usize;
+                code.analyse(&self.old, &bytes[image..]);
                 Ok(Some(code))
             }
             None if self.interrupted.is_some() => Ok(Some(self.staged())),

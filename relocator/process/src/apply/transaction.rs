@@ -34,7 +34,7 @@ pub(super) struct Transaction {
 }
 
 /// Threads that are carried across.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Crossed {
     /// Number of all threads.
     pub threads: usize,
@@ -43,6 +43,8 @@ pub struct Crossed {
     pub moved: usize,
     /// Contexts in signal frames that do.
     pub frames: usize,
+    /// Where contexts may be that the tool has not looked for, because stacks are too large.
+    pub left_out: Vec<Range<Avma>>,
 }
 
 impl Transaction {
@@ -112,6 +114,7 @@ impl Transaction {
             threads: threads.len(),
             moved: old.threads.len() + new.threads.len(),
             frames: old.frames + new.frames,
+            left_out: contexts.left_out().to_vec(),
         };
         let mut steps = fix_ups(old);
         steps.splice(0..0, self.stale.iter().cloned().map(Step::Write));

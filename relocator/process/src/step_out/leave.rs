@@ -10,8 +10,9 @@ use super::process::ignores;
 use super::undisturbed::Undisturbed;
 use super::{PATIENCE, StuckReason, VdsoPlace};
 use crate::Result;
-use crate::tracing::{Standing, Stop, Tracee};
-use relocator::threads::frames;
+use crate::tracing::{StackMemory, Standing, Stop, Tracee};
+use relocator::threads::Registers;
+use relocator::threads::frames::{self, Interrupted};
 
 /// How long to let a thread run, at least and at most. The first is too short for most, but
 /// costs nothing.
@@ -38,6 +39,10 @@ pub(super) struct Surroundings<'a> {
     pub(super) vdsos: &'a [Range<Avma>],
     /// What stacks are part of.
     pub(super) writable: &'a [Range<Avma>],
+    /// The memory of stacks.
+    pub(super) memory: &'a StackMemory,
+    /// The stack pointers of the other threads.
+    pub(super) neighbours: &'a [Avma],
     /// When to give up.
     pub(super) deadline: Instant,
 }
@@ -49,6 +54,23 @@ pub(super) struct Inside {
     pub(super) place: VdsoPlace,
     /// Where it is saved, if it is not what the thread executes.
     pub(super) frame: Option<Avma>,
+}
+
+/// The contexts of a thread that are inside, innermost first, by its registers and by the frames
+/// that were found.
+pub(super) fn inside(
+    vdsos: &[Range<Avma>],
+    registers: &Registers,
+    frames: &[Interrupted],
+) -> Vec<Inside> {
+    let own = VdsoPlace::inside(vdsos, registers.pc);
+    let own = own.map(|place| Inside { place, frame: None });
+    let saved = frames.iter().filter_map(|found| {
+        let place = VdsoPlace::inside(vdsos, found.registers.pc)?;
+        let frame = Some(found.at);
+        Some(Inside { place, frame })
+    });
+    own.into_iter().chain(saved).collect()
 }
 
 /// Whether a thread has left.
@@ -93,22 +115,15 @@ impl<'a> Leaving<'a> {
     /// Its contexts that are inside, innermost first.
     pub(super) fn inside(&self) -> Result<Vec<Inside>> {
         let Surroundings {
-            vdsos, writable, ..
+            vdsos,
+            writable,
+            memory,
+            neighbours,
+            ..
         } = self.surroundings;
         let registers = self.tracee.registers()?.registers();
-        let mut inside = Vec::new();
-        if let Some(place) = VdsoPlace::inside(vdsos, registers.pc) {
-            inside.push(Inside { place, frame: None });
-        }
-        for vdso in vdsos {
-            let found = frames::of_thread(&registers, writable, vdso, &self.tracee.memory());
-            inside.extend(found.iter().filter_map(|found| {
-                let place = VdsoPlace::inside(vdsos, found.registers.pc)?;
-                let frame = Some(found.at);
-                Some(Inside { place, frame })
-            }));
-        }
-        Ok(inside)
+        let found = frames::of_thread_among(&registers, neighbours, writable, vdsos, memory);
+        Ok(inside(vdsos, &registers, &found))
     }
 
     /// Lets it run at most `runs` times, and then steps it.

@@ -39,9 +39,11 @@ use std::time::{Duration, Instant};
 use elf_tools::{Avma, Svma};
 
 use crate::Result;
-use crate::targets::live::blocked_at;
-use crate::tracing::{Seized, TraceableProcess, Tracee, is_gone};
+use crate::targets::live::{Running, blocked_at};
+use crate::targets::{self, Target};
+use crate::tracing::{Seized, StackMemory, TraceableProcess, Tracee, is_gone};
 use leave::{Inside, Leaving, Left, Surroundings};
+use relocator::threads::{Registers, frames};
 pub use why::StuckReason;
 
 /// How to treat a process.
@@ -80,6 +82,8 @@ pub struct StepOutOutcome {
     pub moved: Vec<Moved>,
     /// Contexts that are still inside.
     pub stuck: Vec<Stuck>,
+    /// Where contexts may be that the tool has not looked for, because stacks are too large.
+    pub left_out: Vec<Range<Avma>>,
     /// Whether the process is stopped now.
     pub stopped: bool,
 }
@@ -145,7 +149,8 @@ pub fn step_out(pid: i32, options: &StepOutOptions) -> Result<StepOutOutcome> {
     let subject = TraceableProcess::open(pid)?;
     let was_stopped = subject.is_stopped()?;
     let deadline = Instant::now() + options.deadline;
-    let mut attempt = Attempt::new(&subject, options, deadline);
+    let attempt = Attempt::new(&subject, options, deadline);
+    let mut attempt = attempt.map_err(|error| subject.explain(error))?;
     let mut pause = PAUSE.0;
     loop {
         let seized = attempt.run().map_err(|error| subject.explain(error))?;
@@ -171,11 +176,18 @@ struct Attempt<'a> {
     vdsos: Vec<Range<Avma>>,
     moved: BTreeMap<i32, Moved>,
     stuck: Vec<Stuck>,
+    left_out: Vec<Range<Avma>>,
+    /// Memory that is filled when it is touched.
+    on_demand: Vec<Range<Avma>>,
 }
 
 impl<'a> Attempt<'a> {
-    fn new(subject: &'a TraceableProcess, options: &'a StepOutOptions, deadline: Instant) -> Self {
-        Self {
+    fn new(
+        subject: &'a TraceableProcess,
+        options: &'a StepOutOptions,
+        deadline: Instant,
+    ) -> Result<Self> {
+        Ok(Self {
             subject,
             options,
             deadline,
@@ -184,7 +196,9 @@ impl<'a> Attempt<'a> {
             vdsos: Vec::new(),
             moved: BTreeMap::new(),
             stuck: Vec::new(),
-        }
+            left_out: Vec::new(),
+            on_demand: Running::of(subject.pid().as_raw()).on_demand()?,
+        })
     }
 
     /// Makes one: all threads have stopped afterwards, and contexts inside are in `stuck`.
@@ -211,15 +225,43 @@ impl<'a> Attempt<'a> {
 
     fn threads_leave(&mut self, seized: &mut Seized) -> Result<()> {
         let vdsos = self.vdsos.clone();
-        let writable = self.subject.writable()?;
-        let surroundings = Surroundings {
-            vdsos: &vdsos,
-            writable: &writable,
-            deadline: self.deadline,
-        };
+        let mappings = self.subject.maps()?;
+        let writable = targets::writable(&mappings);
+        let memory = StackMemory::new(self.subject.pid(), &mappings, &self.on_demand);
         let mut gone = Vec::new();
-        for tracee in seized.threads() {
-            match self.thread_leaves(tracee, surroundings) {
+        let mut registers = Vec::new();
+        seized.threads().retain(|tracee| match tracee.registers() {
+            Ok(read) => {
+                registers.push(read.registers());
+                true
+            }
+            Err(error) => {
+                gone.push((tracee.pid(), error));
+                false
+            }
+        });
+        if let Some((_, error)) = gone.into_iter().find(|(_, error)| !is_gone(error)) {
+            return Err(error);
+        }
+        let found = frames::of_threads(&registers, &writable, &vdsos, &memory);
+        self.left_out.clone_from(&found.left_out);
+        let pointers: Vec<Avma> = registers.iter().map(Registers::stack_pointer).collect();
+        let mut gone = Vec::new();
+        for (index, tracee) in seized.threads().iter_mut().enumerate() {
+            let inside = leave::inside(&vdsos, &registers[index], &found.contexts[index]);
+            let Some(first) = inside.first() else {
+                continue;
+            };
+            let mut neighbours = pointers.clone();
+            neighbours.remove(index);
+            let surroundings = Surroundings {
+                vdsos: &vdsos,
+                writable: &writable,
+                memory: &memory,
+                neighbours: &neighbours,
+                deadline: self.deadline,
+            };
+            match self.thread_leaves(tracee, first, surroundings) {
                 Err(error) if is_gone(&error) => gone.push(tracee.pid()),
                 other => other?,
             }
@@ -230,12 +272,14 @@ impl<'a> Attempt<'a> {
         Ok(())
     }
 
-    fn thread_leaves(&mut self, tracee: &mut Tracee, surroundings: Surroundings<'_>) -> Result<()> {
+    fn thread_leaves(
+        &mut self,
+        tracee: &mut Tracee,
+        first: &Inside,
+        surroundings: Surroundings<'_>,
+    ) -> Result<()> {
         let thread = tracee.pid().as_raw();
         let leaving = Leaving::new(tracee, surroundings);
-        let Some(first) = leaving.inside()?.first().copied() else {
-            return Ok(());
-        };
         match leaving.leave(self.options.runs)? {
             Left::Outside { runs, steps } => {
                 let moved = Moved {
@@ -298,6 +342,7 @@ impl<'a> Attempt<'a> {
             attempts: self.attempts,
             moved: self.moved.into_values().collect(),
             stuck: self.stuck,
+            left_out: self.left_out,
             stopped,
         }
     }

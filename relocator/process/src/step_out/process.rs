@@ -1,16 +1,13 @@
 //! The process whose threads leave: where they can be, and in which state the tool leaves it.
 
-use std::ops::Range;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use elf_tools::Avma;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use procfs::process::Process;
 
-use crate::targets;
 use crate::tracing::{Seized, TraceableProcess, proc_error};
 use crate::{Error, Result};
 
@@ -29,11 +26,6 @@ impl TraceableProcess {
     /// are.
     pub(super) fn is_stopped(&self) -> Result<bool> {
         Ok(self.states()?.contains(&'T'))
-    }
-
-    /// What can be written of its memory, as its stacks can be.
-    pub(super) fn writable(&self) -> Result<Vec<Range<Avma>>> {
-        Ok(targets::writable(&self.maps()?))
     }
 
     /// Lets all threads go, stopped unless they are to go on; whether they are stopped.

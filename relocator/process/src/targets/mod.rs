@@ -66,6 +66,13 @@ pub trait Target: Memory {
     /// The mappings that the kernel may turn into zeros at any time (`MAP_DROPPABLE`).
     fn droppable(&self) -> Result<Vec<Range<Avma>>>;
 
+    /// Where memory is filled when it is touched (`userfaultfd`), as after a restore with lazy
+    /// pages: a page that is not there does not hold zeros. Nothing by default, for targets that
+    /// say of no page that it holds nothing ([`Memory::populated`]).
+    fn on_demand(&self) -> Result<Vec<Range<Avma>>> {
+        Ok(Vec::new())
+    }
+
     /// Where its threads are, as far as the target knows without stopping them.
     fn whereabouts(&self) -> Result<Vec<Whereabouts>>;
 }
@@ -105,6 +112,13 @@ impl Mapping {
     pub fn is_private_code(&self) -> bool {
         let protection = self.protection;
         protection.read && protection.execute && !protection.write && !protection.shared
+    }
+
+    /// Whether it is memory of its process alone that no file is behind. The kernel gives such
+    /// memory no name, one in brackets, or one that the process has asked for.
+    pub fn is_anonymous(&self) -> bool {
+        let is_file = !self.name.is_empty() && !self.name.starts_with('[');
+        !self.protection.shared && !is_file
     }
 
     /// Size in bytes.

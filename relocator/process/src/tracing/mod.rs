@@ -2,11 +2,12 @@
 //!
 //! | module | does |
 //! |---|---|
-//! | `request` | the system calls: the only place with `unsafe` |
+//! | `request` | the system calls; `unsafe` is here and in `pagemap` only |
 //! | `stop` | why a thread stopped |
 //! | `tracee` | one traced thread |
 //! | `seize` | stops all threads of a process |
 //! | `memory` | reads the memory of a process |
+//! | `pagemap` | which pages of it hold anything |
 //! | `process` | a process: whether its threads can be traced at all, and where its vDSOs are |
 //! | `linkable` | what else a process must be to be changed |
 //!
@@ -14,6 +15,7 @@
 
 mod linkable;
 mod memory;
+mod pagemap;
 mod process;
 mod request;
 mod seize;
@@ -22,6 +24,7 @@ mod tracee;
 
 pub use crate::arch::UserRegisters;
 pub use memory::ProcessMemory;
+pub(crate) use memory::StackMemory;
 pub use process::TraceableProcess;
 pub(crate) use process::{auxv_vdso, proc_error};
 pub use seize::{Seized, Standing, is_gone};

@@ -137,8 +137,10 @@ impl<'a> OldEnvironment<'a> {
                     image: Some(&vdso.image),
                 };
                 let linked = link(old, &new, &placement, kernel.policy)?;
+                let mut now = linked.code_now();
+                now.analyse(old, &linked.bytes);
                 Ok(Text {
-                    linked: Some(linked.code_now()),
+                    linked: Some(now),
                     bytes: linked.bytes,
                 })
             }

@@ -180,14 +180,14 @@ impl Ucontext {
         self.registers().stack_pointer()
     }
 
-    /// Where the alternate stack ends that was set when the signal came, if this frame is on it.
-    pub(crate) fn alternate_end(&self, at: Avma) -> Option<Avma> {
+    /// The alternate stack that was set when the signal came, if there was one.
+    pub(crate) fn alternate_stack(&self) -> Option<Range<Avma>> {
         let Stack {
             start, flags, size, ..
         } = self.0.stack;
         let end = start.checked_add(size)?;
         let enabled = flags & STACK_DISABLED == 0;
-        (enabled && (start..end).contains(&at.0)).then_some(Avma(end))
+        enabled.then_some(Avma(start)..Avma(end))
     }
 
     fn registers(&self) -> Registers {

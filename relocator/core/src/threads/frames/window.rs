@@ -1,55 +1,131 @@
-//! A stack, searched page by page.
+//! Parts of stacks, read many at once and searched.
 //!
-//! Of a page only one word in two is looked at, the one that would have the segments of a context:
-//! its value is rare. What else belongs to a context is read where it fits, so that a context may
-//! go from one page to the next.
+//! Of each part only one word in two is looked at, the one that would have the segments of a
+//! context: its value is rare. What else belongs to a context is taken from what was read, or read
+//! where it fits, so that a context may go from one part to the next.
 
 use std::ops::Range;
 
 use elf_tools::Avma;
 
 use super::super::Memory;
+use super::super::memory::page_end;
 use crate::arch::native::signal_frame::{self, Ucontext};
 
-/// Memory can be read in pages or not at all.
-const PAGE: u64 = 0x1000;
+/// How much is read at once, in bytes, and in ranges (Linux takes 1024: `UIO_MAXIOV`).
+const BATCH: (u64, usize) = (1 << 20, 1024);
 
-/// All frames whose `ucontext` begins in a range, from low addresses to high ones.
-pub(super) fn frames(
-    begins: Range<Avma>,
-    memory: &dyn Memory,
-) -> impl Iterator<Item = (Avma, Ucontext)> {
-    let candidates = pages(begins).flat_map(|page| in_page(page, memory));
-    candidates.filter_map(|at| Some((at, Ucontext::read(at, memory)?)))
-}
-
-/// Parts of pages that hold the segments of contexts which begin in a range.
-fn pages(begins: Range<Avma>) -> impl Iterator<Item = Range<u64>> {
-    let segments = |begin: Avma| {
+/// The addresses at which the segments of a context are that begins in a range.
+pub(super) fn marks(begins: Range<Avma>) -> Range<u64> {
+    let mark = |begin: Avma| {
         let begin = begin.0.checked_next_multiple_of(signal_frame::ALIGNMENT)?;
         begin.checked_add(signal_frame::MARK as u64)
     };
-    let bounds = segments(begins.start).zip(segments(begins.end));
-    let (mut start, end) = bounds.unwrap_or_default();
-    std::iter::from_fn(move || {
-        let part = start..end.min((start | (PAGE - 1)).saturating_add(1));
-        start = part.end;
-        (!part.is_empty()).then_some(part)
+    let bounds = mark(begins.start).zip(mark(begins.end));
+    let (start, end) = bounds.unwrap_or_default();
+    start..end.max(start)
+}
+
+/// All frames whose segments are in these ranges, in the order of the ranges. Pages that cannot be
+/// read are left out.
+pub(super) fn frames(ranges: &[Range<u64>], memory: &dyn Memory) -> Vec<(Avma, Ucontext)> {
+    let mut found = Vec::new();
+    let mut buffer = Vec::new();
+    let mut left = split(ranges).peekable();
+    let mut batch = Vec::with_capacity(BATCH.1);
+    while left.peek().is_some() {
+        let mut size = 0;
+        while let Some(range) = left.next_if(|range| {
+            size + (range.end.0 - range.start.0) <= BATCH.0 && batch.len() < BATCH.1
+        }) {
+            size += range.end.0 - range.start.0;
+            batch.push(range);
+        }
+        search(&batch, &mut buffer, memory, &mut found);
+        batch.clear();
+    }
+    found
+}
+
+/// Ranges as parts of which each fits into a batch.
+fn split(ranges: &[Range<u64>]) -> impl Iterator<Item = Range<Avma>> {
+    ranges.iter().flat_map(|range| {
+        let starts = range.clone().step_by(BATCH.0 as usize);
+        starts.map(|start| Avma(start)..Avma(range.end.min(start.saturating_add(BATCH.0))))
     })
 }
 
-/// Where contexts may begin whose segments are in a part of a page.
-fn in_page(part: Range<u64>, memory: &dyn Memory) -> Vec<Avma> {
-    let mut bytes = [0; PAGE as usize];
-    let bytes = &mut bytes[..(part.end - part.start) as usize];
-    if !memory.read(Avma(part.start), bytes) {
-        return Vec::new();
+/// Reads and searches a batch, which goes on behind each page that cannot be read.
+fn search(
+    batch: &[Range<Avma>],
+    buffer: &mut Vec<u8>,
+    memory: &dyn Memory,
+    found: &mut Vec<(Avma, Ucontext)>,
+) {
+    let mut rest = batch.to_vec();
+    while !rest.is_empty() {
+        let size: u64 = rest.iter().map(|range| range.end.0 - range.start.0).sum();
+        buffer.resize(size as usize, 0);
+        let done = memory.read_ranges(&rest, buffer).min(size as usize);
+        let mut place = 0;
+        let mut unread = Vec::new();
+        for range in &rest {
+            let size = (range.end.0 - range.start.0) as usize;
+            let read = size.min(done - place);
+            let known = Known {
+                at: range.start,
+                bytes: &buffer[place..place + read],
+                rest: memory,
+            };
+            known.search(found);
+            place += read;
+            if read == size {
+                continue;
+            }
+            let fails = range.start.0 + read as u64;
+            let from = match unread.is_empty() {
+                true => page_end(fails).min(range.end.0),
+                false => fails,
+            };
+            unread.push(Avma(from)..range.end);
+        }
+        unread.retain(|range| !range.is_empty());
+        rest = unread;
     }
-    // The first word in an aligned pair is none that has segments.
-    let skip = part.start.wrapping_sub(signal_frame::MARK as u64) % signal_frame::ALIGNMENT;
-    let words = (skip as usize..bytes.len()).step_by(signal_frame::ALIGNMENT as usize);
-    words
-        .filter(|&offset| signal_frame::is_mark(&bytes[offset..]))
-        .map(|offset| Avma(part.start + offset as u64 - signal_frame::MARK as u64))
-        .collect()
+}
+
+/// A part of memory whose content was read.
+struct Known<'a> {
+    at: Avma,
+    bytes: &'a [u8],
+    rest: &'a dyn Memory,
+}
+
+impl Memory for Known<'_> {
+    fn read(&self, at: Avma, bytes: &mut [u8]) -> bool {
+        let offset = at.0.checked_sub(self.at.0).map(|offset| offset as usize);
+        let known =
+            offset.and_then(|offset| self.bytes.get(offset..offset.checked_add(bytes.len())?));
+        match known {
+            Some(known) => {
+                bytes.copy_from_slice(known);
+                true
+            }
+            None => self.rest.read(at, bytes),
+        }
+    }
+}
+
+impl Known<'_> {
+    fn search(&self, found: &mut Vec<(Avma, Ucontext)>) {
+        // The first word in an aligned pair is none that has segments.
+        let first = (signal_frame::MARK as u64).wrapping_sub(self.at.0) % signal_frame::ALIGNMENT;
+        let words = (first as usize..self.bytes.len()).step_by(signal_frame::ALIGNMENT as usize);
+        let marked = words.filter(|&offset| signal_frame::is_mark(&self.bytes[offset..]));
+        let candidates = marked.filter_map(|offset| {
+            let begin = (self.at.0 + offset as u64).checked_sub(signal_frame::MARK as u64)?;
+            Some((Avma(begin), Ucontext::read(Avma(begin), self)?))
+        });
+        found.extend(candidates);
+    }
 }

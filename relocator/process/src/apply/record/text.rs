@@ -161,6 +161,7 @@ impl Record {
             patches: Vec::new(),
             moved: self.moved.clone(),
             jumps_back: self.jumps_back.clone(),
+            reentry: None,
         };
         for entry in &self.entries {
             if let Some(patch) = self.patch(text, base, entry)? {

@@ -36,9 +36,9 @@ pub use running::Running;
 pub(crate) use running::blocked_at;
 
 use super::{Mapping, Step, StoppedTarget, Target, Thread, Whereabouts};
-use crate::tracing::{self, ProcessMemory, Seized, Tracee, UserRegisters, is_gone};
+use crate::tracing::{self, ProcessMemory, Seized, StackMemory, Tracee, UserRegisters, is_gone};
 use crate::{Error, Refusal, Result};
-use relocator::threads::Memory;
+use relocator::threads::{Memory, Populated};
 
 /// A process whose threads have stopped. Dropping this lets them go on.
 #[derive(Debug)]
@@ -48,6 +48,10 @@ pub struct Live {
     since: Instant,
     /// Its mappings, once they were read. Only this tool can change them while it has stopped.
     mappings: OnceCell<Vec<Mapping>>,
+    /// Where memory is filled when it is touched, if that is known.
+    on_demand: Option<Vec<Range<Avma>>>,
+    /// What is asked about stacks.
+    stacks: OnceCell<StackMemory>,
 }
 
 impl Live {
@@ -71,7 +75,27 @@ impl Live {
             seized,
             since,
             mappings: OnceCell::new(),
+            on_demand: None,
+            stacks: OnceCell::new(),
         })
+    }
+
+    /// Takes over what [`Target::on_demand`] has said while the process ran, since finding out
+    /// takes long.
+    pub fn set_on_demand(&mut self, known: Vec<Range<Avma>>) {
+        self.on_demand = Some(known);
+        self.stacks.take();
+    }
+
+    /// Its stacks; `None` if its mappings cannot be read.
+    fn stacks(&self) -> Option<&StackMemory> {
+        if self.stacks.get().is_none() {
+            let mappings = self.mappings().ok()?;
+            let on_demand = self.on_demand().ok()?;
+            let stacks = StackMemory::new(self.pid, &mappings, &on_demand);
+            return Some(self.stacks.get_or_init(|| stacks));
+        }
+        self.stacks.get()
     }
 
     /// Its number.
@@ -118,6 +142,17 @@ impl Memory for Live {
     fn read(&self, at: Avma, bytes: &mut [u8]) -> bool {
         ProcessMemory::of(self.pid).read(at, bytes)
     }
+
+    fn read_ranges(&self, ranges: &[Range<Avma>], bytes: &mut [u8]) -> usize {
+        ProcessMemory::of(self.pid).read_ranges(ranges, bytes)
+    }
+
+    fn populated(&self, range: Range<Avma>) -> Populated {
+        match self.stacks() {
+            Some(stacks) => stacks.populated(range),
+            None => ProcessMemory::of(self.pid).populated(range),
+        }
+    }
 }
 
 impl Target for Live {
@@ -135,6 +170,13 @@ impl Target for Live {
 
     fn droppable(&self) -> Result<Vec<Range<Avma>>> {
         running::droppable(self.pid)
+    }
+
+    fn on_demand(&self) -> Result<Vec<Range<Avma>>> {
+        match &self.on_demand {
+            Some(known) => Ok(known.clone()),
+            None => running::on_demand(self.pid),
+        }
     }
 
     fn whereabouts(&self) -> Result<Vec<Whereabouts>> {
@@ -170,6 +212,7 @@ impl StoppedTarget for Live {
     fn carry_out(&mut self, steps: &[Step]) -> Result<()> {
         let mappings = self.mappings()?;
         self.mappings.take();
+        self.stacks.take();
         steps::carry_out(self, steps, mappings)
     }
 }

@@ -61,6 +61,10 @@ impl Target for Running {
         droppable(self.pid)
     }
 
+    fn on_demand(&self) -> Result<Vec<Range<Avma>>> {
+        on_demand(self.pid)
+    }
+
     /// By `/proc/PID/task/TID/syscall`, which has the program counter of a thread that waits in the
     /// kernel.
     fn whereabouts(&self) -> Result<Vec<Whereabouts>> {
@@ -94,6 +98,10 @@ pub(super) fn cached(known: &OnceCell<Vec<Mapping>>, pid: Pid) -> Result<Vec<Map
     let read = maps::of(pid.as_raw());
     let read = read.map_err(Error::io(format!("mappings of process {pid}")))?;
     Ok(known.get_or_init(|| read).clone())
+}
+
+pub(super) fn on_demand(pid: Pid) -> Result<Vec<Range<Avma>>> {
+    maps::on_demand(pid.as_raw()).map_err(Error::io(format!("mappings of process {pid}")))
 }
 
 pub(super) fn droppable(pid: Pid) -> Result<Vec<Range<Avma>>> {

@@ -1,0 +1,234 @@
+//! Dumps and restores, one after the other.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::image;
+use super::job::{Act, Answer, By, Dumped, Fate, IMAGES, OUT, Restore, Restored, Subject, TABLES};
+use super::program;
+use crate::checker::{Observed, Page, THREADS};
+
+/// The command that links, in a guest.
+pub(crate) const RELOCATOR: &str = "/lab/relocator";
+
+/// How the relocator is told where tables are.
+const VARIABLE: &str = "RELOCATOR_TABLES";
+const KEPT: (&str, &str) = (VARIABLE, TABLES);
+
+/// How long all threads of a restored process may take to come on.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Does what a job lists.
+pub(super) fn perform(acts: &[Act], say: &mut dyn FnMut(&Answer) -> Result<()>) -> Result<()> {
+    nix::sys::prctl::set_child_subreaper(true).context("subreaper")?;
+    say(&kernel())?;
+    for act in acts {
+        let answer = match act {
+            Act::Describe => Answer::Described(describe().map_err(|error| format!("{error:#}"))),
+            Act::Dump(subject) => Answer::Dumped(dump(subject)),
+            Act::Restore(restore) => Answer::Restored(self::restore(restore)),
+        };
+        say(&answer)?;
+    }
+    say(&Answer::Done)
+}
+
+fn kernel() -> Answer {
+    let read = |path: &str| {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        text.trim().to_owned()
+    };
+    Answer::Kernel {
+        release: read("/proc/sys/kernel/osrelease"),
+        clock: read("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
+    }
+}
+
+/// Leaves the vDSO and its tables. The result is how long that took, in seconds.
+fn describe() -> Result<f64> {
+    use std::io::{Read as _, Seek as _, SeekFrom};
+    let began = Instant::now();
+    let maps = fs::read_to_string("/proc/self/maps")?;
+    let line = maps.lines().find(|line| line.ends_with("[vdso]"));
+    let (range, _) = line.context("no vDSO")?.split_once(' ').context("maps")?;
+    let (start, end) = range.split_once('-').context("maps")?;
+    let number = |digits| u64::from_str_radix(digits, 16).context("maps");
+    let (start, end) = (number(start)?, number(end)?);
+    let mut memory = fs::File::open("/proc/self/mem")?;
+    memory.seek(SeekFrom::Start(start))?;
+    let mut bytes = vec![0; usize::try_from(end - start)?];
+    memory.read_exact(&mut bytes)?;
+    fs::write(Path::new(OUT).join("vdso.so"), bytes)?;
+    let tables = format!("{OUT}/tables");
+    let ran = program::run(RELOCATOR, ["derive", "self"], &[(VARIABLE, &tables)]);
+    match ran.is_success {
+        true => Ok(began.elapsed().as_secs_f64()),
+        false => bail!("relocator derive: {}", ran.failure),
+    }
+}
+
+fn dump(subject: &Subject) -> Dumped {
+    let page = image::page(&subject.image);
+    let directory = Path::new(OUT).join("images").join(&subject.image);
+    let began = Instant::now();
+    let dumped = image::start(subject).and_then(|mut child| {
+        let pid = i32::try_from(child.id())?;
+        let dumped = image::dump(&subject.criu, pid, &page, &directory);
+        if dumped.is_err() {
+            let _ = child.kill();
+        }
+        // CRIU's dump kills; the number of a dead child stays taken until it is waited for.
+        let _ = child.wait();
+        dumped
+    });
+    finished(&subject.image, dumped, &page, began)
+}
+
+fn finished(image: &str, dumped: Result<()>, page: &Path, began: Instant) -> Dumped {
+    if dumped.is_err() {
+        let _ = fs::remove_dir_all(Path::new(OUT).join("images").join(image));
+    }
+    let wrong = image::read(page).map(|page| page.wrong.iter().sum());
+    Dumped {
+        image: image.to_owned(),
+        failure: dumped.err().map(|error| format!("{error:#}")),
+        wrong_before: wrong.unwrap_or(0),
+        seconds: began.elapsed().as_secs_f64(),
+    }
+}
+
+fn restore(act: &Restore) -> Restored {
+    let mut restored = Restored {
+        image: act.image.clone(),
+        by: act.by,
+        fate: Fate::Runs,
+        observed: Observed::default(),
+        report: None,
+        seconds: 0.0,
+        dumped: None,
+    };
+    let page = image::page(&act.image);
+    let directory = Path::new(IMAGES).join(&act.image);
+    let began = Instant::now();
+    let (pid, before) = match image::lay_out(&directory, &page, act.epoch) {
+        Ok(laid_out) => laid_out,
+        Err(error) => {
+            restored.fate = Fate::NotRestored(format!("{error:#}"));
+            return restored;
+        }
+    };
+    let is_stopped = act.by == By::Relocator;
+    if let Err(error) = image::restore(&act.criu, &directory, is_stopped, act.fault) {
+        restored.fate = Fate::NotRestored(format!("{error:#}"));
+        let _ = image::end(pid);
+        return restored;
+    }
+    if is_stopped {
+        let ran = apply(pid, act);
+        restored.report = serde_json::from_str(&ran.stdout).ok();
+        if !ran.is_success {
+            restored.fate = Fate::Refused(ran.failure);
+            let _ = image::end(pid);
+            return restored;
+        }
+        // Nothing happens to a process that died meanwhile; that shows next.
+        let _ = kill(Pid::from_raw(pid), Signal::SIGCONT);
+    }
+    restored.seconds = began.elapsed().as_secs_f64();
+    let watched = watch(pid, &page, &before, Duration::from_millis(act.observe_ms));
+    match watched {
+        Ok((fate, observed)) => {
+            restored.fate = fate;
+            restored.observed = observed;
+        }
+        Err(error) => restored.fate = Fate::Lost(format!("{error:#}")),
+    }
+    if act.dump && restored.fate == Fate::Runs {
+        restored.dumped = Some(dump_again(pid, act));
+    }
+    let _ = image::end(pid);
+    restored
+}
+
+fn apply(pid: i32, act: &Restore) -> program::Ran {
+    let mut words = vec!["apply".to_owned(), "--json".to_owned()];
+    words.extend(["--pid".to_owned(), pid.to_string()]);
+    for old in &act.old {
+        words.extend(["--old".to_owned(), old.display().to_string()]);
+    }
+    program::run(RELOCATOR, words, &[KEPT])
+}
+
+/// Watches a process for that long, and longer if a thread has not come on yet.
+fn watch(pid: i32, page: &Path, before: &Page, time: Duration) -> Result<(Fate, Observed)> {
+    let began = Instant::now();
+    loop {
+        std::thread::sleep(Duration::from_millis(20).min(time));
+        let observed = image::read(page)?.since(before);
+        if let Some(end) = ended(pid) {
+            return Ok((Fate::Lost(end), observed));
+        }
+        let elapsed = began.elapsed();
+        if elapsed >= time && observed.still.is_empty() {
+            return Ok((Fate::Runs, observed));
+        }
+        if elapsed > time + PATIENCE {
+            let still = format!("threads {:?} do not come on", observed.still);
+            return Ok((Fate::Lost(still), observed));
+        }
+    }
+}
+
+/// Why a process no longer runs, if it does not.
+fn ended(pid: i32) -> Option<String> {
+    let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else {
+        return Some("it is gone".to_owned());
+    };
+    let field = |name: &str| {
+        let mut lines = status.lines();
+        lines.find_map(|line| line.strip_prefix(name).map(str::trim))
+    };
+    let state = field("State:").unwrap_or_default();
+    if state.starts_with(['Z', 'X']) {
+        let end = nix::sys::wait::waitpid(Pid::from_raw(pid), None);
+        return Some(match end {
+            Ok(nix::sys::wait::WaitStatus::Signaled(_, signal, _)) => format!("{signal}"),
+            other => format!("{other:?}"),
+        });
+    }
+    let threads = field("Threads:").and_then(|count| count.parse::<usize>().ok());
+    match threads {
+        Some(THREADS) => None,
+        other => Some(format!("{other:?} threads are left")),
+    }
+}
+
+/// Dumps a process that runs here, prepared for it where the relocator knows how.
+fn dump_again(pid: i32, act: &Restore) -> Dumped {
+    let began = Instant::now();
+    let page = image::page(&act.image);
+    let directory = Path::new(OUT).join("images").join(&act.image);
+    let dumped = prepare(pid, act.by).and_then(|()| image::dump(&act.criu, pid, &page, &directory));
+    finished(&act.image, dumped, &page, began)
+}
+
+/// A linked process is prepared for a dump, if this relocator has a command for that.
+fn prepare(pid: i32, by: By) -> Result<()> {
+    if by != By::Relocator || !can_prepare() {
+        return Ok(());
+    }
+    let ran = program::run(RELOCATOR, ["prepare", "--pid", &pid.to_string()], &[KEPT]);
+    match ran.is_success {
+        true => Ok(()),
+        false => bail!("relocator prepare: {}", ran.failure),
+    }
+}
+
+fn can_prepare() -> bool {
+    program::run(RELOCATOR, ["prepare", "--help"], &[]).is_success
+}

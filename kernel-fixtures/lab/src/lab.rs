@@ -1,0 +1,213 @@
+//! What guests are made of, prepared once: layers of their file systems, kernels, the emulator.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use kernel_source::{Cache, Kernel};
+
+use crate::checker::{self, Libc};
+use crate::guest::{self, Answer, Criu, Job};
+use crate::initramfs::{self, Archive};
+use crate::machine::{Boot, Channel, Ended, Machine, Settings};
+use crate::{arch, packages, programs};
+
+/// Where a guest has the lab's own programs.
+const PROGRAM: &str = "/lab/kernel-lab";
+const RELOCATOR: &str = "/lab/relocator";
+
+/// A layer of a guest's file system.
+type Layer = Arc<Vec<u8>>;
+
+/// The lab: everything that guests are made of.
+pub(crate) struct Lab {
+    cache: Cache,
+    machine: Machine,
+    relocator: Option<PathBuf>,
+    layers: Mutex<HashMap<String, Layer>>,
+    echo: bool,
+}
+
+impl Lab {
+    /// A lab with machines of these settings. `relocator` is the command that guests run; none: the
+    /// workspace's own, which is built when it is first needed.
+    pub(crate) fn new(settings: Settings, relocator: Option<PathBuf>, echo: bool) -> Result<Self> {
+        let cache = Cache::locate();
+        let emulator = packages::emulator(&cache)?;
+        Ok(Self {
+            machine: Machine::new(emulator, settings),
+            cache,
+            relocator,
+            layers: Mutex::default(),
+            echo,
+        })
+    }
+
+    /// The cache of packages.
+    pub(crate) fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// How machines are set up.
+    pub(crate) fn settings(&self) -> &Settings {
+        self.machine.settings()
+    }
+
+    /// A kernel, by version.
+    pub(crate) fn kernel(&self, version: &str) -> Result<Kernel> {
+        Ok(self.cache.fetch(version)?)
+    }
+
+    /// The file system that every guest has.
+    pub(crate) fn base(&self) -> Result<Layer> {
+        self.layer("base", || {
+            let busybox = packages::busybox(&self.cache)?;
+            let mut archive = Archive::default();
+            let places = ["bin/busybox", "usr/bin/busybox"].map(|place| busybox.root.join(place));
+            let program = places.iter().find(|place| place.is_file());
+            archive.copy(
+                program.context("no busybox in its package")?,
+                "/bin/busybox",
+            )?;
+            archive.file("/init", 0o755, guest::init().as_bytes())?;
+            add_program(&mut archive, &std::env::current_exe()?, Path::new(PROGRAM))?;
+            archive.finish()
+        })
+    }
+
+    /// The relocator, for guests that link.
+    pub(crate) fn relocator(&self) -> Result<Layer> {
+        self.layer("relocator", || {
+            let program = match &self.relocator {
+                Some(program) => program.clone(),
+                None => programs::relocator()?,
+            };
+            let mut archive = Archive::default();
+            add_program(&mut archive, &program, Path::new(RELOCATOR))?;
+            archive.finish()
+        })
+    }
+
+    /// A kernel's modules.
+    pub(crate) fn modules(&self, kernel: &Kernel) -> Result<Layer> {
+        self.layer(&format!("modules {}", kernel.version), || {
+            let (_, tree) = packages::kernel(&self.cache, &kernel.version)?;
+            initramfs::modules(&tree.root)?.finish()
+        })
+    }
+
+    /// A version of CRIU, and what it is in a guest.
+    pub(crate) fn criu(&self, version: &str) -> Result<(Layer, Criu)> {
+        let directory = PathBuf::from(format!("/opt/criu-{version}"));
+        let layer = self.layer(&format!("criu {version}"), || {
+            let tree = packages::criu(&self.cache, version)?;
+            let program = tree.root.join("usr/sbin/criu");
+            let mut archive = Archive::default();
+            archive.copy(&program, directory.join("criu"))?;
+            archive.libraries(&program, &tree.root, &directory)?;
+            archive.finish()
+        })?;
+        let version = version.to_owned();
+        Ok((layer, Criu { version, directory }))
+    }
+
+    /// The checker with a C library, and its path in a guest.
+    pub(crate) fn checker(&self, libc: &str) -> Result<(Layer, PathBuf)> {
+        let directory = PathBuf::from(format!("/opt/libc-{libc}"));
+        let program = directory.join("checker");
+        let layer = self.layer(&format!("libc {libc}"), || {
+            let tree = packages::libc(&self.cache, libc)?;
+            let scratch = tempfile::tempdir()?;
+            let built = scratch.path().join("checker");
+            let mut archive = Archive::default();
+            if libc == "musl" {
+                checker::compile(&Libc::Musl(tree), &built)?;
+            } else {
+                checker::compile(&Libc::Glibc(directory.clone()), &built)?;
+                archive.libraries(&built, &tree.root, &directory)?;
+            }
+            archive.copy(&built, &program)?;
+            archive.finish()
+        })?;
+        Ok((layer, program))
+    }
+
+    /// Boots a kernel with a job. `more` are layers besides the usual ones.
+    pub(crate) fn boot(
+        &self,
+        kernel: &Kernel,
+        job: &Job,
+        more: &[&[u8]],
+        limit: Duration,
+        channel: Channel<'_>,
+    ) -> Result<Ended> {
+        let (base, modules) = (self.base()?, self.modules(kernel)?);
+        let mut archive = Archive::default();
+        archive.file(guest::JOB, 0o644, &serde_json::to_vec(job)?)?;
+        let job = archive.finish()?;
+        let mut layers: Vec<&[u8]> = vec![&base, &modules, &job];
+        layers.extend(more);
+        // The kernel holds the archives and the files at the same time.
+        let size: usize = more.iter().map(|layer| layer.len()).sum();
+        let boot = Boot {
+            kernel: &kernel.path,
+            layers,
+            limit,
+            extra_mib: 2 * (size as u64 >> 20),
+        };
+        let ended = self.machine.run(&boot, channel);
+        ended.with_context(|| format!("Linux {}", kernel.version))
+    }
+
+    /// Boots a kernel with acts, and collects what the guest says about them. What it said before
+    /// something went wrong comes with the error.
+    pub(crate) fn perform(
+        &self,
+        kernel: &Kernel,
+        acts: Vec<guest::Act>,
+        more: &[&[u8]],
+        limit: Duration,
+    ) -> (Vec<Answer>, Result<Ended>) {
+        let mut answers = Vec::new();
+        let mut keep = |line: &str| match Answer::parse(line) {
+            Some(answer) => answers.push(answer),
+            None if self.echo => eprintln!("{}: {line}", kernel.version),
+            None => {}
+        };
+        let job = Job::Acts(acts);
+        let ended = self.boot(kernel, &job, more, limit, Channel::Lines(&mut keep));
+        let ended = ended.and_then(|ended| match answers.last() {
+            Some(Answer::Done) => Ok(ended),
+            _ => anyhow::bail!(
+                "Linux {}: the guest program ended early, with status {}",
+                kernel.version,
+                ended.status
+            ),
+        });
+        (answers, ended)
+    }
+
+    fn layer(&self, name: &str, make: impl FnOnce() -> Result<Vec<u8>>) -> Result<Layer> {
+        let mut layers = self
+            .layers
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(layer) = layers.get(name) {
+            return Ok(Arc::clone(layer));
+        }
+        let layer = Arc::new(make().with_context(|| format!("layer {name}"))?);
+        layers.insert(name.to_owned(), Arc::clone(&layer));
+        Ok(layer)
+    }
+}
+
+/// Adds a program of this machine, with its libraries where it looks for them.
+pub(crate) fn add_program(archive: &mut Archive, program: &Path, at: &Path) -> Result<()> {
+    archive.file(at, 0o755, &programs::small(program)?)?;
+    let libraries = Path::new("/").join(arch::LIBRARY_DIRECTORIES[1]);
+    archive.libraries(program, Path::new("/"), &libraries)?;
+    let linker = libraries.join(arch::DYNAMIC_LINKER_NAME);
+    archive.link(arch::DYNAMIC_LINKER, &linker.to_string_lossy())
+}

@@ -1,0 +1,192 @@
+//! Every ordered pair of kernels: each image is restored by CRIU alone, and by CRIU and the
+//! relocator.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::guest::By;
+use crate::lab::Lab;
+use crate::scenario::{self, Dumps, Kind, Restores, Wanted};
+use crate::tally::Tally;
+use crate::workers;
+
+/// What a matrix is over.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    /// Ordered pairs of kernels.
+    pub(crate) pairs: Vec<(String, String)>,
+    /// Versions of CRIU with C libraries.
+    pub(crate) kinds: Vec<Kind>,
+    /// Images of each kind on each kernel.
+    pub(crate) repeat: usize,
+    /// How long each restored process is watched.
+    pub(crate) observe: Duration,
+    /// Guests at once.
+    pub(crate) jobs: usize,
+}
+
+/// All ordered pairs of kernels, with those of a kernel and itself if wanted.
+pub(crate) fn pairs(kernels: &[String], with_same: bool) -> Vec<(String, String)> {
+    let pairs = kernels
+        .iter()
+        .flat_map(|from| kernels.iter().map(move |to| (from.clone(), to.clone())));
+    pairs.filter(|(from, to)| with_same || from != to).collect()
+}
+
+/// One line of a matrix: a pair of kernels and a kind of subjects.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Row {
+    /// The kernel of the dump.
+    pub(crate) from: String,
+    /// The kernel of the restore.
+    pub(crate) to: String,
+    /// The version of CRIU.
+    pub(crate) criu: String,
+    /// The C library.
+    pub(crate) libc: String,
+    /// Whether CRIU was told to take the vDSO for another one although it is the same.
+    pub(crate) fault: bool,
+    /// CRIU alone.
+    pub(crate) plain: Tally,
+    /// CRIU and the relocator.
+    pub(crate) linked: Tally,
+    /// Why there are fewer restores than were wanted: nothing could be dumped.
+    pub(crate) ignored: Option<String>,
+}
+
+/// Runs a matrix. `began` is told what comes next.
+pub(crate) fn run(lab: &Lab, plan: &Plan, began: &(dyn Fn(&str) + Sync)) -> Result<Vec<Row>> {
+    let mut kernels: Vec<&String> = plan.pairs.iter().map(|(from, _)| from).collect();
+    kernels.sort();
+    kernels.dedup();
+    let dumps = workers::all(&kernels, plan.jobs, |version| {
+        began(&format!("dumps on {version}"));
+        scenario::dump(lab, version, &plan.kinds, plan.repeat)
+    });
+    let dumps_on = |version: &String| {
+        let index = kernels.iter().position(|kernel| *kernel == version)?;
+        dumps[index].as_ref()
+    };
+    let work: Vec<(&(String, String), bool)> = plan
+        .pairs
+        .iter()
+        .flat_map(|pair| {
+            let is_same = pair.0 == pair.1;
+            [(pair, false), (pair, true)]
+                .into_iter()
+                .take(1 + usize::from(is_same))
+        })
+        .collect();
+    let rows = workers::all(&work, plan.jobs, |(pair, fault)| {
+        let (from, to) = pair;
+        began(&format!("restores of {from} on {to}"));
+        match dumps_on(from) {
+            Some(Ok(dumps)) => restore(lab, plan, pair, dumps, *fault),
+            Some(Err(error)) => Ok(ignored(plan, pair, *fault, &format!("{error:#}"))),
+            None => Ok(Vec::new()),
+        }
+    });
+    let mut all = Vec::new();
+    for rows in rows.into_iter().flatten() {
+        all.extend(rows?);
+    }
+    Ok(all)
+}
+
+fn restore(
+    lab: &Lab,
+    plan: &Plan,
+    pair: &(String, String),
+    dumps: &Dumps,
+    fault: bool,
+) -> Result<Vec<Row>> {
+    let mut wanted = Vec::new();
+    for kind in &plan.kinds {
+        for number in 0..plan.repeat {
+            for (by, epoch) in [(By::Criu, 1), (By::Relocator, 2)] {
+                wanted.push(Wanted {
+                    image: kind.image(number),
+                    criu: kind.criu.clone(),
+                    by,
+                    epoch,
+                    dump: false,
+                    fault,
+                });
+            }
+        }
+    }
+    let restores = scenario::restore(lab, &pair.1, &[dumps], &wanted, plan.observe)?;
+    let rows = plan.kinds.iter().map(|kind| {
+        let mut row = empty(pair, kind, fault);
+        fill(&mut row, kind, plan.repeat, dumps, &restores);
+        row
+    });
+    Ok(rows.collect())
+}
+
+/// Counts what was restored of one kind.
+fn fill(row: &mut Row, kind: &Kind, repeat: usize, dumps: &Dumps, restores: &Restores) {
+    for number in 0..repeat {
+        let image = kind.image(number);
+        if dumps.image(&image).is_none() {
+            let dumped = dumps.dumped.iter().find(|dumped| dumped.image == image);
+            let reason = dumped.and_then(|dumped| dumped.failure.clone());
+            row.ignored = reason.or_else(|| dumps.failure.clone());
+            continue;
+        }
+        let of = |by: By| {
+            let mut all = restores.restored.iter();
+            all.find(|restored| restored.image == image && restored.by == by)
+        };
+        let missing = restores
+            .failure
+            .as_deref()
+            .unwrap_or("the guest did not come to it");
+        for (tally, by) in [(&mut row.plain, By::Criu), (&mut row.linked, By::Relocator)] {
+            match of(by) {
+                Some(restored) => tally.add(restored),
+                None => tally.add_missing(missing),
+            }
+        }
+        if let (Some(plain), Some(linked)) = (of(By::Criu), of(By::Relocator)) {
+            row.linked.add_random(linked, plain);
+        }
+    }
+}
+
+fn empty(pair: &(String, String), kind: &Kind, fault: bool) -> Row {
+    Row {
+        from: pair.0.clone(),
+        to: pair.1.clone(),
+        criu: kind.criu.clone(),
+        libc: kind.libc.clone(),
+        fault,
+        plain: Tally::default(),
+        linked: Tally::default(),
+        ignored: None,
+    }
+}
+
+fn ignored(plan: &Plan, pair: &(String, String), fault: bool, reason: &str) -> Vec<Row> {
+    let rows = plan.kinds.iter().map(|kind| Row {
+        ignored: Some(reason.to_owned()),
+        ..empty(pair, kind, fault)
+    });
+    rows.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_are_ordered_and_of_two_kernels() {
+        let kernels = ["5.10", "6.12", "7.3"].map(str::to_owned);
+        let found = pairs(&kernels, false);
+        assert_eq!(found.len(), 6);
+        assert!(found.iter().all(|(from, to)| from != to));
+        assert_eq!(pairs(&kernels, true).len(), 9);
+    }
+}

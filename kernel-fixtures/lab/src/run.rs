@@ -1,0 +1,139 @@
+//! A command or a shell in a guest.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::arguments::Run;
+use crate::guest::Job;
+use crate::initramfs::Archive;
+use crate::lab::{self, Lab};
+use crate::machine::Channel;
+use crate::packages;
+
+/// How long a person may use a shell.
+const SHELL: Duration = Duration::from_secs(24 * 3600);
+
+/// Where kernels are in a guest, and how programs are told.
+const KERNELS: &str = "/lab/kernel-cache";
+const KERNELS_VARIABLE: &str = "RELOCATOR_KERNEL_FIXTURES";
+
+/// What guests get of the lab's own environment: variables that begin so.
+const PASSED: [&str; 3] = ["RELOCATOR_", "RUST_", "PROPTEST_"];
+
+/// Runs a command of this machine in a guest, and ends with its status.
+pub(crate) fn command(lab: &Lab, asked: &Run) -> Result<u8> {
+    let usual = ["busybox", "uname", "-a"].map(str::to_owned);
+    let words = if asked.command.is_empty() {
+        &usual[..]
+    } else {
+        &asked.command
+    };
+    let mut guest = Guest::default();
+    let mut words = words.to_vec();
+    if let Some(program) = find(&words[0]) {
+        guest.program(&program)?;
+        words[0] = program.display().to_string();
+    }
+    for path in &asked.with {
+        guest.files(path)?;
+    }
+    guest.kernels(lab, &asked.with_kernels)?;
+    guest.run(lab, &asked.kernel, words, Duration::from_secs(asked.limit))
+}
+
+/// What a guest gets to run a command of this machine.
+#[derive(Debug, Default)]
+pub(crate) struct Guest {
+    archive: Archive,
+    environment: Vec<(String, String)>,
+}
+
+impl Guest {
+    /// A program at the path that it has here, with its libraries.
+    pub(crate) fn program(&mut self, program: &Path) -> Result<()> {
+        lab::add_program(&mut self.archive, program, program)
+    }
+
+    /// A file or a directory at the path that it has here.
+    pub(crate) fn files(&mut self, path: &Path) -> Result<()> {
+        let path = std::path::absolute(path)?;
+        match path.is_dir() {
+            true => self.archive.copy_tree(&path, &path),
+            false => self.archive.copy(&path, &path),
+        }
+    }
+
+    /// A file with that content.
+    pub(crate) fn text(&mut self, at: &Path, text: &str) -> Result<()> {
+        self.archive.file(at, 0o755, text.as_bytes())
+    }
+
+    /// A variable of the environment.
+    pub(crate) fn variable(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Kernels from the cache, as a cache of the guest's own.
+    pub(crate) fn kernels(&mut self, lab: &Lab, versions: &[String]) -> Result<()> {
+        for version in versions {
+            let kernel = lab.kernel(version)?;
+            let directory = kernel.path.parent().context("a kernel's directory")?;
+            let place = Path::new(KERNELS).join("kernels").join(version);
+            self.archive.copy_tree(directory, &place)?;
+        }
+        self.variable(KERNELS_VARIABLE, KERNELS);
+        Ok(())
+    }
+
+    /// Boots, runs the command in this directory, and ends with its status.
+    pub(crate) fn run(
+        mut self,
+        lab: &Lab,
+        version: &str,
+        words: Vec<String>,
+        limit: Duration,
+    ) -> Result<u8> {
+        let directory = std::env::current_dir()?;
+        self.archive.directory(&directory)?;
+        let passed = std::env::vars().filter(|(name, _)| {
+            let is_passed = PASSED.iter().any(|begin| name.starts_with(begin));
+            is_passed && !self.environment.iter().any(|(own, _)| own == name)
+        });
+        let passed: Vec<(String, String)> = passed.collect();
+        self.environment.extend(passed);
+        let job = Job::Command {
+            words,
+            environment: self.environment,
+            directory,
+        };
+        let files = self.archive.finish()?;
+        let kernel = lab.kernel(version)?;
+        let ended = lab.boot(&kernel, &job, &[&files], limit, Channel::Output)?;
+        Ok(u8::try_from(ended.status).unwrap_or(1))
+    }
+}
+
+/// The program that a word names here, as a shell would find it.
+fn find(word: &str) -> Option<PathBuf> {
+    if word.contains('/') {
+        let path = std::path::absolute(word).ok()?;
+        return path.is_file().then_some(path);
+    }
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|directory| directory.join(word))
+        .find(|path| path.is_file())
+}
+
+/// A shell in a guest.
+pub(crate) fn shell(lab: &Lab, version: &str) -> Result<u8> {
+    let kernel = lab.kernel(version)?;
+    let (criu, _) = lab.criu(packages::USUAL_CRIU)?;
+    let (checker, _) = lab.checker(packages::USUAL_LIBC)?;
+    let relocator = lab.relocator()?;
+    let layers: [&[u8]; 3] = [&criu, &checker, &relocator];
+    let ended = lab.boot(&kernel, &Job::Shell, &layers, SHELL, Channel::Terminal)?;
+    Ok(u8::try_from(ended.status).unwrap_or(1))
+}

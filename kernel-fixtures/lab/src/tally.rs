@@ -1,0 +1,195 @@
+//! What many restores amount to: one count for each kind of restore.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::guest::{Dumped, Fate, Restored};
+
+/// Different reasons that a report names.
+const REASONS: usize = 4;
+
+/// What became of the processes of one kind of restore.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub(crate) struct Tally {
+    /// Restores that were tried.
+    pub(crate) tried: usize,
+    /// Processes that run, with nothing wrong.
+    pub(crate) right: usize,
+    /// Processes that run, with wrong answers.
+    pub(crate) wrong: usize,
+    /// Processes that the relocator did not link. They are still stopped.
+    pub(crate) refused: usize,
+    /// Processes that ended, or have threads that do not come on.
+    pub(crate) lost: usize,
+    /// Images that CRIU did not restore.
+    pub(crate) not_restored: usize,
+    /// Calls, and how many of them answered wrong.
+    pub(crate) calls: u64,
+    /// See `calls`.
+    pub(crate) wrong_calls: u64,
+    /// Wrong answers by function.
+    pub(crate) wrong_by_function: BTreeMap<&'static str, u64>,
+    /// Processes that could not be dumped again, where that was wanted.
+    pub(crate) not_dumped: usize,
+    /// Random numbers that another restore of the same image gave out as well.
+    pub(crate) repeated_random: usize,
+    /// The longest restore with its link, in seconds of the guest.
+    pub(crate) slowest: f64,
+    /// Threads inside of the old vDSO, and frames of handlers above it, that links carried across.
+    pub(crate) carried: u64,
+    /// Why, in words; wrong answers as well. Not all.
+    pub(crate) reasons: Vec<String>,
+}
+
+impl Tally {
+    /// Counts one restore.
+    pub(crate) fn add(&mut self, restored: &Restored) {
+        self.tried += 1;
+        let observed = &restored.observed;
+        self.calls += observed.calls.iter().sum::<u64>();
+        self.wrong_calls += observed.all_wrong();
+        for (name, wrong) in observed.wrong_by_name() {
+            *self.wrong_by_function.entry(name).or_default() += wrong;
+        }
+        self.slowest = self.slowest.max(restored.seconds);
+        self.carried += carried(restored.report.as_ref());
+        match &restored.fate {
+            Fate::Runs if observed.all_wrong() == 0 => self.right += 1,
+            Fate::Runs => self.wrong += 1,
+            Fate::Refused(reason) => {
+                self.refused += 1;
+                self.reason(reason);
+            }
+            Fate::Lost(reason) => {
+                self.lost += 1;
+                self.reason(reason);
+            }
+            Fate::NotRestored(reason) => {
+                self.not_restored += 1;
+                self.reason(reason);
+            }
+        }
+        if let Some(message) = observed.messages.first() {
+            self.reason(message);
+        }
+        if let Some(dumped) = &restored.dumped {
+            self.add_dump(dumped);
+        }
+    }
+
+    /// Counts a restore that a guest never came to.
+    pub(crate) fn add_missing(&mut self, why: &str) {
+        self.tried += 1;
+        self.not_restored += 1;
+        self.reason(why);
+    }
+
+    fn add_dump(&mut self, dumped: &Dumped) {
+        if let Some(reason) = &dumped.failure {
+            self.not_dumped += 1;
+            self.reason(reason);
+        }
+    }
+
+    /// Counts random numbers that two restores of one image gave out both.
+    pub(crate) fn add_random(&mut self, one: &Restored, other: &Restored) {
+        let theirs = &other.observed.random;
+        let ours = one.observed.random.iter();
+        // A call that was under way at the dump has its number already.
+        let repeated = ours
+            .skip(1)
+            .filter(|number| theirs.iter().skip(1).any(|n| n == *number));
+        self.repeated_random += repeated.count();
+    }
+
+    fn reason(&mut self, reason: &str) {
+        let line: String = reason.lines().next().unwrap_or_default().to_owned();
+        if self.reasons.len() < REASONS && !self.reasons.contains(&line) {
+            self.reasons.push(line);
+        }
+    }
+
+    /// Whether everything went well.
+    pub(crate) fn is_good(&self) -> bool {
+        self.right == self.tried && self.not_dumped == 0 && self.repeated_random == 0
+    }
+}
+
+/// How many contexts a link has carried across, as the relocator's report says.
+fn carried(report: Option<&serde_json::Value>) -> u64 {
+    let threads = report.and_then(|report| report.get("threads"));
+    let count = |name: &str| {
+        let value = threads.and_then(|threads| threads.get(name));
+        value.and_then(serde_json::Value::as_u64).unwrap_or(0)
+    };
+    count("moved") + count("frames")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checker::Observed;
+    use crate::guest::By;
+
+    fn restored(fate: Fate, wrong: u64) -> Restored {
+        Restored {
+            image: "a".to_owned(),
+            by: By::Criu,
+            fate,
+            observed: Observed {
+                calls: vec![100],
+                wrong: vec![wrong],
+                random: vec![1, 2, 3],
+                ..Observed::default()
+            },
+            report: None,
+            seconds: 1.0,
+            dumped: None,
+        }
+    }
+
+    #[test]
+    fn each_fate_is_counted_once() {
+        let mut tally = Tally::default();
+        tally.add(&restored(Fate::Runs, 0));
+        assert!(tally.is_good());
+        tally.add(&restored(Fate::Runs, 7));
+        tally.add(&restored(Fate::Refused("no\nmore".to_owned()), 0));
+        tally.add(&restored(Fate::Lost("SIGSEGV".to_owned()), 1));
+        tally.add(&restored(Fate::NotRestored("no".to_owned()), 0));
+        tally.add_missing("the guest ended early");
+        let counts = [tally.right, tally.wrong, tally.refused, tally.lost];
+        assert_eq!(counts, [1, 1, 1, 1]);
+        assert_eq!((tally.not_restored, tally.tried), (2, 6));
+        assert_eq!((tally.wrong_calls, tally.calls), (8, 500));
+        assert_eq!(tally.wrong_by_function["monotonic"], 8);
+        assert_eq!(tally.reasons, ["no", "SIGSEGV", "the guest ended early"]);
+        assert!(!tally.is_good());
+    }
+
+    #[test]
+    fn numbers_that_two_restores_gave_out_show() {
+        let one = restored(Fate::Runs, 0);
+        let mut tally = Tally::default();
+        tally.add(&one);
+        tally.add_random(&one, &one);
+        assert_eq!(tally.repeated_random, 2);
+        assert!(!tally.is_good());
+    }
+
+    #[test]
+    fn a_failed_dump_is_no_good() {
+        let mut one = restored(Fate::Runs, 0);
+        one.dumped = Some(Dumped {
+            image: "a".to_owned(),
+            failure: Some("CRIU: no".to_owned()),
+            wrong_before: 0,
+            seconds: 1.0,
+        });
+        let mut tally = Tally::default();
+        tally.add(&one);
+        assert_eq!((tally.right, tally.not_dumped), (1, 1));
+        assert!(!tally.is_good());
+    }
+}
