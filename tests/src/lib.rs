@@ -3,6 +3,7 @@
 pub mod bed;
 pub mod command;
 pub mod constraints;
+pub mod criu;
 pub mod damage;
 pub mod kernel;
 pub mod odd;

@@ -60,6 +60,7 @@ const LEFT_BEHIND: u64 = 32 << 20;
 pub(crate) enum Work {
     Apply,
     RollBack,
+    Prepare,
 }
 
 /// Who calls in the process.
@@ -92,7 +93,11 @@ pub(crate) fn trials(listing: bool) -> Vec<Trial> {
     };
     let possible = &fetched.map_err(|error| in_words(&error));
     let mut trials = Vec::new();
-    for (verb, work) in [("apply", Work::Apply), ("rollback", Work::RollBack)] {
+    for (verb, work) in [
+        ("apply", Work::Apply),
+        ("rollback", Work::RollBack),
+        ("prepare", Work::Prepare),
+    ] {
         let mut add = |name: &str, run: Box<dyn FnOnce() -> Result<(), String> + Send>| {
             trials.push(trial(format!("killed::{verb}_of_{name}"), possible, run));
         };
@@ -146,6 +151,7 @@ pub(crate) fn start(linker: &Linker, work: Work, pid: i32) -> Result<Tool, Strin
         let outcome = match work {
             Work::Apply => linker.apply(pid),
             Work::RollBack => linker.roll_back(pid),
+            Work::Prepare => linker.prepare(pid),
         };
         outcome.map(|outcome| format!("{:?}", outcome.state))
     })
@@ -164,8 +170,9 @@ fn again_and_again() -> Result<(), String> {
     let linker = Linker::new(&MANY.spec())?;
     let mut killed = 0;
     for turn in 0..KILLS {
-        let work = match turn % 3 {
+        let work = match turn % 4 {
             2 => Work::RollBack,
+            3 => Work::Prepare,
             _ => Work::Apply,
         };
         let number = (first() + turn * DISTANCE) % MOMENTS;
@@ -196,6 +203,7 @@ fn the_command(work: Work) -> Result<(), String> {
         command.arg(match work {
             Work::Apply => "apply",
             Work::RollBack => "rollback",
+            Work::Prepare => "prepare",
         });
         command.args(["--json", "--deadline", "60", "--pid", &pid.to_string()]);
         command.args(["--old", &MANY.spec().to_string()]);
@@ -214,7 +222,7 @@ fn sleeper(work: Work) -> Result<(), String> {
     let step = stride(OF_ONE);
     let (mut ends, mut number) = (0, first_today(step));
     while ends < ENDS {
-        if work == Work::RollBack {
+        if work != Work::Apply {
             linker.apply(pid)?;
         }
         let (what, ended) = kill_at(start(&linker, work, pid)?, number)?;
@@ -280,7 +288,7 @@ impl Victim {
         let mut kills = 0;
         let mut number = first_today(stride);
         while ends < ENDS {
-            if work == Work::RollBack {
+            if work != Work::Apply {
                 self.link(linker)?;
             }
             let tool = start(self.pid())?;

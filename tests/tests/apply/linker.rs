@@ -16,7 +16,7 @@ use relocator_tests::bed::{Bed, old_vdso};
 use relocator_tests::running::in_words;
 use tempfile::TempDir;
 
-const HAMMER: &str = env!("CARGO_BIN_EXE_hammer");
+pub(crate) const HAMMER: &str = env!("CARGO_BIN_EXE_hammer");
 
 /// How long it is tried to find all threads where they can be carried across.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -71,6 +71,11 @@ impl Linker {
 
     pub(crate) fn apply(&self, pid: i32) -> Result<ApplyOutcome, String> {
         apply::apply(pid, &self.kernel, &self.old, &self.options).map_err(|error| in_words(&error))
+    }
+
+    pub(crate) fn prepare(&self, pid: i32) -> Result<ApplyOutcome, String> {
+        apply::prepare(pid, &self.kernel, &self.old, &self.options)
+            .map_err(|error| in_words(&error))
     }
 
     pub(crate) fn roll_back(&self, pid: i32) -> Result<ApplyOutcome, String> {

@@ -2,8 +2,10 @@
 //! them: with an old vDSO that libc calls, on zeros, and the new kernel's mappings far away.
 
 mod chains;
+mod checkpoint;
 mod cycles;
 mod dry_run;
+mod home;
 mod killed;
 mod linker;
 mod look;
@@ -29,7 +31,9 @@ fn main() -> ExitCode {
     let trials = [
         cycles::trials(arguments.list),
         chains::trials(arguments.list),
+        checkpoint::trials(arguments.list),
         dry_run::trials(arguments.list),
+        home::trials(arguments.list),
         killed::trials(arguments.list),
         places::trials(arguments.list),
         programs::trials(arguments.list),

@@ -39,6 +39,9 @@ fn mapping_at(mappings: &[Mapping], start: Avma) -> Option<&Mapping> {
 
 /// Makes the next dump of a process one that can be linked again wherever it is restored, when the
 /// kernel's mappings have been placed.
+///
+/// The mark names the decoy before it is mapped, and for a while after it is unmapped, so that none
+/// is left behind if the tool is killed.
 pub(super) fn guard(
     survey: &Survey,
     unit: &KernelUnit,
@@ -50,41 +53,34 @@ pub(super) fn guard(
     };
     let known = decoy(survey, unit);
     let is_above = |range: &Range<Avma>| range.start > vvar;
-    let mut steps = Vec::new();
-    let mut gone = None;
-    let decoy = match known.clone().filter(is_above) {
-        Some(decoy) => Some(decoy),
-        None => {
-            let taken: Vec<_> = placed
-                .iter()
-                .map(Placed::range)
-                .chain(survey.placeholders())
-                .collect();
-            let free = place::apart(vvar, PAGE, &taken, &survey.mappings, limits);
-            let new = free.map(|at| at..at.offset(PAGE as i64));
-            steps.extend(new.clone().map(Step::Placeholder));
-            gone = known.clone().filter(|_| new.is_some());
-            new.or(known)
-        }
+    let new = || {
+        let taken: Vec<_> = placed.iter().map(Placed::range).collect();
+        let taken: Vec<_> = taken.into_iter().chain(survey.placeholders()).collect();
+        let free = place::apart(vvar, PAGE, &taken, &survey.mappings, limits);
+        free.map(|at| at..at.offset(PAGE as i64))
     };
-    let wanted = match decoy {
-        Some(decoy) => Mark {
-            old_vvar: decoy.start,
-            new_vvar: if is_above(&decoy) {
-                Mark::NOWHERE
-            } else {
-                vvar
-            },
-            ..mark
-        },
-        None => Mark {
-            new_vvar: vvar,
-            ..mark
-        },
+    let chosen = known
+        .clone()
+        .filter(is_above)
+        .or_else(new)
+        .or(known.clone());
+    let Some(chosen) = chosen else {
+        return update(mark, vdso, mark.old_vvar, vvar).collect();
     };
-    steps.extend(write(mark, wanted, vdso));
-    steps.extend(gone.map(Step::Unmap));
-    steps
+    let new_vvar = if is_above(&chosen) {
+        Mark::NOWHERE
+    } else {
+        vvar
+    };
+    let is_new = known.as_ref() != Some(&chosen);
+    let [old, new] = writes(mark, vdso, chosen.start, new_vvar);
+    let gone = known.filter(|_| is_new).map(Step::Unmap);
+    let mapped = is_new.then(|| Step::Placeholder(chosen));
+    gone.into_iter()
+        .chain(old)
+        .chain(mapped)
+        .chain(new)
+        .collect()
 }
 
 /// Makes the mark name the old vvar again, and removes the decoy. `coming` are placeholders that
@@ -103,20 +99,15 @@ pub(super) fn unguard(
         return Vec::new();
     };
     let decoy = decoy(survey, unit);
-    let old = match &decoy {
-        Some(_) => old_vvar(survey, mark),
-        None => Some(mark.old_vvar),
-    };
-    let Some(old_vvar) = old.filter(|old| begins(*old, survey, coming)) else {
+    // A tool that was killed may have removed the decoy, or not have mapped it yet.
+    let is_guarded = decoy.is_some() || mapping_at(&survey.mappings, mark.old_vvar).is_none();
+    let recorded = old_vvar(survey, mark).filter(|_| is_guarded);
+    let old = recorded.unwrap_or(mark.old_vvar);
+    if !begins(old, survey, coming) || decoy.as_ref().is_some_and(|decoy| decoy.start == old) {
         return guard(survey, unit, placed, limits);
-    };
-    let wanted = Mark {
-        old_vvar,
-        new_vvar: vvar,
-        ..mark
-    };
-    let written = write(mark, wanted, vdso).into_iter();
-    written.chain(decoy.map(Step::Unmap)).collect()
+    }
+    let gone = decoy.map(Step::Unmap).into_iter();
+    gone.chain(update(mark, vdso, old, vvar)).collect()
 }
 
 /// Where the old vvar was of the text that the mark is about.
@@ -175,16 +166,28 @@ fn ends(unit: &KernelUnit, placed: &[Placed]) -> Option<(Mark, Avma, Avma)> {
     Some((unit.mark?, end(VDSO)?, end(VVAR)?))
 }
 
-/// Changes the mark: what it says of the old vvar first, so that no dump in between drops both.
-fn write(now: Mark, wanted: Mark, vdso: Avma) -> Vec<Step> {
+/// Changes what the mark says.
+fn update(
+    mark: Mark,
+    vdso: Avma,
+    old_vvar: Avma,
+    new_vvar: Avma,
+) -> impl Iterator<Item = Step> + use<> {
+    writes(mark, vdso, old_vvar, new_vvar).into_iter().flatten()
+}
+
+/// The same as single steps: of the old vvar and of the new one, where they change.
+fn writes(mark: Mark, vdso: Avma, old_vvar: Avma, new_vvar: Avma) -> [Option<Step>; 2] {
     let fields = [
-        (Mark::OLD_VVAR, now.old_vvar, wanted.old_vvar),
-        (Mark::NEW_VVAR, now.new_vvar, wanted.new_vvar),
+        (Mark::OLD_VVAR, mark.old_vvar, old_vvar),
+        (Mark::NEW_VVAR, mark.new_vvar, new_vvar),
     ];
-    let differing = fields.into_iter().filter(|(_, now, wanted)| now != wanted);
-    let writes = differing.map(|(offset, _, wanted)| Write {
-        at: vdso.offset(offset as i64),
-        bytes: wanted.0.to_le_bytes().to_vec(),
-    });
-    writes.map(Step::Write).collect()
+    fields.map(|(offset, now, wanted)| {
+        (now != wanted).then(|| {
+            Step::Write(Write {
+                at: vdso.offset(offset as i64),
+                bytes: wanted.0.to_le_bytes().to_vec(),
+            })
+        })
+    })
 }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use elf_tools::Avma;
+use elf_tools::symtab::mapping_name::VDSO;
 
 use super::dump;
 use super::interim;
@@ -153,6 +154,10 @@ fn link_all(
             in_place(unit, unreachable)?
         }
     };
+    let mut texts = survey.texts.iter();
+    let placed = texts
+        .next()
+        .map_or(placed.clone(), |text| text.origins(&placed));
     let droppable = target.droppable()?;
     let mut transaction = Transaction {
         kernel: moves(unit, &placed)?,
@@ -162,6 +167,10 @@ fn link_all(
     let guard = dump::guard(survey, unit, &placed, kernel.limits);
     transaction.kernel.extend(guard);
     let placeholders = survey.placeholders();
+    let origin = placed
+        .iter()
+        .find(|one| one.name == VDSO)
+        .map(|one| one.from);
     for (text, room) in survey.texts.iter().zip(rooms) {
         let placement = Placement {
             image: text.found.image,
@@ -176,7 +185,7 @@ fn link_all(
             build_id: kernel.build_id().to_vec(),
             placed: placed.clone(),
             placeholders: placeholders.clone(),
-            base: kernel.base(text, unit.vdso().map(|vdso| vdso.range.start)),
+            base: kernel.base(text, origin),
         };
         let layout = Layout::new(text, &linked, what, room)?;
         outcome.texts.push(LinkedText::new(text, &linked, &layout));

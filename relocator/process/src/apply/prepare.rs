@@ -264,7 +264,7 @@ impl Draft {
             image: self.image,
             text: self.base.range(),
             before: Vec::new(),
-            kernel: origins(text, placed),
+            kernel: text.origins(placed),
             placeholders: placeholders.to_vec(),
             entries: self.functions.iter().map(entry).collect(),
             moved: Vec::new(),
@@ -320,18 +320,5 @@ impl Draft {
     }
 }
 
-/// The kernel's mappings, with where they were before the text was linked.
-fn origins(text: &Text, placed: &[Placed]) -> Vec<Placed> {
-    let recorded = text.record.iter().map(|found| &found.record.kernel);
-    let interrupted = text.interrupted.iter().map(|one| &one.kernel);
-    let known: Vec<&Placed> = recorded.chain(interrupted).flatten().collect();
-    let origin = |placed: &Placed| {
-        let mut known = known.iter();
-        let found = known.find(|one| one.name == placed.name && one.to == placed.from);
-        Placed {
-            from: found.map_or(placed.from, |one| one.from),
-            ..placed.clone()
-        }
-    };
-    placed.iter().map(origin).collect()
-}
+#[cfg(test)]
+mod tests;

@@ -20,15 +20,15 @@ use crate::targets::pretended::Pretended;
 use crate::targets::{Mapping, Protection, Step, StoppedTarget, Target};
 
 /// Where the program is.
-const PROGRAM: u64 = 0x40_0000;
+pub(super) const PROGRAM: u64 = 0x40_0000;
 
 /// A stack of two pages.
 const STACK: u64 = 0x7fff_ffe0_0000;
 
 /// Memory of random states.
-const STATES: u64 = 0x7fff_e000_0000;
+pub(super) const STATES: u64 = 0x7fff_e000_0000;
 
-fn kernel() -> RunningKernel {
+pub(super) fn kernel() -> RunningKernel {
     let limits = Limits {
         lowest: 0x1_0000,
         highest: END,
@@ -50,7 +50,7 @@ fn thread(id: i32, pc: u64) -> Thread {
 }
 
 /// A restored process with an old vDSO that is called `name`, and threads at these places.
-fn process(name: &str, places: &[u64]) -> Pretended {
+pub(super) fn process(name: &str, places: &[u64]) -> Pretended {
     let mut process = Pretended::restored(&pretend::image(name));
     let data = Protection {
         write: true,
@@ -78,11 +78,11 @@ fn entry(process: &Pretended, name: &str) -> u64 {
     image.export(name).unwrap().address.at(Avma(OLD)).0
 }
 
-fn options() -> ApplyOptions {
+pub(super) fn options() -> ApplyOptions {
     ApplyOptions::default()
 }
 
-const NOTHING: &[Source] = &[];
+pub(super) const NOTHING: &[Source] = &[];
 
 #[test]
 fn a_pretended_process_is_linked_and_rolled_back() {
@@ -135,7 +135,7 @@ fn a_pretended_process_is_linked_and_rolled_back() {
 }
 
 /// What is mapped, where neighbours of one kind are one.
-fn flat(process: &Pretended) -> Vec<(Mapping, Option<Vec<u8>>)> {
+pub(super) fn flat(process: &Pretended) -> Vec<(Mapping, Option<Vec<u8>>)> {
     let mut all: Vec<(Mapping, Option<Vec<u8>>)> = Vec::new();
     for (mapping, content) in process.parts.clone() {
         match (all.last_mut(), content) {
@@ -209,14 +209,18 @@ fn a_dry_run_says_what_would_be_done_and_does_nothing() {
     assert_eq!(process, before);
 }
 
-/// What a process would be linked or rolled back by.
-fn steps(process: &Pretended, kernel: &RunningKernel, work: Work) -> Vec<Step> {
+pub(super) fn survey(process: &Pretended, kernel: &RunningKernel) -> Survey {
     let tables = tables::Options::default();
     let known = Known {
         sources: NOTHING,
         tables: &tables,
     };
-    let survey = Survey::of(process, kernel, known).unwrap();
+    Survey::of(process, kernel, known).unwrap()
+}
+
+/// What a process would be linked or rolled back by.
+pub(super) fn steps(process: &Pretended, kernel: &RunningKernel, work: Work) -> Vec<Step> {
+    let survey = survey(process, kernel);
     let (transaction, _) = work.plan(process, &survey, kernel, &options()).unwrap();
     let steps = transaction
         .unwrap()

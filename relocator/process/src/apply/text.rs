@@ -12,7 +12,7 @@ use elf_tools::relocation::Relocation;
 use elf_tools::{Avma, Svma};
 
 use super::recognise::{OldText, vvar_placeholder};
-use super::record::{FoundRecord, Record};
+use super::record::{FoundRecord, Placed, Record};
 use super::recovery::{InterruptedApply, RecoveryCopy};
 use crate::cpu_features;
 use crate::targets::{Mapping, WORD};
@@ -165,8 +165,31 @@ impl Text {
 
     /// Whether CRIU has put its jumps over a text that was linked: the process was restored since.
     pub(super) fn was_restored(&self) -> bool {
+        self.record.is_some() && self.has_jumps()
+    }
+
+    /// Whether CRIU's jumps are there now.
+    fn has_jumps(&self) -> bool {
         let mut functions = self.old.code.functions().iter();
-        self.record.is_some() && functions.any(|one| self.jump(one.entry).is_some())
+        functions.any(|one| self.jump(one.entry).is_some())
+    }
+
+    /// The kernel's mappings, with where they were before this text was linked, if the process was
+    /// not restored since.
+    pub(super) fn origins(&self, placed: &[Placed]) -> Vec<Placed> {
+        let recorded = self.record.iter().map(|found| &found.record.kernel);
+        let interrupted = self.interrupted.iter().map(|one| &one.kernel);
+        let known = recorded.chain(interrupted).flatten();
+        let known: Vec<&Placed> = known.filter(|_| !self.has_jumps()).collect();
+        let origin = |placed: &Placed| {
+            let mut known = known.iter();
+            let found = known.find(|one| one.name == placed.name && one.to == placed.from);
+            Placed {
+                from: found.map_or(placed.from, |one| one.from),
+                ..placed.clone()
+            }
+        };
+        placed.iter().map(origin).collect()
     }
 
     /// The old image with the jumps that it had.

@@ -1,0 +1,186 @@
+//! CRIU, from the distribution's packages and without being installed.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use kernel_source::{Cache, TreeRequest};
+use nix::unistd::geteuid;
+use tempfile::TempDir;
+
+use crate::running::in_words;
+
+/// The packages, as the lab asks for them: one name in the cache stands for one request.
+const REQUEST: TreeRequest<'_> = TreeRequest {
+    name: "criu-4.3",
+    suites: &["experimental", "sid"],
+    packages: &["criu/experimental"],
+};
+
+/// Where packages have libraries.
+const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
+
+/// How long a process may take to end.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// With this CRIU takes its own vDSO for another one when it restores: `FI_VDSO_TRAMPOLINES` in its
+/// `include/fault-injection.h`.
+const TRAMPOLINES: (&str, &str) = ("CRIU_FAULT", "127");
+
+/// How a process is restored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restore {
+    /// On the kernel that it was dumped on: CRIU puts the vDSO of that in place.
+    Home,
+    /// As on another kernel: CRIU writes its jumps.
+    Away,
+    /// The same as at home, and stopped.
+    HomeStopped,
+    /// The same as on another kernel, and stopped.
+    AwayStopped,
+}
+
+impl Restore {
+    fn is_away(self) -> bool {
+        matches!(self, Self::Away | Self::AwayStopped)
+    }
+
+    fn is_stopped(self) -> bool {
+        matches!(self, Self::HomeStopped | Self::AwayStopped)
+    }
+}
+
+/// CRIU that works on this machine.
+#[derive(Debug, Clone)]
+pub struct Criu {
+    root: PathBuf,
+}
+
+impl Criu {
+    /// Finds it, and tries it on a process that sleeps; or says why it cannot be used.
+    pub fn new() -> Result<Self, String> {
+        if !geteuid().is_root() {
+            return Err("CRIU needs root".to_owned());
+        }
+        let tree = Cache::locate().tree(&REQUEST);
+        let root = tree.map_err(|error| in_words(&error))?.root;
+        let criu = Self { root };
+        let sleeper = Command::new("sleep")
+            .arg("1000")
+            .stdin(Stdio::null())
+            .spawn();
+        let mut sleeper = sleeper.map_err(|error| in_words(&error))?;
+        let images = Images::new()?;
+        let tried = criu.dump(sleeper.id().cast_signed(), &images);
+        let tried = tried.map_err(|error| format!("CRIU does not work here: {error}"));
+        if tried.is_err() {
+            let _ = sleeper.kill();
+        }
+        let _ = sleeper.wait();
+        tried.map(|()| criu)
+    }
+
+    fn command(&self) -> Command {
+        let libraries = self.root.join(LIBRARIES);
+        let mut command = Command::new(libraries.join("ld-linux-x86-64.so.2"));
+        let systemd = libraries.join("systemd");
+        let mut path = libraries.into_os_string();
+        path.push(OsStr::new(":"));
+        path.push(systemd);
+        command.arg("--library-path").arg(path);
+        command.arg(self.root.join("usr/sbin/criu"));
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        command
+    }
+
+    /// Dumps a process, which ends.
+    pub fn dump(&self, pid: i32, images: &Images) -> Result<(), String> {
+        let mut command = self.command();
+        command.args(["dump", "--shell-job", "-v4", "-o", "dump.log"]);
+        command.args(["--tree", &pid.to_string()]);
+        command.arg("--images-dir").arg(images.path());
+        images.run(command, "dump.log")
+    }
+
+    /// Restores it. What CRIU says about its vDSO.
+    pub fn restore(&self, images: &Images, how: Restore) -> Result<String, String> {
+        let mut command = self.command();
+        command.args([
+            "restore",
+            "--shell-job",
+            "--restore-detached",
+            "-v4",
+            "-o",
+            "restore.log",
+        ]);
+        if how.is_stopped() {
+            command.arg("--leave-stopped");
+        }
+        if how.is_away() {
+            command.env(TRAMPOLINES.0, TRAMPOLINES.1);
+        }
+        command.arg("--images-dir").arg(images.path());
+        images.run(command, "restore.log")?;
+        let log = images.log("restore.log");
+        let said = log
+            .lines()
+            .filter_map(|line| line.split_once("vdso: Runtime vdso"));
+        Ok(said
+            .map(|(_, said)| said.trim().to_owned())
+            .collect::<Vec<_>>()
+            .join("; "))
+    }
+}
+
+/// A directory of images.
+#[derive(Debug)]
+pub struct Images(TempDir);
+
+impl Images {
+    /// An empty one.
+    pub fn new() -> Result<Self, String> {
+        TempDir::new().map(Self).map_err(|error| in_words(&error))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn log(&self, name: &str) -> String {
+        let log = fs::read(self.path().join(name)).unwrap_or_default();
+        String::from_utf8_lossy(&log).into_owned()
+    }
+
+    fn run(&self, mut command: Command, log: &str) -> Result<(), String> {
+        let status = command.status().map_err(|error| in_words(&error))?;
+        if status.success() {
+            return Ok(());
+        }
+        let log = self.log(log);
+        let errors = log.lines().filter(|line| line.contains("Error"));
+        let last: Vec<&str> = errors.collect();
+        Err(format!("{status}: {}", last.join("; ")))
+    }
+}
+
+/// Waits until a process that was dumped is gone.
+pub fn await_end(pid: i32, child: Option<&mut Child>) -> Result<(), String> {
+    if let Some(child) = child {
+        child.wait().map_err(|error| in_words(&error))?;
+    }
+    let begun = Instant::now();
+    while Path::new(&format!("/proc/{pid}")).exists() {
+        if begun.elapsed() > PATIENCE {
+            return Err(format!("process {pid} does not end"));
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
