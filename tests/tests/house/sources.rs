@@ -38,13 +38,14 @@ const SURROUNDINGS: [&str; 7] = [
     ".cache\"",
 ];
 
-const SURROUNDINGS_EXCEPTIONS: [Exception; 4] = [
+const SURROUNDINGS_EXCEPTIONS: [Exception; 5] = [
     ("relocator/cli/", "the command"),
     ("tests/", "tests are programs of their own"),
     (
         "kernel-fixtures/distribution/",
         "it fetches kernels for the command and for tests, into a directory that the environment may name",
     ),
+    ("kernel-fixtures/lab/", "it is a command as well"),
     (
         "kernel-fixtures/src/synthetic.rs",
         "it calls the compiler that the environment names, for tests",
