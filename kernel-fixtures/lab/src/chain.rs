@@ -93,6 +93,12 @@ pub(crate) fn run(lab: &Lab, plan: &Plan, began: &(dyn Fn(&str) + Sync)) -> Resu
         else {
             break;
         };
+        if place == 0 && tally.not_restored == tally.tried {
+            // CRIU itself cannot: nothing was ever linked.
+            chain.ignored = tally.reasons.first().cloned();
+            chain.began = 0;
+            break;
+        }
         if is_last {
             chain.arrived = tally.right;
         }

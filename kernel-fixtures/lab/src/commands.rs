@@ -27,7 +27,7 @@ const SHORT_PAIRS: [(&str, &str); 4] = [
 ];
 
 /// The chain of the short form: home again.
-const SHORT_CHAIN: [&str; 3] = ["6.12", "6.1", "6.12"];
+const SHORT_CHAIN: [&str; 3] = ["6.12", "7.3", "6.12"];
 
 /// Carries a command out. The result is the status to end with.
 pub(crate) fn run(arguments: &Arguments) -> Result<u8> {

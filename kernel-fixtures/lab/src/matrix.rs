@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::guest::By;
+use crate::guest::{By, Fate};
 use crate::lab::Lab;
 use crate::scenario::{self, Dumps, Kind, Restores, Wanted};
 use crate::tally::Tally;
@@ -140,6 +140,13 @@ fn fill(row: &mut Row, kind: &Kind, repeat: usize, dumps: &Dumps, restores: &Res
             let mut all = restores.restored.iter();
             all.find(|restored| restored.image == image && restored.by == by)
         };
+        if let (Some(plain), Some(linked)) = (of(By::Criu), of(By::Relocator))
+            && let (Fate::NotRestored(reason), Fate::NotRestored(_)) = (&plain.fate, &linked.fate)
+        {
+            // CRIU itself cannot: the relocator has had no part in it.
+            row.ignored = Some(reason.clone());
+            continue;
+        }
         let missing = restores
             .failure
             .as_deref()
@@ -180,6 +187,75 @@ fn ignored(plan: &Plan, pair: &(String, String), fault: bool, reason: &str) -> V
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use crate::checker::Observed;
+    use crate::guest::Restored;
+
+    fn restored(image: &str, by: By, fate: Fate) -> Restored {
+        Restored {
+            image: image.to_owned(),
+            by,
+            fate,
+            observed: Observed::default(),
+            report: None,
+            seconds: 1.0,
+            dumped: None,
+        }
+    }
+
+    fn filled(restored: Vec<Restored>, failure: Option<&str>) -> Row {
+        let kind = Kind {
+            criu: "4.3".to_owned(),
+            libc: "2.36".to_owned(),
+        };
+        let images = [kind.image(0), kind.image(1)];
+        let dumps = Dumps::with_images(&images).unwrap();
+        let restores = Restores {
+            restored,
+            failure: failure.map(str::to_owned),
+            dumps: None,
+        };
+        let mut row = empty(&("6.1".to_owned(), "6.12".to_owned()), &kind, false);
+        // The third image could not be dumped.
+        fill(&mut row, &kind, 3, &dumps, &restores);
+        row
+    }
+
+    #[test]
+    fn images_are_counted_by_who_restored_them() {
+        let row = filled(
+            vec![
+                restored("4.3-2.36-0", By::Criu, Fate::Lost("SIGSEGV".to_owned())),
+                restored("4.3-2.36-0", By::Relocator, Fate::Runs),
+                restored("4.3-2.36-1", By::Criu, Fate::Runs),
+            ],
+            Some("the kernel panicked"),
+        );
+        assert_eq!(
+            (row.plain.tried, row.plain.right, row.plain.lost),
+            (2, 1, 1)
+        );
+        // The guest did not come to the second one.
+        assert_eq!((row.linked.tried, row.linked.right), (2, 1));
+        assert_eq!(row.linked.reasons, ["the kernel panicked"]);
+    }
+
+    #[test]
+    fn what_criu_cannot_restore_counts_for_nobody() {
+        let no = || Fate::NotRestored("no such flag".to_owned());
+        let row = filled(
+            vec![
+                restored("4.3-2.36-0", By::Criu, no()),
+                restored("4.3-2.36-0", By::Relocator, no()),
+                restored("4.3-2.36-1", By::Criu, Fate::Runs),
+                restored("4.3-2.36-1", By::Relocator, no()),
+            ],
+            None,
+        );
+        assert_eq!((row.plain.tried, row.linked.tried), (1, 1));
+        assert_eq!(row.linked.not_restored, 1);
+        assert!(row.ignored.is_some());
+    }
 
     #[test]
     fn pairs_are_ordered_and_of_two_kernels() {

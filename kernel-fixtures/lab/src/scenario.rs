@@ -61,6 +61,16 @@ impl Dumps {
         })
     }
 
+    /// Dumps with empty images of these names.
+    #[cfg(test)]
+    pub(crate) fn with_images(images: &[String]) -> Result<Self> {
+        let dumps = Self::empty()?;
+        for image in images {
+            std::fs::create_dir_all(dumps.directory.path().join("images").join(image))?;
+        }
+        Ok(dumps)
+    }
+
     /// The directory of an image, if the dump went well.
     pub(crate) fn image(&self, name: &str) -> Option<PathBuf> {
         let directory = self.directory.path().join("images").join(name);

@@ -36,6 +36,8 @@ pub(crate) struct Tally {
     pub(crate) repeated_random: usize,
     /// The longest restore with its link, in seconds of the guest.
     pub(crate) slowest: f64,
+    /// The longest time for which the relocator stopped a process, in milliseconds of the guest.
+    pub(crate) longest_stop_ms: f64,
     /// Threads inside of the old vDSO, and frames of handlers above it, that links carried across.
     pub(crate) carried: u64,
     /// Why, in words; wrong answers as well. Not all.
@@ -53,7 +55,9 @@ impl Tally {
             *self.wrong_by_function.entry(name).or_default() += wrong;
         }
         self.slowest = self.slowest.max(restored.seconds);
-        self.carried += carried(restored.report.as_ref());
+        // Both are small whole numbers.
+        self.carried += (said(restored, "moved") + said(restored, "frames")) as u64;
+        self.longest_stop_ms = self.longest_stop_ms.max(said(restored, "stop_us") / 1e3);
         match &restored.fate {
             Fate::Runs if observed.all_wrong() == 0 => self.right += 1,
             Fate::Runs => self.wrong += 1,
@@ -116,14 +120,11 @@ impl Tally {
     }
 }
 
-/// How many contexts a link has carried across, as the relocator's report says.
-fn carried(report: Option<&serde_json::Value>) -> u64 {
-    let threads = report.and_then(|report| report.get("threads"));
-    let count = |name: &str| {
-        let value = threads.and_then(|threads| threads.get(name));
-        value.and_then(serde_json::Value::as_u64).unwrap_or(0)
-    };
-    count("moved") + count("frames")
+/// A number in the relocator's report.
+fn said(restored: &Restored, name: &str) -> f64 {
+    let report = restored.report.as_ref();
+    let value = report.and_then(|report| report.get(name));
+    value.and_then(serde_json::Value::as_f64).unwrap_or(0.0)
 }
 
 #[cfg(test)]
@@ -143,7 +144,7 @@ mod tests {
                 random: vec![1, 2, 3],
                 ..Observed::default()
             },
-            report: None,
+            report: Some(serde_json::json!({"moved": 2, "frames": 1, "stop_us": 1500.0})),
             seconds: 1.0,
             dumped: None,
         }
@@ -154,6 +155,7 @@ mod tests {
         let mut tally = Tally::default();
         tally.add(&restored(Fate::Runs, 0));
         assert!(tally.is_good());
+        assert_eq!((tally.carried, tally.longest_stop_ms), (3, 1.5));
         tally.add(&restored(Fate::Runs, 7));
         tally.add(&restored(Fate::Refused("no\nmore".to_owned()), 0));
         tally.add(&restored(Fate::Lost("SIGSEGV".to_owned()), 1));

@@ -45,7 +45,7 @@ const SURROUNDINGS_EXCEPTIONS: [Exception; 5] = [
         "kernel-fixtures/distribution/",
         "it fetches kernels for the command and for tests, into a directory that the environment may name",
     ),
-    ("kernel-fixtures/lab/", "a command of its own"),
+    ("kernel-fixtures/lab/", "it is a command as well"),
     (
         "kernel-fixtures/src/synthetic.rs",
         "it calls the compiler that the environment names, for tests",

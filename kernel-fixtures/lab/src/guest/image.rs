@@ -28,6 +28,9 @@ const KEPT_PID: &str = "checker.pid";
 /// What CRIU remembers about a kernel, which is another one's after a restore of a whole machine.
 const REMEMBERED: [&str; 2] = ["/run/criu.kdat", "/run/criu.kdat.6"];
 
+/// What CRIU calls an error and goes on without.
+const HARMLESS: &str = "binfmt_misc";
+
 /// How long a subject may take to begin.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -169,7 +172,7 @@ fn failure(ran: &Ran, log: &Path) -> String {
     let text = String::from_utf8_lossy(&text);
     let errors: Vec<&str> = text
         .lines()
-        .filter(|line| line.contains("Error ("))
+        .filter(|line| line.contains("Error (") && !line.contains(HARMLESS))
         .map(|line| line.split_once("Error (").map_or(line, |(_, error)| error))
         .take(4)
         .collect();

@@ -56,8 +56,6 @@ pub(crate) enum Channel<'a> {
 #[derive(Debug)]
 pub(crate) struct Ended {
     directory: TempDir,
-    /// How long it took.
-    pub(crate) elapsed: Duration,
     /// What the guest's first program said about the guest program's end.
     pub(crate) status: i32,
 }
@@ -142,12 +140,7 @@ impl Machine {
         })?;
         fs::remove_file(path("disk"))?;
         fs::remove_file(path("initrd"))?;
-        let elapsed = began.elapsed();
-        Ok(Ended {
-            directory,
-            elapsed,
-            status,
-        })
+        Ok(Ended { directory, status })
     }
 
     fn command(&self, boot: &Boot<'_>, directory: &Path) -> Command {

@@ -54,6 +54,7 @@ fn matrix(rows: &[Row]) -> Table {
         "with relocator",
         "wrong calls",
         "carried",
+        "stopped",
     ]);
     for row in rows {
         let fault = if row.fault { " (fault 127)" } else { "" };
@@ -67,6 +68,7 @@ fn matrix(rows: &[Row]) -> Table {
             fates(&row.linked),
             wrong_calls(&row.linked),
             row.linked.carried.to_string(),
+            format!("{:.0} ms", row.linked.longest_stop_ms),
         ]);
     }
     table
