@@ -6,7 +6,6 @@
 //! | `process` | the process: where its threads can be, and in which state the tool leaves it |
 //! | `leave` | one thread leaves |
 //! | `why` | why a context is still inside |
-//! | `undisturbed` | no termination of this tool at a moment when it would hurt the process |
 //!
 //! The tool must not harm the process, and `SIGKILL` can end the tool at any moment. So from each
 //! state that the process goes through the kernel lets it go on. That decides how a thread leaves:
@@ -28,7 +27,6 @@
 
 mod leave;
 mod process;
-mod undisturbed;
 mod why;
 
 use std::collections::BTreeMap;
