@@ -88,13 +88,22 @@ pub(super) fn attempts(
     }
 }
 
-/// The thread that is in the way, if it would go out of the way by itself.
-fn goes_on(error: &Error) -> Option<i32> {
-    match error {
-        Error::Busy {
-            pid,
-            reason: Obstacle::Inside { goes_on: true, .. },
-        } => Some(*pid),
+/// A thread that is in the way and would go out of the way by itself.
+fn in_the_way_of(error: &Error, survey: &Survey, live: &Live) -> Option<i32> {
+    let Error::Busy { pid, reason } = error else {
+        return None;
+    };
+    match reason {
+        Obstacle::Inside { goes_on: true, .. } => Some(*pid),
+        // One that leaves the new vDSO while that moves cannot make the calls that move it.
+        Obstacle::NoThreadForCalls => {
+            let vdso = survey.found.kernel.as_ref()?.vdso()?;
+            let threads = live.threads().ok()?;
+            let inside = threads
+                .iter()
+                .find(|thread| vdso.range.contains(&thread.registers.pc));
+            inside.map(|thread| thread.id)
+        }
         _ => None,
     }
 }
@@ -144,19 +153,24 @@ fn attempt(
         return Err(changing(pid));
     };
     let mut budget = if is_stopped { STEPS } else { 0 };
-    let (steps, crossed) = loop {
+    let crossed = loop {
         let steps = transaction.steps(survey, kernel, &live, &mappings);
-        let Some(thread) = steps.as_ref().err().and_then(goes_on) else {
-            break steps?;
+        let done = steps.and_then(|(steps, crossed)| {
+            live.carry_out(&steps)?;
+            Ok(crossed)
+        });
+        let in_the_way = done.as_ref().err();
+        let in_the_way = in_the_way.and_then(|error| in_the_way_of(error, survey, &live));
+        let Some(thread) = in_the_way else {
+            break done?;
         };
         // It goes out of the way by itself, but not in a process that is stopped.
         let _undisturbed = Undisturbed::begin();
         if budget == 0 || !live.step(thread)? {
-            break steps?;
+            break done?;
         }
         budget -= 1;
     };
-    live.carry_out(&steps)?;
     let commit = live.stopped_for();
     let total = live.release();
     outcome.crossed = crossed;
