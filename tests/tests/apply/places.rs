@@ -51,13 +51,15 @@ type Check = fn() -> Result<(), String>;
 
 pub(crate) fn trials(listing: bool) -> Vec<Trial> {
     let possible = fetched(listing);
-    let checks: [(&str, Check); 10] = [
+    let checks: [(&str, Check); 12] = [
         ("parked_anywhere", parked_anywhere),
         ("little_room", little_room),
         ("nothing_in_reach", nothing_in_reach),
         ("names_that_lie", names_that_lie),
         ("named_text", named_text),
-        ("stopped_before", stopped_before),
+        ("stopped_before", || stopped_before(8, 10)),
+        ("stopped_before_alone", || stopped_before(0, 40)),
+        ("stopped_before_many", || stopped_before(64, 10)),
         ("stopped_meanwhile", stopped_meanwhile),
         ("applied_twice", applied_twice),
         ("memory", little_memory),
@@ -416,7 +418,8 @@ pub(crate) fn while_stopped(
     for _ in 0..ATTEMPTS {
         stop(pid)?;
         match act() {
-            Err(error) if error.contains("cannot be carried across") => {
+            // Its handler would have to return.
+            Err(error) if error.contains("signal frame") => {
                 send(pid, Signal::SIGCONT)?;
                 thread::sleep(WHILE);
             }
@@ -427,11 +430,11 @@ pub(crate) fn while_stopped(
 }
 
 /// A process that a signal has stopped remains stopped.
-fn stopped_before() -> Result<(), String> {
+fn stopped_before(threads: usize, cycles: usize) -> Result<(), String> {
     let linker = Linker::impatient(&spec())?;
-    let mut hammer = start(&bed()?, 8)?;
+    let mut hammer = start(&bed()?, threads)?;
     let pid = hammer.restored.pid();
-    for _ in 0..10 {
+    for _ in 0..cycles {
         for (linked, right) in [(true, EVERYTHING), (false, COVERED)] {
             while_stopped(pid, || match linked {
                 true => is(ApplyState::Linked, linker.apply(pid)?.state),

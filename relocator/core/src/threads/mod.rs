@@ -157,6 +157,31 @@ impl Crossing<'_> {
         verdict.unwrap_or_else(|reason| Verdict::Stuck { place, reason })
     }
 
+    /// Whether a thread with these registers, which is in code of the old image, can go on there
+    /// with a right result as long as that is in place: it reads nothing any more that depends on
+    /// the kernel.
+    pub fn can_go_on(&self, registers: &Registers, memory: &dyn Memory) -> bool {
+        let Some(place) = self.place(registers.pc) else {
+            return false;
+        };
+        let stopped = Stopped {
+            image: self.image,
+            registers,
+            memory,
+            was_linked: self.was_linked(),
+        };
+        if self.replaced(place, registers).is_some() {
+            return false;
+        }
+        let boundary = self.boundary(place, registers);
+        let all = boundary.map_or(&[][..], |boundary| self.reentry.at(boundary));
+        let mut all = all
+            .iter()
+            .filter(|context| stopped.is_in(context))
+            .peekable();
+        all.peek().is_some() && all.all(|context| !context.reads)
+    }
+
     /// Whether constants of the code are others than at home.
     fn was_linked(&self) -> bool {
         self.before.is_some_and(|code| code.is_relocated)

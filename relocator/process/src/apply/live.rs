@@ -13,7 +13,7 @@ use super::transaction::Transaction;
 use super::{ApplyOptions, DEADLINE, Work};
 use crate::targets::StoppedTarget;
 use crate::targets::live::{Live, Running, lead_back};
-use crate::tracing::TraceableProcess;
+use crate::tracing::{TraceableProcess, Undisturbed};
 use crate::{Error, Obstacle, Result};
 use relocator::source::Source;
 
@@ -23,6 +23,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The shortest and the longest pause between attempts, in which threads get on and handlers can
 /// return.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
+
+/// How many instructions threads of a process that is stopped are stepped.
+const STEPS: usize = 10_000;
+
+/// How often a process that is stopped has the same in the way until the tool gives up: nothing
+/// changes there by itself, unless the process is about to go on.
+const UNCHANGED: u32 = 5;
 
 /// Tries it until the deadline.
 pub(super) fn attempts(
@@ -41,8 +48,10 @@ pub(super) fn attempts(
     let deadline = Instant::now() + options.deadline.unwrap_or(DEADLINE);
     let mut pause = PAUSE.0;
     let mut attempts = 0;
+    let mut still = Still::default();
     loop {
         attempts += 1;
+        let is_stopped = process.is_stopped()?;
         let target = Running::of(pid);
         let planned = Survey::of(&target, kernel, known).and_then(|survey| {
             let planned = work.plan(&target, &survey, kernel, options)?;
@@ -51,7 +60,8 @@ pub(super) fn attempts(
         let tried = match planned {
             Ok((_, (None, outcome))) => return Ok(outcome),
             Ok((survey, (Some(transaction), mut outcome))) => {
-                let done = attempt(&process, kernel, &survey, &transaction, &mut outcome);
+                let work = (&survey, &transaction);
+                let done = attempt(&process, is_stopped, kernel, work, &mut outcome);
                 done.map(|()| outcome)
             }
             // What could not be made out may have been on its way.
@@ -65,11 +75,53 @@ pub(super) fn attempts(
                     ..outcome
                 });
             }
-            Err(Error::Busy { .. }) if Instant::now() < deadline => {}
+            Err(Error::Busy { pid, reason })
+                if still.is_for_ever(is_stopped, &reason) || Instant::now() >= deadline =>
+            {
+                return Err(process.explain(Error::Busy { pid, reason }));
+            }
+            Err(Error::Busy { .. }) => {}
             Err(error) => return Err(process.explain(error)),
         }
         thread::sleep(pause);
         pause = (pause * 2).min(PAUSE.1);
+    }
+}
+
+/// A thread that is in the way and would go out of the way by itself.
+fn in_the_way_of(error: &Error, survey: &Survey, live: &Live) -> Option<i32> {
+    let Error::Busy { pid, reason } = error else {
+        return None;
+    };
+    match reason {
+        Obstacle::Inside { goes_on: true, .. } => Some(*pid),
+        // One that leaves the new vDSO while that moves cannot make the calls that move it.
+        Obstacle::NoThreadForCalls => {
+            let vdso = survey.found.kernel.as_ref()?.vdso()?;
+            let threads = live.threads().ok()?;
+            let inside = threads
+                .iter()
+                .find(|thread| vdso.range.contains(&thread.registers.pc));
+            inside.map(|thread| thread.id)
+        }
+        _ => None,
+    }
+}
+
+/// What was in the way at the last attempts.
+#[derive(Default)]
+struct Still {
+    obstacle: Option<Obstacle>,
+    times: u32,
+}
+
+impl Still {
+    /// Whether waiting for this to change is pointless.
+    fn is_for_ever(&mut self, is_stopped: bool, obstacle: &Obstacle) -> bool {
+        let is_same = is_stopped && self.obstacle.as_ref() == Some(obstacle);
+        self.times = if is_same { self.times + 1 } else { 1 };
+        self.obstacle = Some(obstacle.clone());
+        is_stopped && self.times >= UNCHANGED
     }
 }
 
@@ -83,9 +135,9 @@ fn changing(pid: Pid) -> Error {
 /// Does it, if the process is still what it was and no thread is in the way.
 fn attempt(
     process: &TraceableProcess,
+    is_stopped: bool,
     kernel: &RunningKernel,
-    survey: &Survey,
-    transaction: &Transaction,
+    (survey, transaction): (&Survey, &Transaction),
     outcome: &mut ApplyOutcome,
 ) -> Result<()> {
     let pid = process.pid();
@@ -100,8 +152,25 @@ fn attempt(
     let Some(mappings) = survey.holds(&live, &transaction.places())? else {
         return Err(changing(pid));
     };
-    let (steps, crossed) = transaction.steps(survey, kernel, &live, &mappings)?;
-    live.carry_out(&steps)?;
+    let mut budget = if is_stopped { STEPS } else { 0 };
+    let crossed = loop {
+        let steps = transaction.steps(survey, kernel, &live, &mappings);
+        let done = steps.and_then(|(steps, crossed)| {
+            live.carry_out(&steps)?;
+            Ok(crossed)
+        });
+        let in_the_way = done.as_ref().err();
+        let in_the_way = in_the_way.and_then(|error| in_the_way_of(error, survey, &live));
+        let Some(thread) = in_the_way else {
+            break done?;
+        };
+        // It goes out of the way by itself, but not in a process that is stopped.
+        let _undisturbed = Undisturbed::begin();
+        if budget == 0 || !live.step(thread)? {
+            break done?;
+        }
+        budget -= 1;
+    };
     let commit = live.stopped_for();
     let total = live.release();
     outcome.crossed = crossed;

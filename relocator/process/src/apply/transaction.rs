@@ -105,9 +105,14 @@ impl Transaction {
         let new = self.leave_kernel(survey, kernel, target, &threads, &contexts);
         let mut stuck = old.stuck.iter().chain(&new.stuck);
         if let Some(first) = stuck.next() {
+            let mut threads = threads.iter();
+            let thread = threads.find(|thread| thread.id == first.thread);
+            let goes_on = thread.is_some_and(|thread| {
+                first.frame.is_none() && self.can_go_on(survey, &thread.registers, target)
+            });
             return Err(Error::Busy {
                 pid: first.thread,
-                reason: obstacle(first, stuck.count()),
+                reason: obstacle(first, stuck.count(), goes_on),
             });
         }
         let crossed = Crossed {
@@ -125,6 +130,31 @@ impl Transaction {
         let rest = self.kernel.iter().chain(&self.late);
         steps.extend(rest.filter(|step| !is_in_use(step)).cloned());
         Ok((steps, crossed))
+    }
+
+    /// Whether a thread would leave the text that it is in by itself, with a right result: the new
+    /// vDSO has its data, and of an old text it must be code that reads nothing more.
+    fn can_go_on(
+        &self,
+        survey: &Survey,
+        registers: &Registers,
+        target: &impl StoppedTarget,
+    ) -> bool {
+        let vdso = survey.found.kernel.as_ref().and_then(|unit| unit.vdso());
+        if vdso.is_some_and(|vdso| vdso.range.contains(&registers.pc)) {
+            return true;
+        }
+        let mut texts = survey.texts.iter().zip(&self.crossings);
+        texts.any(|(text, (before, after))| {
+            let crossing = Crossing {
+                old: &text.old,
+                reentry: &text.reentry,
+                before: before.as_ref(),
+                after,
+                image: text.found.image,
+            };
+            text.found.mapping.contains(&registers.pc) && crossing.can_go_on(registers, target)
+        })
     }
 
     /// Makes threads leave the new vDSO if that moves.
@@ -213,11 +243,12 @@ fn fix_ups(carried: Carried) -> Vec<Step> {
     steps
 }
 
-fn obstacle(first: &Stuck, others: usize) -> Obstacle {
+fn obstacle(first: &Stuck, others: usize, goes_on: bool) -> Obstacle {
     Obstacle::Inside {
         place: first.place,
         frame: first.frame,
         why: first.reason.clone(),
         others,
+        goes_on,
     }
 }

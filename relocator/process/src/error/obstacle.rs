@@ -24,6 +24,8 @@ pub enum Obstacle {
         why: StuckReason,
         /// How many other contexts cannot either.
         others: usize,
+        /// Whether the thread would get out by itself, with a right result.
+        goes_on: bool,
     },
 }
 
@@ -49,6 +51,7 @@ impl fmt::Display for Obstacle {
                 frame,
                 why,
                 others,
+                ..
             } => {
                 match frame {
                     Some(at) => write!(f, "was interrupted (signal frame at {at})")?,

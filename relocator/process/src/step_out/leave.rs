@@ -6,11 +6,9 @@ use std::time::{Duration, Instant};
 use elf_tools::Avma;
 use nix::libc::{SIGTRAP, c_int};
 
-use super::process::ignores;
-use super::undisturbed::Undisturbed;
 use super::{PATIENCE, StuckReason, VdsoPlace};
 use crate::Result;
-use crate::tracing::{StackMemory, Standing, Stop, Tracee};
+use crate::tracing::{StackMemory, Standing, Stop, Tracee, Undisturbed};
 use relocator::threads::Registers;
 use relocator::threads::frames::{self, Interrupted};
 
@@ -26,11 +24,6 @@ const ARRIVALS: u32 = 10;
 
 /// How long one instruction may take: a system call may block.
 const STEP: Duration = Duration::from_millis(50);
-
-/// The bit of a signal in a mask.
-const fn bit(signal: i32) -> u64 {
-    1 << (signal - 1)
-}
 
 /// Where contexts are sought.
 #[derive(Debug, Clone, Copy)]
@@ -208,11 +201,13 @@ impl<'a> Leaving<'a> {
     /// The trap of a step is a signal that cannot be blocked or ignored: the kernel would unblock
     /// it, and restore its default action for the whole process.
     fn why_not_stepped(&self) -> Result<Option<StuckReason>> {
-        if self.tracee.signal_mask()? & bit(SIGTRAP) != 0 {
-            return Ok(Some(StuckReason::TrapBlocked));
-        }
-        let ignored = ignores(self.tracee.pid(), bit(SIGTRAP))?;
-        Ok(ignored.then_some(StuckReason::TrapIgnored))
+        Ok(if self.tracee.blocks(SIGTRAP)? {
+            Some(StuckReason::TrapBlocked)
+        } else if self.tracee.ignores(SIGTRAP)? {
+            Some(StuckReason::TrapIgnored)
+        } else {
+            None
+        })
     }
 
     /// Steps it until it is outside, and says if it is; `None` if a signal has come.

@@ -6,7 +6,6 @@
 //! | `process` | the process: where its threads can be, and in which state the tool leaves it |
 //! | `leave` | one thread leaves |
 //! | `why` | why a context is still inside |
-//! | `undisturbed` | no termination of this tool at a moment when it would hurt the process |
 //!
 //! The tool must not harm the process, and `SIGKILL` can end the tool at any moment. So from each
 //! state that the process goes through the kernel lets it go on. That decides how a thread leaves:
@@ -28,7 +27,6 @@
 
 mod leave;
 mod process;
-mod undisturbed;
 mod why;
 
 use std::collections::BTreeMap;
@@ -166,6 +164,24 @@ pub fn step_out(pid: i32, options: &StepOutOptions) -> Result<StepOutOutcome> {
     }
 }
 
+/// The registers of all threads that stand still, without those that have ended.
+fn standing(seized: &mut Seized) -> Result<Vec<Registers>> {
+    let mut registers = Vec::new();
+    let mut failed = None;
+    seized.threads().retain(|tracee| match tracee.registers() {
+        Ok(read) => {
+            registers.push(read.registers());
+            true
+        }
+        Err(error) if is_gone(&error) => false,
+        Err(error) => {
+            failed.get_or_insert(error);
+            true
+        }
+    });
+    failed.map_or(Ok(registers), Err)
+}
+
 /// Attempts to have all threads outside.
 struct Attempt<'a> {
     subject: &'a TraceableProcess,
@@ -228,21 +244,7 @@ impl<'a> Attempt<'a> {
         let mappings = self.subject.maps()?;
         let writable = targets::writable(&mappings);
         let memory = StackMemory::new(self.subject.pid(), &mappings, &self.on_demand);
-        let mut gone = Vec::new();
-        let mut registers = Vec::new();
-        seized.threads().retain(|tracee| match tracee.registers() {
-            Ok(read) => {
-                registers.push(read.registers());
-                true
-            }
-            Err(error) => {
-                gone.push((tracee.pid(), error));
-                false
-            }
-        });
-        if let Some((_, error)) = gone.into_iter().find(|(_, error)| !is_gone(error)) {
-            return Err(error);
-        }
+        let registers = standing(seized)?;
         let found = frames::of_threads(&registers, &writable, &vdsos, &memory);
         self.left_out.clone_from(&found.left_out);
         let pointers: Vec<Avma> = registers.iter().map(Registers::stack_pointer).collect();

@@ -5,8 +5,6 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use procfs::process::Process;
 
 use crate::tracing::{Seized, TraceableProcess, proc_error};
 use crate::{Error, Result};
@@ -14,17 +12,10 @@ use crate::{Error, Result};
 /// How long a process may take to stop once its threads have the signal.
 const STOPPING: Duration = Duration::from_secs(5);
 
-/// Whether a thread's process ignores any of these signals.
-pub(super) fn ignores(thread: Pid, mask: u64) -> Result<bool> {
-    let status = Process::new(thread.as_raw()).and_then(|process| process.status());
-    let status = status.map_err(|error| proc_error(thread, error))?;
-    Ok(status.sigign & mask != 0)
-}
-
 impl TraceableProcess {
     /// Whether it was stopped by a signal. It may be about to be, so that only some of its threads
     /// are.
-    pub(super) fn is_stopped(&self) -> Result<bool> {
+    pub(crate) fn is_stopped(&self) -> Result<bool> {
         Ok(self.states()?.contains(&'T'))
     }
 

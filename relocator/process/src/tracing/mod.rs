@@ -9,6 +9,7 @@
 //! | `memory` | reads the memory of a process |
 //! | `pagemap` | which pages of it hold anything |
 //! | `process` | a process: whether its threads can be traced at all, and where its vDSOs are |
+//! | `undisturbed` | no termination of this tool at a moment when it would hurt the process |
 //! | `linkable` | what else a process must be to be changed |
 //!
 //! A tracee belongs to the thread that began to trace it: the kernel refuses every other one.
@@ -21,6 +22,7 @@ mod request;
 mod seize;
 mod stop;
 mod tracee;
+mod undisturbed;
 
 pub use crate::arch::UserRegisters;
 pub use memory::ProcessMemory;
@@ -30,6 +32,7 @@ pub(crate) use process::{auxv_vdso, proc_error};
 pub use seize::{Seized, Standing, is_gone};
 pub use stop::Stop;
 pub use tracee::Tracee;
+pub(crate) use undisturbed::Undisturbed;
 
 #[cfg(test)]
 mod tests;

@@ -10,9 +10,10 @@ use elf_tools::Avma;
 use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use procfs::process::Process;
 
-use super::request;
 use super::{ProcessMemory, Stop, UserRegisters};
+use super::{proc_error, request};
 use crate::arch::LARGEST_STATE;
 use crate::{Error, Result};
 use relocator::threads::Memory;
@@ -39,6 +40,11 @@ enum Farewell {
     Detach,
     /// It is gone already.
     None,
+}
+
+/// The bit of a signal in a mask.
+const fn bit(signal: c_int) -> u64 {
+    1 << (signal - 1)
 }
 
 /// A thread that is traced by this thread.
@@ -191,6 +197,18 @@ impl Tracee {
     /// The signals that it has blocked, one bit each, bit 0 for signal 1. It must be stopped.
     pub fn signal_mask(&self) -> Result<u64> {
         request::signal_mask(self.pid).map_err(self.failed("reading the signal mask of"))
+    }
+
+    /// Whether it has blocked a signal. It must be stopped.
+    pub fn blocks(&self, signal: c_int) -> Result<bool> {
+        Ok(self.signal_mask()? & bit(signal) != 0)
+    }
+
+    /// Whether its process ignores a signal.
+    pub fn ignores(&self, signal: c_int) -> Result<bool> {
+        let status = Process::new(self.pid.as_raw()).and_then(|process| process.status());
+        let status = status.map_err(|error| proc_error(self.pid, error))?;
+        Ok(status.sigign & bit(signal) != 0)
     }
 
     /// Puts the signals that it has blocked. It must be stopped.

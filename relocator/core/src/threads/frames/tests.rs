@@ -1,7 +1,6 @@
 //! Frames in memory that is made up. Real ones are in `tests/tests/signal_frames.rs`.
 
-use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::mem::offset_of;
 
 use elf_tools::reentry::Register;
@@ -9,7 +8,8 @@ use nix::libc::{self, ucontext_t};
 use proptest::prelude::*;
 
 use super::*;
-use crate::threads::Populated;
+
+mod all_threads;
 
 const PAGE: u64 = 0x1000;
 const TEXT: Range<Avma> = Avma(0x7ffe_0000_1000)..Avma(0x7ffe_0000_2000);
@@ -103,80 +103,6 @@ impl Pages {
         self.put(state + 464, b"SXPF");
         self.put(state + 468, &832u32.to_le_bytes());
         self.put(state + 828, b"EXPF");
-    }
-}
-
-/// What is asked of memory.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Asked {
-    reads: usize,
-    bytes: usize,
-    questions: usize,
-}
-
-/// Memory of private anonymous mappings, as a live process has it: what is not there is zeros, and
-/// guard pages are known.
-#[derive(Default)]
-struct Sparse {
-    pages: Pages,
-    guards: BTreeSet<u64>,
-    asked: Cell<Asked>,
-}
-
-impl Sparse {
-    fn is_mapped(&self, at: u64) -> bool {
-        !self.guards.contains(&(at / PAGE * PAGE))
-    }
-
-    fn count(&self, reads: usize, bytes: usize, questions: usize) {
-        let asked = self.asked.get();
-        self.asked.set(Asked {
-            reads: asked.reads + reads,
-            bytes: asked.bytes + bytes,
-            questions: asked.questions + questions,
-        });
-    }
-
-    fn fill(&self, at: Avma, bytes: &mut [u8]) -> bool {
-        for (at, byte) in (at.0..).zip(bytes) {
-            if !self.is_mapped(at) {
-                return false;
-            }
-            let page = self.pages.0.get(&(at / PAGE * PAGE));
-            *byte = page.map_or(0, |page| page[(at % PAGE) as usize]);
-        }
-        true
-    }
-}
-
-impl Memory for Sparse {
-    fn read(&self, at: Avma, bytes: &mut [u8]) -> bool {
-        self.count(1, bytes.len(), 0);
-        self.fill(at, bytes)
-    }
-
-    fn read_ranges(&self, ranges: &[Range<Avma>], bytes: &mut [u8]) -> usize {
-        self.count(1, bytes.len(), 0);
-        let mut done = 0;
-        for range in ranges {
-            let size = (range.end.0 - range.start.0) as usize;
-            assert!(self.fill(range.start, &mut bytes[done..done + size]));
-            done += size;
-        }
-        done
-    }
-
-    fn populated(&self, range: Range<Avma>) -> Populated {
-        self.count(0, 0, 1);
-        let Range { start, end } = range;
-        let guard = self.guards.range(start.0 / PAGE * PAGE..end.0).next();
-        let end = guard.map_or(end, |&guard| Avma(guard).max(start));
-        let pages = self.pages.0.range(start.0 / PAGE * PAGE..end.0);
-        let part = |(&page, _): (&u64, _)| start.max(Avma(page))..end.min(Avma(page + PAGE));
-        Populated {
-            parts: merge(&pages.map(part).collect::<Vec<_>>()),
-            end,
-        }
     }
 }
 
@@ -485,192 +411,6 @@ fn a_search_ends() {
     // A mapping that is larger than any memory.
     let all = [Avma(0)..Avma(u64::MAX)];
     assert_eq!(of(u64::MAX - 100, &all, &pages), [0; 0]);
-}
-
-/// Threads whose stacks are parts of one mapping, each with a guard page below, as the C library
-/// makes them from glibc 2.42 on: of each, some pages below the stack pointer are left of earlier
-/// calls, and few above it are in use.
-const SHARED: u64 = 0x7f10_0000_0000;
-const STACK_SIZE: u64 = 8 << 20;
-const DEAD: u64 = 100;
-const LIVE: u64 = 3;
-
-fn shared(threads: u64) -> (Sparse, Vec<Registers>, Range<Avma>) {
-    let mut memory = Sparse::default();
-    memory
-        .pages
-        .map(RESTORER / PAGE * PAGE..RESTORER / PAGE * PAGE + 2 * PAGE);
-    memory
-        .pages
-        .put(RESTORER, &[0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05]);
-    let mut all = Vec::new();
-    for thread in 0..threads {
-        let bottom = SHARED + thread * STACK_SIZE;
-        let top = bottom + STACK_SIZE;
-        memory.guards.insert(bottom);
-        memory.pages.map(top - (LIVE + DEAD) * PAGE..top);
-        all.push(registers(1, top - LIVE * PAGE + 0x100));
-    }
-    (
-        memory,
-        all,
-        Avma(SHARED)..Avma(SHARED + threads * STACK_SIZE),
-    )
-}
-
-fn of_all(memory: &Sparse, threads: &[Registers], writable: Range<Avma>) -> Vec<Vec<u64>> {
-    let found = of_threads(threads, &[writable], &[TEXT], memory);
-    assert_eq!(found.left_out, []);
-    found.contexts.iter().map(|found| places(found)).collect()
-}
-
-#[test]
-fn shared_stacks_are_read_once_and_as_far_as_they_go() {
-    for count in [1, 16, 1000] {
-        let (mut memory, threads, writable) = shared(count);
-        let last = threads.len() - 1;
-        let uc = threads[last].stack_pointer().0 + 0x500;
-        memory.pages.put_frame(uc, &inside(uc + 0x600));
-        let found = of_all(&memory, &threads, writable);
-        assert_eq!(found[last], [uc]);
-        assert_eq!(found.concat(), [uc]);
-        let asked = memory.asked.get();
-        let live = (count * LIVE * PAGE) as usize;
-        assert!(
-            asked.bytes <= live + 2 * PAGE as usize,
-            "{count}: {asked:?}"
-        );
-        assert!(asked.questions <= 2 * count as usize, "{count}: {asked:?}");
-        // A batch of a megabyte each, and what belongs to the one frame.
-        assert!(
-            asked.reads <= live.div_ceil(1 << 20) + 8,
-            "{count}: {asked:?}"
-        );
-    }
-}
-
-#[test]
-fn without_guards_shared_stacks_are_read_once_too() {
-    let (mut memory, threads, writable) = shared(100);
-    memory.guards.clear();
-    let uc = threads[0].stack_pointer().0 + 0x500;
-    memory.pages.put_frame(uc, &inside(uc + 0x600));
-    assert_eq!(of_all(&memory, &threads, writable)[0], [uc]);
-    let all = (100 * (LIVE + DEAD) * PAGE) as usize;
-    let asked = memory.asked.get();
-    assert!(asked.bytes <= all + 2 * PAGE as usize, "{asked:?}");
-}
-
-#[test]
-fn a_context_is_found_however_deep_a_stack_is() {
-    // A handler that calls itself: what it interrupted is 100 MiB above its stack pointer.
-    const DEPTH: u64 = 100 << 20;
-    let (mut memory, mut threads, _) = shared(1);
-    let uc = SHARED + DEPTH;
-    memory.guards = BTreeSet::from([SHARED]);
-    memory.pages.map(SHARED + PAGE..SHARED + DEPTH + 2 * PAGE);
-    memory.pages.put_frame(uc, &inside(uc + 0x600));
-    threads[0].general[Register::RSP.index()] = SHARED + PAGE;
-    let writable = Avma(SHARED)..Avma(SHARED + (1 << 30));
-    assert_eq!(of_all(&memory, &threads, writable), [[uc]]);
-    let asked = memory.asked.get();
-    assert!(asked.bytes <= (DEPTH + 4 * PAGE) as usize, "{asked:?}");
-}
-
-#[test]
-fn a_thread_on_an_alternate_stack_within_the_stack_of_another_hides_nothing() {
-    // The second thread is in a handler, on an alternate stack that is a variable of the first
-    // one, which is in a handler as well.
-    let (mut memory, mut threads, writable) = shared(2);
-    let first = threads[0].stack_pointer().0;
-    let alternate = first + 0x800..first + 0x1800;
-    let (entered, hidden) = (alternate.start + 0xa00, alternate.end + 0x100);
-    threads[1].general[Register::RSP.index()] = alternate.start + 0x400;
-    let second = SHARED + 2 * STACK_SIZE - PAGE;
-    let interrupted = second + 0x200;
-    memory
-        .pages
-        .put_frame(entered, &registers(0x40_0000, second));
-    memory
-        .pages
-        .put_word(entered + ALTERNATE_STACK as u64, alternate.start);
-    memory.pages.put_word(entered + MODE as u64, 0);
-    memory
-        .pages
-        .put_word(entered + MODE as u64 + 8, alternate.end - alternate.start);
-    memory.pages.put_frame(hidden, &inside(hidden + 0x600));
-    memory
-        .pages
-        .put_frame(interrupted, &inside(interrupted + 0x600));
-    let expected = [vec![hidden], vec![interrupted]];
-    assert_eq!(of_all(&memory, &threads, writable.clone()), expected);
-    // The first thread alone, with what is left of the handler of the second.
-    assert_eq!(
-        of_all(&memory, &threads[..1], writable),
-        [[hidden, interrupted]]
-    );
-}
-
-#[test]
-fn a_stack_that_lies_in_that_of_another_thread_hides_nothing() {
-    // A coroutine's stack, which the second thread is on, is a variable of the first one.
-    let (mut memory, mut threads, writable) = shared(2);
-    let first = threads[0].stack_pointer().0;
-    threads[1].general[Register::RSP.index()] = first + 0x800;
-    let uc = first + 0x1900;
-    memory.pages.put_frame(uc, &inside(uc + 0x600));
-    assert_eq!(of_all(&memory, &threads, writable).concat(), [uc]);
-}
-
-#[test]
-fn frames_of_neighbours_belong_to_them() {
-    let (mut memory, threads, writable) = shared(2);
-    memory.guards.clear();
-    let [first, second] = [0, 1].map(|thread| threads[thread].stack_pointer().0 + 0x500);
-    memory.pages.put_frame(first, &inside(first + 0x600));
-    memory.pages.put_frame(second, &inside(second + 0x600));
-    let alone = |neighbours: &[Avma]| {
-        let texts = [TEXT];
-        let all = [writable.clone()];
-        places(&of_thread_among(
-            &threads[0],
-            neighbours,
-            &all,
-            &texts,
-            &memory,
-        ))
-    };
-    assert_eq!(alone(&[]), [first, second]);
-    assert_eq!(alone(&[threads[1].stack_pointer()]), [first]);
-}
-
-#[test]
-fn what_is_too_much_is_left_out_and_said() {
-    let (mut memory, threads, writable) = shared(2);
-    memory.guards.clear();
-    let near = threads[0].stack_pointer().0 + 0x500;
-    let far = threads[1].stack_pointer().0 + 0x500;
-    for uc in [near, far] {
-        memory.pages.put_frame(uc, &inside(uc + 0x600));
-    }
-    let pointers = [threads[0].stack_pointer()];
-    let (all, texts) = ([writable.clone()], [TEXT]);
-    let search = |budget| {
-        let search = Search::new(&pointers, &[], &all, &texts, &memory);
-        search.with_budget(budget).run()
-    };
-    let enough = search(u64::MAX);
-    assert_eq!(
-        (places(&enough.contexts[0]), enough.left_out),
-        (vec![near, far], vec![])
-    );
-    let little = search(LIVE * PAGE);
-    assert_eq!(places(&little.contexts[0]), [near]);
-    let [left_out] = &little.left_out[..] else {
-        panic!("{:?}", little.left_out);
-    };
-    assert!(left_out.contains(&Avma(far)));
-    assert!(Avma(near) < left_out.start);
 }
 
 proptest! {

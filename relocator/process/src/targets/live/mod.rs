@@ -29,6 +29,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use elf_tools::Avma;
+use nix::libc;
 use nix::unistd::Pid;
 use procfs::process::Process;
 
@@ -36,9 +37,14 @@ pub use running::Running;
 pub(crate) use running::blocked_at;
 
 use super::{Mapping, Step, StoppedTarget, Target, Thread, Whereabouts};
-use crate::tracing::{self, ProcessMemory, Seized, StackMemory, Tracee, UserRegisters, is_gone};
+use crate::tracing::{
+    self, ProcessMemory, Seized, StackMemory, Standing, Stop, Tracee, UserRegisters, is_gone,
+};
 use crate::{Error, Refusal, Result};
 use relocator::threads::{Memory, Populated};
+
+/// How long a thread that was stepped may take to stop again.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A process whose threads have stopped. Dropping this lets them go on.
 #[derive(Debug)]
@@ -78,6 +84,45 @@ impl Live {
             on_demand: None,
             stacks: OnceCell::new(),
         })
+    }
+
+    /// Steps a thread of a process that a signal has stopped for one instruction, and leaves the
+    /// process stopped; whether it was executed. The kernel stops the thread again when this tool
+    /// lets it go. A signal that comes meanwhile is delivered then.
+    pub(crate) fn step(&mut self, thread: i32) -> Result<bool> {
+        /// How long one instruction may take, and how often the thread may stop before it.
+        const INSTRUCTION: (Duration, u32) = (Duration::from_millis(50), 10);
+        let mut threads = self.seized.threads().iter_mut();
+        let Some(tracee) = threads.find(|tracee| tracee.pid().as_raw() == thread) else {
+            return Ok(false);
+        };
+        // The kernel would unblock the signal of a trap, or no longer ignore it.
+        if tracee.blocks(libc::SIGTRAP)? || tracee.ignores(libc::SIGTRAP)? {
+            return Ok(false);
+        }
+        let mut signal = 0;
+        let mut executed = false;
+        for _ in 0..INSTRUCTION.1 {
+            tracee.step(signal)?;
+            signal = match tracee.wait(INSTRUCTION.0)? {
+                Some(Stop::TRAP) => {
+                    executed = true;
+                    break;
+                }
+                // The process is being stopped.
+                Some(Stop::Signal(libc::SIGSTOP)) => libc::SIGSTOP,
+                Some(Stop::Group) => 0,
+                // Another signal, which waits until the thread is let go; or the thread is gone.
+                Some(_) => return Ok(false),
+                None => break,
+            };
+        }
+        // The trap flag goes when it is resumed, and it stops again before it executes anything.
+        tracee.interrupt()?;
+        if executed {
+            tracee.resume(0)?;
+        }
+        Ok(tracee.wait_still(PATIENCE)? == Standing::Still && executed)
     }
 
     /// Takes over what [`Target::on_demand`] has said while the process ran, since finding out

@@ -11,12 +11,12 @@ const TERMINATIONS: [Signal; 4] = [
 ];
 
 /// While this exists, signals that would end this process by way of this thread wait.
-pub(super) struct Undisturbed {
+pub(crate) struct Undisturbed {
     before: Option<SigSet>,
 }
 
 impl Undisturbed {
-    pub(super) fn begin() -> Self {
+    pub(crate) fn begin() -> Self {
         let terminations: SigSet = TERMINATIONS.into_iter().collect();
         let before = terminations.thread_swap_mask(SigmaskHow::SIG_BLOCK).ok();
         Self { before }
