@@ -12,6 +12,7 @@
 //! | `interim` | its entries while it takes the place of another text |
 //! | `dump` | what a dump by CRIU makes of the process |
 //! | `prepare` | plans what makes a process ready for a dump |
+//! | `stubs` | threads leave what is unmapped |
 //! | `recovery` | what a killed tool has left, by which the next one knows what was there |
 //! | `record` | what the process keeps of a link |
 //! | `link`, `undo` | plan a link and a rollback, as far as that goes while threads run |
@@ -46,6 +47,7 @@ mod prepare;
 pub mod recognise;
 pub mod record;
 mod recovery;
+mod stubs;
 mod survey;
 mod text;
 pub(crate) mod transaction;

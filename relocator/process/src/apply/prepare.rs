@@ -44,7 +44,7 @@ use relocator::proxy;
 use relocator::threads::{CodeNow, Write};
 
 /// Stubs begin at a multiple of this.
-const ALIGNMENT: usize = 16;
+pub(super) const ALIGNMENT: usize = 16;
 
 /// Bytes of a record, at most.
 const RECORD: usize = PAGE as usize;

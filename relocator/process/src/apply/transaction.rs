@@ -8,6 +8,7 @@ use std::ops::Range;
 use elf_tools::{Avma, Svma};
 
 use super::kernel::RunningKernel;
+use super::stubs;
 use super::survey::Survey;
 use crate::targets::{Mapping, Step, StoppedTarget, Thread, writable};
 use crate::{Error, Obstacle, Result};
@@ -102,6 +103,8 @@ impl Transaction {
             };
             add(&mut old, carry(&threads, &contexts, &decide));
         }
+        let (left, in_use) = stubs::leave(survey, &threads, &contexts, target);
+        add(&mut old, left);
         let new = self.leave_kernel(survey, kernel, target, &threads, &contexts);
         let mut stuck = old.stuck.iter().chain(&new.stuck);
         if let Some(first) = stuck.next() {
@@ -125,7 +128,6 @@ impl Transaction {
         steps.splice(0..0, self.stale.iter().cloned().map(Step::Write));
         steps.extend(self.early.iter().cloned());
         steps.extend(fix_ups(new));
-        let in_use = in_use(survey, &threads, &contexts);
         let is_in_use = |step: &&Step| matches!(step, Step::Unmap(range) if in_use.contains(range));
         let rest = self.kernel.iter().chain(&self.late);
         steps.extend(rest.filter(|step| !is_in_use(step)).cloned());
@@ -179,22 +181,6 @@ impl Transaction {
         };
         carry(threads, contexts, &decide)
     }
-}
-
-/// Leftovers that threads are in, as in the stubs of a prepared process. They stay until they are
-/// left.
-fn in_use(survey: &Survey, threads: &[Thread], contexts: &Contexts) -> Vec<Range<Avma>> {
-    let is_in_use = |place: &&Range<Avma>| {
-        let decide = |registers: &Registers| match place.contains(&registers.pc) {
-            true => Verdict::Stuck {
-                place: Svma(registers.pc.0 - place.start.0),
-                reason: StuckReason::InUse,
-            },
-            false => Verdict::Outside,
-        };
-        !carry(threads, contexts, &decide).stuck.is_empty()
-    };
-    survey.leftovers.iter().filter(is_in_use).cloned().collect()
 }
 
 /// Decides about a thread in an old text. It is moved before the text is changed, so where it goes

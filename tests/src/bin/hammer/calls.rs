@@ -50,6 +50,8 @@ fn steady(clock: i32) -> Steady {
         | libc::CLOCK_REALTIME_COARSE
         | libc::CLOCK_REALTIME_ALARM
         | libc::CLOCK_TAI => Steady::No,
+        // A restore begins a new process, whose processor time is its own.
+        libc::CLOCK_PROCESS_CPUTIME_ID | libc::CLOCK_THREAD_CPUTIME_ID => Steady::No,
         _ => Steady::Yes,
     }
 }

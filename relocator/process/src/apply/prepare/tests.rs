@@ -262,21 +262,55 @@ fn threads_leave_the_text_and_the_new_vdso() {
     assert!(moved > 10, "{moved}");
 }
 
+/// The copies of the text.
+fn copies(process: &Pretended) -> Vec<Range<Avma>> {
+    let copies = process.parts.iter().filter(|(mapping, content)| {
+        let bytes = content.as_ref();
+        let is_elf = bytes.is_some_and(|bytes| bytes.starts_with(b"\x7fELF"));
+        mapping.name.is_empty() && mapping.range.start != Avma(OLD) && is_elf
+    });
+    copies.map(|part| part.0.range.clone()).collect()
+}
+
 #[test]
-fn a_stub_that_a_thread_is_in_stays() {
+fn threads_leave_stubs_that_go() {
     let kernel = kernel();
     let mut process = restored(&[PROGRAM]);
     prepare_of(&mut process, &kernel, NOTHING, &options()).unwrap();
-    let copies = |process: &Pretended| {
-        let parts = process.parts.iter();
-        let copies = parts.filter(|(mapping, content)| {
-            let is_elf = content
-                .as_ref()
-                .is_some_and(|bytes| bytes.starts_with(b"\x7fELF"));
-            mapping.name.is_empty() && mapping.range.start != Avma(OLD) && is_elf
-        });
-        copies.map(|part| part.0.range.clone()).collect::<Vec<_>>()
-    };
+    let copy = copies(&process);
+    assert_eq!(copy.len(), 1, "{copy:?}");
+    let image = Image::parse(&pretend::image("got")).unwrap();
+    let entry = image.export("__vdso_time").unwrap().address.at(Avma(OLD));
+    let mut word = [0; 5];
+    assert!(process.read(entry, &mut word));
+    let distance = i32::from_le_bytes(word[1..].try_into().unwrap());
+    let stub = entry.offset(5 + i64::from(distance));
+    let stack = process.threads[0].registers.general[elf_tools::reentry::Register::RSP.index()];
+    let caller = PROGRAM + 0x10;
+    for (offset, expected, depth) in [(0, entry.0, 0), (5, entry.0, 0), (7, caller, 8)] {
+        let mut process = process.clone();
+        process.threads[0].registers.pc = stub.offset(offset);
+        let bytes = process
+            .parts
+            .iter_mut()
+            .find(|part| part.0.range.contains(&Avma(stack)));
+        let (mapping, content) = bytes.unwrap();
+        let at = (stack - mapping.range.start.0) as usize;
+        content.as_mut().unwrap()[at..at + 8].copy_from_slice(&caller.to_le_bytes());
+        apply_to(&mut process, &kernel, NOTHING, &options()).unwrap();
+        let registers = process.threads[0].registers;
+        assert_eq!(registers.pc, Avma(expected), "{offset}");
+        let now = registers.general[elf_tools::reentry::Register::RSP.index()];
+        assert_eq!(now, stack + depth, "{offset}");
+        assert_eq!(copies(&process), [], "{offset}");
+    }
+}
+
+#[test]
+fn a_copy_that_a_thread_is_in_stays() {
+    let kernel = kernel();
+    let mut process = restored(&[PROGRAM]);
+    prepare_of(&mut process, &kernel, NOTHING, &options()).unwrap();
     let copy = copies(&process);
     assert_eq!(copy.len(), 1, "{copy:?}");
     process.threads[0].registers.pc = copy[0].end.offset(-8);
