@@ -20,13 +20,13 @@ use crate::targets::pretended::Pretended;
 use crate::targets::{Mapping, Protection, Step, StoppedTarget, Target};
 
 /// Where the program is.
-const PROGRAM: u64 = 0x40_0000;
+pub(super) const PROGRAM: u64 = 0x40_0000;
 
 /// A stack of two pages.
-const STACK: u64 = 0x7fff_ffe0_0000;
+pub(super) const STACK: u64 = 0x7fff_ffe0_0000;
 
 /// Memory of random states.
-const STATES: u64 = 0x7fff_e000_0000;
+pub(super) const STATES: u64 = 0x7fff_e000_0000;
 
 fn kernel() -> RunningKernel {
     let limits = Limits {
@@ -36,7 +36,7 @@ fn kernel() -> RunningKernel {
     RunningKernel::of(pretend::kernel(), limits, &tables::Options::default()).unwrap()
 }
 
-fn thread(id: i32, pc: u64) -> Thread {
+pub(super) fn thread(id: i32, pc: u64) -> Thread {
     let mut general = [0; Register::COUNT];
     general[Register::RSP.index()] = STACK + 0x1800;
     Thread {
@@ -78,7 +78,7 @@ fn entry(process: &Pretended, name: &str) -> u64 {
     image.export(name).unwrap().address.at(Avma(OLD)).0
 }
 
-fn options() -> ApplyOptions {
+pub(super) fn options() -> ApplyOptions {
     ApplyOptions::default()
 }
 
@@ -135,7 +135,7 @@ fn a_pretended_process_is_linked_and_rolled_back() {
 }
 
 /// What is mapped, where neighbours of one kind are one.
-fn flat(process: &Pretended) -> Vec<(Mapping, Option<Vec<u8>>)> {
+pub(super) fn flat(process: &Pretended) -> Vec<(Mapping, Option<Vec<u8>>)> {
     let mut all: Vec<(Mapping, Option<Vec<u8>>)> = Vec::new();
     for (mapping, content) in process.parts.clone() {
         match (all.last_mut(), content) {
@@ -210,10 +210,15 @@ fn a_dry_run_says_what_would_be_done_and_does_nothing() {
 }
 
 /// What a process would be linked or rolled back by.
-fn steps(process: &Pretended, kernel: &RunningKernel, work: Work) -> Vec<Step> {
+pub(super) fn steps(
+    process: &Pretended,
+    kernel: &RunningKernel,
+    sources: &[Source],
+    work: Work,
+) -> Vec<Step> {
     let tables = tables::Options::default();
     let known = Known {
-        sources: NOTHING,
+        sources,
         tables: &tables,
     };
     let survey = Survey::of(process, kernel, known).unwrap();
@@ -233,7 +238,7 @@ fn whoever_comes_after_a_killed_tool_can_go_on_and_go_back() {
     apply_to(&mut linked, &kernel, NOTHING, &options()).unwrap();
     let mut states = std::collections::BTreeSet::new();
     for (start, work) in [(&before, Work::Link), (&linked, Work::Undo)] {
-        let steps = steps(start, &kernel, work);
+        let steps = steps(start, &kernel, NOTHING, work);
         assert!(steps.len() > 8, "{steps:?}");
         for count in 0..=steps.len() {
             let mut left = start.clone();

@@ -9,6 +9,7 @@
 //! | `memory` | reads the memory of a process |
 //! | `process` | a process: whether its threads can be traced at all, and where its vDSOs are |
 //! | `linkable` | what else a process must be to be changed |
+//! | `restorer` | whether CRIU has finished restoring it |
 //!
 //! A tracee belongs to the thread that began to trace it: the kernel refuses every other one.
 
@@ -16,6 +17,7 @@ mod linkable;
 mod memory;
 mod process;
 mod request;
+pub(crate) mod restorer;
 mod seize;
 mod stop;
 mod tracee;
