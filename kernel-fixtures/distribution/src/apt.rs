@@ -5,6 +5,8 @@ use std::fs;
 use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
 use super::archive::{Archives, Group};
 use super::package::{self, Package, Request};
@@ -37,6 +39,15 @@ const OPTIONS: [&str; 10] = [
     "Acquire::Retries=2",
     "APT::Status-Fd=1",
 ];
+
+/// How long bringing lists up to date may take, all of them together.
+const UPDATE: Duration = Duration::from_secs(120);
+
+/// For how long lists count as up to date. Asking again for a kernel that there is not is quick.
+const FRESH: Duration = Duration::from_secs(3600);
+
+/// The file whose age is that of the lists.
+const UPDATED: &str = "updated";
 
 /// The package sources in the machine's own configuration.
 pub(super) fn machine_sources() -> Result<Vec<Source>, FetchError> {
@@ -86,18 +97,23 @@ impl Apt {
         group: &Group,
         request: &Request,
     ) -> Result<Package, FetchError> {
-        let update = self.update(archives, group, &format!("Linux {}", request.text()))?;
+        let failed = self.update(archives, group, &format!("Linux {}", request.text()))?;
         if let Some(package) = package::choose(request, self.packages(request)?) {
             return Ok(package);
         }
         // Failures of single lists do not matter as long as the kernel is in another.
-        if update.status.success() && !message::has_failures(&update.stderr) {
-            return Err(FetchError::NoSuchPackage {
-                version: request.text().to_owned(),
-                suites: group.suites(),
-            });
+        match failed {
+            None => Err(none(request, group)),
+            Some(update) => Err(update.error("update its package lists")),
         }
-        Err(update.error("update its package lists"))
+    }
+
+    /// Whether the lists of these sources were brought up to date a moment ago.
+    fn is_fresh(&self, sources: &str) -> bool {
+        let known = fs::read_to_string(self.directory.join("archive.sources"));
+        let updated = fs::metadata(self.directory.join(UPDATED)).and_then(|file| file.modified());
+        let age = updated.ok().and_then(|updated| updated.elapsed().ok());
+        known.is_ok_and(|known| known == sources) && age.is_some_and(|age| age < FRESH)
     }
 
     /// Downloads packages with everything that they depend on, as if nothing were installed. A
@@ -109,19 +125,18 @@ impl Apt {
         packages: &[&str],
     ) -> Result<Vec<PathBuf>, FetchError> {
         let archive = self.directory.join("cache/archives");
-        let update = self.update(archives, group, group.name())?;
+        let failed = self.update(archives, group, group.name())?;
         let progress = Progress::start(packages.join(" "));
         let mut command = self.command("apt-get");
         command
             .args(["-qq", "--yes", "--download-only"])
             .args(["--no-install-recommends", "install", "--"])
             .args(packages);
-        let result = run_with(&mut command, |line| progress.update(line))?;
+        let result = run_with(&mut command, None, |line| progress.update(line))?;
         drop(progress);
         if !result.status.success() {
             // Without its lists apt only says that there is no such package.
-            let is_current = update.status.success() && !message::has_failures(&update.stderr);
-            let failed = if is_current { &result } else { &update };
+            let failed = failed.as_ref().unwrap_or(&result);
             return Err(failed.error(&format!("download {}", packages.join(" "))));
         }
         let is_package = |file: &PathBuf| file.extension().is_some_and(|kind| kind == "deb");
@@ -149,13 +164,29 @@ impl Apt {
         self.download(package)
     }
 
-    /// Brings the lists of the suites of a group up to date.
-    fn update(&self, archives: &Archives, group: &Group, of: &str) -> Result<Output, FetchError> {
-        self.write("archive.sources", &archives.sources(group))?;
+    /// Brings the lists of the suites of a group up to date, unless they are. The result is what
+    /// went wrong, if some of them are missing now.
+    fn update(
+        &self,
+        archives: &Archives,
+        group: &Group,
+        of: &str,
+    ) -> Result<Option<Output>, FetchError> {
+        let sources = archives.sources(group);
+        if self.is_fresh(&sources) {
+            return Ok(None);
+        }
+        self.write("archive.sources", &sources)?;
         let progress = Progress::start(format!("package lists for {of}"));
-        run_with(self.command("apt-get").args(["-qq", "update"]), |line| {
-            progress.update(line);
-        })
+        let mut command = self.command("apt-get");
+        let update = command.args(["-qq", "update"]);
+        let update = run_with(update, Some(UPDATE), |line| progress.update(line))?;
+        drop(progress);
+        if !update.status.success() || message::has_failures(&update.stderr) {
+            return Ok(Some(update));
+        }
+        self.write(UPDATED, "")?;
+        Ok(None)
     }
 
     /// Downloads a package, or what is missing of it.
@@ -168,7 +199,7 @@ impl Apt {
         command
             .current_dir(&directory)
             .args(["-qq", "download", "--", &wanted]);
-        let result = run_with(&mut command, |line| progress.update(line))?;
+        let result = run_with(&mut command, None, |line| progress.update(line))?;
         drop(progress);
         if !result.status.success() {
             return Err(result.error(&format!("download {wanted}")));
@@ -255,6 +286,14 @@ fn is_of(file: &Path, package: &Package) -> bool {
     file_name(file).starts_with(&format!("{}_{version}_", package.name))
 }
 
+/// That a group of suites does not have a kernel.
+fn none(request: &Request, group: &Group) -> FetchError {
+    FetchError::NoSuchPackage {
+        version: request.text().to_owned(),
+        suites: group.suites(),
+    }
+}
+
 /// What a program that has ended left.
 struct Output {
     status: ExitStatus,
@@ -276,7 +315,7 @@ impl Output {
 
 fn run(command: &mut Command) -> Result<Output, FetchError> {
     let mut stdout = String::new();
-    let output = run_with(command, |line| {
+    let output = run_with(command, None, |line| {
         stdout.push_str(line);
         stdout.push('\n');
     })?;
@@ -286,7 +325,11 @@ fn run(command: &mut Command) -> Result<Output, FetchError> {
 /// Runs a program and passes on the lines that it prints, as it prints them.
 ///
 /// Should this process be killed, the pipe breaks, and apt ends soon after.
-fn run_with(command: &mut Command, mut line: impl FnMut(&str)) -> Result<Output, FetchError> {
+fn run_with(
+    command: &mut Command,
+    limit: Option<Duration>,
+    mut line: impl FnMut(&str),
+) -> Result<Output, FetchError> {
     let program = command.get_program().to_string_lossy().into_owned();
     let failed = |source| FetchError::MissingProgram { program, source };
     // Messages are read, so they have to be in the language they are known in.
@@ -300,7 +343,19 @@ fn run_with(command: &mut Command, mut line: impl FnMut(&str)) -> Result<Output,
         Err(error) => return Err(failed(error)),
     };
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let (ended, end) = mpsc::channel::<()>();
+    let mut is_late = false;
     let stderr = std::thread::scope(|scope| {
+        if let Some(limit) = limit {
+            let (child, is_late) = (&mut child, &mut is_late);
+            scope.spawn(move || {
+                if end.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+                    *is_late = true;
+                    // It may have ended by itself at this moment.
+                    let _ = child.kill();
+                }
+            });
+        }
         // Both pipes have to be emptied at the same time, or the program may wait for the other one for ever.
         let errors = scope.spawn(move || {
             let mut bytes = Vec::new();
@@ -317,8 +372,13 @@ fn run_with(command: &mut Command, mut line: impl FnMut(&str)) -> Result<Output,
                 Err(_) => break,
             }
         }
+        drop(ended);
         errors.join().unwrap_or_default()
     });
+    if let Some(limit) = limit.filter(|_| is_late) {
+        let reason = format!("it did not answer in full within {limit:?}");
+        return Err(FetchError::Network { reason });
+    }
     let status = child.wait().map_err(failed)?;
     let stdout = String::new();
     Ok(Output {
@@ -330,6 +390,8 @@ fn run_with(command: &mut Command, mut line: impl FnMut(&str)) -> Result<Output,
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
 
     #[test]
@@ -376,11 +438,36 @@ mod tests {
     }
 
     #[test]
+    fn a_program_that_takes_too_long_is_ended() {
+        let limit = Some(Duration::from_millis(10));
+        let mut command = Command::new("sleep");
+        let result = run_with(command.arg("600"), limit, |_| {});
+        let error = result.err().unwrap().to_string();
+        assert!(error.contains("within 10ms"), "{error}");
+    }
+
+    #[test]
+    fn lists_are_fresh_for_a_while_and_for_their_own_sources() {
+        let directory = tempfile::tempdir().unwrap();
+        let apt = Apt::set_up(directory.path().to_owned()).unwrap();
+        assert!(!apt.is_fresh("sources"));
+        apt.write("archive.sources", "sources").unwrap();
+        assert!(!apt.is_fresh("sources"));
+        apt.write(UPDATED, "").unwrap();
+        assert!(apt.is_fresh("sources"));
+        assert!(!apt.is_fresh("others"));
+        let updated = fs::File::open(directory.path().join(UPDATED)).unwrap();
+        updated.set_modified(SystemTime::now() - 2 * FRESH).unwrap();
+        assert!(!apt.is_fresh("sources"));
+    }
+
+    #[test]
     fn both_outputs_of_a_program_are_read() {
         let mut lines = Vec::new();
         let mut command = Command::new("sh");
         command.args(["-c", "echo one; echo 'E: three' >&2; echo two; exit 3"]);
-        let output = run_with(&mut command, |line| lines.push(line.to_owned())).unwrap();
+        let limit = Some(Duration::from_secs(60));
+        let output = run_with(&mut command, limit, |line| lines.push(line.to_owned())).unwrap();
         assert_eq!(lines, ["one", "two"]);
         assert_eq!(output.status.code(), Some(3));
         let error = output.error("count").to_string();

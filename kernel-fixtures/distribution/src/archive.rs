@@ -114,7 +114,12 @@ impl Group {
             name: "all".to_owned(),
             suites: homes.chain(&BACKPORTS).copied().collect(),
         };
-        home.into_iter().chain([all]).collect()
+        // The lists of backports are small, and have most series that are at home nowhere.
+        let elsewhere = home.is_none().then(|| Self {
+            name: "backports".to_owned(),
+            suites: BACKPORTS.to_vec(),
+        });
+        home.into_iter().chain(elsewhere).chain([all]).collect()
     }
 
     /// A set of suites that somebody names.
@@ -247,6 +252,6 @@ mod tests {
             names("linux-binary-7.2.13+deb14-cloud-amd64"),
             ["7.2", "all"]
         );
-        assert_eq!(names("6.18"), ["all"]);
+        assert_eq!(names("6.18"), ["backports", "all"]);
     }
 }

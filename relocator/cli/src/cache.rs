@@ -1,11 +1,13 @@
-//! Derived tables that are kept for the next time.
+//! Derived tables, and vDSOs, that are kept for the next time.
 //!
 //! A table belongs to an image, which its build-id names, and to the derivation that made it. The kernel's symbols, which
 //! a derivation needs, are often no longer there when a checkpoint is restored: what was derived once serves processes
-//! and images alone as well.
+//! and images alone as well. The vDSO itself is kept too: CRIU overwrites entries of the copy in a process, and their
+//! bytes are lost otherwise.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use elf_tools::BuildId;
 use elf_tools::image::Image;
 use elf_tools::reachability::Code;
 use elf_tools::reentry::ReentryTable;
@@ -21,7 +23,7 @@ use crate::source::read_file;
 /// The environment variable that says where the cache is.
 pub const VARIABLE: &str = "RELOCATOR_TABLES";
 
-/// A directory of relocation table objects.
+/// A directory of relocation table objects and vDSOs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cache {
     root: PathBuf,
@@ -53,6 +55,35 @@ impl Cache {
         Some(self.root.join(name))
     }
 
+    /// Where a vDSO itself is kept.
+    pub fn image_path(&self, build_id: &BuildId) -> PathBuf {
+        self.root.join(format!("{build_id}.vdso.so"))
+    }
+
+    /// The vDSO with a build-id. A file that is damaged, or that has another one, counts as absent.
+    pub fn get_image(&self, build_id: &BuildId) -> Option<Image> {
+        let bytes = read_file(&self.image_path(build_id)).ok()?;
+        let image = Image::parse(&bytes).ok()?;
+        (image.build_id() == Some(build_id)).then_some(image)
+    }
+
+    /// Keeps a vDSO, unless there is one with its build-id. Returns where, or `None` for an image without build-id.
+    pub fn put_image(&self, image: &Image) -> Result<Option<PathBuf>> {
+        let Some(build_id) = image.build_id() else {
+            return Ok(None);
+        };
+        let path = self.image_path(build_id);
+        if self.get_image(build_id).is_none() {
+            self.write(&path, image.bytes())?;
+        }
+        Ok(Some(path))
+    }
+
+    fn write(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        std::fs::create_dir_all(&self.root).with_context(|| self.root.display().to_string())?;
+        persist::replace(path, bytes).with_context(|| path.display().to_string())
+    }
+
     /// The table of an image whose instructions are `code`. A file that is damaged, or that does not fit, counts as absent.
     pub fn get(&self, image: &Image, code: &Code) -> Option<Relocations> {
         let bytes = read_file(&self.path(image)?).ok()?;
@@ -79,8 +110,7 @@ impl Cache {
         };
         let object =
             tables::object(old, table, reentry).with_context(|| path.display().to_string())?;
-        std::fs::create_dir_all(&self.root).with_context(|| self.root.display().to_string())?;
-        persist::replace(&path, &object).with_context(|| path.display().to_string())?;
+        self.write(&path, &object)?;
         Ok(Some(path))
     }
 }
@@ -96,6 +126,14 @@ impl Store for Cache {
 
     fn keep(&self, old: &Old, relocations: &Relocations, reentry: Option<&ReentryTable>) -> bool {
         self.put(old, relocations, reentry).is_ok()
+    }
+
+    fn image(&self, build_id: &BuildId) -> Option<Image> {
+        self.get_image(build_id)
+    }
+
+    fn keep_image(&self, image: &Image) -> bool {
+        matches!(self.put_image(image), Ok(Some(_)))
     }
 }
 

@@ -29,6 +29,14 @@ pub enum Error {
         /// What the operating system says.
         source: std::io::Error,
     },
+    /// Where nothing can be written to.
+    #[error("cannot write to `{text}`: {reason}")]
+    Output {
+        /// As it was given.
+        text: String,
+        /// What would be valid.
+        reason: String,
+    },
     /// A source that names nothing.
     #[error("no such source `{text}`: {reason}")]
     Source {
@@ -58,7 +66,7 @@ impl Error {
             Self::Link(error) => error.is_refusal(),
             Self::Process(error) => error.is_refusal(),
             Self::Verify(error) => error.is_refusal(),
-            Self::Fetch(_) | Self::Io { .. } | Self::Source { .. } => false,
+            Self::Fetch(_) | Self::Io { .. } | Self::Output { .. } | Self::Source { .. } => false,
         }
     }
 }

@@ -11,6 +11,10 @@ use elf_tools::Avma;
 
 use crate::arch::{self, Arch, NATIVE};
 
+/// Bytes of an entry that change at once, by a single write. What no system call can stand in for
+/// meanwhile has to be replaced by no more than these.
+pub const AT_ONCE: usize = 8;
+
 /// What a function can be replaced by if the new kernel has no such function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SystemCall {
@@ -43,13 +47,25 @@ pub fn system_call(name: &str) -> Option<SystemCall> {
     SystemCall::of(NATIVE, name)
 }
 
+/// Whether the kernel or the processor knows a function of this name by its address, so that no
+/// other code can stand in for it.
+pub fn is_known_by_address(name: &str) -> bool {
+    NATIVE.is_return_address(name) || NATIVE.is_kernel_recognised(name)
+}
+
+/// Code for an entry that fails with `ENOSYS`. Callers of functions that a kernel does not have, or
+/// does not support, make the system call then.
+pub fn unavailable() -> [u8; AT_ONCE] {
+    NATIVE.fail(arch::ENOSYS)
+}
+
 /// The shortest jump that leads from `at` to `target`, with the registers of a caller.
 pub fn jump(at: Avma, target: Avma) -> Vec<u8> {
     NATIVE.jump(at, target)
 }
 
 /// Code for an entry that makes a system call, whose arguments are where functions have theirs.
-pub fn plain_system_call(call: SystemCall) -> [u8; 8] {
+pub fn plain_system_call(call: SystemCall) -> [u8; AT_ONCE] {
     NATIVE.plain_system_call(call.number)
 }
 

@@ -419,12 +419,6 @@ pub enum Refusal {
     /// It is too short to be changed by a single write.
     #[error("it is too short to be replaced by a single write")]
     TooShortAtOnce,
-    /// What replaces it does not fit a single write.
-    #[error("its replacement is too long for a single write")]
-    TooLongAtOnce,
-    /// Its first bytes are not all in the image.
-    #[error("its first bytes are not all in the image")]
-    LeavesImage,
 }
 
 impl Refusal {
@@ -437,8 +431,6 @@ impl Refusal {
             Self::TooShort { .. } => "too-short",
             Self::InsideReplacement(_) => "inside-replacement",
             Self::TooShortAtOnce => "too-short-at-once",
-            Self::TooLongAtOnce => "too-long-at-once",
-            Self::LeavesImage => "leaves-image",
         }
     }
 }

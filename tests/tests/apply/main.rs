@@ -14,6 +14,7 @@ mod places;
 mod programs;
 mod protection;
 mod refused;
+mod seen;
 mod snapshot;
 mod tool;
 
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         programs::trials(arguments.list),
         protection::trials(arguments.list),
         refused::trials(arguments.list),
+        seen::trials(arguments.list),
     ];
     let trials = trials.into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit_code()

@@ -18,6 +18,10 @@ pub(crate) const ARGUMENT: &str = "odd";
 
 /// Nothing about it is odd: it sleeps.
 pub(crate) const PLAIN: &str = "plain";
+/// It waits in code without a file, and blocks all signals, as CRIU's restorer does.
+pub(crate) const RESTORING: &str = "restoring";
+/// It waits in code without a file, as that of a compiler may be.
+pub(crate) const COMPILED: &str = "compiled";
 /// It sleeps in short system calls, each of which must last as long as it was asked to.
 pub(crate) const SLEEPING: &str = "sleeping";
 /// System calls of one thread that is not the first are filtered.
@@ -50,6 +54,11 @@ const LONG: Duration = Duration::from_secs(600);
 pub(crate) fn live(what: &str) {
     match what {
         PLAIN => rest(0),
+        RESTORING => {
+            block_all_signals();
+            wait_in_code_without_file();
+        }
+        COMPILED => wait_in_code_without_file(),
         SLEEPING => again_and_again(sleep_well),
         FILTERED => in_thread(be_filtered),
         STRICT => in_thread(be_strict),
@@ -101,6 +110,46 @@ fn again_and_again(once: impl Fn()) {
     loop {
         once();
     }
+}
+
+/// libc would leave out those that it uses itself.
+fn block_all_signals() {
+    let all = u64::MAX;
+    let nothing = std::ptr::null_mut::<u64>();
+    let how = libc::SIG_SETMASK;
+    // SAFETY: the mask is read.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            how,
+            &raw const all,
+            nothing,
+            size_of::<u64>(),
+        )
+    };
+    assert_eq!(done, 0);
+}
+
+/// Waits for what never comes.
+fn wait_in_code_without_file() {
+    // xor %r10d, %r10d; mov $202, %eax; syscall; jmp back to the start
+    const CODE: [u8; 12] = [0x45, 0x31, 0xd2, 0xb8, 202, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf4];
+    const SIZE: usize = 0x3000;
+    static WORD: u32 = 0;
+    let write = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: new memory, which holds the code before it is executed.
+    let wait = unsafe {
+        let memory = libc::mmap(std::ptr::null_mut(), SIZE, write, flags, -1, 0);
+        assert_ne!(memory, libc::MAP_FAILED);
+        let code = memory.cast::<u8>().add(SIZE / 2);
+        code.copy_from_nonoverlapping(CODE.as_ptr(), CODE.len());
+        let execute = libc::PROT_READ | libc::PROT_EXEC;
+        assert_eq!(libc::mprotect(memory, SIZE, execute), 0);
+        std::mem::transmute::<*mut u8, extern "C" fn(*const u32, c_int, u32) -> !>(code)
+    };
+    say(0);
+    wait(&raw const WORD, libc::FUTEX_WAIT, 0);
 }
 
 /// Ends the process if a call is cut short.

@@ -24,8 +24,8 @@ use relocator_tests::trials::{ensure, trial};
 use crate::linker::Linker;
 use crate::look::maps;
 use crate::odd::{
-    self, EXECUTING, FILTERED, FORKING, NOBODYS, PLAIN, SPAWNING, STARTING, STRICT, UNDUMPABLE,
-    VFORKED,
+    self, COMPILED, EXECUTING, FILTERED, FORKING, NOBODYS, PLAIN, RESTORING, SPAWNING, STARTING,
+    STRICT, UNDUMPABLE, VFORKED,
 };
 use crate::tool::{PANICKED, Tool};
 
@@ -71,6 +71,11 @@ pub(crate) fn trials(listing: bool) -> Vec<Trial> {
         test("vfork_parent", vfork_parent),
         test("vfork_child", vfork_child),
         test("traced", traced),
+        test("in_restorer", || {
+            resting(RESTORING, "is still being restored (its thread ")?;
+            resting(RESTORING, "in CRIU's `post-resume` script")
+        }),
+        test("in_other_code_without_file", in_other_code_without_file),
         test("no_process", no_process),
         test("itself", itself),
         test("ended", ended),
@@ -314,10 +319,31 @@ fn unnamed_old_vdso() -> Result<(), String> {
     untouched(odd.pid(), None, 1, "--old kernel:VERSION")
 }
 
+/// The refusal has both build-ids, and where each of them is.
 fn another_old_vdso() -> Result<(), String> {
     let odd = Odd::start(PLAIN)?;
     odd.snapshot()?;
-    untouched(odd.pid(), Some(OTHER), 1, "--old kernel:VERSION")
+    let build_id = |version: &str| {
+        let source = Spec::Kernel(version.to_owned()).open();
+        let source = source.map_err(|error| in_words(&error))?;
+        let build_id = source.build_id().ok_or("it has no build-id")?;
+        Ok::<_, String>(build_id.to_string())
+    };
+    let words = format!(
+        "it has the vDSO build-id {} at {}; kernel:{OTHER} has {}",
+        build_id(OLD)?,
+        odd.restored.text.start,
+        build_id(OTHER)?
+    );
+    untouched(odd.pid(), Some(OTHER), 1, &words)
+}
+
+/// Code of a compiler is no restorer.
+fn in_other_code_without_file() -> Result<(), String> {
+    let odd = Odd::start(COMPILED)?;
+    odd.snapshot()?;
+    let ran = apply(odd.pid(), Some(OLD));
+    ensure(ran.status == Some(0), || format!("{ran:?}"))
 }
 
 /// The process is killed at a moment of the tool's that is another one each time.

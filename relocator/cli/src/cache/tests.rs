@@ -38,6 +38,31 @@ fn get(cache: &Cache, old: &Old) -> Option<Relocations> {
 }
 
 #[test]
+fn a_vdso_is_kept_once_and_found_by_its_build_id() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = Cache::at(directory.path().join("not/there/yet"));
+    let image = bare().image;
+    let build_id = image.build_id().unwrap();
+    assert_eq!(cache.get_image(build_id).map(drop), None);
+    let path = cache.put_image(&image).unwrap().unwrap();
+    assert_eq!(cache.get_image(build_id).unwrap().bytes(), image.bytes());
+    // What is there stays: it may be as it was linked, and the next copy may not.
+    let mut other = image.bytes().to_vec();
+    *other.last_mut().unwrap() ^= 1;
+    let other = Image::parse(&other).unwrap();
+    cache.put_image(&other).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), image.bytes());
+    // A damaged file counts as absent, and is replaced.
+    fs::write(&path, &image.bytes()[..100]).unwrap();
+    assert_eq!(cache.get_image(build_id).map(drop), None);
+    cache.put_image(&image).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), image.bytes());
+    let another = Image::parse(fixture::find("got").unwrap().image).unwrap();
+    fs::write(&path, another.bytes()).unwrap();
+    assert_eq!(cache.get_image(build_id).map(drop), None);
+}
+
+#[test]
 fn what_is_kept_is_found_and_replaced() {
     let directory = tempfile::tempdir().unwrap();
     let cache = Cache::at(directory.path().join("not/there/yet"));

@@ -12,7 +12,7 @@ use relocator::source::Source;
 use relocator_process::apply::outcome::{self, ApplyOutcome as Applied, ApplyState, LinkedText};
 use relocator_process::apply::{self, ApplyOptions as Options, RunningKernel};
 
-use crate::command::tables::{OldTables, kept};
+use crate::command::tables::{OldTables, kept, remember_all};
 use crate::command::{Outcome, output, words};
 
 /// Link a process that carries an old vDSO to the running kernel, with all its threads.
@@ -56,8 +56,8 @@ struct Process {
     /// The process.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
     pid: i32,
-    /// The old vDSO: its kernel (kernel:VERSION), or a file. Needed if CRIU has overwritten parts of
-    /// it, or if its relocations were never derived on this machine. May be repeated.
+    /// The old vDSO: its kernel (kernel:VERSION), or a file. Needed only if this machine has never
+    /// seen that vDSO: what `apply`, `derive` and `inspect` see is kept. May be repeated.
     #[arg(long, value_name = "SOURCE")]
     old: Vec<Spec>,
     #[command(flatten)]
@@ -81,7 +81,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
         ..process.options()?
     };
     let applied = apply::apply(process.pid, &kernel, &process.sources()?, &options)?;
-    process.print(&applied)
+    process.print(&applied)?;
+    // One day its processes may be restored on another kernel.
+    remember_all(kernel.source());
+    Ok(Outcome::Done)
 }
 
 pub(crate) fn roll_back(arguments: &RollbackArguments) -> Result<Outcome> {

@@ -17,6 +17,7 @@ use relocator::tables::{self, Options, ReentrySummary, Store};
 
 use crate::cache::Cache;
 
+use crate::command::tables::remember;
 use crate::command::{Outcome, output};
 
 #[derive(clap::Args)]
@@ -36,6 +37,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     let cache = Cache::locate();
     let (old, unreached) =
         tables::derive(&source, cache.as_ref().map(|cache| cache as &dyn Store))?;
+    remember(&source);
     let table = old.relocations.clone().unwrap_or_default();
     let (reentry, _) = tables::reentry(&old, &source.name, &Options::default())?;
     if let Some(path) = &arguments.output {

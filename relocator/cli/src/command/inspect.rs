@@ -12,6 +12,7 @@ use relocator::source::Source;
 use relocator::tables::{self, Options, ReentrySummary};
 
 use crate::command::recognised;
+use crate::command::tables::remember;
 use crate::command::{Outcome, output};
 
 #[derive(clap::Args)]
@@ -25,6 +26,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     let source = arguments.source.open()?;
+    remember(&source);
     let recognised = match arguments.source {
         Spec::Pid(pid) => Some(recognised::look(pid)?),
         _ => None,

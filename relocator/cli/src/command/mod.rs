@@ -6,6 +6,7 @@ mod apply;
 mod compare;
 mod demo;
 mod derive;
+mod dump_vdso;
 mod in_flight;
 mod inspect;
 mod link;
@@ -56,6 +57,7 @@ enum Command {
     Symtab(symtab::Arguments),
     /// Derive the relocation table of a vDSO from its code and its kernel's symbols.
     Derive(derive::Arguments),
+    DumpVdso(dump_vdso::Arguments),
     /// Link an old vDSO to a new kernel.
     Link(link::Arguments),
     /// Link an old vDSO to a kernel, run it in a child process, and compare it with system calls.
@@ -87,6 +89,7 @@ pub fn run() -> ExitCode {
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Symtab(arguments) => symtab::run(&arguments),
         Command::Derive(arguments) => derive::run(&arguments),
+        Command::DumpVdso(arguments) => dump_vdso::run(&arguments),
         Command::Link(arguments) => link::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),

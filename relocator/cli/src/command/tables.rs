@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Result;
-use relocator::tables::{Given, Options};
+use relocator::source::Source;
+use relocator::tables::{self, Given, Options, Store};
 
 use crate::cache::Cache;
 use crate::source::read_file;
@@ -27,6 +28,26 @@ impl OldTables {
         };
         let file = self.old_tables.as_ref().map(given).transpose()?;
         Ok(Options { file, ..kept() })
+    }
+}
+
+/// Keeps the vDSO of a source in the user's cache. It is of use when a process with that vDSO is restored on another
+/// kernel; a cache that cannot be written is no reason to fail.
+pub(crate) fn remember(source: &Source) {
+    if let (Some(cache), Some(image)) = (Cache::locate(), &source.image) {
+        cache.keep_image(image);
+    }
+}
+
+/// The same, and its tables, unless they are there.
+pub(crate) fn remember_all(source: &Source) {
+    let (Some(cache), Some(image)) = (Cache::locate(), &source.image) else {
+        return;
+    };
+    let is_known = cache.path(image).is_none_or(|path| path.exists());
+    if cache.keep_image(image) && !is_known && source.symtab.is_some() {
+        // The next command tries it again.
+        let _ = tables::derive(source, Some(&cache));
     }
 }
 

@@ -93,6 +93,9 @@ pub(crate) trait Arch: Sync {
     /// asks for the size of the function's state where it is -1. The stub fails then, with `error`.
     fn guarded_system_call(&self, number: u32, error: i32) -> Vec<u8>;
 
+    /// Code for an entry that returns an error.
+    fn fail(&self, error: i32) -> [u8; 8];
+
     /// Whether the kernel or the processor returns to the function by address: it stays where it
     /// is.
     fn is_return_address(&self, name: &str) -> bool;
@@ -127,13 +130,15 @@ pub(crate) trait Arch: Sync {
     fn trap(&self) -> u8;
 }
 
+/// The error of functions that a kernel does not support.
+pub(crate) const ENOSYS: i32 = 38;
+
 /// The code that makes this system call for a function of this name.
 ///
 /// `getrandom` has two more arguments than its system call. With an `opaque_len` of -1 a program
 /// asks for the size of its state, which no system call answers: the stub then fails with `ENOSYS`,
 /// as the vDSO does where the kernel does not support it.
 pub(crate) fn system_call_stub(arch: &dyn Arch, call: SystemCall) -> Vec<u8> {
-    const ENOSYS: i32 = 38;
     match call.name {
         "getrandom" => arch.guarded_system_call(call.number, ENOSYS),
         _ => arch.plain_system_call(call.number).to_vec(),

@@ -19,12 +19,13 @@ mod encode;
 mod resolve;
 mod solve;
 
+use elf_tools::Svma;
 use elf_tools::relocation::Relocations;
 
 use crate::arch::{self, Arch};
 use crate::placement::Placement;
 use crate::plan::eligibility::{self, Eligibility, Failures};
-use crate::plan::{self, FunctionPlan, Policy, Strategy};
+use crate::plan::{self, FunctionPlan, Plans, Policy, Strategy};
 use crate::reason::Reason;
 use crate::threads::{CodeNow, Patch};
 use crate::{Error, Result};
@@ -40,14 +41,15 @@ use solve::{Problem, Refusal, Solution};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkedImage {
     /// The image's bytes, followed by the copies of defaults that it reads and by code that was
-    /// moved out of line. All of it belongs in one mapping, readable and executable.
+    /// moved out of line, or has no room at entries. All of it belongs in one mapping, readable and executable.
     pub bytes: Vec<u8>,
     /// Every distinct exported function, by entry point.
     pub functions: Vec<FunctionPlan>,
     /// Boundaries that are elsewhere now, by where they were. The caller must carry along threads
     /// that were stopped at one.
     pub moved: Vec<Moved>,
-    /// The jumps at the ends of detours: a thread at `to` is about to go on at `from`.
+    /// The jumps at the ends of detours, and jumps to the new vDSO that have no room at entries: a
+    /// thread at `to` is about to go on at `from`, or can.
     pub jumps_back: Vec<Moved>,
 }
 
@@ -88,24 +90,32 @@ pub fn link(
     let (machine, class) = (image.machine(), image.class());
     let arch = arch::of(machine, class).ok_or(Error::Architecture { machine, class })?;
     let mut bytes = image.bytes().to_vec();
-    let (eligible, Relocated { moved, back }) = match &old.relocations {
+    let (eligible, relocated) = match &old.relocations {
         None => (
             eligibility::all(old, &Failures::default()),
             Relocated::default(),
         ),
         Some(relocations) => relocate(arch, old, relocations, new, placement, policy, &mut bytes)?,
     };
-    let plans = plan::plan(arch, old, new, &eligible, placement, policy)?;
-    for function in &plans {
+    let Relocated {
+        moved,
+        back: mut jumps_back,
+    } = relocated;
+    let end = Svma(bytes.len() as u64);
+    let Plans { functions, outside } =
+        plan::plan(arch, old, new, &eligible, placement, policy, end)?;
+    for function in &functions {
         if let Some(patch) = &function.patch {
             bytes[function.entry.index()..][..patch.len()].copy_from_slice(patch);
         }
     }
+    outside.append_to(&mut bytes);
+    jumps_back.extend(outside.back);
     Ok(LinkedImage {
         bytes,
-        functions: plans,
+        functions,
         moved,
-        jumps_back: back,
+        jumps_back,
     })
 }
 

@@ -6,6 +6,7 @@
 //! decision has a [`Reason`].
 
 pub(crate) mod eligibility;
+mod out_of_line;
 
 use std::fmt;
 
@@ -16,10 +17,11 @@ use elf_tools::{Avma, Svma};
 use crate::arch::{self, Arch};
 use crate::input::{New, Old};
 use crate::placement::Placement;
-use crate::proxy::SystemCall;
+use crate::proxy::{AT_ONCE, SystemCall};
 pub use crate::reason::{ConstraintFault, Forced, Reason, Refusal, Unresolved, Unsolvable};
 use crate::{Error, Result};
 use eligibility::Eligibility;
+pub(crate) use out_of_line::OutOfLine;
 
 /// What happens to a function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -125,7 +127,17 @@ impl Policy {
     }
 }
 
-/// Plans every function of `old`. `eligible` says for each whether its own code can run.
+/// The decisions about all functions.
+#[derive(Debug)]
+pub(crate) struct Plans {
+    /// One for each function, by entry point.
+    pub(crate) functions: Vec<FunctionPlan>,
+    /// What has no room at entries. It belongs behind the image.
+    pub(crate) outside: OutOfLine,
+}
+
+/// Plans every function of `old`. `eligible` says for each whether its own code can run, and `end`
+/// is the first place behind the image that is free.
 pub(crate) fn plan(
     arch: &'static dyn Arch,
     old: &Old,
@@ -133,13 +145,15 @@ pub(crate) fn plan(
     eligible: &[Eligibility],
     placement: &Placement,
     policy: Policy,
-) -> Result<Vec<FunctionPlan>> {
-    let planner = Planner {
+    end: Svma,
+) -> Result<Plans> {
+    let mut planner = Planner {
         arch,
         old,
         new,
         placement,
         policy,
+        outside: OutOfLine::at(end),
     };
     let mut plans = Vec::with_capacity(old.code.functions().len());
     for (function, eligibility) in old.code.functions().iter().zip(eligible) {
@@ -157,7 +171,10 @@ pub(crate) fn plan(
             Refusal::NotRelocated(Box::new(plan.reason.clone())),
         ));
     }
-    Ok(plans)
+    Ok(Plans {
+        functions: plans,
+        outside: planner.outside,
+    })
 }
 
 /// Where a function begins inside the replacement of another, the two would overwrite each other.
@@ -188,10 +205,11 @@ struct Planner<'a> {
     new: &'a New<'a>,
     placement: &'a Placement,
     policy: Policy,
+    outside: OutOfLine,
 }
 
 impl Planner<'_> {
-    fn function(&self, function: &Function, eligibility: &Eligibility) -> Result<FunctionPlan> {
+    fn function(&mut self, function: &Function, eligibility: &Eligibility) -> Result<FunctionPlan> {
         let exports = self.old.image.exports_at(function.entry);
         let names = exports.clone().map(|export| export.name.clone());
         let mut names: Vec<String> = names.collect();
@@ -246,18 +264,25 @@ impl Planner<'_> {
     }
 
     /// A function that only works in the kernel's own vDSO.
-    fn kernel_recognised(&self, plan: FunctionPlan, name: String) -> Result<FunctionPlan> {
+    fn kernel_recognised(&mut self, plan: FunctionPlan, name: String) -> Result<FunctionPlan> {
         let target = self.target(&plan.names);
         let has_target = target.is_some();
         let reason = Reason::KernelRecognised { name, has_target };
         match target {
-            Some(target) => self.jump(plan, reason, target),
+            // It is called where it is then, as before, and the kernel does not know it there.
+            Some(target) => match self.jump(plan.clone(), reason.clone(), target) {
+                Ok(plan) => Ok(plan),
+                Err(_) => {
+                    let reason = Reason::NoRoomForJump(Box::new(reason));
+                    Ok(FunctionPlan { reason, ..plan })
+                }
+            },
             None => Ok(FunctionPlan { reason, ..plan }),
         }
     }
 
     /// A function that the caller forces to the system call.
-    fn forced(&self, plan: FunctionPlan, reason: Forced) -> Result<FunctionPlan> {
+    fn forced(&mut self, plan: FunctionPlan, reason: Forced) -> Result<FunctionPlan> {
         match self.system_call(&plan) {
             Some(call) => self.stub(plan, Reason::Forced(reason), call),
             None => Err(refused(&plan, Refusal::NoSystemCall(reason))),
@@ -265,7 +290,7 @@ impl Planner<'_> {
     }
 
     /// Gives the function another implementation.
-    fn replace(&self, plan: FunctionPlan, reason: Reason) -> Result<FunctionPlan> {
+    fn replace(&mut self, plan: FunctionPlan, reason: Reason) -> Result<FunctionPlan> {
         match (self.target(&plan.names), self.system_call(&plan)) {
             (_, Some(call)) if self.policy == Policy::Syscall => self.stub(plan, reason, call),
             (Some(target), None) => self.jump(plan, reason, target),
@@ -279,16 +304,65 @@ impl Planner<'_> {
     }
 
     /// The function as a jump to the new vDSO's.
-    fn jump(&self, plan: FunctionPlan, reason: Reason, target: Avma) -> Result<FunctionPlan> {
+    fn jump(&mut self, plan: FunctionPlan, reason: Reason, target: Avma) -> Result<FunctionPlan> {
         let entry = plan.entry.at(self.placement.image);
-        let patch = arch::jump_patch(self.arch, entry, self.code(&plan), target);
-        patched(plan, Strategy::Proxy, reason, patch)
+        let whole = arch::jump_patch(self.arch, entry, self.code(&plan), target);
+        let short = self.arch.jump(entry, target);
+        self.patched(plan, Strategy::Proxy, reason, [whole, short])
     }
 
     /// The function as a system call.
-    fn stub(&self, plan: FunctionPlan, reason: Reason, call: SystemCall) -> Result<FunctionPlan> {
-        let patch = arch::system_call_patch(self.arch, self.code(&plan), call);
-        patched(plan, Strategy::Syscall, reason, patch)
+    fn stub(
+        &mut self,
+        plan: FunctionPlan,
+        reason: Reason,
+        call: SystemCall,
+    ) -> Result<FunctionPlan> {
+        let whole = arch::system_call_patch(self.arch, self.code(&plan), call);
+        let short = arch::system_call_stub(self.arch, call);
+        self.patched(plan, Strategy::Syscall, reason, [whole, short])
+    }
+
+    /// A function whose entry is overwritten: with a replacement that begins with its landing pad,
+    /// with the same without, since no Linux enforces landing pads in programs, or with a jump to
+    /// where the replacement has room.
+    fn patched(
+        &mut self,
+        plan: FunctionPlan,
+        strategy: Strategy,
+        reason: Reason,
+        replacements: [Vec<u8>; 2],
+    ) -> Result<FunctionPlan> {
+        // While a system call stands in for a function, all of it can change but the beginning.
+        let limit = match self.system_call(&plan) {
+            Some(_) => plan.size,
+            None => plan.size.min(AT_ONCE as u64),
+        };
+        let mut inline = replacements.iter();
+        let inline = inline.find(|replacement| replacement.len() as u64 <= limit);
+        let near = self.arch.near_jump_size();
+        let patch = match inline {
+            Some(replacement) => replacement.clone(),
+            None if near as u64 <= limit => {
+                let jump = self.arch.near_jump(plan.entry, self.outside.end())?;
+                self.outside.push(plan.entry, &replacements[0]);
+                jump
+            }
+            None => {
+                let too_short = Refusal::TooShort {
+                    reason: Box::new(reason),
+                    size: plan.size,
+                    replacement: near,
+                };
+                return Err(refused(&plan, too_short));
+            }
+        };
+        Ok(FunctionPlan {
+            strategy,
+            reason,
+            patch: Some(patch),
+            ..plan
+        })
     }
 
     /// The system call that does what a function does.
@@ -312,7 +386,7 @@ impl Planner<'_> {
 
     /// A function whose code runs on must not run into bytes that were overwritten for another one,
     /// except at the other one's entry, where the replacement does what the function did.
-    fn resolve_conflicts(&self, plans: &mut [FunctionPlan]) -> Result<()> {
+    fn resolve_conflicts(&mut self, plans: &mut [FunctionPlan]) -> Result<()> {
         loop {
             let conflict = plans.iter().enumerate().find_map(|(index, plan)| {
                 let mut names = plan.names.iter();
@@ -339,29 +413,6 @@ impl Planner<'_> {
             plans[index] = self.replace(plan, reason)?;
         }
     }
-}
-
-/// A function whose entry is overwritten.
-fn patched(
-    plan: FunctionPlan,
-    strategy: Strategy,
-    reason: Reason,
-    patch: Vec<u8>,
-) -> Result<FunctionPlan> {
-    if patch.len() as u64 > plan.size {
-        let too_short = Refusal::TooShort {
-            reason: Box::new(reason),
-            size: plan.size,
-            replacement: patch.len(),
-        };
-        return Err(refused(&plan, too_short));
-    }
-    Ok(FunctionPlan {
-        strategy,
-        reason,
-        patch: Some(patch),
-        ..plan
-    })
 }
 
 /// Whether function `index` begins at or can reach an instruction that the patch of `other`

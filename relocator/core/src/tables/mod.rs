@@ -78,6 +78,17 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Keeps tables of an image; whether that was possible. The search derives again what the store
     /// does not keep.
     fn keep(&self, old: &Old, relocations: &Relocations, reentry: Option<&ReentryTable>) -> bool;
+
+    /// The image with this build-id, if the store keeps images and has it. What another tool has
+    /// overwritten in a process comes from there.
+    fn image(&self, _build_id: &BuildId) -> Option<Image> {
+        None
+    }
+
+    /// Keeps an image; whether that was possible.
+    fn keep_image(&self, _image: &Image) -> bool {
+        false
+    }
 }
 
 /// The bytes of a file that the user named.

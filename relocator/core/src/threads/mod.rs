@@ -191,14 +191,14 @@ impl Crossing<'_> {
     /// with, and the bytes from the thread's instruction on.
     fn replaced(&self, place: Svma, registers: &Registers) -> Option<(Svma, &[u8])> {
         let place = instruction(place, registers)?;
-        self.before?
-            .patches
-            .iter()
-            .find_map(|Patch { entry, code }| {
-                let offset = place.0.checked_sub(entry.0)? as usize;
-                let rest = code.get(offset..).filter(|rest| !rest.is_empty())?;
-                is_in_patch(code, offset, registers).then_some((*entry, rest))
-            })
+        let patches = self.before?.patches.iter();
+        let around = patches.filter_map(|Patch { entry, code }| {
+            let offset = place.0.checked_sub(entry.0)? as usize;
+            let rest = code.get(offset..).filter(|rest| !rest.is_empty())?;
+            is_in_patch(code, offset, registers).then_some((*entry, rest))
+        });
+        // Of functions that are shorter than what may be overwritten, it is in the nearest.
+        around.max_by_key(|around| around.0)
     }
 
     /// The place in the image that an address means; `None` outside of it.

@@ -2,15 +2,21 @@
 //!
 //! If this tool is killed, all threads run on at once, while the kernel may still carry out its
 //! last system call. So no thread may be in anything that differs between the two texts. Stopped
-//! threads are at entries of functions then, and the interim entries of both texts are the same:
-//! they make system calls. The kernel's mappings can move meanwhile, since no code reads them. Each
-//! entry changes by a single write of eight bytes. Functions that no system call can replace,
-//! because the kernel recognises them in its own vDSO, run their own code.
+//! threads are at entries of functions then, and the interim entries of both texts are the same.
+//! The kernel's mappings can move meanwhile, since no code reads them. Each entry changes by a
+//! single write of at most eight bytes.
 //!
-//! The stub of `getrandom` is longer than eight bytes, because it has to answer a question that the
-//! system call does not know. It goes into zeros at the end of both texts. Without such zeros the
-//! entry makes the plain system call. A process that is left in that state answers the question
-//! wrong; libraries ask it when a program starts.
+//! | a function | has as interim entry |
+//! |---|---|
+//! | that a system call can replace | the system call |
+//! | that the kernel recognises by its address | its own code; its final entry is a short jump ([`AT_ONCE`]) |
+//! | of which both texts have the same code, without anything of the kernel's data | its own code |
+//! | any other | the error `ENOSYS`, on which callers make the system call themselves |
+//!
+//! A function that is shorter than eight bytes jumps to code in zeros at the end of both texts. So
+//! does `getrandom`, whose stub has to answer a question that the system call does not know.
+//! Without such zeros its entry makes the plain system call. A process that is left in that state
+//! answers the question wrong; libraries ask it when a program starts.
 
 use std::ops::Range;
 
@@ -19,18 +25,19 @@ use elf_tools::{Avma, Svma};
 use super::text::Text;
 use crate::targets::{Step, WORD, overlaps};
 use crate::{Error, Result};
-use relocator::criu;
+use elf_tools::reachability::Function;
 use relocator::plan::Refusal;
-use relocator::proxy::{self, SystemCall};
+use relocator::proxy::{self, AT_ONCE, SystemCall};
 use relocator::threads::{CodeNow, Write};
 
 /// Everything that is added begins at a multiple of this.
 pub(super) const ALIGNMENT: usize = 16;
 
-/// Entries that make system calls.
+/// What entries are in the meantime.
 pub(super) struct InterimEntries {
     image: Avma,
-    words: Vec<(Svma, [u8; WORD])>,
+    /// Each at most [`WORD`] bytes.
+    words: Vec<(Svma, Vec<u8>)>,
     /// Where entries jump to.
     stubs: Vec<(Svma, Vec<u8>)>,
 }
@@ -41,6 +48,10 @@ struct Change<'a> {
     /// The bytes from the image's first on.
     now: &'a [u8],
     after: &'a [u8],
+    /// Where threads find something else than the old image in the end.
+    code: &'a CodeNow,
+    /// Functions that read the kernel's data, now or in the end.
+    relocated: &'a dyn Fn(Svma) -> bool,
     /// Where stubs can be in both.
     free: Range<usize>,
     /// The link record that is there now.
@@ -49,15 +60,24 @@ struct Change<'a> {
 
 impl InterimEntries {
     /// For a text whose image becomes `after`, of which everything from `free` on is unused.
+    /// `relocated` says which functions are relocated in the end, or were until now.
     ///
-    /// Error: a function that cannot be overwritten at once.
-    pub(super) fn new(text: &Text, code: &CodeNow, after: &[u8], free: usize) -> Result<Self> {
+    /// Error: a function that has to change, and has no room for any interim entry.
+    pub(super) fn new(
+        text: &Text,
+        code: &CodeNow,
+        after: &[u8],
+        free: usize,
+        relocated: &dyn Fn(Svma) -> bool,
+    ) -> Result<Self> {
         let image = text.found.image;
         let now = text.found.image_bytes();
         let change = Change {
             image,
             now,
             after,
+            code,
+            relocated,
             free: free..now.len().min(after.len()),
             record: text.record.as_ref().map(|found| found.at.clone()),
         };
@@ -67,73 +87,80 @@ impl InterimEntries {
             stubs: Vec::new(),
         };
         for function in text.old.code.functions() {
-            let entry = function.entry;
-            let patch = code.patched(entry).map_or(0, <[u8]>::len);
-            if let Some(word) = interim.word(text, entry, patch, &change)? {
-                interim.words.push((entry, word));
+            if let Some(word) = interim.word(text, function, &change)? {
+                interim.words.push((function.entry, word));
             }
         }
         Ok(interim)
     }
 
-    /// What a function begins with of which `patch` bytes are to be replaced; `None` if it begins as it does now.
+    /// What a function begins with; `None` if it begins as it does now.
     fn word(
         &mut self,
         text: &Text,
-        entry: Svma,
-        patch: usize,
+        function: &Function,
         change: &Change<'_>,
-    ) -> Result<Option<[u8; WORD]>> {
+    ) -> Result<Option<Vec<u8>>> {
+        let entry = function.entry;
         let exports = text.old.image.exports_at(entry);
         let mut names = exports.clone().map(|export| export.name.as_str());
-        let refused = |reason: Refusal| {
-            // Aliases without underscores come behind.
-            let name = exports.clone().map(|export| export.name.as_str()).min();
-            Error::Link(relocator::Error::Refused {
-                function: name.unwrap_or_default().to_owned(),
-                entry,
-                reason,
-            })
-        };
         let sizes = exports.clone().map(|export| export.size as usize);
         let size = sizes.max().unwrap_or(0);
-        if size < WORD {
-            return match change.is_kept(entry, 0..size) {
-                true => Ok(None),
-                false => Err(refused(Refusal::TooShortAtOnce)),
-            };
+        let call = names.clone().find_map(proxy::system_call);
+        if call.is_none() || size < WORD {
+            let word = entry.index()..entry.index() + WORD.min(size);
+            if names.any(proxy::is_known_by_address) && change.keeps_rest(text, function, &word) {
+                let own = text.old.image.bytes().get(word.clone());
+                let is_there = change.now.get(word.clone()) == own && change.after.get(word) == own;
+                return Ok(own.filter(|_| !is_there).map(<[u8]>::to_vec));
+            }
+            if !(change.relocated)(entry) && change.keeps_rest(text, function, &(0..0)) {
+                return Ok(None);
+            }
         }
-        if let Some(call) = names.find_map(proxy::system_call) {
-            return Ok(Some(self.call(entry, call, change)));
+        let stand_in = match call {
+            Some(call) => StandIn::of(call),
+            None => StandIn::of_none(),
+        };
+        if let Some(word) = self.stand_in(entry, size, &stand_in, change) {
+            return Ok(Some(word));
         }
-        if patch == 0 && change.is_kept(entry, 0..WORD) {
-            return Ok(None);
-        }
-        // It runs its own code, of which nothing else may be missing.
-        if patch > WORD || !change.is_kept(entry, WORD..criu::JUMP.min(size)) {
-            return Err(refused(Refusal::TooLongAtOnce));
-        }
-        let own = text.old.image.bytes().get(entry.index()..);
-        let own = own.and_then(|own| own.first_chunk());
-        let own = own.ok_or_else(|| refused(Refusal::LeavesImage))?;
-        Ok(Some(*own))
+        // Aliases without underscores come behind.
+        let name = exports.map(|export| export.name.as_str()).min();
+        Err(Error::Link(relocator::Error::Refused {
+            function: name.unwrap_or_default().to_owned(),
+            entry,
+            reason: Refusal::TooShortAtOnce,
+        }))
     }
 
-    /// What makes a system call at an entry.
-    fn call(&mut self, entry: Svma, call: SystemCall, change: &Change<'_>) -> [u8; WORD] {
-        let plain = proxy::plain_system_call(call);
-        let stub = proxy::system_call_stub(call);
-        if stub == plain {
-            return plain;
+    /// What stands in for a function of a certain size at its entry, or is led to by a jump there.
+    fn stand_in(
+        &mut self,
+        entry: Svma,
+        size: usize,
+        stand_in: &StandIn,
+        change: &Change<'_>,
+    ) -> Option<Vec<u8>> {
+        let plain = (size >= WORD).then(|| stand_in.plain.to_vec());
+        if stand_in.whole == stand_in.plain
+            && let Some(plain) = plain
+        {
+            return Some(plain);
         }
-        let Some(place) = change.place(self.end(), &stub) else {
+        let jump = change.place(self.end(), &stand_in.whole).map(|place| {
+            let jump = proxy::jump(entry.at(self.image), place.at(self.image));
+            (place, jump)
+        });
+        let Some((place, jump)) = jump.filter(|(_, jump)| jump.len() <= size.min(WORD)) else {
             return plain;
         };
-        let mut word = plain;
-        let jump = proxy::jump(entry.at(self.image), place.at(self.image));
+        // What the processor may have read ahead stays what it is.
+        let mut word = plain.unwrap_or_default();
+        word.resize(word.len().max(jump.len()), 0);
         word[..jump.len()].copy_from_slice(&jump);
-        self.stubs.push((place, stub));
-        word
+        self.stubs.push((place, stand_in.whole.clone()));
+        Some(word)
     }
 
     /// The first byte of the image behind all that is added.
@@ -166,9 +193,9 @@ impl InterimEntries {
 
     /// Makes entries those of an image again.
     pub(super) fn finish(&self, image: &[u8]) -> Vec<Step> {
-        let words = self.words.iter().map(|(at, _)| Write {
+        let words = self.words.iter().map(|(at, word)| Write {
             at: at.at(self.image),
-            bytes: image[at.index()..][..WORD].to_vec(),
+            bytes: image[at.index()..][..word.len()].to_vec(),
         });
         let stubs = self.stubs.iter().map(|(at, code)| Write {
             at: at.at(self.image),
@@ -180,23 +207,83 @@ impl InterimEntries {
     /// Counts the bytes that are overwritten at entries, in the beginning or in the end, as
     /// replaced.
     pub(super) fn extend(&self, code: &mut CodeNow) {
-        extend(code, self.words.iter().map(|word| word.0));
+        for (entry, word) in &self.words {
+            code.overwrite(*entry, word.len());
+        }
     }
 }
 
-/// The same for these entries.
+/// The same for entries of which a whole word may be overwritten.
 pub(super) fn extend(code: &mut CodeNow, entries: impl Iterator<Item = Svma>) {
     for entry in entries {
         code.overwrite(entry, WORD);
     }
 }
 
+/// Writes of which those that share bytes are one, so that no function is left half written.
+pub(super) fn at_once(mut writes: Vec<Write>) -> Vec<Write> {
+    writes.sort_by_key(|write| write.at);
+    let mut merged: Vec<Write> = Vec::new();
+    for write in writes {
+        let last = merged.last_mut();
+        let shared = last.and_then(|last| {
+            let offset = (write.at.0 - last.at.0) as usize;
+            (offset < last.bytes.len()).then_some((last, offset))
+        });
+        match shared {
+            Some((last, offset)) => {
+                let end = (offset + write.bytes.len()).max(last.bytes.len());
+                last.bytes.resize(end, 0);
+                last.bytes[offset..][..write.bytes.len()].copy_from_slice(&write.bytes);
+            }
+            None => merged.push(write),
+        }
+    }
+    merged
+}
+
+/// Code that stands in for a function.
+struct StandIn {
+    /// At an entry.
+    plain: [u8; AT_ONCE],
+    /// Where there is more room.
+    whole: Vec<u8>,
+}
+
+impl StandIn {
+    fn of(call: SystemCall) -> Self {
+        Self {
+            plain: proxy::plain_system_call(call),
+            whole: proxy::system_call_stub(call),
+        }
+    }
+
+    /// For a function that no system call replaces.
+    fn of_none() -> Self {
+        let plain = proxy::unavailable();
+        Self {
+            plain,
+            whole: plain.to_vec(),
+        }
+    }
+}
+
 impl Change<'_> {
-    /// Whether these bytes of a function stay as they are.
-    fn is_kept(&self, entry: Svma, range: Range<usize>) -> bool {
-        let range = entry.index() + range.start..entry.index() + range.end;
-        let now = self.now.get(range.clone());
-        now.is_some() && now == self.after.get(range)
+    /// Whether a function has the old image's code in both texts, but for a part of it.
+    fn keeps_rest(&self, text: &Text, function: &Function, part: &Range<usize>) -> bool {
+        let old = text.old.image.bytes();
+        let is_outside = |index: &usize| !part.contains(index);
+        let mut reached = text.old.code.reached(function);
+        let is_kept = reached.all(|instruction| {
+            let mut bytes =
+                (instruction.address.index()..instruction.end().index()).filter(is_outside);
+            bytes.all(|index| {
+                let own = old.get(index);
+                own.is_some() && self.now.get(index) == own && self.after.get(index) == own
+            })
+        });
+        let patch = self.code.patched(function.entry).map_or(0, <[u8]>::len);
+        is_kept && patch <= part.len()
     }
 
     /// Where code can be put in both texts: where both have zeros, or where an earlier stage has
@@ -220,3 +307,6 @@ impl Change<'_> {
         Some(Svma(start as u64))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use elf_tools::{Avma, BuildId};
+use elf_tools::{Avma, BuildId, Svma};
 
 use super::chunk::MemoryChunk;
 use super::interim::{ALIGNMENT, InterimEntries};
@@ -17,7 +17,7 @@ use crate::{Error, Result, Unlinkable};
 use relocator::criu;
 use relocator::link::LinkedImage;
 use relocator::placement::PAGE;
-use relocator::plan::FunctionPlan;
+use relocator::plan::{FunctionPlan, Strategy};
 use relocator::threads::CodeNow;
 
 /// Zeros that stay at the end of the text, as room for the next injected call, even if a killed
@@ -125,7 +125,14 @@ impl Draft {
         bytes.resize(bytes.len().max(end), 0);
         bytes[start..end].copy_from_slice(&linked.bytes);
         let used = linked.bytes.len().max(text.found.size);
-        let interim = InterimEntries::new(text, &linked.code_now(), &bytes[start..], used)?;
+        let code = linked.code_now();
+        let relocated = |entry: Svma| {
+            let mut functions = linked.functions.iter();
+            let is_relocated = |one: &FunctionPlan| one.strategy == Strategy::Relocate;
+            text.was_relocated(entry)
+                || functions.any(|one| one.entry == entry && is_relocated(one))
+        };
+        let interim = InterimEntries::new(text, &code, &bytes[start..], used, &relocated)?;
         Ok(Self {
             end: start + used.max(interim.end()),
             bytes,

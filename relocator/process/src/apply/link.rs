@@ -93,7 +93,8 @@ fn finish(
             at: entry.at.at(found.image),
             bytes: entry.bytes.to_vec(),
         });
-        transaction.late.extend(writes.map(Step::Write));
+        let writes = interim::at_once(writes.collect());
+        transaction.late.extend(writes.into_iter().map(Step::Write));
         transaction.crossings.push((Some(now), after));
         outcome.texts.push(LinkedText::recorded(text, record));
     }

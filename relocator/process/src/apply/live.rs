@@ -144,9 +144,12 @@ fn attempt(
     let mut live = Live::stop(pid.as_raw(), PATIENCE)?;
     let stop = live.stopped_for();
     live.set_on_demand(survey.on_demand.clone());
+    let restorers = process.restorers(&survey.mappings);
     for tracee in live.tracees() {
         let registers = tracee.registers()?;
         process.check_thread(tracee.pid(), &registers)?;
+        let pc = registers.registers().pc;
+        process.check_restored(tracee.pid(), pc, || tracee.signal_mask(), &restorers)?;
         lead_back(tracee, &registers)?;
     }
     let Some(mappings) = survey.holds(&live, &transaction.places())? else {

@@ -19,6 +19,7 @@
 //! | `transaction` | the rest: threads, and all steps in their order |
 //! | `live` | works on a live process until no thread is in the way |
 //! | `outcome` | what was done, or would be, for commands |
+//! | `originals` | old vDSOs as they were, for commands |
 //!
 //! The tool surveys a process and computes everything while it runs. Then it stops all threads. If
 //! the process has changed since, or if a thread cannot be carried across from where it is, the
@@ -41,6 +42,7 @@ mod kernel;
 mod layout;
 mod link;
 mod live;
+pub mod originals;
 pub mod outcome;
 pub mod place;
 mod prepare;

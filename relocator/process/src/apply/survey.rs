@@ -4,15 +4,17 @@
 use std::ops::Range;
 
 use elf_tools::Avma;
+use elf_tools::image::Image;
 
 use super::kernel::RunningKernel;
 use super::recognise::{FoundVdsos, KernelUnit, OldText, recognise};
 use super::record::Record;
 use super::recovery::RecoveryCopy;
-use super::text::{Known, Text};
+use super::text::{Known, Text, in_words};
 use crate::targets::live::injected_call;
 use crate::targets::{Mapping, Step, StoppedTarget, Target, overlaps};
-use crate::{Error, Refusal, Result};
+use crate::{Error, Refusal, Result, Unlinkable};
+use relocator::source::Source;
 use relocator::threads::frames::merge;
 
 /// What there is in a process.
@@ -54,6 +56,7 @@ impl Survey {
                 false => all.push(old),
             }
         }
+        check_named(target.id(), &all, known.sources)?;
         let read = |old| Text::read(old, known, &copies, &mappings, target);
         let texts = all.into_iter().map(read).collect::<Result<_>>()?;
         Ok(Self {
@@ -134,6 +137,38 @@ impl Survey {
         let holds = same && self.texts.iter().all(is_same);
         Ok(holds.then_some(now))
     }
+}
+
+/// Refuses images that the user has named if none of them is in the process. Build-ids are never
+/// overwritten.
+fn check_named(id: i32, texts: &[OldText], sources: &[Source]) -> Result<()> {
+    let named = sources.iter().map(|source| {
+        let build_id = in_words(source.require_image()?.build_id());
+        Ok((source.name.clone(), build_id))
+    });
+    let named: Vec<(String, String)> = named.collect::<Result<_>>()?;
+    let mut own = Vec::new();
+    for text in texts {
+        let name = format!("the vDSO at {}", text.image);
+        let image = Image::parse(text.image_bytes()).map_err(Error::input(name))?;
+        own.push((in_words(image.build_id()), text.image, text.is_by_auxv));
+    }
+    let is_named =
+        |(build_id, _, _): &(String, Avma, bool)| named.iter().any(|one| one.1 == *build_id);
+    if named.is_empty() || own.iter().any(is_named) {
+        return Ok(());
+    }
+    let other = own.iter().find(|one| one.2).or_else(|| own.first());
+    other.map_or(Ok(()), |(build_id, at, _)| {
+        Err(Error::Unlinkable {
+            what: format!("process {id}"),
+            reason: Unlinkable::OtherOld {
+                build_id: build_id.clone(),
+                at: *at,
+                named: named.clone(),
+            },
+        })
+    })
 }
 
 /// Whether a text is in a file, and not the vDSO by the auxiliary vector: the program reads it, and

@@ -23,7 +23,7 @@ use crate::targets::{Mapping, Protection, Step, StoppedTarget, Target};
 pub(super) const PROGRAM: u64 = 0x40_0000;
 
 /// A stack of two pages.
-const STACK: u64 = 0x7fff_ffe0_0000;
+pub(super) const STACK: u64 = 0x7fff_ffe0_0000;
 
 /// Memory of random states.
 pub(super) const STATES: u64 = 0x7fff_e000_0000;
@@ -36,7 +36,7 @@ pub(super) fn kernel() -> RunningKernel {
     RunningKernel::of(pretend::kernel(), limits, &tables::Options::default()).unwrap()
 }
 
-fn thread(id: i32, pc: u64) -> Thread {
+pub(super) fn thread(id: i32, pc: u64) -> Thread {
     let mut general = [0; Register::COUNT];
     general[Register::RSP.index()] = STACK + 0x1800;
     Thread {
@@ -209,18 +209,24 @@ fn a_dry_run_says_what_would_be_done_and_does_nothing() {
     assert_eq!(process, before);
 }
 
-pub(super) fn survey(process: &Pretended, kernel: &RunningKernel) -> Survey {
+/// What is found in a process.
+pub(super) fn survey(process: &Pretended, kernel: &RunningKernel, sources: &[Source]) -> Survey {
     let tables = tables::Options::default();
     let known = Known {
-        sources: NOTHING,
+        sources,
         tables: &tables,
     };
     Survey::of(process, kernel, known).unwrap()
 }
 
 /// What a process would be linked or rolled back by.
-pub(super) fn steps(process: &Pretended, kernel: &RunningKernel, work: Work) -> Vec<Step> {
-    let survey = survey(process, kernel);
+pub(super) fn steps(
+    process: &Pretended,
+    kernel: &RunningKernel,
+    sources: &[Source],
+    work: Work,
+) -> Vec<Step> {
+    let survey = survey(process, kernel, sources);
     let (transaction, _) = work.plan(process, &survey, kernel, &options()).unwrap();
     let steps = transaction
         .unwrap()
@@ -237,7 +243,7 @@ fn whoever_comes_after_a_killed_tool_can_go_on_and_go_back() {
     apply_to(&mut linked, &kernel, NOTHING, &options()).unwrap();
     let mut states = std::collections::BTreeSet::new();
     for (start, work) in [(&before, Work::Link), (&linked, Work::Undo)] {
-        let steps = steps(start, &kernel, work);
+        let steps = steps(start, &kernel, NOTHING, work);
         assert!(steps.len() > 8, "{steps:?}");
         for count in 0..=steps.len() {
             let mut left = start.clone();

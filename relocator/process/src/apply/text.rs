@@ -9,7 +9,7 @@ use std::ops::Range;
 use elf_tools::image::{Image, alternatives};
 use elf_tools::reentry::ReentryTable;
 use elf_tools::relocation::Relocation;
-use elf_tools::{Avma, Svma};
+use elf_tools::{Avma, BuildId, Svma};
 
 use super::recognise::{OldText, vvar_placeholder};
 use super::record::{FoundRecord, Placed, Record};
@@ -19,6 +19,7 @@ use crate::targets::{Mapping, WORD};
 use crate::{Error, Result, Unlinkable};
 use relocator::criu;
 use relocator::link::Old;
+use relocator::plan::Strategy;
 use relocator::source::{NoSymtab, Source};
 use relocator::tables::{self, OldTables};
 use relocator::threads::{CodeNow, Memory};
@@ -85,15 +86,27 @@ impl Text {
         let start = (found.image.0 - mapping.start.0) as usize;
         let image = &mut pristine[start..start + size];
         let jumps = jumps(image).map_err(Error::input(&name))?;
-        let named = named(image, known.sources)?;
-        if let Some(named) = &named {
-            check(image, named, &jumps, &name)?;
-        }
+        let named = match named(image, known.sources)? {
+            Some(named) => {
+                check(image, &named, &jumps, &name)?;
+                if let Some(cache) = &known.tables.cache {
+                    cache.keep_image(&named.image);
+                }
+                Some(named)
+            }
+            // What does not fit the process is of no use.
+            None => {
+                kept(image, known.tables)?.filter(|kept| check(image, kept, &jumps, &name).is_ok())
+            }
+        };
         without_jumps(image, &jumps, named.as_ref(), &name)?;
         let parsed = Image::parse(image).map_err(Error::input(&name))?;
         let symtab = match &named {
-            Some(Named { source, .. }) => source.symtab(),
-            None => Err(NoSymtab::UnknownKernel),
+            Some(Named {
+                source: Some(source),
+                ..
+            }) => source.symtab(),
+            _ => Err(NoSymtab::UnknownKernel),
         };
         let options = known.tables;
         let (old, tables) = tables::find(parsed, &name, symtab, options)?;
@@ -192,6 +205,13 @@ impl Text {
         placed.iter().map(origin).collect()
     }
 
+    /// Whether its record says that a function is relocated.
+    pub(super) fn was_relocated(&self, entry: Svma) -> bool {
+        let record = self.record.as_ref().map(|found| &found.record);
+        let mut entries = record.into_iter().flat_map(|record| &record.entries);
+        entries.any(|one| one.at == entry && one.strategy == Strategy::Relocate)
+    }
+
     /// The old image with the jumps that it had.
     pub(super) fn unlinked(&self) -> CodeNow {
         let mut code = CodeNow::unchanged(self.old.image.bytes().len());
@@ -246,6 +266,11 @@ fn image_size(found: &OldText, mapping: &Range<Avma>, bytes: &[u8]) -> usize {
     }
 }
 
+/// A build-id in hexadecimal.
+pub(super) fn in_words(build_id: Option<&BuildId>) -> String {
+    build_id.map_or_else(|| "none".to_owned(), BuildId::to_string)
+}
+
 /// CRIU's jumps at the entries of an image.
 fn jumps(bytes: &[u8]) -> elf_tools::Result<Vec<(Svma, [u8; criu::JUMP])>> {
     let image = Image::parse(bytes)?;
@@ -260,6 +285,17 @@ fn jumps(bytes: &[u8]) -> elf_tools::Result<Vec<(Svma, [u8; criu::JUMP])>> {
     Ok(jumps)
 }
 
+/// The image that the cache has of these bytes.
+fn kept(bytes: &[u8], options: &tables::Options) -> Result<Option<Named<'static>>> {
+    const CACHE: &str = "the cache";
+    let failed = |error| Error::input(CACHE)(error);
+    let own = Image::parse(bytes).map_err(failed)?;
+    let found = options.cache.as_ref().zip(own.build_id());
+    let found = found.and_then(|(cache, build_id)| cache.image(build_id));
+    let named = found.map(|image| Named::of(image, CACHE, None));
+    named.transpose()
+}
+
 /// The image among those that the user has named that these bytes are of.
 fn named<'a>(bytes: &[u8], sources: &'a [Source]) -> Result<Option<Named<'a>>> {
     for source in sources {
@@ -269,18 +305,8 @@ fn named<'a>(bytes: &[u8], sources: &'a [Source]) -> Result<Option<Named<'a>>> {
         if own.build_id() != image.build_id() {
             continue;
         }
-        let table = alternatives::read(image).map_err(failed)?;
-        let places = table.iter().map(|one| &one.original);
-        let mut free: Vec<_> = places
-            .map(|place| place.start as usize..place.end as usize)
-            .collect();
-        free.extend(slots(image).map_err(failed)?);
-        return Ok(Some(Named {
-            plain: image.bytes(),
-            used: alternatives::apply(image, &table, cpu_features::has),
-            free,
-            source,
-        }));
+        let image = image.clone();
+        return Named::of(image, &source.name, Some(source)).map(Some);
     }
     Ok(None)
 }
@@ -296,15 +322,37 @@ fn slots(image: &Image) -> elf_tools::Result<Vec<Range<usize>>> {
     Ok(entries.map(place).collect())
 }
 
-/// An image that the user has named.
+/// An image that the user has named, or that was kept.
 struct Named<'a> {
+    /// What errors call it.
+    name: String,
     /// As it was linked.
-    plain: &'a [u8],
+    image: Image,
     /// With the alternatives of this processor.
     used: Vec<u8>,
     /// Where the old kernel may have made a difference: alternatives, and slots.
     free: Vec<Range<usize>>,
-    source: &'a Source,
+    /// Where the user has it from.
+    source: Option<&'a Source>,
+}
+
+impl<'a> Named<'a> {
+    fn of(image: Image, name: &str, source: Option<&'a Source>) -> Result<Self> {
+        let failed = |error| Error::input(name)(error);
+        let table = alternatives::read(&image).map_err(failed)?;
+        let places = table.iter().map(|one| &one.original);
+        let mut free: Vec<_> = places
+            .map(|place| place.start as usize..place.end as usize)
+            .collect();
+        free.extend(slots(&image).map_err(failed)?);
+        Ok(Self {
+            name: name.to_owned(),
+            used: alternatives::apply(&image, &table, cpu_features::has),
+            free,
+            source,
+            image,
+        })
+    }
 }
 
 /// Compares an image with the named one: they may only differ in alternatives, and where there are
@@ -319,7 +367,7 @@ fn check(
         .iter()
         .map(|jump| jump.0.index()..jump.0.index() + criu::JUMP);
     let free: Vec<_> = named.free.iter().cloned().chain(jumps).collect();
-    let pairs = bytes.iter().zip(named.plain).enumerate();
+    let pairs = bytes.iter().zip(named.image.bytes()).enumerate();
     let mut differing = pairs.filter(|(_, (own, other))| own != other);
     let strange = differing.find(|(index, _)| !free.iter().any(|free| free.contains(index)));
     match strange {
@@ -327,7 +375,7 @@ fn check(
         Some((index, _)) => Err(Error::Unlinkable {
             what: name.to_owned(),
             reason: Unlinkable::Changed {
-                named: named.source.name.clone(),
+                named: named.name.clone(),
                 at: index,
             },
         }),
@@ -341,12 +389,17 @@ fn without_jumps(
     named: Option<&Named<'_>>,
     name: &str,
 ) -> Result<()> {
+    let own = Image::parse(bytes).map_err(Error::input(name))?;
+    let build_id = in_words(own.build_id());
     for (entry, jump) in jumps {
         let place = entry.index()..entry.index() + jump.len();
         let original = named.and_then(|named| named.used.get(place.clone()));
         let original = original.ok_or_else(|| Error::Unlinkable {
             what: name.to_owned(),
-            reason: Unlinkable::Overwritten { entry: *entry },
+            reason: Unlinkable::Overwritten {
+                entry: *entry,
+                build_id: build_id.clone(),
+            },
         })?;
         bytes[place].copy_from_slice(original);
     }

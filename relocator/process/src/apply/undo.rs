@@ -120,7 +120,8 @@ fn undo_text(text: &Text, record: &Record, transaction: &mut Transaction) -> Res
     let mut bytes = record.undone(&found.bytes, found.mapping.start)?;
     let unlinked = text.unlinked();
     let image = (found.image.0 - old.start.0) as usize;
-    let interim = InterimEntries::new(text, &unlinked, &bytes[image..], found.size)?;
+    let relocated = |entry| text.was_relocated(entry);
+    let interim = InterimEntries::new(text, &unlinked, &bytes[image..], found.size, &relocated)?;
     let late = interim.finish(&bytes[image..]);
     interim.put(&mut bytes, old.start);
     let mut after = unlinked;
@@ -152,16 +153,23 @@ fn undo_interrupted(text: &Text, base: &MemoryChunk, transaction: &mut Transacti
         at: found.mapping.start,
         bytes: found.bytes.clone(),
     };
+    let mut words = Vec::new();
     for entry in entries {
         let at = entry.at(found.image);
         let word = at..at.offset(WORD as i64);
-        if let (Some(now), Some(bytes)) = (now.part_mut(&word), base.part(&word))
+        if let (Some(now), Some(bytes)) = (now.part(&word), base.part(&word))
             && now != bytes
         {
-            now.copy_from_slice(bytes);
             let bytes = bytes.to_vec();
-            transaction.late.push(Step::Write(Write { at, bytes }));
+            words.push(Write { at, bytes });
         }
+    }
+    for write in interim::at_once(words) {
+        let range = write.at..write.at.offset(write.bytes.len() as i64);
+        if let Some(now) = now.part_mut(&range) {
+            now.copy_from_slice(&write.bytes);
+        }
+        transaction.late.push(Step::Write(write));
     }
     let now = now.part(&old).unwrap_or_default();
     let rest = Record::difference(&base.bytes, now, old.start).into_iter();

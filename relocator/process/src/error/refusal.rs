@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use elf_tools::Avma;
 
-use crate::tracing::Stop;
+use crate::tracing::{Stop, restorer};
 
 /// Why the tool refuses a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +32,18 @@ pub enum Refusal {
         /// The thread.
         thread: i32,
         /// Who traces it.
+        tracer: i32,
+    },
+    /// CRIU is restoring it: a thread is in CRIU's restorer.
+    BeingRestored {
+        /// The thread.
+        thread: i32,
+    },
+    /// CRIU is restoring it, and traces its threads.
+    TracedByCriu {
+        /// A thread.
+        thread: i32,
+        /// CRIU.
         tracer: i32,
     },
     /// It is not dumpable (`PR_SET_DUMPABLE`).
@@ -145,7 +157,19 @@ pub enum StepFailure {
     },
 }
 
+/// What to do about a process that CRIU has not finished restoring.
+const RESTORED: &str =
+    "run this in CRIU's `post-resume` script, or after `criu restore -d -s` has ended";
+
 impl Refusal {
+    /// That a process traces a thread.
+    pub(crate) fn traced(thread: i32, tracer: i32) -> Self {
+        match restorer::is_criu(tracer) {
+            true => Self::TracedByCriu { thread, tracer },
+            false => Self::Traced { thread, tracer },
+        }
+    }
+
     /// A word for machines, which stays as it is.
     pub fn code(&self) -> &'static str {
         match self {
@@ -158,6 +182,7 @@ impl Refusal {
             Self::NoFirstThread => "no-first-thread",
             Self::NotPermitted => "not-permitted",
             Self::Traced { .. } => "traced",
+            Self::BeingRestored { .. } | Self::TracedByCriu { .. } => "being-restored",
             Self::NotDumpable => "not-dumpable",
             Self::Seccomp { .. } => "seccomp",
             Self::SharedMemory { .. } => "shared-memory",
@@ -208,6 +233,14 @@ impl fmt::Display for Refusal {
             Self::Traced { thread, tracer } => write!(
                 f,
                 "is already traced: process {tracer} traces its thread {thread}; try again when it has let go"
+            ),
+            Self::BeingRestored { thread } => write!(
+                f,
+                "is still being restored (its thread {thread} is in CRIU's restorer); {RESTORED}"
+            ),
+            Self::TracedByCriu { thread, tracer } => write!(
+                f,
+                "is still being restored (CRIU, process {tracer}, traces its thread {thread}); {RESTORED}"
             ),
             Self::NotDumpable => f.write_str(
                 "is not dumpable: it has asked the kernel to protect its memory (PR_SET_DUMPABLE)",

@@ -24,6 +24,17 @@ pub enum Unlinkable {
     Overwritten {
         /// The function.
         entry: Svma,
+        /// Build-id of its image in hexadecimal.
+        build_id: String,
+    },
+    /// The user has named other vDSOs than the process has.
+    OtherOld {
+        /// Build-id of the one that it has, in hexadecimal, and where that is.
+        build_id: String,
+        /// Where it is.
+        at: Avma,
+        /// The named ones: what each is called, and its build-id.
+        named: Vec<(String, String)>,
     },
     /// The running kernel's mappings do not follow each other, with the vDSO as the last.
     KernelApart {
@@ -68,6 +79,7 @@ impl Unlinkable {
             Self::OtherWidth => "other-width",
             Self::Changed { .. } => "changed",
             Self::Overwritten { .. } => "overwritten",
+            Self::OtherOld { .. } => "other-old",
             Self::KernelApart { .. } => "kernel-apart",
             Self::NoPlace(_) => "no-place",
             Self::NotRecorded => "not-recorded",
@@ -90,11 +102,23 @@ impl fmt::Display for Unlinkable {
                 f,
                 "it has the build-id of {named}, but another byte at {at:#x}: another program has changed it"
             ),
-            Self::Overwritten { entry } => write!(
+            Self::Overwritten { entry, build_id } => write!(
                 f,
-                "CRIU has overwritten its function at {entry}, and what was there is unknown; name the old vDSO, as \
-                 --old kernel:VERSION or --old FILE"
+                "CRIU has overwritten its function at {entry}, and what was there is unknown: the cache has no vDSO \
+                 with build-id {build_id}; name the old vDSO, as --old kernel:VERSION or --old FILE"
             ),
+            Self::OtherOld {
+                build_id,
+                at,
+                named,
+            } => {
+                write!(f, "it has the vDSO build-id {build_id} at {at}; ")?;
+                for (index, (name, other)) in named.iter().enumerate() {
+                    let separator = if index == 0 { "" } else { ", and " };
+                    write!(f, "{separator}{name} has {other}")?;
+                }
+                Ok(())
+            }
             Self::KernelApart { source } => write!(
                 f,
                 "its mappings in {source} do not follow each other, with the vDSO as the last"

@@ -24,7 +24,7 @@ use relocator::threads::{Memory, Write};
 
 pub use relocator::threads::Thread;
 
-/// Bytes of code that change at once, if they are at a multiple of it.
+/// Bytes of code that change at once on every kernel, if they are at a multiple of it.
 pub const WORD: usize = 8;
 
 /// A process that can be linked, or an image of one, seen from outside.
@@ -158,7 +158,8 @@ impl fmt::Display for Protection {
 pub enum Step {
     /// Threads go on with other registers.
     Registers(Vec<Thread>),
-    /// Bytes are written, where they may only be executed as well. [`WORD`] bytes change at once.
+    /// Bytes are written, where they may only be executed as well. [`WORD`] bytes change at once,
+    /// and so do all within a page where the kernel lets a tracer write code by a file.
     Write(Write),
     /// Whole pages of code are put in the place of others, all at once. They are private, and can
     /// be read and executed.

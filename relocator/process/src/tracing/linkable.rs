@@ -90,11 +90,9 @@ impl TraceableProcess {
         };
         let thread = task.tid;
         if status.tracerpid != 0 {
-            return Err(self.refused(Refusal::Traced {
-                thread,
-                tracer: status.tracerpid,
-            }));
+            return Err(self.refused(Refusal::traced(thread, status.tracerpid)));
         }
+        self.check_restorer(thread, status.sigblk)?;
         match status.seccomp {
             None | Some(0) => Ok(()),
             Some(_) => Err(self.refused(Refusal::Seccomp { thread })),

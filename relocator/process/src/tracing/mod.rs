@@ -11,6 +11,7 @@
 //! | `process` | a process: whether its threads can be traced at all, and where its vDSOs are |
 //! | `undisturbed` | no termination of this tool at a moment when it would hurt the process |
 //! | `linkable` | what else a process must be to be changed |
+//! | `restorer` | whether CRIU has finished restoring it |
 //!
 //! A tracee belongs to the thread that began to trace it: the kernel refuses every other one.
 
@@ -19,6 +20,7 @@ mod memory;
 mod pagemap;
 mod process;
 mod request;
+pub(crate) mod restorer;
 mod seize;
 mod stop;
 mod tracee;

@@ -80,10 +80,7 @@ impl TraceableProcess {
         } else if matches!(stat.state, 'Z' | 'X' | 'x') && stat.num_threads <= 1 {
             Refusal::Zombie
         } else if status.tracerpid != 0 {
-            Refusal::Traced {
-                thread: self.pid.as_raw(),
-                tracer: status.tracerpid,
-            }
+            Refusal::traced(self.pid.as_raw(), status.tracerpid)
         } else {
             return self.check_width(&self.vdsos()?);
         };

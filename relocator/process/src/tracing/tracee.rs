@@ -219,7 +219,8 @@ impl Tracee {
     /// Writes memory of its process, whether that may be written or not. It must be stopped. Up to
     /// eight bytes at a multiple of eight change at once.
     pub fn poke(&self, at: Avma, bytes: &[u8]) -> Result<()> {
-        if bytes.len() > WORD && self.write(at, bytes).is_ok() {
+        let is_in_word = at.0 as usize % WORD + bytes.len() <= WORD;
+        if !is_in_word && self.write(at, bytes).is_ok() {
             return Ok(());
         }
         let failed = || self.failed("writing to memory of");

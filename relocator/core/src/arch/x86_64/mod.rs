@@ -47,6 +47,10 @@ impl Arch for X86_64 {
         patch::guarded_system_call(number, error)
     }
 
+    fn fail(&self, error: i32) -> [u8; 8] {
+        patch::fail(error)
+    }
+
     fn is_return_address(&self, name: &str) -> bool {
         kernel::is_return_address(name)
     }

@@ -50,13 +50,14 @@ pub(super) fn guarded_system_call(number: u32, error: i32) -> Vec<u8> {
     let plain = plain_system_call(number);
     // cmp $-1, %r8; je over the plain stub; ...; mov $-error, %rax; ret
     let guard = [0x49, 0x83, 0xf8, 0xff, 0x74, plain.len() as u8];
-    let refusal = [
-        &[0x48, 0xc7, 0xc0],
-        (-error).to_le_bytes().as_slice(),
-        &[0xc3],
-    ]
-    .concat();
-    [guard.as_slice(), &plain, &refusal].concat()
+    [guard.as_slice(), &plain, &fail(error)].concat()
+}
+
+/// Code for an entry that returns an error.
+pub(super) fn fail(error: i32) -> [u8; 8] {
+    let [first, second, third, fourth] = (-error).to_le_bytes();
+    // mov $-error, %rax; ret
+    [0x48, 0xc7, 0xc0, first, second, third, fourth, 0xc3]
 }
 
 #[cfg(test)]

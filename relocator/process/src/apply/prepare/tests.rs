@@ -220,7 +220,7 @@ fn the_kernels_mappings_make_way_for_the_placeholder() {
         new_vvar: Avma(at),
     };
     vdso[..Mark::SIZE].copy_from_slice(&mark.bytes());
-    let mut survey = super::super::tests::survey(&process, &kernel);
+    let mut survey = super::super::tests::survey(&process, &kernel, NOTHING);
     let text = survey.texts.first_mut().unwrap();
     text.placeholder = Some(ZEROS);
     let (transaction, _) = plan(&survey, &kernel).unwrap();
@@ -340,7 +340,7 @@ fn whoever_comes_after_a_killed_tool_can_prepare_link_and_go_back() {
         (&prepared, Work::Undo),
     ];
     for (number, (start, work)) in starts.into_iter().enumerate() {
-        let steps = steps(start, &kernel, work);
+        let steps = steps(start, &kernel, NOTHING, work);
         assert!(steps.len() > 5, "{steps:?}");
         for count in 0..=steps.len() {
             let what = format!("{number}: {work:?} {count}");
