@@ -51,6 +51,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u8> {
                 let kind = |libc: &String| Kind {
                     criu: criu.clone(),
                     libc: libc.clone(),
+                    processes: asked.times.tree as usize,
                 };
                 asked.libc.iter().map(kind)
             });
@@ -69,6 +70,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u8> {
                 kind: Kind {
                     criu: asked.criu.clone(),
                     libc: asked.libc.clone(),
+                    processes: asked.times.tree as usize,
                 },
                 repeat: asked.times.repeat as usize,
                 observe: Duration::from_millis(asked.times.observe),
@@ -84,12 +86,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u8> {
 fn short(lab: impl FnOnce() -> Result<Lab>, output: &Output) -> Result<u8> {
     let times = Times {
         repeat: 1,
+        tree: 1,
         observe: 1500,
         jobs: 2,
     };
     let kind = |libc: &str| Kind {
         criu: packages::USUAL_CRIU.to_owned(),
         libc: libc.to_owned(),
+        processes: 1,
     };
     let pairs = SHORT_PAIRS.map(|(from, to)| (from.to_owned(), to.to_owned()));
     let plan = matrix::Plan {

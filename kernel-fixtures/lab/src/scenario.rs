@@ -30,6 +30,8 @@ pub(crate) struct Kind {
     pub(crate) criu: String,
     /// The C library.
     pub(crate) libc: String,
+    /// Processes in each image.
+    pub(crate) processes: usize,
 }
 
 impl Kind {
@@ -139,6 +141,7 @@ pub(crate) fn dump(lab: &Lab, version: &str, kinds: &[Kind], repeat: usize) -> R
                 program: program.clone(),
                 environment: environment(version),
                 criu: criu.clone(),
+                processes: kind.processes,
                 pid,
             }));
         }

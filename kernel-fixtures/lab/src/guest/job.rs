@@ -60,6 +60,8 @@ pub(crate) struct Subject {
     pub(crate) environment: Vec<(String, String)>,
     /// What dumps it.
     pub(crate) criu: Criu,
+    /// How many processes it is: the program and its children, each with a page of its own.
+    pub(crate) processes: usize,
     /// The process number that it gets if that is free: no process of another guest has it.
     pub(crate) pid: i32,
 }
@@ -148,8 +150,8 @@ pub(crate) struct Restored {
     pub(crate) fate: Fate,
     /// What it did while it was watched.
     pub(crate) observed: Observed,
-    /// What the relocator said, as JSON.
-    pub(crate) report: Option<serde_json::Value>,
+    /// What the relocator said about each process, as JSON.
+    pub(crate) reports: Vec<serde_json::Value>,
     /// How long restoring and linking took, in seconds of the guest.
     pub(crate) seconds: f64,
     /// The dump afterwards.
@@ -195,7 +197,7 @@ mod tests {
             by: By::Relocator,
             fate: Fate::Refused("it cannot go on".to_owned()),
             observed: Observed::default(),
-            report: Some(serde_json::json!({"state": "linked"})),
+            reports: vec![serde_json::json!({"state": "linked"})],
             seconds: 1.5,
             dumped: None,
         });

@@ -61,7 +61,7 @@ fn matrix(rows: &[Row]) -> Table {
         table.add_row([
             row.from.clone(),
             format!("{}{fault}", row.to),
-            row.libc.clone(),
+            subjects(&row.libc, row.processes),
             row.criu.clone(),
             fates(&row.plain),
             wrong_calls(&row.plain),
@@ -80,13 +80,21 @@ fn chains(chains: &[Chain]) -> Table {
         let hops: Vec<String> = chain.hops.iter().map(fates).collect();
         table.add_row([
             chain.kernels.join(" > "),
-            chain.libc.clone(),
+            subjects(&chain.libc, chain.processes),
             chain.criu.clone(),
             format!("{}/{}", chain.arrived, chain.began),
             hops.join(" | "),
         ]);
     }
     table
+}
+
+/// The C library, and how many processes there are in an image if it is more than one.
+pub(super) fn subjects(libc: &str, processes: usize) -> String {
+    match processes {
+        1 => libc.to_owned(),
+        many => format!("{libc}, {many} processes"),
+    }
 }
 
 /// What became of processes: "4/5 right, 1 lost".
