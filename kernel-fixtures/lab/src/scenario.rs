@@ -228,7 +228,7 @@ pub(crate) fn restore(
     }
     for answer in answers {
         match answer {
-            Answer::Restored(restored) => restores.restored.push(restored),
+            Answer::Restored(restored) => restores.restored.push(*restored),
             Answer::Described(described) => dumps.not_described = described.err(),
             _ => {}
         }

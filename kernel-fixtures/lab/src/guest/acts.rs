@@ -31,7 +31,7 @@ pub(super) fn perform(acts: &[Act], say: &mut dyn FnMut(&Answer) -> Result<()>) 
         let answer = match act {
             Act::Describe => Answer::Described(describe().map_err(|error| format!("{error:#}"))),
             Act::Dump(subject) => Answer::Dumped(dump(subject)),
-            Act::Restore(restore) => Answer::Restored(self::restore(restore)),
+            Act::Restore(restore) => Answer::Restored(Box::new(self::restore(restore))),
         };
         say(&answer)?;
     }

@@ -121,7 +121,7 @@ pub(crate) enum Answer {
     /// A subject was dumped.
     Dumped(Dumped),
     /// An image was restored.
-    Restored(Restored),
+    Restored(Box<Restored>),
     /// All acts are done.
     Done,
 }
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn answers_survive() {
-        let answer = Answer::Restored(Restored {
+        let answer = Answer::Restored(Box::new(Restored {
             image: "a".to_owned(),
             by: By::Relocator,
             fate: Fate::Refused("it cannot go on".to_owned()),
@@ -200,7 +200,7 @@ mod tests {
             reports: vec![serde_json::json!({"state": "linked"})],
             seconds: 1.5,
             dumped: None,
-        });
+        }));
         let line = serde_json::to_string(&answer).unwrap();
         assert_eq!(Answer::parse(&line), Some(answer));
     }
