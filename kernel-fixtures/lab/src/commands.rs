@@ -164,6 +164,9 @@ fn compare(
     if let Some(path) = &output.html {
         write(path, &report::page(&report))?;
     }
+    if let Some(path) = &output.markdown {
+        write(path, &report::markdown(&report))?;
+    }
     if crate::interrupt::is_wanted() {
         anyhow::bail!("interrupted: the report is not whole");
     }

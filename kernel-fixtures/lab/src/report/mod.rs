@@ -1,5 +1,6 @@
-//! What a run of the lab found: text, JSON, a page.
+//! What a run of the lab found: text, JSON, a page, tables for a document.
 
+mod markdown;
 mod page;
 mod text;
 
@@ -8,6 +9,7 @@ use serde::Serialize;
 use crate::chain::Chain;
 use crate::matrix::Row;
 
+pub(crate) use markdown::markdown;
 pub(crate) use page::page;
 pub(crate) use text::text;
 
