@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use crate::guest::{Act, Answer, By, Dumped, IMAGES, Restore, Restored, Subject, TABLES};
 use crate::initramfs::Archive;
 use crate::lab::Lab;
+use crate::scratch;
 
 /// The number of the first subject's process, and how far apart they are.
 const FIRST_PID: i32 = 4000;
@@ -56,7 +57,7 @@ pub(crate) struct Dumps {
 impl Dumps {
     fn empty() -> Result<Self> {
         Ok(Self {
-            directory: tempfile::Builder::new().prefix("kernel-lab-").tempdir()?,
+            directory: scratch::directory()?,
             dumped: Vec::new(),
             not_described: Some("the guest said nothing about it".to_owned()),
             failure: None,
