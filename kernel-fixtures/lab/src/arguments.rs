@@ -139,6 +139,9 @@ pub(crate) struct Times {
     /// Processes of each kind.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) repeat: u32,
+    /// Processes in each image: a program and its children.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=20))]
+    pub(crate) tree: u32,
     /// How long each restored process is watched, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 2000)]
     pub(crate) observe: u64,
@@ -155,4 +158,7 @@ pub(crate) struct Output {
     /// Write the report as a page.
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
+    /// Write the report as tables for a document.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) markdown: Option<PathBuf>,
 }

@@ -35,6 +35,8 @@ pub(crate) struct Chain {
     pub(crate) criu: String,
     /// The C library.
     pub(crate) libc: String,
+    /// Processes in each image.
+    pub(crate) processes: usize,
     /// Who made vDSOs right.
     pub(crate) by: By,
     /// Processes that began.
@@ -60,6 +62,7 @@ pub(crate) fn run(lab: &Lab, plan: &Plan, began: &(dyn Fn(&str) + Sync)) -> Resu
         kernels: plan.kernels.clone(),
         criu: plan.kind.criu.clone(),
         libc: plan.kind.libc.clone(),
+        processes: plan.kind.processes,
         by: plan.by,
         began: 0,
         arrived: 0,

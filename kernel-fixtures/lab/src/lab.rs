@@ -12,7 +12,7 @@ use crate::checker::{self, Libc};
 use crate::guest::{self, Answer, Criu, Job};
 use crate::initramfs::{self, Archive};
 use crate::machine::{Boot, Channel, Ended, Machine, Settings};
-use crate::{arch, packages, programs};
+use crate::{arch, packages, programs, scratch};
 
 /// Where a guest has the lab's own programs.
 const PROGRAM: &str = "/lab/kernel-lab";
@@ -34,6 +34,7 @@ impl Lab {
     /// A lab with machines of these settings. `relocator` is the command that guests run; none: the
     /// workspace's own, which is built when it is first needed.
     pub(crate) fn new(settings: Settings, relocator: Option<PathBuf>, echo: bool) -> Result<Self> {
+        scratch::clean();
         let cache = Cache::locate();
         let emulator = packages::emulator(&cache)?;
         Ok(Self {
@@ -119,7 +120,7 @@ impl Lab {
         let program = directory.join("checker");
         let layer = self.layer(&format!("libc {libc}"), || {
             let tree = packages::libc(&self.cache, libc)?;
-            let scratch = tempfile::tempdir()?;
+            let scratch = scratch::directory()?;
             let built = scratch.path().join("checker");
             let mut archive = Archive::default();
             if libc == "musl" {

@@ -15,8 +15,9 @@
 //! | `checker` | the program that is dumped and restored, and the page by which it says how it goes |
 //! | `lab` | what guests are made of, prepared once |
 //! | `scenario` | dump on one kernel, restore on another |
-//! | `matrix`, `chain`, `ci` | many scenarios |
+//! | `matrix`, `chain`, `commands` | many scenarios |
 //! | `run`, `suite` | other programs in guests: a shell, a command, the workspace's tests |
+//! | `scratch`, `interrupt`, `workers` | temporary directories; an early end; a few guests at a time |
 //! | `tally`, `report` | what it amounts to: text, JSON, a page |
 //!
 //! The program is the same on both sides: guests run it as `kernel-lab guest`, so what they are told
@@ -39,6 +40,7 @@ mod programs;
 mod report;
 mod run;
 mod scenario;
+mod scratch;
 mod suite;
 mod tally;
 mod workers;

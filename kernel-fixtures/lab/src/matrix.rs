@@ -46,6 +46,8 @@ pub(crate) struct Row {
     pub(crate) criu: String,
     /// The C library.
     pub(crate) libc: String,
+    /// Processes in each image.
+    pub(crate) processes: usize,
     /// Whether CRIU was told to take the vDSO for another one although it is the same.
     pub(crate) fault: bool,
     /// CRIU alone.
@@ -133,7 +135,9 @@ fn fill(row: &mut Row, kind: &Kind, repeat: usize, dumps: &Dumps, restores: &Res
         if dumps.image(&image).is_none() {
             let dumped = dumps.dumped.iter().find(|dumped| dumped.image == image);
             let reason = dumped.and_then(|dumped| dumped.failure.clone());
-            row.ignored = reason.or_else(|| dumps.failure.clone());
+            row.ignored = reason
+                .or_else(|| dumps.failure.clone())
+                .or(row.ignored.take());
             continue;
         }
         let of = |by: By| {
@@ -169,6 +173,7 @@ fn empty(pair: &(String, String), kind: &Kind, fault: bool) -> Row {
         to: pair.1.clone(),
         criu: kind.criu.clone(),
         libc: kind.libc.clone(),
+        processes: kind.processes,
         fault,
         plain: Tally::default(),
         linked: Tally::default(),
@@ -197,7 +202,7 @@ mod tests {
             by,
             fate,
             observed: Observed::default(),
-            report: None,
+            reports: Vec::new(),
             seconds: 1.0,
             dumped: None,
         }
@@ -207,6 +212,7 @@ mod tests {
         let kind = Kind {
             criu: "4.3".to_owned(),
             libc: "2.36".to_owned(),
+            processes: 1,
         };
         let images = [kind.image(0), kind.image(1)];
         let dumps = Dumps::with_images(&images).unwrap();

@@ -50,7 +50,7 @@ pub(crate) fn relocator() -> Result<PathBuf> {
 
 /// The content of a program without what only a debugger needs, which is most of it.
 pub(crate) fn small(program: &Path) -> Result<Vec<u8>> {
-    let directory = tempfile::tempdir()?;
+    let directory = crate::scratch::directory()?;
     let copy = directory.path().join("program");
     let stripped = Command::new("strip")
         .args(["--strip-debug", "-o"])

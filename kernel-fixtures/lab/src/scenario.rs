@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use crate::guest::{Act, Answer, By, Dumped, IMAGES, Restore, Restored, Subject, TABLES};
 use crate::initramfs::Archive;
 use crate::lab::Lab;
+use crate::scratch;
 
 /// The number of the first subject's process, and how far apart they are.
 const FIRST_PID: i32 = 4000;
@@ -30,6 +31,8 @@ pub(crate) struct Kind {
     pub(crate) criu: String,
     /// The C library.
     pub(crate) libc: String,
+    /// Processes in each image.
+    pub(crate) processes: usize,
 }
 
 impl Kind {
@@ -54,7 +57,7 @@ pub(crate) struct Dumps {
 impl Dumps {
     fn empty() -> Result<Self> {
         Ok(Self {
-            directory: tempfile::Builder::new().prefix("kernel-lab-").tempdir()?,
+            directory: scratch::directory()?,
             dumped: Vec::new(),
             not_described: Some("the guest said nothing about it".to_owned()),
             failure: None,
@@ -139,6 +142,7 @@ pub(crate) fn dump(lab: &Lab, version: &str, kinds: &[Kind], repeat: usize) -> R
                 program: program.clone(),
                 environment: environment(version),
                 criu: criu.clone(),
+                processes: kind.processes,
                 pid,
             }));
         }
@@ -225,7 +229,7 @@ pub(crate) fn restore(
     }
     for answer in answers {
         match answer {
-            Answer::Restored(restored) => restores.restored.push(restored),
+            Answer::Restored(restored) => restores.restored.push(*restored),
             Answer::Described(described) => dumps.not_described = described.err(),
             _ => {}
         }

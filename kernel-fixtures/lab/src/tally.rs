@@ -55,9 +55,13 @@ impl Tally {
             *self.wrong_by_function.entry(name).or_default() += wrong;
         }
         self.slowest = self.slowest.max(restored.seconds);
-        // Both are small whole numbers.
-        self.carried += (said(restored, "moved") + said(restored, "frames")) as u64;
-        self.longest_stop_ms = self.longest_stop_ms.max(said(restored, "stop_us") / 1e3);
+        let carried: f64 = said(restored, "moved")
+            .chain(said(restored, "frames"))
+            .sum();
+        // They are small whole numbers.
+        self.carried += carried as u64;
+        let longest = said(restored, "stop_us").fold(0.0, f64::max);
+        self.longest_stop_ms = self.longest_stop_ms.max(longest / 1e3);
         match &restored.fate {
             Fate::Runs if observed.all_wrong() == 0 => self.right += 1,
             Fate::Runs => self.wrong += 1,
@@ -100,10 +104,7 @@ impl Tally {
     pub(crate) fn add_random(&mut self, one: &Restored, other: &Restored) {
         let theirs = &other.observed.random;
         let ours = one.observed.random.iter();
-        // A call that was under way at the dump has its number already.
-        let repeated = ours
-            .skip(1)
-            .filter(|number| theirs.iter().skip(1).any(|n| n == *number));
+        let repeated = ours.filter(|number| theirs.contains(number));
         self.repeated_random += repeated.count();
     }
 
@@ -120,11 +121,10 @@ impl Tally {
     }
 }
 
-/// A number in the relocator's report.
-fn said(restored: &Restored, name: &str) -> f64 {
-    let report = restored.report.as_ref();
-    let value = report.and_then(|report| report.get(name));
-    value.and_then(serde_json::Value::as_f64).unwrap_or(0.0)
+/// A number in the relocator's reports, one for each process.
+fn said<'a>(restored: &'a Restored, name: &'a str) -> impl Iterator<Item = f64> + 'a {
+    let values = restored.reports.iter().map(move |report| report.get(name));
+    values.map(|value| value.and_then(serde_json::Value::as_f64).unwrap_or(0.0))
 }
 
 #[cfg(test)]
@@ -144,7 +144,7 @@ mod tests {
                 random: vec![1, 2, 3],
                 ..Observed::default()
             },
-            report: Some(serde_json::json!({"moved": 2, "frames": 1, "stop_us": 1500.0})),
+            reports: vec![serde_json::json!({"moved": 2, "frames": 1, "stop_us": 1500.0})],
             seconds: 1.0,
             dumped: None,
         }
@@ -176,7 +176,7 @@ mod tests {
         let mut tally = Tally::default();
         tally.add(&one);
         tally.add_random(&one, &one);
-        assert_eq!(tally.repeated_random, 2);
+        assert_eq!(tally.repeated_random, 3);
         assert!(!tally.is_good());
     }
 

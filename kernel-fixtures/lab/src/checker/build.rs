@@ -49,6 +49,8 @@ pub(crate) fn compile(libc: &Libc, output: &Path) -> Result<()> {
                     "-isystem",
                 ])
                 .arg(tree.root.join(arch::MUSL_HEADERS))
+                .arg("-isystem")
+                .arg(own_headers()?)
                 .args([file("crt1.o"), file("crti.o"), source.clone()])
                 .args([file("libc.a")])
                 .arg("-lgcc")
@@ -62,6 +64,15 @@ pub(crate) fn compile(libc: &Libc, output: &Path) -> Result<()> {
         bail!("the checker does not compile: {said}");
     }
     Ok(())
+}
+
+/// The headers that a compiler brings itself, which are no C library's.
+fn own_headers() -> Result<PathBuf> {
+    let output = Command::new("cc").arg("-print-file-name=include").output();
+    let output = output.context("the checker needs a C compiler: cc")?;
+    Ok(PathBuf::from(
+        String::from_utf8_lossy(&output.stdout).trim(),
+    ))
 }
 
 #[cfg(test)]

@@ -114,7 +114,8 @@ impl Page {
             wrong: differences(&self.wrong, &earlier.wrong),
             signals: self.handled.wrapping_sub(earlier.handled),
             still: still.map(|(_, thread)| thread).collect(),
-            random: self.random.clone(),
+            // A call that was under way at the dump has its number already.
+            random: self.random.iter().skip(1).copied().collect(),
             messages: self
                 .messages
                 .iter()
@@ -143,6 +144,24 @@ pub(crate) struct Observed {
 }
 
 impl Observed {
+    /// Adds what another process of the same image did. Its threads have numbers behind those of
+    /// the first one.
+    pub(crate) fn merge(&mut self, other: Self, process: usize) {
+        let add = |sums: &mut Vec<u64>, more: &[u64]| {
+            sums.resize(sums.len().max(more.len()), 0);
+            sums.iter_mut()
+                .zip(more)
+                .for_each(|(sum, more)| *sum += more);
+        };
+        add(&mut self.calls, &other.calls);
+        add(&mut self.wrong, &other.wrong);
+        self.signals += other.signals;
+        let still = other.still.iter().map(|thread| thread + process * THREADS);
+        self.still.extend(still);
+        self.random.extend(other.random);
+        self.messages.extend(other.messages);
+    }
+
     /// All wrong answers.
     pub(crate) fn all_wrong(&self) -> u64 {
         self.wrong.iter().sum()
@@ -197,5 +216,8 @@ mod tests {
         assert_eq!(observed.all_wrong(), 6);
         assert_eq!(observed.wrong_by_name(), [("getrandom", 6)]);
         assert_eq!(observed.messages, ["x"]);
+        let mut both = observed.clone();
+        both.merge(observed, 1);
+        assert_eq!((both.still, both.wrong[11]), (vec![1, 17], 12));
     }
 }

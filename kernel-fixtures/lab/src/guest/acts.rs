@@ -1,14 +1,14 @@
 //! Dumps and restores, one after the other.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::image;
+use super::image::{self, Process};
 use super::job::{Act, Answer, By, Dumped, Fate, IMAGES, OUT, Restore, Restored, Subject, TABLES};
 use super::program;
 use crate::checker::{Observed, Page, THREADS};
@@ -31,7 +31,7 @@ pub(super) fn perform(acts: &[Act], say: &mut dyn FnMut(&Answer) -> Result<()>) 
         let answer = match act {
             Act::Describe => Answer::Described(describe().map_err(|error| format!("{error:#}"))),
             Act::Dump(subject) => Answer::Dumped(dump(subject)),
-            Act::Restore(restore) => Answer::Restored(self::restore(restore)),
+            Act::Restore(restore) => Answer::Restored(Box::new(self::restore(restore))),
         };
         say(&answer)?;
     }
@@ -73,31 +73,38 @@ fn describe() -> Result<f64> {
 }
 
 fn dump(subject: &Subject) -> Dumped {
-    let page = image::page(&subject.image);
-    let directory = Path::new(OUT).join("images").join(&subject.image);
     let began = Instant::now();
-    let dumped = image::start(subject).and_then(|mut child| {
-        let pid = i32::try_from(child.id())?;
-        let dumped = image::dump(&subject.criu, pid, &page, &directory);
+    let dumped = image::start(subject).and_then(|(mut child, processes)| {
+        let wrong = wrong(&processes);
+        let dumped = image::dump(&subject.criu, &processes, &dumped_to(&subject.image));
         if dumped.is_err() {
-            let _ = child.kill();
+            let _ = image::end(&processes);
         }
         // CRIU's dump kills; the number of a dead child stays taken until it is waited for.
         let _ = child.wait();
-        dumped
+        dumped.map(|()| wrong)
     });
-    finished(&subject.image, dumped, &page, began)
+    finished(&subject.image, dumped, began)
 }
 
-fn finished(image: &str, dumped: Result<()>, page: &Path, began: Instant) -> Dumped {
+fn dumped_to(image: &str) -> PathBuf {
+    Path::new(OUT).join("images").join(image)
+}
+
+/// Wrong answers up to now.
+fn wrong(processes: &[Process]) -> u64 {
+    let pages = processes.iter().filter_map(|process| process.read().ok());
+    pages.map(|page| page.wrong.iter().sum::<u64>()).sum()
+}
+
+fn finished(image: &str, dumped: Result<u64>, began: Instant) -> Dumped {
     if dumped.is_err() {
-        let _ = fs::remove_dir_all(Path::new(OUT).join("images").join(image));
+        let _ = fs::remove_dir_all(dumped_to(image));
     }
-    let wrong = image::read(page).map(|page| page.wrong.iter().sum());
     Dumped {
         image: image.to_owned(),
+        wrong_before: *dumped.as_ref().unwrap_or(&0),
         failure: dumped.err().map(|error| format!("{error:#}")),
-        wrong_before: wrong.unwrap_or(0),
         seconds: began.elapsed().as_secs_f64(),
     }
 }
@@ -108,51 +115,67 @@ fn restore(act: &Restore) -> Restored {
         by: act.by,
         fate: Fate::Runs,
         observed: Observed::default(),
-        report: None,
+        reports: Vec::new(),
         seconds: 0.0,
         dumped: None,
     };
-    let page = image::page(&act.image);
     let directory = Path::new(IMAGES).join(&act.image);
-    let began = Instant::now();
-    let (pid, before) = match image::lay_out(&directory, &page, act.epoch) {
-        Ok(laid_out) => laid_out,
-        Err(error) => {
-            restored.fate = Fate::NotRestored(format!("{error:#}"));
-            return restored;
+    match image::lay_out(&directory, &act.image, act.epoch) {
+        Ok(laid_out) => {
+            let (processes, pages): (Vec<_>, Vec<_>) = laid_out.into_iter().unzip();
+            restored.fate = go_on(act, &directory, &processes, &pages, &mut restored);
+            if act.dump && restored.fate == Fate::Runs {
+                restored.dumped = Some(dump_again(&processes, act));
+            }
+            let _ = image::end(&processes);
         }
-    };
+        Err(error) => restored.fate = Fate::NotRestored(format!("{error:#}")),
+    }
+    restored
+}
+
+/// Restores, links and watches.
+fn go_on(
+    act: &Restore,
+    directory: &Path,
+    processes: &[Process],
+    pages: &[Page],
+    restored: &mut Restored,
+) -> Fate {
+    let began = Instant::now();
     let is_stopped = act.by == By::Relocator;
-    if let Err(error) = image::restore(&act.criu, &directory, is_stopped, act.fault) {
-        restored.fate = Fate::NotRestored(format!("{error:#}"));
-        let _ = image::end(pid);
-        return restored;
+    if let Err(error) = image::restore(&act.criu, directory, is_stopped, act.fault) {
+        return Fate::NotRestored(format!("{error:#}"));
     }
     if is_stopped {
-        let ran = apply(pid, act);
-        restored.report = serde_json::from_str(&ran.stdout).ok();
-        if !ran.is_success {
-            restored.fate = Fate::Refused(ran.failure);
-            let _ = image::end(pid);
-            return restored;
+        for process in processes {
+            let ran = apply(process.pid, act);
+            restored
+                .reports
+                .extend(serde_json::from_str(&ran.stdout).ok());
+            if !ran.is_success {
+                return Fate::Refused(ran.failure);
+            }
         }
-        // Nothing happens to a process that died meanwhile; that shows next.
-        let _ = kill(Pid::from_raw(pid), Signal::SIGCONT);
+        for process in processes {
+            // Nothing happens to a process that died meanwhile; that shows next.
+            let _ = kill(Pid::from_raw(process.pid), Signal::SIGCONT);
+        }
     }
     restored.seconds = began.elapsed().as_secs_f64();
-    let watched = watch(pid, &page, &before, Duration::from_millis(act.observe_ms));
-    match watched {
-        Ok((fate, observed)) => {
-            restored.fate = fate;
-            restored.observed = observed;
+    let time = Duration::from_millis(act.observe_ms);
+    for ((process, before), number) in processes.iter().zip(pages).zip(0..) {
+        match watch(process, before, time) {
+            Ok((fate, observed)) => {
+                restored.observed.merge(observed, number);
+                if fate != Fate::Runs {
+                    return fate;
+                }
+            }
+            Err(error) => return Fate::Lost(format!("{error:#}")),
         }
-        Err(error) => restored.fate = Fate::Lost(format!("{error:#}")),
     }
-    if act.dump && restored.fate == Fate::Runs {
-        restored.dumped = Some(dump_again(pid, act));
-    }
-    let _ = image::end(pid);
-    restored
+    Fate::Runs
 }
 
 fn apply(pid: i32, act: &Restore) -> program::Ran {
@@ -165,12 +188,12 @@ fn apply(pid: i32, act: &Restore) -> program::Ran {
 }
 
 /// Watches a process for that long, and longer if a thread has not come on yet.
-fn watch(pid: i32, page: &Path, before: &Page, time: Duration) -> Result<(Fate, Observed)> {
+fn watch(process: &Process, before: &Page, time: Duration) -> Result<(Fate, Observed)> {
     let began = Instant::now();
     loop {
         std::thread::sleep(Duration::from_millis(20).min(time));
-        let observed = image::read(page)?.since(before);
-        if let Some(end) = ended(pid) {
+        let observed = process.read()?.since(before);
+        if let Some(end) = ended(process.pid) {
             return Ok((Fate::Lost(end), observed));
         }
         let elapsed = began.elapsed();
@@ -208,13 +231,15 @@ fn ended(pid: i32) -> Option<String> {
     }
 }
 
-/// Dumps a process that runs here, prepared for it where the relocator knows how.
-fn dump_again(pid: i32, act: &Restore) -> Dumped {
+/// Dumps processes that run here, prepared for it where the relocator knows how.
+fn dump_again(processes: &[Process], act: &Restore) -> Dumped {
     let began = Instant::now();
-    let page = image::page(&act.image);
-    let directory = Path::new(OUT).join("images").join(&act.image);
-    let dumped = prepare(pid, act.by).and_then(|()| image::dump(&act.criu, pid, &page, &directory));
-    finished(&act.image, dumped, &page, began)
+    let wrong = wrong(processes);
+    let prepared = processes
+        .iter()
+        .try_for_each(|process| prepare(process.pid, act.by));
+    let dumped = prepared.and_then(|()| image::dump(&act.criu, processes, &dumped_to(&act.image)));
+    finished(&act.image, dumped.map(|()| wrong), began)
 }
 
 /// A linked process is prepared for a dump, if this relocator has a command for that.

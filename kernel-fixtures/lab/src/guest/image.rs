@@ -1,7 +1,6 @@
 //! Subjects, their pages, and CRIU, in a guest.
 
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -19,14 +18,15 @@ use crate::checker::{self, Page};
 /// Where subjects have their pages.
 const PAGES: &str = "/run/lab";
 
-/// The copy of a subject's page beside its image.
-const KEPT_PAGE: &str = "checker.page";
-
-/// The number of the process, beside its image.
-const KEPT_PID: &str = "checker.pid";
+/// The numbers of the processes, beside their image.
+const KEPT_PIDS: &str = "processes";
 
 /// What CRIU remembers about a kernel, which is another one's after a restore of a whole machine.
 const REMEMBERED: [&str; 2] = ["/run/criu.kdat", "/run/criu.kdat.6"];
+
+/// How long CRIU's dump may wait for a process to stop, in seconds: longer than usual, since the
+/// process may have to wait for a processor itself.
+const CRIU_TIMEOUT: &str = "60";
 
 /// What CRIU calls an error and goes on without.
 const HARMLESS: &str = "binfmt_misc";
@@ -38,27 +38,46 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// running by then.
 const TICKS: u64 = 12;
 
-/// The page of the subject with that image.
-pub(super) fn page(image: &str) -> PathBuf {
-    Path::new(PAGES).join(format!("{image}.page"))
+/// One process of an image.
+#[derive(Debug, Clone)]
+pub(super) struct Process {
+    /// Its number.
+    pub(super) pid: i32,
+    /// Its page.
+    page: PathBuf,
 }
 
-/// What a page says now.
-pub(super) fn read(page: &Path) -> Result<Page> {
-    let bytes = fs::read(page).with_context(|| page.display().to_string())?;
-    Page::parse(&bytes).with_context(|| format!("{}: too short", page.display()))
+impl Process {
+    /// What its page says now.
+    pub(super) fn read(&self) -> Result<Page> {
+        let bytes = fs::read(&self.page).with_context(|| self.page.display().to_string())?;
+        Page::parse(&bytes).with_context(|| format!("{}: too short", self.page.display()))
+    }
+}
+
+/// The page of a process of an image.
+fn page(image: &str, number: usize) -> PathBuf {
+    Path::new(PAGES).join(format!("{image}.{number}.page"))
+}
+
+/// The copy of a page beside an image.
+fn kept_page(directory: &Path, number: usize) -> PathBuf {
+    directory.join(format!("{number}.page"))
 }
 
 /// Starts a subject and waits until all its threads have begun.
-pub(super) fn start(subject: &Subject) -> Result<Child> {
-    let page = page(&subject.image);
+pub(super) fn start(subject: &Subject) -> Result<(Child, Vec<Process>)> {
     fs::create_dir_all(PAGES)?;
-    fs::write(&page, vec![0; checker::SIZE])?;
+    let pages = (0..subject.processes).map(|number| page(&subject.image, number));
+    let pages: Vec<PathBuf> = pages.collect();
+    for page in &pages {
+        fs::write(page, vec![0; checker::SIZE])?;
+    }
     let last = (subject.pid - 1).to_string();
     fs::write("/proc/sys/kernel/ns_last_pid", last).context("ns_last_pid")?;
     let mut child = Command::new("setsid")
         .arg(&subject.program)
-        .arg(&page)
+        .args(&pages)
         .envs(
             subject
                 .environment
@@ -70,53 +89,94 @@ pub(super) fn start(subject: &Subject) -> Result<Child> {
         .stderr(Stdio::null())
         .spawn()
         .context("setsid")?;
+    let began = wait_for(&mut child, &pages);
+    let processes = began.and_then(|()| processes(child.id(), pages));
+    if processes.is_err() {
+        // Its children end by themselves when the guest does.
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    Ok((child, processes?))
+}
+
+/// The processes of a subject, in the order of their pages.
+fn processes(first: u32, pages: Vec<PathBuf>) -> Result<Vec<Process>> {
+    let children = format!("/proc/{first}/task/{first}/children");
+    let children = fs::read_to_string(&children).context(children)?;
+    let numbers = children.split_whitespace().map(str::parse);
+    let mut pids = vec![i32::try_from(first)?];
+    pids.extend(numbers.collect::<Result<Vec<i32>, _>>()?);
+    if pids.len() != pages.len() {
+        bail!("there are processes {pids:?} instead of {}", pages.len());
+    }
+    let pairs = pids.into_iter().zip(pages);
+    Ok(pairs.map(|(pid, page)| Process { pid, page }).collect())
+}
+
+fn wait_for(child: &mut Child, pages: &[PathBuf]) -> Result<()> {
     let began = Instant::now();
+    let runs = |page: &PathBuf| {
+        let now = Page::parse(&fs::read(page)?).context("too short")?;
+        let all = now.progress.iter().all(|&steps| steps > 0);
+        anyhow::Ok(now.is_ready && now.ticks >= TICKS && all)
+    };
     loop {
-        let now = read(&page)?;
-        let runs = now.progress.iter().all(|&steps| steps > 0);
-        if now.is_ready && now.ticks >= TICKS && runs {
-            return Ok(child);
+        let mut all = true;
+        for page in pages {
+            all &= runs(page)?;
+        }
+        if all {
+            return Ok(());
         }
         if let Some(status) = child.try_wait()? {
             bail!("the subject ended: {status}");
         }
         if began.elapsed() > PATIENCE {
-            child.kill()?;
-            child.wait()?;
-            bail!("the subject did not begin: {now:?}");
+            bail!("the subject did not begin");
         }
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
-/// Dumps a process to a directory, with its page. It is gone then.
-pub(super) fn dump(criu: &Criu, pid: i32, page: &Path, directory: &Path) -> Result<()> {
+/// Dumps processes to a directory, with their pages. They are gone then.
+pub(super) fn dump(criu: &Criu, processes: &[Process], directory: &Path) -> Result<()> {
     fs::create_dir_all(directory)?;
-    let number = pid.to_string();
-    let ran = call(criu, "dump", directory, &["-t", &number], false);
+    let first = processes.first().context("no process")?;
+    let number = first.pid.to_string();
+    let arguments = ["-t", &number, "--timeout", CRIU_TIMEOUT];
+    let ran = call(criu, "dump", directory, &arguments, false);
     if !ran.is_success {
         bail!("{}", failure(&ran, &directory.join("dump.log")));
     }
-    gone(pid)?;
-    fs::copy(page, directory.join(KEPT_PAGE))?;
-    fs::write(directory.join(KEPT_PID), number)?;
+    let mut numbers = String::new();
+    for (process, number) in processes.iter().zip(0..) {
+        gone(process.pid)?;
+        fs::copy(&process.page, kept_page(directory, number))?;
+        numbers.push_str(&format!("{}\n", process.pid));
+    }
+    fs::write(directory.join(KEPT_PIDS), numbers)?;
     Ok(())
 }
 
-/// Lays out the page of an image as it was at the dump, in the restore's own epoch.
-pub(super) fn lay_out(directory: &Path, page: &Path, epoch: u64) -> Result<(i32, Page)> {
-    let mut bytes = fs::read(directory.join(KEPT_PAGE)).context("no page")?;
-    let pid = fs::read_to_string(directory.join(KEPT_PID)).context("no process number")?;
-    let place = bytes.get_mut(checker::EPOCH..checker::EPOCH + 8);
-    place
-        .context("the page")?
-        .copy_from_slice(&epoch.to_le_bytes());
+/// Lays out the pages of an image as they were at the dump, in the restore's own epoch.
+pub(super) fn lay_out(directory: &Path, image: &str, epoch: u64) -> Result<Vec<(Process, Page)>> {
+    let pids = fs::read_to_string(directory.join(KEPT_PIDS)).context("no process numbers")?;
     fs::create_dir_all(PAGES)?;
-    // CRIU maps the file of that name; another one would have another number, not another content.
-    let mut file = fs::File::create(page)?;
-    file.write_all(&bytes)?;
-    let before = Page::parse(&bytes).context("the page")?;
-    Ok((pid.trim().parse().context("the process number")?, before))
+    let mut all = Vec::new();
+    for (pid, number) in pids.lines().zip(0..) {
+        let mut bytes = fs::read(kept_page(directory, number)).context("no page")?;
+        let place = bytes.get_mut(checker::EPOCH..checker::EPOCH + 8);
+        place
+            .context("the page")?
+            .copy_from_slice(&epoch.to_le_bytes());
+        let page = page(image, number);
+        // The process has mapped the file of that name.
+        fs::write(&page, &bytes)?;
+        let before = Page::parse(&bytes).context("the page")?;
+        let pid = pid.parse().context("the process number")?;
+        all.push((Process { pid, page }, before));
+    }
+    Ok(all)
 }
 
 /// Restores an image. With `stopped` its threads do not run yet.
@@ -129,11 +189,13 @@ pub(super) fn restore(criu: &Criu, directory: &Path, stopped: bool, fault: bool)
     }
 }
 
-/// Kills a process, and waits until its number is free.
-pub(super) fn end(pid: i32) -> Result<()> {
-    // It may have ended by itself.
-    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-    gone(pid)
+/// Kills processes, and waits until their numbers are free.
+pub(super) fn end(processes: &[Process]) -> Result<()> {
+    for process in processes {
+        // It may have ended by itself.
+        let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
+    }
+    processes.iter().try_for_each(|process| gone(process.pid))
 }
 
 /// Waits until there is no such process any more.

@@ -60,6 +60,8 @@ pub(crate) struct Subject {
     pub(crate) environment: Vec<(String, String)>,
     /// What dumps it.
     pub(crate) criu: Criu,
+    /// How many processes it is: the program and its children, each with a page of its own.
+    pub(crate) processes: usize,
     /// The process number that it gets if that is free: no process of another guest has it.
     pub(crate) pid: i32,
 }
@@ -119,7 +121,7 @@ pub(crate) enum Answer {
     /// A subject was dumped.
     Dumped(Dumped),
     /// An image was restored.
-    Restored(Restored),
+    Restored(Box<Restored>),
     /// All acts are done.
     Done,
 }
@@ -148,8 +150,8 @@ pub(crate) struct Restored {
     pub(crate) fate: Fate,
     /// What it did while it was watched.
     pub(crate) observed: Observed,
-    /// What the relocator said, as JSON.
-    pub(crate) report: Option<serde_json::Value>,
+    /// What the relocator said about each process, as JSON.
+    pub(crate) reports: Vec<serde_json::Value>,
     /// How long restoring and linking took, in seconds of the guest.
     pub(crate) seconds: f64,
     /// The dump afterwards.
@@ -190,15 +192,15 @@ mod tests {
 
     #[test]
     fn answers_survive() {
-        let answer = Answer::Restored(Restored {
+        let answer = Answer::Restored(Box::new(Restored {
             image: "a".to_owned(),
             by: By::Relocator,
             fate: Fate::Refused("it cannot go on".to_owned()),
             observed: Observed::default(),
-            report: Some(serde_json::json!({"state": "linked"})),
+            reports: vec![serde_json::json!({"state": "linked"})],
             seconds: 1.5,
             dumped: None,
-        });
+        }));
         let line = serde_json::to_string(&answer).unwrap();
         assert_eq!(Answer::parse(&line), Some(answer));
     }

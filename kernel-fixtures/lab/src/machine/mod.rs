@@ -25,7 +25,7 @@ use tempfile::TempDir;
 pub(crate) use error::MachineError;
 pub(crate) use settings::Settings;
 
-use crate::{arch, interrupt};
+use crate::{arch, interrupt, scratch};
 
 /// How often the emulator is looked at.
 const PERIOD: Duration = Duration::from_millis(20);
@@ -86,7 +86,7 @@ impl Machine {
 
     /// Boots, and waits until the machine has ended.
     pub(crate) fn run(&self, boot: &Boot<'_>, channel: Channel<'_>) -> Result<Ended> {
-        let directory = tempfile::Builder::new().prefix("kernel-lab-").tempdir()?;
+        let directory = scratch::directory()?;
         let path = |name: &str| directory.path().join(name);
         let mut initrd = File::create(path("initrd"))?;
         for layer in &boot.layers {

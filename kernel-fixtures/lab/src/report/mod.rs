@@ -1,5 +1,6 @@
-//! What a run of the lab found: text, JSON, a page.
+//! What a run of the lab found: text, JSON, a page, tables for a document.
 
+mod markdown;
 mod page;
 mod text;
 
@@ -8,6 +9,7 @@ use serde::Serialize;
 use crate::chain::Chain;
 use crate::matrix::Row;
 
+pub(crate) use markdown::markdown;
 pub(crate) use page::page;
 pub(crate) use text::text;
 
@@ -80,6 +82,7 @@ pub(crate) mod tests {
             to: "6.12".to_owned(),
             criu: "4.3".to_owned(),
             libc: "2.36".to_owned(),
+            processes: 1,
             fault: false,
             plain,
             linked: linked.clone(),
@@ -101,6 +104,7 @@ pub(crate) mod tests {
                 kernels: ["6.1", "6.12", "6.1"].map(str::to_owned).into(),
                 criu: "4.3".to_owned(),
                 libc: "newest".to_owned(),
+                processes: 3,
                 by: By::Relocator,
                 began: 5,
                 arrived: 4,

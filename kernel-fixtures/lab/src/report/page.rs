@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::Report;
-use super::text::{fates, wrong_calls};
+use super::text::{fates, subjects, wrong_calls};
 use crate::tally::Tally;
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:76em;padding:0 1em}\
@@ -53,7 +53,7 @@ fn matrix(report: &Report, page: &mut String) {
             "<tr><td>{}<td>{}{fault}<td>{}<td>{}{}{}</tr>",
             escape(&row.from),
             escape(&row.to),
-            escape(&row.libc),
+            escape(&subjects(&row.libc, row.processes)),
             escape(&row.criu),
             cells(&row.plain, row.ignored.as_deref()),
             cells(&row.linked, row.ignored.as_deref()),
@@ -88,7 +88,7 @@ fn chains(report: &Report, page: &mut String) {
             page,
             "<tr><td>{}<td>{}<td>{}<td class=\"{class}\">{}/{}<td>{}</tr>",
             escape(&chain.kernels.join(" > ")),
-            escape(&chain.libc),
+            escape(&subjects(&chain.libc, chain.processes)),
             escape(&chain.criu),
             chain.arrived,
             chain.began,

@@ -61,7 +61,7 @@ fn matrix(rows: &[Row]) -> Table {
         table.add_row([
             row.from.clone(),
             format!("{}{fault}", row.to),
-            row.libc.clone(),
+            subjects(&row.libc, row.processes),
             row.criu.clone(),
             fates(&row.plain),
             wrong_calls(&row.plain),
@@ -80,13 +80,21 @@ fn chains(chains: &[Chain]) -> Table {
         let hops: Vec<String> = chain.hops.iter().map(fates).collect();
         table.add_row([
             chain.kernels.join(" > "),
-            chain.libc.clone(),
+            subjects(&chain.libc, chain.processes),
             chain.criu.clone(),
             format!("{}/{}", chain.arrived, chain.began),
             hops.join(" | "),
         ]);
     }
     table
+}
+
+/// The C library, and how many processes there are in an image if it is more than one.
+pub(super) fn subjects(libc: &str, processes: usize) -> String {
+    match processes {
+        1 => libc.to_owned(),
+        many => format!("{libc}, {many} processes"),
+    }
 }
 
 /// What became of processes: "4/5 right, 1 lost".
@@ -123,23 +131,39 @@ pub(super) fn wrong_calls(tally: &Tally) -> String {
     }
 }
 
-/// Why something was not right.
+/// Why something was not right: each reason once, with where it was first and how often.
 fn reasons(report: &Report) -> String {
-    let mut text = String::new();
-    let mut add = |place: &str, tally: &Tally| {
-        for reason in &tally.reasons {
-            let _ = writeln!(text, "{place}: {reason}");
+    let mut found: Vec<(String, String, usize)> = Vec::new();
+    let mut add = |place: String, reason: &str| {
+        let kind = kind(reason);
+        match found.iter_mut().find(|(known, ..)| *known == kind) {
+            Some((.., count)) => *count += 1,
+            None => found.push((kind, format!("{place}: {reason}"), 1)),
         }
     };
     for row in &report.rows {
         let pair = format!("{} > {}, libc {}", row.from, row.to, row.libc);
-        add(&format!("{pair}, CRIU alone"), &row.plain);
-        add(&format!("{pair}, with relocator"), &row.linked);
+        for (tally, who) in [(&row.plain, "CRIU alone"), (&row.linked, "with relocator")] {
+            for reason in &tally.reasons {
+                add(format!("{pair}, {who}"), reason);
+            }
+        }
     }
     for chain in &report.chains {
         for (hop, to) in chain.hops.iter().zip(chain.kernels.iter().skip(1)) {
-            add(&format!("{}, on {to}", chain.kernels.join(" > ")), hop);
+            for reason in &hop.reasons {
+                add(format!("{}, on {to}", chain.kernels.join(" > ")), reason);
+            }
         }
+    }
+    let mut text = String::new();
+    for (.., words, count) in found {
+        let again = if count > 1 {
+            format!(" (and {} more)", count - 1)
+        } else {
+            String::new()
+        };
+        let _ = writeln!(text, "{words}{again}");
     }
     for row in &report.rows {
         if let Some(reason) = &row.ignored {
@@ -158,9 +182,25 @@ fn reasons(report: &Report) -> String {
     text
 }
 
+/// A reason without its numbers, which differ from process to process.
+fn kind(reason: &str) -> String {
+    let words = reason.split_whitespace().map(|word| {
+        let is_number = word.contains(|c: char| c.is_ascii_digit());
+        if is_number { "#" } else { word }
+    });
+    words.collect::<Vec<&str>>().join(" ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::tests::example;
+
+    #[test]
+    fn a_reason_is_the_same_with_other_numbers() {
+        let kinds = ["spin 0: 1.5 between 2 and 3", "spin 7: 0.0 between 9 and 9"].map(super::kind);
+        assert_eq!(kinds[0], kinds[1]);
+        assert_ne!(kinds[0], super::kind("SIGSEGV"));
+    }
 
     #[test]
     fn everything_is_said() {
