@@ -75,7 +75,7 @@ pub(super) fn guard(
     let is_new = known.as_ref() != Some(&chosen);
     let [old, new] = writes(mark, vdso, chosen.start, new_vvar);
     let gone = known.filter(|_| is_new).map(Step::Unmap);
-    let mapped = is_new.then(|| Step::Placeholder(chosen));
+    let mapped = is_new.then_some(Step::Placeholder(chosen));
     gone.into_iter()
         .chain(old)
         .chain(mapped)
