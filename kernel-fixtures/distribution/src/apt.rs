@@ -99,8 +99,11 @@ impl Apt {
     ) -> Result<Package, FetchError> {
         let sources = archives.sources(group);
         if self.is_fresh(&sources) {
-            let found = package::choose(request, self.packages(request)?);
-            return found.ok_or_else(|| none(request, group));
+            return match self.is_absent(request) {
+                true => Err(none(request, group)),
+                false => package::choose(request, self.packages(request)?)
+                    .ok_or_else(|| none(request, group)),
+            };
         }
         self.write("archive.sources", &sources)?;
         let progress = Progress::start(format!("package lists for Linux {}", request.text()));
@@ -117,9 +120,22 @@ impl Apt {
         }
         // Failures of single lists do not matter as long as the kernel is in another.
         match is_whole {
-            true => Err(none(request, group)),
+            true => {
+                self.write(&absent(request), "")?;
+                Err(none(request, group))
+            }
             false => Err(update.error("update its package lists")),
         }
+    }
+
+    /// Whether the lists as they are were searched for a kernel in vain. Reading them takes seconds.
+    fn is_absent(&self, request: &Request) -> bool {
+        let modified = |name: &str| {
+            let file = fs::metadata(self.directory.join(name));
+            file.and_then(|file| file.modified()).ok()
+        };
+        let searched = modified(&absent(request));
+        searched.is_some() && searched >= modified(UPDATED)
     }
 
     /// Whether the lists of these sources were brought up to date a moment ago.
@@ -225,6 +241,11 @@ fn files(directory: &Path) -> Result<Vec<PathBuf>, FetchError> {
 fn is_of(file: &Path, package: &Package) -> bool {
     let version = package.version.replace(':', "%3a");
     file_name(file).starts_with(&format!("{}_{version}_", package.name))
+}
+
+/// The file that says that a kernel is not in the lists.
+fn absent(request: &Request) -> String {
+    format!("absent-{}", request.text())
 }
 
 /// That a group of suites does not have a kernel.
@@ -400,6 +421,26 @@ mod tests {
         let updated = fs::File::open(directory.path().join(UPDATED)).unwrap();
         updated.set_modified(SystemTime::now() - 2 * FRESH).unwrap();
         assert!(!apt.is_fresh("sources"));
+    }
+
+    #[test]
+    fn a_search_in_vain_holds_until_lists_are_newer() {
+        let directory = tempfile::tempdir().unwrap();
+        let apt = Apt::set_up(directory.path().to_owned()).unwrap();
+        let request = Request::parse("6.18.99").unwrap();
+        let touch = |name: &str, age: u64| {
+            apt.write(name, "").unwrap();
+            let file = fs::File::open(directory.path().join(name)).unwrap();
+            let time = SystemTime::now() - Duration::from_secs(age);
+            file.set_modified(time).unwrap();
+        };
+        touch(UPDATED, 20);
+        assert!(!apt.is_absent(&request));
+        touch(&absent(&request), 10);
+        assert!(apt.is_absent(&request));
+        assert!(!apt.is_absent(&Request::parse("6.18.98").unwrap()));
+        touch(UPDATED, 5);
+        assert!(!apt.is_absent(&request));
     }
 
     #[test]
