@@ -62,6 +62,38 @@ fn assert_kernel(kernel: &Value, source: &str, tables: &[&str]) {
 
 const STRATEGIES: [&str; 4] = ["keep", "relocate", "proxy", "syscall"];
 
+#[test]
+fn dump_vdso_writes_the_image_whole_or_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("vdso.so");
+    let file = path.to_str().unwrap();
+    assert_eq!(run(["dump-vdso", "self", "-o", file]).success(), "");
+    let own = fs::read(&path).unwrap();
+    assert!(own.starts_with(b"\x7fELF"));
+    let inspected = json("relocator.inspect/2", &["inspect", "self"]);
+    let written = json("relocator.inspect/2", &["inspect", file]);
+    assert_eq!(inspected["build_id"], written["build_id"]);
+
+    let got = fixture::find("got").unwrap().image;
+    run(["dump-vdso", "fixture:got", "-o", file]).success();
+    assert_eq!(fs::read(&path).unwrap(), got);
+    let output = relocator().args(["dump-vdso", file, "-o", "-"]).output();
+    assert_eq!(output.unwrap().stdout, got);
+
+    let table = directory.path().join("vvar.so");
+    let table = table.to_str().unwrap();
+    run(["symtab", "fixture:got", "-o", table]).success();
+    run(["dump-vdso", table, "-o", file]).failure(2);
+    run(["dump-vdso", "no-such-file", "-o", file]).failure(2);
+    assert_eq!(fs::read(&path).unwrap(), got);
+    let files = fs::read_dir(directory.path()).unwrap();
+    assert_eq!(files.count(), 2, "nothing else is left");
+    let missing = run(["dump-vdso", "self"]);
+    assert_eq!(missing.status, Some(2));
+    let nowhere = directory.path().join("nowhere/vdso.so");
+    run(["dump-vdso", "self", "-o", nowhere.to_str().unwrap()]).failure(2);
+}
+
 /// The names of all functions, sorted.
 #[track_caller]
 fn functions(report: &Map<String, Value>, members: &[&str]) -> Vec<String> {

@@ -98,14 +98,30 @@ impl Apt {
         request: &Request,
     ) -> Result<Package, FetchError> {
         let failed = self.update(archives, group, &format!("Linux {}", request.text()))?;
+        if failed.is_none() && self.is_absent(request) {
+            return Err(none(request, group));
+        }
         if let Some(package) = package::choose(request, self.packages(request)?) {
             return Ok(package);
         }
         // Failures of single lists do not matter as long as the kernel is in another.
         match failed {
-            None => Err(none(request, group)),
+            None => {
+                self.write(&absent(request), "")?;
+                Err(none(request, group))
+            }
             Some(update) => Err(update.error("update its package lists")),
         }
+    }
+
+    /// Whether the lists as they are were searched for a kernel in vain. Reading them takes seconds.
+    fn is_absent(&self, request: &Request) -> bool {
+        let modified = |name: &str| {
+            let file = fs::metadata(self.directory.join(name));
+            file.and_then(|file| file.modified()).ok()
+        };
+        let searched = modified(&absent(request));
+        searched.is_some() && searched >= modified(UPDATED)
     }
 
     /// Whether the lists of these sources were brought up to date a moment ago.
@@ -286,6 +302,11 @@ fn is_of(file: &Path, package: &Package) -> bool {
     file_name(file).starts_with(&format!("{}_{version}_", package.name))
 }
 
+/// The file that says that a kernel is not in the lists.
+fn absent(request: &Request) -> String {
+    format!("absent-{}", request.text())
+}
+
 /// That a group of suites does not have a kernel.
 fn none(request: &Request, group: &Group) -> FetchError {
     FetchError::NoSuchPackage {
@@ -459,6 +480,26 @@ mod tests {
         let updated = fs::File::open(directory.path().join(UPDATED)).unwrap();
         updated.set_modified(SystemTime::now() - 2 * FRESH).unwrap();
         assert!(!apt.is_fresh("sources"));
+    }
+
+    #[test]
+    fn a_search_in_vain_holds_until_lists_are_newer() {
+        let directory = tempfile::tempdir().unwrap();
+        let apt = Apt::set_up(directory.path().to_owned()).unwrap();
+        let request = Request::parse("6.18.99").unwrap();
+        let touch = |name: &str, age: u64| {
+            apt.write(name, "").unwrap();
+            let file = fs::File::open(directory.path().join(name)).unwrap();
+            let time = SystemTime::now() - Duration::from_secs(age);
+            file.set_modified(time).unwrap();
+        };
+        touch(UPDATED, 20);
+        assert!(!apt.is_absent(&request));
+        touch(&absent(&request), 10);
+        assert!(apt.is_absent(&request));
+        assert!(!apt.is_absent(&Request::parse("6.18.98").unwrap()));
+        touch(UPDATED, 5);
+        assert!(!apt.is_absent(&request));
     }
 
     #[test]

@@ -149,9 +149,9 @@ impl Cache {
             match self.fetch_from(&archives, &group, &request) {
                 Ok(kernel) => return Ok(kernel),
                 // Kernels move on from suite to suite, and suites to other archives; the rest may still have it.
-                Err(error @ (FetchError::NoSuchPackage { .. } | FetchError::Apt { .. })) => {
-                    failure = failure.or(Some(error))
-                }
+                // The last group has all suites.
+                Err(error @ FetchError::NoSuchPackage { .. }) => failure = Some(error),
+                Err(error @ FetchError::Apt { .. }) => failure = failure.or(Some(error)),
                 Err(error) => return Err(error),
             }
         }

@@ -138,16 +138,18 @@ fn wait_in_code_without_file() {
     static WORD: u32 = 0;
     let write = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-    // SAFETY: new memory, which holds the code before it is executed.
-    let wait = unsafe {
-        let memory = libc::mmap(std::ptr::null_mut(), SIZE, write, flags, -1, 0);
-        assert_ne!(memory, libc::MAP_FAILED);
-        let code = memory.cast::<u8>().add(SIZE / 2);
-        code.copy_from_nonoverlapping(CODE.as_ptr(), CODE.len());
-        let execute = libc::PROT_READ | libc::PROT_EXEC;
-        assert_eq!(libc::mprotect(memory, SIZE, execute), 0);
-        std::mem::transmute::<*mut u8, extern "C" fn(*const u32, c_int, u32) -> !>(code)
-    };
+    // SAFETY: new memory.
+    let memory = unsafe { libc::mmap(std::ptr::null_mut(), SIZE, write, flags, -1, 0) };
+    assert_ne!(memory, libc::MAP_FAILED);
+    let code = memory.cast::<u8>().wrapping_add(SIZE / 2);
+    // SAFETY: the code has room there.
+    unsafe { code.copy_from_nonoverlapping(CODE.as_ptr(), CODE.len()) };
+    let execute = libc::PROT_READ | libc::PROT_EXEC;
+    // SAFETY: nothing is written to it any more.
+    assert_eq!(unsafe { libc::mprotect(memory, SIZE, execute) }, 0);
+    type Wait = extern "C" fn(*const u32, c_int, u32) -> !;
+    // SAFETY: the code takes these arguments, and never returns.
+    let wait = unsafe { std::mem::transmute::<*mut u8, Wait>(code) };
     say(0);
     wait(&raw const WORD, libc::FUTEX_WAIT, 0);
 }

@@ -13,6 +13,7 @@ use libtest_mimic::{Arguments, Trial};
 use relocator::link::{LinkedImage, New, Old, link};
 use relocator::placement::Placement;
 use relocator::plan::{FunctionPlan, Policy, Strategy};
+use relocator::proxy::AT_ONCE;
 use relocator_tests::running::{EMULATION, RUNNING, TIME_NAMESPACE, in_words};
 use relocator_tests::stock::{self, Kernel, Shared};
 use relocator_tests::trials::{ensure, trial};
@@ -110,6 +111,36 @@ fn every_reader_can_begin_anew(kernel: &Kernel) -> Result<(), String> {
     Ok(())
 }
 
+/// On a kernel that has the same functions, wherever its mappings are.
+fn recognised_functions_change_at_once(kernel: &Kernel) -> Result<(), String> {
+    const FAR: i64 = -(1 << 40);
+    let words = |error: relocator::Error| in_words(&error);
+    let symtab = kernel.symtab()?;
+    let offer = New {
+        symtab: Some(&symtab),
+        image: Some(&kernel.image),
+    };
+    let old = derived(kernel)?;
+    let near = Placement::below(BASE, offer.symtab, offer.image).map_err(words)?;
+    let mut far = near.clone();
+    for mapping in &mut far.mappings {
+        mapping.1 = mapping.1.offset(FAR);
+    }
+    for (placement, is_far) in [(near, false), (far, true)] {
+        let linked = link(&old, &offer, &placement, Policy::Auto).map_err(words)?;
+        for function in linked.functions.iter().filter(|function| is_tied(function)) {
+            changes_at_once(function)?;
+            let is_proxy = function.strategy == Strategy::Proxy && function.patch.is_some();
+            ensure(is_proxy, || format!("{function:#?}"))?;
+            // A thread in a jump behind the image can go back to the entry.
+            let mut back = linked.jumps_back.iter();
+            let has_back = back.any(|back| back.from == function.entry);
+            ensure(has_back == is_far, || format!("{function:#?}: {is_far}"))?;
+        }
+    }
+    Ok(())
+}
+
 fn linked(old: &Kernel, new: &Kernel) -> Result<LinkedImage, String> {
     let symtab = new.symtab()?;
     let offer = New {
@@ -121,13 +152,23 @@ fn linked(old: &Kernel, new: &Kernel) -> Result<LinkedImage, String> {
     link(&derived(old)?, &offer, &placement, Policy::Auto).map_err(words)
 }
 
+/// Nothing stands in for a function that the kernel recognises while a text is replaced, so its entry changes by one
+/// write: the landing pad and a jump are longer.
+fn changes_at_once(function: &FunctionPlan) -> Result<(), String> {
+    let patch = function.patch.as_ref().map_or(0, Vec::len);
+    ensure(patch <= AT_ONCE, || format!("{function:#?}"))
+}
+
 /// Every function that reads the vvar is relocated, with few detours.
 fn links(old: &Kernel, new: &Kernel) -> Result<(), String> {
     let linked = linked(old, new)?;
     for function in &linked.functions {
         let expected = match function.name() {
             name if READERS.contains(&name) => Strategy::Relocate,
-            _ if is_tied(function) => continue,
+            _ if is_tied(function) => {
+                changes_at_once(function)?;
+                continue;
+            }
             _ => Strategy::Keep,
         };
         let right = function.strategy == expected && !function.reason.to_string().is_empty();
@@ -221,6 +262,11 @@ fn own_trials(named: &Named) -> Vec<Trial> {
             name("every_reader_can_begin_anew"),
             &named.possible,
             with(every_reader_can_begin_anew),
+        ),
+        trial(
+            name("recognised_functions_change_at_once"),
+            &named.possible,
+            with(recognised_functions_change_at_once),
         ),
         trial(
             name("runs_relocated"),
