@@ -8,20 +8,20 @@
 //! | module | does |
 //! |---|---|
 //! | `packages` | what is taken from the distribution: the emulator, CRIU, C libraries, kernels |
-//! | `programs`, `libraries` | programs of this workspace for guests, and the libraries that they need |
+//! | `programs`, `libraries` | programs of this workspace for guests; the libraries they need |
 //! | `initramfs` | a guest's file system, in layers; the kernel's modules |
 //! | `machine` | one run of a virtual machine: console, channel, time limit, what it leaves |
 //! | `guest` | what runs inside: the first program, jobs, CRIU, the relocator |
-//! | `checker` | the program that is dumped and restored, and the page by which it says how it goes |
+//! | `checker` | the program that is dumped and restored, and the page of its counts |
 //! | `lab` | what guests are made of, prepared once |
 //! | `scenario` | dump on one kernel, restore on another |
 //! | `matrix`, `chain`, `commands` | many scenarios |
 //! | `run`, `suite` | other programs in guests: a shell, a command, the workspace's tests |
-//! | `scratch`, `interrupt`, `workers` | temporary directories; an early end; a few guests at a time |
+//! | `scratch`, `interrupt`, `workers` | temporary directories; an early end; guests at a time |
 //! | `tally`, `report` | what it amounts to: text, JSON, a page |
 //!
-//! The program is the same on both sides: guests run it as `kernel-lab guest`, so what they are told
-//! and what they answer are the same types.
+//! The program is the same on both sides: guests run it as `kernel-lab guest`, so jobs and answers
+//! have the same types there.
 
 mod arch;
 mod arguments;

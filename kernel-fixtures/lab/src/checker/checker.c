@@ -4,8 +4,8 @@
  *
  *     checker PAGE...
  *
- * For each further page there is a child that does the same. A page is a file that the checker shares with whoever watches it (struct page; mod.rs has the same
- * layout). It is counted there how often each function was called, how often an answer was wrong,
+ * For each further page there is a child that does the same. A page is a file that the checker
+ * shares with the lab (struct page; mod.rs has the same layout). It is counted there how often each function was called, how often an answer was wrong,
  * and how far each thread has come, so that a thread that stands still shows.
  *
  * A spinning thread makes a burst of calls between two system calls. No value may be earlier than

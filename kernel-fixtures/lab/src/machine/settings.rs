@@ -71,9 +71,9 @@ impl Settings {
         words
     }
 
-    /// The kernel's command line: quiet, and at its end after a panic. What kernels measure when
-    /// they begin, and watch later, goes wrong on an emulator that has to wait for its turn: whether
-    /// timers tick, and whether the time-stamp counter does.
+    /// The kernel's command line: quiet, and at its end after a panic. A kernel measures whether
+    /// timers and the time-stamp counter tick; on an emulator that has to wait for its turn, that
+    /// goes wrong, so the kernel is told to trust both.
     pub(crate) fn kernel_arguments(&self) -> String {
         let mut line = format!(
             "console={} panic=-1 quiet {}",

@@ -39,7 +39,7 @@ pub(crate) const CONSOLE: &str = "ttyS0";
 /// The second serial line, which belongs to the guest program.
 pub(crate) const CHANNEL: &str = "/dev/ttyS1";
 
-/// What the machine has besides processors and memory: no display and nothing that was not asked for.
+/// What the machine has besides processors and memory: no display, nothing unasked for.
 pub(crate) const MACHINE: [&str; 6] = [
     "-nodefaults",
     "-vga",
