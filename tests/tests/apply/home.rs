@@ -38,6 +38,7 @@ pub(crate) fn trials(listing: bool) -> Vec<Trial> {
         check("a_restored_process_is_prepared", || there_and_back(false)),
         check("many_times", many_times),
         check("while_it_is_stopped", while_stopped),
+        check("threads_are_in_the_new_vdso", in_new_vdso),
         check("a_linked_process_has_a_decoy", decoy),
     ]
 }
@@ -106,6 +107,24 @@ fn while_stopped() -> Result<(), String> {
     hammer.control.set_right(COVERED);
     is(ApplyState::RolledBack, linker.roll_back(pid)?.state)?;
     hammered(&mut hammer, COVERED)?;
+    hammer.finish().map(drop)
+}
+
+/// Jumps have sent threads to the new vDSO, where they stand still.
+fn in_new_vdso() -> Result<(), String> {
+    let linker = Linker::new(&spec())?;
+    let mut hammer = start(&bed()?, 8)?;
+    let pid = hammer.restored.pid();
+    for _ in 0..TURNS {
+        send(pid, Signal::SIGSTOP)?;
+        stop(pid)?;
+        is(ApplyState::Prepared, linker.prepare(pid)?.state)?;
+        is_ready(&hammer)?;
+        send(pid, Signal::SIGCONT)?;
+        hammered(&mut hammer, EVERYTHING)?;
+        is(ApplyState::RolledBack, linker.roll_back(pid)?.state)?;
+        hammered(&mut hammer, COVERED)?;
+    }
     hammer.finish().map(drop)
 }
 
