@@ -127,24 +127,20 @@ fn begin_on(
     let start = Box::into_raw(Box::new(Start { run, ended: sender }));
     let mut attributes = MaybeUninit::uninit();
     let mut thread = MaybeUninit::uninit();
-    // SAFETY: the attributes are made, used and destroyed. The stack belongs to this thread from
-    // now on, and is never unmapped. The thread takes over what it starts with.
-    let failed = unsafe {
-        libc::pthread_attr_init(attributes.as_mut_ptr());
-        libc::pthread_attr_setdetachstate(attributes.as_mut_ptr(), libc::PTHREAD_CREATE_DETACHED);
-        let failed = libc::pthread_attr_setstack(attributes.as_mut_ptr(), stack.as_ptr(), size);
-        let failed = match failed {
-            0 => libc::pthread_create(
-                thread.as_mut_ptr(),
-                attributes.as_ptr(),
-                enter,
-                start.cast(),
-            ),
-            failed => failed,
-        };
-        libc::pthread_attr_destroy(attributes.as_mut_ptr());
-        failed
-    };
+    // SAFETY: it makes the attributes, in room for them.
+    unsafe { libc::pthread_attr_init(attributes.as_mut_ptr()) };
+    let attributes: *mut libc::pthread_attr_t = attributes.as_mut_ptr();
+    // SAFETY: the attributes were made.
+    unsafe { libc::pthread_attr_setdetachstate(attributes, libc::PTHREAD_CREATE_DETACHED) };
+    // SAFETY: the same. The stack belongs to this thread from now on, and is never unmapped.
+    let mut failed = unsafe { libc::pthread_attr_setstack(attributes, stack.as_ptr(), size) };
+    if failed == 0 {
+        // SAFETY: the same. The thread takes over what it starts with.
+        failed =
+            unsafe { libc::pthread_create(thread.as_mut_ptr(), attributes, enter, start.cast()) };
+    }
+    // SAFETY: the attributes were made, and are not used again.
+    unsafe { libc::pthread_attr_destroy(attributes) };
     match failed {
         0 => Ok(receiver),
         failed => {
