@@ -63,7 +63,7 @@ pub struct Relinked<'a> {
 /// that is there now, moved instructions among them.
 ///
 /// Constants that a linker changes can be part of what a recipe computes with, so the table of the
-/// image itself is not right for it. Errors are those of [`derive`].
+/// image itself is not right for it. Errors are those of [`derive()`].
 pub fn derive_relinked(image: &Image, now: Relinked<'_>) -> Result<ReentryTable> {
     /// Longest instruction of any architecture, in bytes.
     const LONGEST: u64 = 15;
