@@ -26,7 +26,7 @@ use crate::snapshot::{mappings, named};
 const THREADS: usize = 6;
 
 /// How often each process goes there and back, unless [`TURNS`] says otherwise.
-const USUAL: usize = 5;
+const USUAL: usize = 2;
 
 /// The environment variable that says how often.
 const TURNS: &str = "RELOCATOR_CYCLES";
