@@ -49,5 +49,6 @@ fn try_flags(flags: u32, bytes: &[u8]) {
     let _ = record.linked(&text, TEXT);
     let _ = record.undo(&mut text, TEXT);
     let _ = record.complete(&mut text, TEXT);
-    let _ = Overwritten::of(&record).part(record.text.clone());
+    let start = record.image;
+    let _ = Overwritten::of(&record).part(start..start.offset(16));
 }
