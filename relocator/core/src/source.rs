@@ -37,8 +37,14 @@ pub enum NoSymtab {
     #[error("this fixture exports none")]
     FixtureWithout,
     /// Its kernel is not known.
-    #[error("the symbols of its kernel are not known (name that kernel as the old one)")]
-    UnknownKernel,
+    #[error(
+        "the vDSO of the process has build-id {build_id}, of which no table is known here (give --old \
+         kernel:VERSION or --old-tables FILE)"
+    )]
+    UnknownKernel {
+        /// Build-id of the vDSO in hexadecimal.
+        build_id: String,
+    },
     /// It should have one, which cannot be read or derived; what is wrong with it.
     #[error("{0}")]
     Unreadable(String),
@@ -54,7 +60,7 @@ impl NoSymtab {
             Self::VdsoAlone => "vdso-alone",
             Self::OtherKernel => "other-kernel",
             Self::FixtureWithout => "fixture-without",
-            Self::UnknownKernel => "unknown-kernel",
+            Self::UnknownKernel { .. } => "unknown-kernel",
             Self::Unreadable(_) => "unreadable",
             Self::Unknown => "unknown",
         }

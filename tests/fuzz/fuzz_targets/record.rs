@@ -3,16 +3,16 @@
 
 use elf_tools::Avma;
 use libfuzzer_sys::fuzz_target;
-use relocator_process::apply::record::Record;
+use relocator_process::apply::record::{Overwritten, Record};
 
 /// Where the text is.
 const TEXT: Avma = Avma(0x1000);
 
-/// A note whose descriptor has these bytes behind version, flags and check.
-fn note(body: &[u8]) -> Vec<u8> {
+/// A note with these flags whose descriptor has these bytes behind version, flags and check.
+fn note(flags: u32, body: &[u8]) -> Vec<u8> {
     let body_size = body.len().next_multiple_of(4);
     let size = 12 + body_size as u32;
-    let words = [5, size, 6, u32::from_le_bytes(*b"vDSO"), 0, 1, 0];
+    let words = [5, size, 6, u32::from_le_bytes(*b"vDSO"), 0, 1, flags];
     let mut note: Vec<u8> = words.into_iter().flat_map(u32::to_le_bytes).collect();
     let mut hasher = crc32fast::Hasher::new();
     let mut body = body.to_vec();
@@ -28,7 +28,13 @@ fuzz_target!(|bytes: &[u8]| {
     // As it comes, for headers and what is cut off.
     let _ = Record::decode(bytes);
     let _ = Record::find(bytes, TEXT);
-    let mut text = note(bytes);
+    for flags in [0, 1] {
+        try_flags(flags, bytes);
+    }
+});
+
+fn try_flags(flags: u32, bytes: &[u8]) {
+    let mut text = note(flags, bytes);
     let Ok((record, size)) = Record::decode(&text) else {
         return;
     };
@@ -43,4 +49,6 @@ fuzz_target!(|bytes: &[u8]| {
     let _ = record.linked(&text, TEXT);
     let _ = record.undo(&mut text, TEXT);
     let _ = record.complete(&mut text, TEXT);
-});
+    let start = record.image;
+    let _ = Overwritten::of(&record).part(start..start.offset(16));
+}

@@ -41,7 +41,7 @@ const DETOURED: &str = "5.10";
 
 /// Where the kernel's mappings are parked in turns: now and then where they were the last time, as
 /// that need not be another place.
-const PARKS: [Avma; 4] = [
+pub(crate) const PARKS: [Avma; 4] = [
     Avma(0x9_0000),
     Avma(0x9_0000),
     Avma(0x7a00_0000_0000),
@@ -183,7 +183,7 @@ fn killed_again() -> Result<(), String> {
 /// are parked anew, there are zeros where the old vvar was, and there are jumps at the entries of
 /// functions and a mark, or not. A signal has stopped the process when it goes on, as with `criu
 /// restore -s`.
-fn restore_again(hammer: &Hammer, park: Avma, has_jumps: bool) -> Result<(), String> {
+pub(crate) fn restore_again(hammer: &Hammer, park: Avma, has_jumps: bool) -> Result<(), String> {
     /// How often it is tried to find no thread in the new vDSO, of which CRIU would make something
     /// else.
     const ATTEMPTS: usize = 1000;
@@ -292,7 +292,9 @@ fn jumps_and_mark(
 }
 
 /// The record of a process, and where it is.
-fn record(hammer: &Hammer) -> Result<relocator_process::apply::record::FoundRecord, String> {
+pub(crate) fn record(
+    hammer: &Hammer,
+) -> Result<relocator_process::apply::record::FoundRecord, String> {
     let pid = hammer.restored.pid();
     let range = at(&mappings(pid)?, hammer.restored.text.start)?;
     let found = Record::find(&memory(pid, &range)?, range.start);

@@ -1,5 +1,6 @@
 //! A program in the test bed, and the tool that works on it.
 
+use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use relocator::source::Source;
 use relocator::tables;
 use relocator_cli::cache::Cache;
 use relocator_cli::source::Spec;
+use relocator_process::apply::originals::{self, Original};
 use relocator_process::apply::outcome::ApplyOutcome;
 use relocator_process::apply::{self, ApplyOptions, RunningKernel};
 use relocator_tests::bed::control::COVERED;
@@ -26,7 +28,7 @@ pub(crate) struct Linker {
     kernel: RunningKernel,
     old: Vec<Source>,
     options: ApplyOptions,
-    _tables: TempDir,
+    tables: TempDir,
 }
 
 impl Linker {
@@ -51,7 +53,7 @@ impl Linker {
                 deadline: Some(patience),
                 ..ApplyOptions::default()
             },
-            _tables: directory,
+            tables: directory,
         })
     }
 
@@ -67,6 +69,42 @@ impl Linker {
         let mut linker = Self::new(spec)?;
         linker.options.dry_run = true;
         Ok(linker)
+    }
+
+    /// On a machine that has never seen the old vDSO, which nobody names there. It has the tables
+    /// that this one has derived, or none either.
+    pub(crate) fn elsewhere(&self, has_tables: bool) -> Result<Self, String> {
+        let failed = |error: std::io::Error| in_words(&error);
+        let directory = TempDir::new().map_err(failed)?;
+        for file in fs::read_dir(self.tables.path()).map_err(failed)? {
+            let file = file.map_err(failed)?;
+            let is_image = file.file_name().to_string_lossy().ends_with(".vdso.so");
+            if has_tables && !is_image {
+                fs::copy(file.path(), directory.path().join(file.file_name())).map_err(failed)?;
+            }
+        }
+        let tables = tables::Options {
+            file: None,
+            cache: Some(Arc::new(Cache::at(directory.path().to_owned()))),
+        };
+        Ok(Self {
+            kernel: RunningKernel::read(&tables).map_err(|error| in_words(&error))?,
+            old: Vec::new(),
+            options: ApplyOptions {
+                tables,
+                ..self.options.clone()
+            },
+            tables: directory,
+        })
+    }
+
+    /// The old vDSO of a process, as its kernel had prepared it.
+    pub(crate) fn original(&self, pid: i32) -> Result<Original, String> {
+        let all = originals::of(pid, &self.kernel, &self.old, &self.options.tables);
+        let all = all.map_err(|error| in_words(&error))?;
+        all.into_iter()
+            .next()
+            .ok_or_else(|| "no old vDSO".to_owned())
     }
 
     pub(crate) fn apply(&self, pid: i32) -> Result<ApplyOutcome, String> {

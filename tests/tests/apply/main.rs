@@ -5,6 +5,7 @@ mod chains;
 mod checkpoint;
 mod cycles;
 mod dry_run;
+mod elsewhere;
 mod home;
 mod killed;
 mod linker;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         chains::trials(arguments.list),
         checkpoint::trials(arguments.list),
         dry_run::trials(arguments.list),
+        elsewhere::trials(arguments.list),
         home::trials(arguments.list),
         killed::trials(arguments.list),
         places::trials(arguments.list),

@@ -86,6 +86,7 @@ fn link(text: &OldText) -> Result<Option<LinkRecord>> {
         complete: record.is_complete(&text.bytes, start)?,
         functions: record.entries.len(),
         moved: record.moved.len(),
+        overwritten: record.overwritten.iter().map(|run| run.bytes.len()).sum(),
     }))
 }
 

@@ -141,6 +141,8 @@ pub struct LinkRecord {
     pub functions: usize,
     /// Number of instructions that are elsewhere.
     pub moved: usize,
+    /// Bytes that it has of what CRIU's jumps had overwritten before the link.
+    pub overwritten: usize,
 }
 
 /// A range of addresses.

@@ -227,6 +227,7 @@ impl Draft {
                 .collect(),
             moved: linked.moved.clone(),
             jumps_back: linked.jumps_back.clone(),
+            overwritten: text.overwritten(&kernel.base),
         }
     }
 

@@ -269,6 +269,7 @@ impl Draft {
             entries: self.functions.iter().map(entry).collect(),
             moved: Vec::new(),
             jumps_back: Vec::new(),
+            overwritten: text.overwritten(&self.base),
         }
     }
 

@@ -10,7 +10,7 @@ use elf_tools::Avma;
 
 use super::chunk::MemoryChunk;
 use super::recognise::OldText;
-use super::record::{Placed, Record};
+use super::record::{Before, Overwritten, Placed, Record};
 use crate::targets::live::injected_call;
 use crate::targets::{Mapping, WORD};
 use crate::{Error, Result, Unlinkable};
@@ -38,6 +38,8 @@ pub(super) struct InterruptedApply {
     pub(super) placeholders: Vec<Range<Avma>>,
     /// The kernel's mappings, where they were and where they are, or were to be.
     pub(super) kernel: Vec<Placed>,
+    /// What jumps have overwritten in it.
+    pub(super) overwritten: Overwritten,
     /// Whether the process is ready for a dump: it holds what the copy holds.
     pub(super) is_prepared: bool,
 }
@@ -104,11 +106,19 @@ impl RecoveryCopy {
             return None;
         }
         let mut base = self.base.clone();
-        // If a restore has put a jump there since, the process is to have that.
+        let mut overwritten = Overwritten::of(record);
+        // If a restore has put a jump there since, the process is to have that. What it has
+        // overwritten is known.
         for entry in &entries {
             if let (Some(now), Some(place)) = (found.part(entry), base.part_mut(entry))
                 && criu::target(now).is_some()
             {
+                if criu::target(place).is_none() {
+                    overwritten.runs.push(Before {
+                        at: entry.start,
+                        bytes: place.to_vec(),
+                    });
+                }
                 place.copy_from_slice(now);
             }
         }
@@ -116,6 +126,7 @@ impl RecoveryCopy {
             base,
             placeholders: record.placeholders.clone(),
             kernel: record.kernel.clone(),
+            overwritten,
             is_prepared: own.is_none()
                 && found.mapping == record.text
                 && self.linked.part(&record.text) == Some(&found.bytes),

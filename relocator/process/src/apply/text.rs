@@ -1,18 +1,22 @@
 //! An old text in a process, and what it was before any tool changed it.
 //!
 //! The reader removes link records, outermost first, then CRIU's jumps. What the jumps have
-//! overwritten is only in the image that the user names. The result is the old image as its own
-//! kernel had prepared it; the reader compares it with the named one.
+//! overwritten is in the image that the user names, in the cache, or in a record: whoever linked the
+//! process knew it. The result is the old image as its own kernel had prepared it; the reader
+//! compares it with the named one.
 
 use std::ops::Range;
 
+use elf_tools::disassembly::Flow;
 use elf_tools::image::{Image, alternatives};
+use elf_tools::reachability::Code;
 use elf_tools::reentry::ReentryTable;
 use elf_tools::relocation::Relocation;
 use elf_tools::{Avma, BuildId, Svma};
 
+use super::chunk::MemoryChunk;
 use super::recognise::{OldText, vvar_placeholder};
-use super::record::{FoundRecord, Placed, Record};
+use super::record::{Before, FoundRecord, Overwritten, Placed, Record};
 use super::recovery::{InterruptedApply, RecoveryCopy};
 use crate::cpu_features;
 use crate::targets::{Mapping, WORD};
@@ -69,7 +73,8 @@ impl Text {
         memory: &dyn Memory,
     ) -> Result<Self> {
         let name = format!("the vDSO at {}", found.image);
-        let (record, mut mapping, mut pristine) = without_records(&found)?;
+        let mut recorded = Vec::new();
+        let (record, mut mapping, mut pristine) = without_records(&found, &mut recorded)?;
         let own = record.as_ref().map(|found| &found.record);
         let interrupted = copies.iter().find_map(|copy| {
             let interrupted = copy.interrupted(&found, own, &mapping, &pristine)?;
@@ -80,35 +85,40 @@ impl Text {
                 copy.extend(&mut found, mappings, memory);
             }
             (mapping, pristine) = (interrupted.base.range(), interrupted.base.bytes.clone());
+            recorded.insert(0, interrupted.overwritten.clone());
             interrupted
         });
         let size = image_size(&found, &mapping, &pristine);
         let start = (found.image.0 - mapping.start.0) as usize;
         let image = &mut pristine[start..start + size];
         let jumps = jumps(image).map_err(Error::input(&name))?;
+        let options = known.tables;
         let named = match named(image, known.sources)? {
             Some(named) => {
                 check(image, &named, &jumps, &name)?;
-                if let Some(cache) = &known.tables.cache {
+                if let Some(cache) = &options.cache {
                     cache.keep_image(&named.image);
                 }
                 Some(named)
             }
             // What does not fit the process is of no use.
-            None => {
-                kept(image, known.tables)?.filter(|kept| check(image, kept, &jumps, &name).is_ok())
-            }
+            None => kept(image, options)?.filter(|kept| check(image, kept, &jumps, &name).is_ok()),
         };
-        without_jumps(image, &jumps, named.as_ref(), &name)?;
-        let parsed = Image::parse(image).map_err(Error::input(&name))?;
+        let known = Bytes {
+            named: named.as_ref(),
+            recorded: &recorded,
+            image: found.image,
+        };
+        let parsed = without_jumps(image, &jumps, &known, &name)?;
         let symtab = match &named {
             Some(Named {
                 source: Some(source),
                 ..
             }) => source.symtab(),
-            _ => Err(NoSymtab::UnknownKernel),
+            _ => Err(NoSymtab::UnknownKernel {
+                build_id: in_words(parsed.build_id()),
+            }),
         };
-        let options = known.tables;
         let (old, tables) = tables::find(parsed, &name, symtab, options)?;
         let (reentry, _) = tables::reentry(&old, &name, options)?;
         let placeholder = vvar_placeholder(mappings, memory, mapping.start);
@@ -229,6 +239,23 @@ impl Text {
         bytes
     }
 
+    /// What CRIU's jumps have overwritten in what the process gets back, which this text is made
+    /// from.
+    pub(super) fn overwritten(&self, base: &MemoryChunk) -> Vec<Before> {
+        let own = MemoryChunk {
+            at: self.mapping.start,
+            bytes: self.pristine.clone(),
+        };
+        let places = self.jumps.iter().map(|(entry, jump)| {
+            let at = entry.at(self.found.image);
+            at..at.offset(jump.len() as i64)
+        });
+        let places: Vec<_> = places
+            .filter(|place| own.part(place) != base.part(place))
+            .collect();
+        Record::runs_in(&own.bytes, own.at, &places)
+    }
+
     /// The exported function of one of these names.
     pub(super) fn function(&self, names: &[&str]) -> Option<Avma> {
         let image = &self.old.image;
@@ -238,14 +265,18 @@ impl Text {
 }
 
 /// Removes all link records: the outermost one, and the mapping and its content before there was
-/// any.
-fn without_records(found: &OldText) -> Result<(Option<FoundRecord>, Range<Avma>, Vec<u8>)> {
+/// any. What they say that jumps have overwritten is appended to `overwritten`.
+fn without_records(
+    found: &OldText,
+    overwritten: &mut Vec<Overwritten>,
+) -> Result<(Option<FoundRecord>, Range<Avma>, Vec<u8>)> {
     let mut range = found.mapping.clone();
     let mut bytes = found.bytes.clone();
     let mut outermost = None;
     while let Some(next) = Record::find(&bytes, range.start)? {
         bytes = next.record.undone(&bytes, range.start)?;
         range = next.record.text.clone();
+        overwritten.push(Overwritten::of(&next.record));
         outermost.get_or_insert(next);
     }
     Ok((outermost, range, bytes))
@@ -382,26 +413,84 @@ fn check(
     }
 }
 
-/// Puts back what jumps have overwritten.
+/// Where the bytes are from that jumps have overwritten.
+struct Bytes<'a> {
+    /// The image that the user has named, or that was kept.
+    named: Option<&'a Named<'a>>,
+    /// What records say.
+    recorded: &'a [Overwritten],
+    /// Where the image is.
+    image: Avma,
+}
+
+impl Bytes<'_> {
+    /// What a record of this image says of a place in it.
+    fn recorded(&self, build_id: &[u8], place: &Range<usize>) -> Option<Vec<u8>> {
+        let at = |index: usize| self.image.offset(index as i64);
+        let mut records = self.recorded.iter();
+        records.find_map(|one| match one.build_id == build_id {
+            true => one.part(at(place.start)..at(place.end)),
+            false => None,
+        })
+    }
+}
+
+/// Puts back what jumps have overwritten: the image as its own kernel had prepared it.
 fn without_jumps(
     bytes: &mut [u8],
     jumps: &[(Svma, [u8; criu::JUMP])],
-    named: Option<&Named<'_>>,
+    known: &Bytes<'_>,
     name: &str,
-) -> Result<()> {
+) -> Result<Image> {
     let own = Image::parse(bytes).map_err(Error::input(name))?;
-    let build_id = in_words(own.build_id());
+    let build_id = own.build_id().map_or(&[][..], BuildId::as_bytes);
+    let refused = |reason| Error::Unlinkable {
+        what: name.to_owned(),
+        reason,
+    };
+    let mut by_record = Vec::new();
     for (entry, jump) in jumps {
         let place = entry.index()..entry.index() + jump.len();
-        let original = named.and_then(|named| named.used.get(place.clone()));
-        let original = original.ok_or_else(|| Error::Unlinkable {
-            what: name.to_owned(),
-            reason: Unlinkable::Overwritten {
+        let named = known.named.and_then(|named| named.used.get(place.clone()));
+        let original = match named {
+            Some(named) => Some(named.to_vec()),
+            None => {
+                by_record.push(*entry);
+                known.recorded(build_id, &place)
+            }
+        };
+        let original = original.ok_or_else(|| {
+            refused(Unlinkable::Overwritten {
                 entry: *entry,
-                build_id: build_id.clone(),
-            },
+                build_id: in_words(own.build_id()),
+            })
         })?;
-        bytes[place].copy_from_slice(original);
+        bytes[place].copy_from_slice(&original);
     }
-    Ok(())
+    let image = Image::parse(bytes).map_err(Error::input(name))?;
+    match no_code(&image, &by_record).map_err(Error::input(name))? {
+        Some(entry) => Err(refused(Unlinkable::NoCode { entry })),
+        None => Ok(image),
+    }
+}
+
+/// The first of some functions that cannot begin as it does: it is a jump of CRIU's still, or
+/// execution ends or leaves the image where the jump was.
+fn no_code(image: &Image, entries: &[Svma]) -> elf_tools::Result<Option<Svma>> {
+    if entries.is_empty() {
+        return Ok(None);
+    }
+    let code = Code::of(image)?;
+    let is_no_code = |entry: &&Svma| {
+        let place = **entry..Svma(entry.0 + criu::JUMP as u64);
+        let Some(function) = code.function(place.start) else {
+            return true;
+        };
+        let mut reached = code.reached(function);
+        let first = image.bytes().get(entry.index()..).unwrap_or_default();
+        function.indirect.is_some_and(|at| place.contains(&at))
+            || criu::target(first).is_some()
+            || reached.any(|one| place.contains(&one.address) && one.flow == Flow::Stop)
+    };
+    Ok(entries.iter().find(is_no_code).copied())
 }

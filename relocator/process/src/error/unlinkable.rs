@@ -27,6 +27,11 @@ pub enum Unlinkable {
         /// Build-id of its image in hexadecimal.
         build_id: String,
     },
+    /// A link record says what CRIU has overwritten, and a function cannot have begun like that.
+    NoCode {
+        /// The function.
+        entry: Svma,
+    },
     /// The user has named other vDSOs than the process has.
     OtherOld {
         /// Build-id of the one that it has, in hexadecimal, and where that is.
@@ -79,6 +84,7 @@ impl Unlinkable {
             Self::OtherWidth => "other-width",
             Self::Changed { .. } => "changed",
             Self::Overwritten { .. } => "overwritten",
+            Self::NoCode { .. } => "no-code",
             Self::OtherOld { .. } => "other-old",
             Self::KernelApart { .. } => "kernel-apart",
             Self::NoPlace(_) => "no-place",
@@ -104,8 +110,13 @@ impl fmt::Display for Unlinkable {
             ),
             Self::Overwritten { entry, build_id } => write!(
                 f,
-                "CRIU has overwritten its function at {entry}, and what was there is unknown: the cache has no vDSO \
-                 with build-id {build_id}; name the old vDSO, as --old kernel:VERSION or --old FILE"
+                "CRIU has overwritten its function at {entry}, and what was there is unknown: neither a link record nor \
+                 the cache has it of the vDSO with build-id {build_id}; name the old vDSO, as --old kernel:VERSION or --old FILE"
+            ),
+            Self::NoCode { entry } => write!(
+                f,
+                "CRIU has overwritten its function at {entry}, and what was there by its link record is no code: another \
+                 program has changed it; name the old vDSO, as --old kernel:VERSION or --old FILE"
             ),
             Self::OtherOld {
                 build_id,

@@ -121,7 +121,8 @@ pub(super) fn record(record: &Record) -> Result<(), RecordFault> {
     at_most(record.entries.len(), ENTRIES, "functions")?;
     record.entries.iter().try_for_each(entry)?;
     moved(&record.moved, "instructions that are elsewhere")?;
-    moved(&record.jumps_back, "jumps back")
+    moved(&record.jumps_back, "jumps back")?;
+    runs(&record.overwritten, &record.text)
 }
 
 fn at_most(count: usize, most: usize, what: &'static str) -> Result<(), RecordFault> {

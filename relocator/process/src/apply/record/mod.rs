@@ -10,11 +10,13 @@
 //! | `check` | what every record must fulfil |
 //! | `find` | a record in the bytes of a mapping |
 //! | `text` | the text that a record is about: what differs, what it was, and what threads find there |
+//! | `overwritten` | what CRIU's jumps had overwritten before the link |
 
 mod check;
 mod find;
 mod header;
 mod number;
+mod overwritten;
 mod stored;
 mod text;
 
@@ -30,6 +32,7 @@ use relocator::plan::Strategy;
 
 pub use check::RecordFault;
 pub use find::FoundRecord;
+pub use overwritten::Overwritten;
 
 /// What was done to an old image in a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +59,10 @@ pub struct Record {
     pub moved: Vec<Moved>,
     /// The jumps behind them.
     pub jumps_back: Vec<Moved>,
+    /// What CRIU's jumps had overwritten of the old image before it was linked: the bytes as the
+    /// image's own kernel had prepared them, by address, and none twice. The process itself has
+    /// them nowhere else: [`Record::before`] has the jumps.
+    pub overwritten: Vec<Before>,
 }
 
 /// Bytes as they were.

@@ -13,6 +13,9 @@ use relocator::plan::Strategy;
 
 const VERSION: u32 = 1;
 
+/// The flag of a record that ends with what CRIU's jumps had overwritten.
+const OVERWRITTEN: u32 = 1;
+
 /// Descriptors have a multiple of so many bytes.
 const ALIGNMENT: usize = 4;
 
@@ -49,7 +52,10 @@ impl Record {
         NoteHeader::of(size as u32).write(&mut note);
         let mut descriptor = DescriptorHeader {
             version: VERSION,
-            flags: 0,
+            flags: match self.overwritten.is_empty() {
+                true => 0,
+                false => OVERWRITTEN,
+            },
             check: 0,
         };
         descriptor.write(&mut note);
@@ -100,6 +106,9 @@ impl Record {
                 put(bytes, moved.from.0);
                 put(bytes, moved.to.0);
             }
+        }
+        if !self.overwritten.is_empty() {
+            put_runs(bytes, &self.overwritten, self.text.start);
         }
     }
 }
@@ -171,11 +180,18 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Record, usize)> {
             Reader::wrong(4, format!("{size} bytes of which only {there} are there"))
         })?;
     // A version that is not known may have its check elsewhere.
-    for (at, name, found, known) in [
-        (0, "version", descriptor.version, VERSION),
-        (4, "flags", descriptor.flags, 0),
+    let flags = descriptor.flags;
+    for (at, name, found, known, is_known) in [
+        (
+            0,
+            "version",
+            descriptor.version,
+            VERSION,
+            descriptor.version == VERSION,
+        ),
+        (4, "flags", flags, OVERWRITTEN, flags & !OVERWRITTEN == 0),
     ] {
-        if found != known {
+        if !is_known {
             let reason = format!("{name} {found:#x}; only {known:#x} is understood");
             return Err(Reader::wrong(header::NOTE + at, reason));
         }
@@ -187,7 +203,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Record, usize)> {
         ));
     }
     let mut reader = Reader::new(note, header::NOTE + header::DESCRIPTOR);
-    let record = read(&mut reader)?;
+    let record = read(&mut reader, flags)?;
     let end = reader.offset();
     let padding = &note[end..];
     if padding.len() >= ALIGNMENT || padding.iter().any(|byte| *byte != 0) {
@@ -199,7 +215,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Record, usize)> {
     Ok((record, note.len()))
 }
 
-fn read(reader: &mut Reader<'_>) -> Result<Record> {
+fn read(reader: &mut Reader<'_>, flags: u32) -> Result<Record> {
     let image = Avma(reader.number()?);
     let start = reader.offset();
     let before_image = reader.number()?;
@@ -229,8 +245,25 @@ fn read(reader: &mut Reader<'_>) -> Result<Record> {
             moved,
         )?,
         jumps_back: list(reader, check::MOVED, "jumps back", moved)?,
+        overwritten: overwritten(reader, flags, &text)?,
         text,
     })
+}
+
+/// The last list, which is there only if a flag says so, and never empty.
+fn overwritten(reader: &mut Reader<'_>, flags: u32, text: &Range<Avma>) -> Result<Vec<Before>> {
+    if flags & OVERWRITTEN == 0 {
+        return Ok(Vec::new());
+    }
+    let start = reader.offset();
+    let overwritten = runs(reader, text)?;
+    match overwritten.is_empty() {
+        true => Err(Reader::wrong(
+            start,
+            "nothing was overwritten, and the flags say otherwise",
+        )),
+        false => Ok(overwritten),
+    }
 }
 
 fn range(start: Avma, size: u64) -> Option<Range<Avma>> {

@@ -10,10 +10,10 @@ use proptest::strategy::Strategy as Generator;
 use super::{Before, Entry, Moved, Placed, Record, Strategy, stored};
 
 /// Where the text of all these records is.
-const TEXT: Avma = Avma(0x7f12_3456_7000);
+pub(super) const TEXT: Avma = Avma(0x7f12_3456_7000);
 const SIZE: usize = 0x3000;
 
-fn run(offset: u64, bytes: &[u8]) -> Before {
+pub(super) fn run(offset: u64, bytes: &[u8]) -> Before {
     Before {
         at: Avma(TEXT.0 + offset),
         bytes: bytes.to_vec(),
@@ -22,7 +22,7 @@ fn run(offset: u64, bytes: &[u8]) -> Before {
 
 /// A record as a link of Linux 6.1's vDSO to 6.18 leaves it: 25 runs of changed bytes, detours and
 /// itself behind the image.
-fn typical() -> Record {
+pub(super) fn typical() -> Record {
     let run_of = |index: u64| {
         let size = [1, 2, 4, 4, 5, 7, 8, 16][index as usize % 8];
         let bytes: Vec<u8> = (0..size).map(|byte: u8| byte * 7 + index as u8).collect();
@@ -65,6 +65,7 @@ fn typical() -> Record {
         jumps_back: (0..3)
             .map(|index| moved(0x704 + index * 9, 0x1d0b + index * 16))
             .collect(),
+        overwritten: Vec::new(),
     }
 }
 
@@ -230,7 +231,7 @@ fn two_records_of_one_text_are_refused() {
 }
 
 /// A note with that descriptor behind what is fixed, and the check that it has to have.
-fn note_of(body: &[u8]) -> Vec<u8> {
+pub(super) fn note_of(body: &[u8]) -> Vec<u8> {
     let mut note = typical().encode().unwrap();
     note.truncate(super::header::NOTE + 12);
     note.extend(body);
@@ -425,7 +426,7 @@ fn runs() -> impl Generator<Value = Vec<(u64, Vec<u8>)>> {
 prop_compose! {
     fn record()(
         start in 0..1_u64 << 47,
-        runs in runs(),
+        (runs, overwritten) in (runs(), runs()),
         (old, new) in (vec(any::<u8>(), 0..=64), vec(any::<u8>(), 0..=64)),
         kernel in vec(placed(), 0..5),
         placeholders in vec(span(), 0..3),
@@ -433,17 +434,20 @@ prop_compose! {
         (moved, jumps_back) in (moved(), moved()),
         (image, rest) in (0..0x1000_u64, 1..0x1000_u64),
     ) -> Record {
-        let mut end = start;
-        let before = runs.into_iter().map(|(gap, bytes)| {
-            let at = Avma(end + gap);
-            end = at.0 + bytes.len() as u64;
-            Before { at, bytes }
-        });
-        let before = before.collect();
-        let end = end.max(start + image) + rest;
+        let placed = |runs: Vec<(u64, Vec<u8>)>| {
+            let mut end = start;
+            let runs = runs.into_iter().map(|(gap, bytes)| {
+                let at = Avma(end + gap);
+                end = at.0 + bytes.len() as u64;
+                Before { at, bytes }
+            });
+            (runs.collect(), end)
+        };
+        let ((before, end), (overwritten, other)) = (placed(runs), placed(overwritten));
+        let end = end.max(other).max(start + image) + rest;
         Record {
             old, new, image: Avma(start + image), text: Avma(start)..Avma(end),
-            before, kernel, placeholders, entries, moved, jumps_back,
+            before, kernel, placeholders, entries, moved, jumps_back, overwritten,
         }
     }
 }

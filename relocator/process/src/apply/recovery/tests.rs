@@ -58,6 +58,7 @@ fn record() -> Record {
         entries: vec![entry(FIRST), entry(SECOND)],
         moved: Vec::new(),
         jumps_back: Vec::new(),
+        overwritten: Vec::new(),
     }
 }
 
