@@ -131,12 +131,12 @@ fn unlinked_again() -> Result<(), String> {
 /// needs no record.
 fn records_that_lie() -> Result<(), String> {
     const NO_CODE: &str = "is no code";
+    type Change = fn(&mut Record);
     let linker = Linker::new(&spec())?;
     let (mut hammer, _) = linked(&linker)?;
     let pid = hammer.restored.pid();
     let good = record(&hammer)?;
     let elsewhere = linker.elsewhere(true)?;
-    type Change = fn(&mut Record);
     let lies: [(&str, Change, &str); 4] = [
         ("no list", |record| record.overwritten.clear(), UNKNOWN),
         (

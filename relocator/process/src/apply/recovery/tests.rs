@@ -64,6 +64,11 @@ fn record() -> Record {
 
 /// The linked text with its record, and a page behind it if `extended`.
 fn linked(is_extended: bool) -> (Vec<u8>, Record) {
+    linked_with(is_extended, Vec::new())
+}
+
+/// The same, with what CRIU's jumps had overwritten.
+fn linked_with(is_extended: bool, overwritten: Vec<Before>) -> (Vec<u8>, Record) {
     let mut bytes = before();
     bytes[FIRST..FIRST + 0x40].fill(0x55);
     bytes[SECOND..SECOND + 0x40].fill(0x66);
@@ -76,7 +81,11 @@ fn linked(is_extended: bool) -> (Vec<u8>, Record) {
         let at = TEXT.offset(at as i64);
         at..at.offset(criu::JUMP as i64)
     });
-    let stored = record().store(&before(), &mut bytes, TEXT, offset, &kept);
+    let record = Record {
+        overwritten,
+        ..record()
+    };
+    let stored = record.store(&before(), &mut bytes, TEXT, offset, &kept);
     let record = stored.unwrap().record;
     (bytes, record)
 }
@@ -257,4 +266,35 @@ fn pages_that_the_link_has_added_are_found() {
         assert_eq!(found.mapping, TEXT..behind);
         assert_eq!(found.bytes.len(), SIZE);
     }
+}
+
+#[test]
+fn what_a_restore_has_overwritten_since_is_known() {
+    let original = vec![0x5a; criu::JUMP];
+    let kept = Record::runs_in(&original, TEXT.offset(SECOND as i64), &[place(SECOND)]);
+    let (bytes, kept) = linked_with(false, kept);
+    let copy = RecoveryCopy::of(&text(COPY, bytes)).unwrap().unwrap();
+    let before = before();
+    let known = |found: Vec<u8>| ask(&copy, found, None).unwrap().overwritten;
+    // Jumps of the copy are in its record.
+    let overwritten = known(interrupted());
+    assert_eq!(overwritten.build_id, kept.old);
+    assert_eq!(overwritten.part(place(SECOND)), Some(original.clone()));
+    assert_eq!(overwritten.part(place(FIRST)), None);
+    // A jump where the copy has none.
+    let mut restored = interrupted();
+    let jump = criu::jump(Avma(0x7_6000));
+    for entry in [FIRST, SECOND] {
+        restored[entry..entry + jump.len()].copy_from_slice(&jump);
+    }
+    let overwritten = known(restored);
+    let own = before[FIRST..FIRST + criu::JUMP].to_vec();
+    assert_eq!(overwritten.part(place(FIRST)), Some(own));
+    assert_eq!(overwritten.part(place(SECOND)), Some(original));
+}
+
+/// Where CRIU's jump is at the entry of a function.
+fn place(entry: usize) -> std::ops::Range<Avma> {
+    let at = TEXT.offset(entry as i64);
+    at..at.offset(criu::JUMP as i64)
 }
