@@ -5,6 +5,7 @@
 //! themselves.
 
 use std::collections::HashSet;
+use std::ffi::c_int;
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -53,9 +54,8 @@ impl Tracee {
             let went_on = match self.wait(GLANCE.min(patience)) {
                 Ok(Some(Stop::Group)) => return Ok(Standing::Still),
                 Ok(Some(stop)) if stop.is_end() => return Ok(Standing::Gone),
-                // What it was interrupted for comes next.
-                Ok(Some(Stop::Signal(signal))) => self.resume(signal),
-                Ok(Some(_)) => self.resume(0),
+                Ok(Some(Stop::Signal(signal))) => self.resume_interrupted(signal),
+                Ok(Some(_)) => self.resume_interrupted(0),
                 Ok(None) => {
                     asleep += u32::from(self.is_uninterruptible());
                     Ok(())
@@ -77,6 +77,17 @@ impl Tracee {
                 ));
             }
         }
+    }
+
+    /// Lets it run to the stop that it was interrupted for.
+    ///
+    /// That stop comes by itself only if the thread was interrupted while it stood. Any other stop
+    /// takes the place of an interruption that came before it (`ptrace_stop` in the kernel clears
+    /// `JOBCTL_TRAP_STOP`), as when it comes while the thread takes the signal of a timer out of
+    /// its queue: the kernel lets go of its lock there.
+    fn resume_interrupted(&mut self, signal: c_int) -> Result<()> {
+        self.interrupt()?;
+        self.resume(signal)
     }
 
     fn is_uninterruptible(&self) -> bool {
