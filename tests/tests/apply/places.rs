@@ -399,13 +399,22 @@ fn state(pid: i32) -> Result<char, String> {
 /// Stops a process, and waits until it has.
 pub(crate) fn stop(pid: i32) -> Result<(), String> {
     send(pid, Signal::SIGSTOP)?;
-    for _ in 0..1000 {
-        if state(pid)? == 'T' {
+    is_stopped(pid)
+}
+
+/// Waits until all threads are stopped, which each of them has to run for.
+fn is_stopped(pid: i32) -> Result<(), String> {
+    let mut states = String::new();
+    for _ in 0..5000 {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).map_err(|error| in_words(&error))?;
+        let ids = tasks.filter_map(|task| task.ok()?.file_name().to_str()?.parse().ok());
+        states = ids.map(state).collect::<Result<_, _>>()?;
+        if states.chars().all(|state| state == 'T') {
             return Ok(());
         }
         thread::sleep(Duration::from_millis(1));
     }
-    Err("it does not stop".to_owned())
+    Err(format!("it does not stop: {states}"))
 }
 
 /// Stops a process and does something to it. A thread that cannot be carried across where it is
@@ -440,10 +449,9 @@ fn stopped_before(threads: usize, cycles: usize) -> Result<(), String> {
                 true => is(ApplyState::Linked, linker.apply(pid)?.state),
                 false => is(ApplyState::RolledBack, linker.roll_back(pid)?.state),
             })?;
+            is_stopped(pid)?;
             let called = hammer.control.counts().called;
             thread::sleep(WHILE);
-            let state = state(pid)?;
-            ensure(state == 'T', || format!("its state is {state}"))?;
             ensure(called == hammer.control.counts().called, || {
                 "it goes on".to_owned()
             })?;
