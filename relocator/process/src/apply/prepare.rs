@@ -313,15 +313,10 @@ impl Draft {
         if text.record.is_none() && text.interrupted.is_none() {
             return;
         }
-        // Zeros take the place of what a link has added, in the same mapping: if the tool is killed
-        // before they are unmapped, the next one finds them.
-        let (found, base) = (&text.found.mapping, self.base.range());
-        let start = found.start.min(base.start);
-        let mut bytes = vec![0; (base.start.0 - start.0) as usize];
-        bytes.extend(self.bytes());
-        let size = found.end.max(base.end).0 - start.0;
-        bytes.resize(size as usize, 0);
-        transaction.late.push(Step::Replace { at: start, bytes });
+        transaction.late.push(Step::Replace {
+            at: self.base.at,
+            bytes: self.bytes(),
+        });
         unmap_added(text, &self.base.range(), transaction);
     }
 }

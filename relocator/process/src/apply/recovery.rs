@@ -97,9 +97,7 @@ impl RecoveryCopy {
         let is_explained = |(address, byte): (u64, u8)| {
             let at = Avma(address);
             let is_in = |content: &MemoryChunk| content.part(&(at..at.offset(1))) == Some(&[byte]);
-            let is_added = !record.text.contains(&at) && byte == 0;
-            is_added
-                || is_in(&self.base)
+            is_in(&self.base)
                 || is_in(&self.linked)
                 || entries.iter().any(|entry| entry.contains(&at))
         };

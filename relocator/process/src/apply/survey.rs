@@ -7,7 +7,7 @@ use elf_tools::Avma;
 use elf_tools::image::Image;
 
 use super::kernel::RunningKernel;
-use super::recognise::{FoundVdsos, KernelUnit, OldText, recognise};
+use super::recognise::{FoundVdsos, KernelUnit, MAX_TEXT, OldText, recognise};
 use super::record::Record;
 use super::recovery::RecoveryCopy;
 use super::text::{Known, Text, in_words};
@@ -15,6 +15,7 @@ use crate::targets::live::injected_call;
 use crate::targets::{Mapping, Step, StoppedTarget, Target, overlaps};
 use crate::{Error, Refusal, Result, Unlinkable};
 use relocator::source::Source;
+use relocator::threads::Memory;
 use relocator::threads::frames::merge;
 
 /// What there is in a process.
@@ -58,7 +59,12 @@ impl Survey {
         }
         check_named(target.id(), &all, known.sources)?;
         let read = |old| Text::read(old, known, &copies, &mappings, target);
-        let texts = all.into_iter().map(read).collect::<Result<_>>()?;
+        let texts: Vec<Text> = all.into_iter().map(read).collect::<Result<_>>()?;
+        for mapping in &mappings {
+            if is_cut_off(mapping, &texts, target) && !leftovers.contains(&mapping.range) {
+                leftovers.push(mapping.range.clone());
+            }
+        }
         Ok(Self {
             id: target.id(),
             mappings,
@@ -177,6 +183,24 @@ fn is_file(old: &OldText, mappings: &[Mapping]) -> bool {
     let mut mappings = mappings.iter();
     let mapping = mappings.find(|mapping| mapping.range == old.mapping);
     !old.is_by_auxv && mapping.is_some_and(|mapping| mapping.name.starts_with('/'))
+}
+
+/// Whether a mapping is what a link had added to a text that is no longer linked: its tool was
+/// killed before it unmapped that. The record in it is of a text next to it, which has none.
+fn is_cut_off(mapping: &Mapping, texts: &[Text], memory: &dyn Memory) -> bool {
+    let (range, protection) = (&mapping.range, mapping.protection);
+    let is_code = protection.execute && !protection.write && !protection.shared;
+    let mut texts = texts.iter().filter(|text| {
+        let found = &text.found.mapping;
+        text.record.is_none() && (found.end == range.start || range.end == found.start)
+    });
+    let Some(text) = texts.next().filter(|_| is_code && mapping.name.is_empty()) else {
+        return false;
+    };
+    let mut bytes = vec![0; mapping.size().min(MAX_TEXT) as usize];
+    let was_read = memory.read(range.start, &mut bytes);
+    let record = Record::copied(&bytes, range.start).filter(|_| was_read);
+    record.is_some_and(|record| record.image == text.found.image)
 }
 
 /// Whether a text is a copy that was made for another place, and not put there.
