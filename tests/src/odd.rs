@@ -4,8 +4,11 @@ use std::ffi::{OsStr, c_int, c_ulong};
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
+use std::thread;
+use std::time::Duration;
 
 use nix::libc;
 
@@ -38,7 +41,22 @@ impl Other {
         let path = directory.path().join("program");
         fs::write(&path, program_of_32_bits())?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
-        Self::start(&path)
+        let mut other = Self::start(&path)?;
+        other.wait_for_program(&path)?;
+        Ok(other)
+    }
+
+    /// The kernel lets the parent go on in the middle of `execve`, while the child still has its
+    /// parent's memory.
+    fn wait_for_program(&mut self, path: &Path) -> io::Result<()> {
+        let shown = format!("/proc/{}/exe", self.pid());
+        while fs::read_link(&shown)? != path {
+            if let Some(status) = self.0.try_wait()? {
+                return Err(io::Error::other(format!("it ended: {status}")));
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// Its number.

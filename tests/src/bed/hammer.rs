@@ -13,7 +13,8 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use super::control::{self, Control, Counts};
 use super::{Bed, Restored};
 
-/// How long threads may take to begin, and the program to end.
+/// How long the next thread may take to begin, and the program to end. A slow machine with one
+/// processor needs some time for each thread.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A hammer that runs on a bed. It is killed when this is dropped.
@@ -73,11 +74,15 @@ impl Hammer {
         what: &str,
         is_so: impl Fn(&Counts) -> bool,
     ) -> Result<Counts, String> {
-        let started = Instant::now();
+        let mut started = Instant::now();
+        let mut ready = 0;
         loop {
             let counts = self.control.counts();
             if is_so(&counts) {
                 return Ok(counts);
+            }
+            if counts.ready > ready {
+                (ready, started) = (counts.ready, Instant::now());
             }
             self.check_alive()?;
             if started.elapsed() > PATIENCE {

@@ -184,24 +184,45 @@ fn static_program_is_right(spec: &Spec) -> Result<(), String> {
     counted(&lines.next()?)
 }
 
-/// A process that sleeps in one long system call sleeps as long as it was to.
+/// A process that sleeps in one long system call sleeps as long as it was to. Where a link takes
+/// long, it must be one that sleeps longer.
 fn sleep_is_not_cut_short(spec: &Spec) -> Result<(), String> {
     let linker = Linker::new(spec)?;
-    let mut command = Command::new("sleep");
-    command.arg("3").stdin(Stdio::null());
-    let begun = Instant::now();
-    let mut restored = bed(spec)?.launch(command)?;
-    let pid = restored.pid();
-    while begun.elapsed() < Duration::from_secs(2) {
-        is(ApplyState::Linked, linker.apply(pid)?.state)?;
-        is(ApplyState::RolledBack, linker.roll_back(pid)?.state)?;
+    for seconds in [3, 15, 60, 240] {
+        if sleeps(&bed(spec)?, &linker, Duration::from_secs(seconds))? {
+            return Ok(());
+        }
     }
-    is(ApplyState::Linked, linker.apply(pid)?.state)?;
+    Err("it has always ended before it was linked for good".to_owned())
+}
+
+/// Links and unlinks a process that sleeps so long: whether it was linked for good before it ended.
+fn sleeps(bed: &Bed, linker: &Linker, length: Duration) -> Result<bool, String> {
+    let mut command = Command::new("sleep");
+    let length_in_words = length.as_secs().to_string();
+    command.arg(length_in_words).stdin(Stdio::null());
+    let begun = Instant::now();
+    let mut restored = bed.launch(command)?;
+    let pid = restored.pid();
+    let cycles = || -> Result<(), String> {
+        while begun.elapsed() < length * 2 / 3 {
+            is(ApplyState::Linked, linker.apply(pid)?.state)?;
+            is(ApplyState::RolledBack, linker.roll_back(pid)?.state)?;
+        }
+        is(ApplyState::Linked, linker.apply(pid)?.state)
+    };
+    let linked = cycles();
+    if let Err(error) = &linked
+        && begun.elapsed() < length
+    {
+        return Err(error.clone());
+    }
     let ended = restored.child.wait().map_err(|error| error.to_string())?;
     let took = begun.elapsed();
-    ensure(ended.success() && took >= Duration::from_secs(3), || {
+    ensure(ended.success() && took >= length, || {
         format!("{ended} after {took:?}")
-    })
+    })?;
+    Ok(linked.is_ok())
 }
 
 /// A shell that begins children all the time: none is lost, and none fails.
@@ -209,7 +230,7 @@ fn shell_forks(spec: &Spec) -> Result<(), String> {
     const LOOP: &str = "trap 'end=1' TERM; n=0; echo ready; while [ -z \"$end\" ]; do
         m=$( ( exit $((n % 7)) ); echo $?$n )
         [ \"$m\" = \"$((n % 7))$n\" ] || { echo \"wrong: $m\"; exit 1; }
-        n=$((n + 1))
+        n=$((n + 1)); [ $n != 100 ] || echo enough
     done; echo \"right $n\"";
     let linker = Linker::new(spec)?;
     let mut command = Command::new("sh");
@@ -221,6 +242,8 @@ fn shell_forks(spec: &Spec) -> Result<(), String> {
     ensure(ready == "ready", || ready)?;
     cycles(&linker, restored.pid())?;
     is(ApplyState::Linked, linker.apply(restored.pid())?.state)?;
+    let enough = lines.next()?;
+    ensure(enough == "enough", || enough)?;
     let pid = Pid::from_raw(restored.pid());
     kill(pid, Signal::SIGTERM).map_err(|errno| errno.to_string())?;
     counted(&lines.next()?)

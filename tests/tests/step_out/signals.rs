@@ -87,6 +87,9 @@ fn arrive(runs: u32, signals: u32, pause: Duration) {
     );
 }
 
+/// How often a thread is looked for inside at most.
+const MOST_ROUNDS: usize = 5000;
+
 /// A thread that blocks the signal that steps make, and a process that ignores it, are let run
 /// only.
 fn masks_and_actions_stay() {
@@ -98,7 +101,11 @@ fn masks_and_actions_stay() {
             ..resume(0)
         };
         let mut refused = 0;
-        for _ in 0..20 {
+        let mut rounds = 0;
+        while rounds < 20 || refused == 0 && rounds < MOST_ROUNDS {
+            rounds += 1;
+            // Where there is one processor, the threads do not move before this one waits.
+            thread::sleep(Duration::from_millis(1));
             let stepped = step_out(victim.pid(), &only_steps).unwrap();
             let trap = |outcome: &StepOutOutcome| {
                 let stuck = outcome.stuck.iter();
@@ -115,7 +122,10 @@ fn masks_and_actions_stay() {
             assert_eq!(step_out(victim.pid(), &resume(1000)).unwrap().stuck, []);
             assert_eq!(victim.masks(&threads), before);
         }
-        assert!(refused > 0, "{what}: nobody was found inside");
+        assert!(
+            refused > 0,
+            "{what}: nobody was found inside in {rounds} rounds"
+        );
         let seen = victim.finish();
         assert_eq!((seen.traps, seen.wrong), (0, 0));
     }

@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use libtest_mimic::Trial;
 use nix::libc;
+use nix::unistd::Pid;
 use relocator_process::step_out::{StepOutOptions, step_out};
+use relocator_process::tracing::Seized;
 use relocator_process::{Error, Refusal};
 use relocator_tests::command::{relocator, run};
 use serde_json::Value;
 
 use crate::check;
 use crate::process::{Victim, wait_until};
-use crate::victim::HAMMER;
+use crate::victim::{HAMMER, TICKING};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -29,6 +31,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         check(
             "a_process_that_dies_is_an_answer",
             a_process_that_dies_is_an_answer,
+        ),
+        check(
+            "timers_do_not_swallow_interruptions",
+            timers_do_not_swallow_interruptions,
         ),
         check("the_command_says_what_it_did", the_command_says_what_it_did),
     ]
@@ -174,6 +180,19 @@ fn a_process_that_dies_is_an_answer() {
         killer.join().unwrap();
     }
     println!("{answers} of 20 ended while they were worked on");
+}
+
+/// A thread that is interrupted in the moment in which it takes a timer's signal stops for the
+/// signal alone.
+fn timers_do_not_swallow_interruptions() {
+    let mut victim = Victim::start(TICKING);
+    victim.numbers();
+    let pid = Pid::from_raw(victim.pid());
+    for _ in 0..5000 {
+        let mut seized = Seized::stop(pid, Duration::from_secs(5)).unwrap();
+        assert_eq!(seized.threads().len(), 1);
+    }
+    victim.kill();
 }
 
 fn the_command_says_what_it_did() {

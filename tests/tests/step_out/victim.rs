@@ -26,6 +26,9 @@ pub(crate) const IGNORING: &str = "ignoring";
 /// A thread whose handler does not return if it has interrupted the vDSO.
 pub(crate) const FROZEN: &str = "frozen";
 
+/// A thread that a timer sends signals all the time.
+pub(crate) const TICKING: &str = "ticking";
+
 /// Threads that hammer.
 pub(crate) const THREADS: usize = 3;
 
@@ -49,6 +52,7 @@ thread_local! {
 pub(crate) fn live(what: &str) {
     match what {
         FROZEN => freeze(),
+        TICKING => tick(),
         what if crate::odd::KINDS.contains(&what) => crate::odd::live(what),
         _ => hammer(what),
     }
@@ -152,6 +156,36 @@ fn every_millisecond() {
     // SAFETY: the structure is read.
     let set = unsafe { libc::syscall(libc::SYS_setitimer, libc::ITIMER_REAL, &raw const timer, 0) };
     assert_eq!(set, 0);
+}
+
+/// Is sent signals by a timer of POSIX, which the kernel sets again whenever it delivers one, and
+/// calls functions meanwhile. It is ended by a signal.
+fn tick() -> ! {
+    on(libc::SIGALRM, count_alarm);
+    // SAFETY: numbers may all be 0; such an event is a `SIGALRM`.
+    let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
+    event.sigev_notify = libc::SIGEV_SIGNAL;
+    event.sigev_signo = libc::SIGALRM;
+    let mut timer = std::ptr::null_mut();
+    // SAFETY: both are there.
+    let made = unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer) };
+    assert_eq!(made, 0);
+    let often = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 20_000,
+    };
+    let times = libc::itimerspec {
+        it_interval: often,
+        it_value: often,
+    };
+    // SAFETY: the timer was made, and the times are read.
+    let set = unsafe { libc::timer_settime(timer, 0, &raw const times, std::ptr::null_mut()) };
+    assert_eq!(set, 0);
+    println!("{}", gettid());
+    std::io::stdout().flush().unwrap();
+    loop {
+        call();
+    }
 }
 
 /// Calls functions of the vDSO, whose answers must not go backwards.
