@@ -13,6 +13,7 @@ use nix::libc;
 use nix::unistd::Pid;
 use procfs::process::{Process, StatFlags, Task};
 
+use super::process::traced;
 use super::{TraceableProcess, UserRegisters, request};
 use crate::arch;
 use crate::{Error, Refusal, Result};
@@ -90,7 +91,7 @@ impl TraceableProcess {
         };
         let thread = task.tid;
         if status.tracerpid != 0 {
-            return Err(self.refused(Refusal::traced(thread, status.tracerpid)));
+            return Err(self.refused(traced(&status)));
         }
         self.check_restorer(thread, status.sigblk)?;
         match status.seccomp {

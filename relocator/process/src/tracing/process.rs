@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::unistd::Pid;
 use procfs::ProcError;
-use procfs::process::{Process, StatFlags};
+use procfs::process::{Process, StatFlags, Status};
 
 use super::{ProcessMemory, is_gone};
 use crate::targets::Mapping;
@@ -80,7 +80,7 @@ impl TraceableProcess {
         } else if matches!(stat.state, 'Z' | 'X' | 'x') && stat.num_threads <= 1 {
             Refusal::Zombie
         } else if status.tracerpid != 0 {
-            Refusal::traced(self.pid.as_raw(), status.tracerpid)
+            traced(&status)
         } else {
             return self.check_width(&self.vdsos()?);
         };
@@ -180,6 +180,16 @@ impl TraceableProcess {
     /// The error that it is no longer there.
     pub fn ended(&self) -> Error {
         self.refused(Refusal::Ended)
+    }
+}
+
+/// Why a thread that is traced cannot be. One that is being killed may still be traced by a tool
+/// that has let go of the others.
+pub(super) fn traced(status: &Status) -> Refusal {
+    const KILL: u64 = 1 << (libc::SIGKILL - 1);
+    match (status.sigpnd | status.shdpnd) & KILL {
+        0 => Refusal::traced(status.pid, status.tracerpid),
+        _ => Refusal::Ended,
     }
 }
 
