@@ -7,18 +7,11 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use kernel_source::{Cache, TreeRequest};
+use kernel_source::{CRIU, Cache};
 use nix::unistd::geteuid;
 use tempfile::TempDir;
 
 use crate::running::in_words;
-
-/// The packages, as the lab asks for them: one name in the cache stands for one request.
-const REQUEST: TreeRequest<'_> = TreeRequest {
-    name: "criu-4.3",
-    suites: &["experimental", "sid"],
-    packages: &["criu/experimental"],
-};
 
 /// Where packages have libraries.
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
@@ -65,7 +58,7 @@ impl Criu {
         if !geteuid().is_root() {
             return Err("CRIU needs root".to_owned());
         }
-        let tree = Cache::locate().tree(&REQUEST);
+        let tree = Cache::locate().tree(&CRIU);
         let root = tree.map_err(|error| in_words(&error))?.root;
         let criu = Self { root };
         let sleeper = Command::new("sleep")

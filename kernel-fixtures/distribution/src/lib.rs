@@ -34,7 +34,7 @@ use std::path::{Path, PathBuf};
 
 pub use error::FetchError;
 pub use pin::Pin;
-pub use tree::{Tree, TreeRequest};
+pub use tree::{CRIU, Tree, TreeRequest};
 
 use archive::{Archives, Group};
 use package::Request;

@@ -28,6 +28,14 @@ pub struct TreeRequest<'a> {
     pub packages: &'a [&'a str],
 }
 
+/// CRIU 4.3, in its newest packages. One of its libraries has to be named, because `apt` takes
+/// another version of that by itself.
+pub const CRIU: TreeRequest<'static> = TreeRequest {
+    name: "criu-4.3",
+    suites: &["experimental", "sid"],
+    packages: &["criu=4.3*", "libcompel1=4.3*"],
+};
+
 /// Unpacked packages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tree {

@@ -34,8 +34,8 @@ const CRIU: [(&str, &[&str], &[&str]); 3] = [
     ("4.1", &["trixie"], &["criu"]),
     (
         "4.3",
-        &["experimental", "sid"],
-        &["criu=4.3*", "libcompel1=4.3*"],
+        kernel_source::CRIU.suites,
+        kernel_source::CRIU.packages,
     ),
 ];
 
