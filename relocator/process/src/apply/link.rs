@@ -194,9 +194,7 @@ fn link_all(
         transaction.early.extend(layout.early);
         transaction.late.extend(layout.late);
     }
-    let taken = placed
-        .iter()
-        .map(|placed| placed.to..placed.to.offset(placed.size as i64));
+    let taken = placed.iter().map(Placed::range);
     let left = subtract(stale.into_iter().collect(), taken);
     transaction.late.extend(left.into_iter().map(Step::Unmap));
     transaction.late.extend(survey.discard());
@@ -237,7 +235,8 @@ fn room(text: &Text, survey: &Survey, kernel: &RunningKernel) -> place::Room {
     }
 }
 
-fn placed(unit: &KernelUnit, place: UnitPlace) -> Vec<Placed> {
+/// Where the kernel's mappings are, and where they are to be.
+pub(super) fn placed(unit: &KernelUnit, place: UnitPlace) -> Vec<Placed> {
     let mut next = match place {
         UnitPlace::Stays => None,
         UnitPlace::At(at) => Some(at),

@@ -80,7 +80,8 @@ impl fmt::Display for Unreachable {
 impl std::error::Error for Unreachable {}
 
 impl Unit<'_> {
-    fn size(&self) -> u64 {
+    /// How large all of them are.
+    pub(super) fn size(&self) -> u64 {
         self.mappings.iter().map(size).sum()
     }
 

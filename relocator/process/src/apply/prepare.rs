@@ -25,9 +25,9 @@ use elf_tools::{Avma, BuildId, Svma};
 use super::chunk::MemoryChunk;
 use super::dump;
 use super::kernel::RunningKernel;
-use super::link::moves;
+use super::link::{moves, placed};
 use super::outcome::{ApplyOutcome, ApplyState, LinkedText};
-use super::place::{self, REACH};
+use super::place::{self, REACH, Unit, UnitPlace};
 use super::recognise::KernelUnit;
 use super::record::{Entry, Placed, Record};
 use super::survey::Survey;
@@ -114,39 +114,22 @@ pub(super) fn plan(survey: &Survey, kernel: &RunningKernel) -> Result<Planned> {
 fn make_way(survey: &Survey, unit: &KernelUnit, kernel: &RunningKernel) -> Result<Vec<Placed>> {
     let placeholders = survey.placeholders();
     let is_in_way = |range: &Range<Avma>| placeholders.iter().any(|one| overlaps(one, range));
-    let size: u64 = unit
-        .mappings
-        .iter()
-        .map(|one| one.range.end.0 - one.range.start.0)
-        .sum();
-    let mut next = None;
-    if unit
-        .mappings
-        .iter()
-        .any(|mapping| is_in_way(&mapping.range))
-    {
-        let texts = survey.texts.iter().map(|text| &text.found.mapping);
-        let first = texts.min_by_key(|text| text.start).cloned();
-        let first = first.unwrap_or(Avma(0)..Avma(0));
-        let (all, limits) = (&survey.mappings, kernel.limits);
-        let at = place::near(u64::MAX, &first, size, &placeholders, all, limits);
-        next = Some(at.map_err(|unreachable| Error::Unlinkable {
-            what: "the kernel's mappings".to_owned(),
-            reason: Unlinkable::NoPlace(unreachable),
-        })?);
+    let mut mappings = unit.mappings.iter();
+    if !mappings.any(|mapping| is_in_way(&mapping.range)) {
+        return Ok(placed(unit, UnitPlace::Stays));
     }
-    let placed = unit.mappings.iter().map(|mapping| {
-        let size = mapping.range.end.0 - mapping.range.start.0;
-        let to = next.unwrap_or(mapping.range.start);
-        next = next.map(|next| next.offset(size as i64));
-        Placed {
-            name: mapping.name.to_owned(),
-            size,
-            from: mapping.range.start,
-            to,
-        }
-    });
-    Ok(placed.collect())
+    let texts = survey.texts.iter().map(|text| &text.found.mapping);
+    let first = texts.min_by_key(|text| text.start).cloned();
+    let first = first.unwrap_or(Avma(0)..Avma(0));
+    let (all, limits) = (&survey.mappings, kernel.limits);
+    let mappings = &unit.mappings;
+    let size = Unit { mappings }.size();
+    let at = place::near(u64::MAX, &first, size, &placeholders, all, limits);
+    let at = at.map_err(|unreachable| Error::Unlinkable {
+        what: "the kernel's mappings".to_owned(),
+        reason: Unlinkable::NoPlace(unreachable),
+    })?;
+    Ok(placed(unit, UnitPlace::At(at)))
 }
 
 fn vdso(placed: &[Placed]) -> Option<Avma> {

@@ -106,11 +106,8 @@ impl<'a> Stubs<'a> {
     /// been made.
     fn left(&self, registers: &Registers, memory: &dyn Memory) -> Option<FixUp> {
         let crossing = Crossing {
-            old: &self.text.old,
-            reentry: &self.text.reentry,
-            before: Some(&self.code),
-            after: &self.gone,
             image: self.range.start,
+            ..self.text.crossing(Some(&self.code), &self.gone)
         };
         let place = Svma(registers.pc.0 - self.range.start.0);
         let fix_up = match crossing.thread(registers, memory) {

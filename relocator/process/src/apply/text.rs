@@ -26,7 +26,7 @@ use relocator::link::Old;
 use relocator::plan::Strategy;
 use relocator::source::{NoSymtab, Source};
 use relocator::tables::{self, OldTables};
-use relocator::threads::{CodeNow, Memory};
+use relocator::threads::{CodeNow, Crossing, Memory};
 
 /// What the user says about old images.
 #[derive(Debug, Clone, Copy)]
@@ -139,6 +139,21 @@ impl Text {
     /// Offset of the image in [`Text::pristine`].
     pub(super) fn offset(&self) -> usize {
         (self.found.image.0 - self.mapping.start.0) as usize
+    }
+
+    /// How its threads come from one code to another.
+    pub(super) fn crossing<'a>(
+        &'a self,
+        before: Option<&'a CodeNow>,
+        after: &'a CodeNow,
+    ) -> Crossing<'a> {
+        Crossing {
+            old: &self.old,
+            reentry: &self.reentry,
+            before,
+            after,
+            image: self.found.image,
+        }
     }
 
     /// What threads find there now, if that is not the old image: what it was linked to, or CRIU's

@@ -79,13 +79,7 @@ impl Transaction {
         let contexts = Contexts::of(&threads, &writable, &texts, target);
         let mut old = Carried::default();
         for (text, (before, after)) in survey.texts.iter().zip(&self.crossings) {
-            let crossing = Crossing {
-                old: &text.old,
-                reentry: &text.reentry,
-                before: before.as_ref(),
-                after,
-                image: text.found.image,
-            };
+            let crossing = text.crossing(before.as_ref(), after);
             let range = text.found.mapping.clone();
             let gone = CodeNow::gone(text.found.bytes.len());
             let away = Crossing {
@@ -148,13 +142,7 @@ impl Transaction {
         }
         let mut texts = survey.texts.iter().zip(&self.crossings);
         texts.any(|(text, (before, after))| {
-            let crossing = Crossing {
-                old: &text.old,
-                reentry: &text.reentry,
-                before: before.as_ref(),
-                after,
-                image: text.found.image,
-            };
+            let crossing = text.crossing(before.as_ref(), after);
             text.found.mapping.contains(&registers.pc) && crossing.can_go_on(registers, target)
         })
     }

@@ -203,9 +203,7 @@ pub(super) fn vacant(
         .collect();
     let others = survey.mappings.iter().map(|mapping| mapping.range.clone());
     let others = others.filter(|range| !ours.contains(&range));
-    let kernel = back
-        .iter()
-        .map(|placed| placed.to..placed.to.offset(placed.size as i64));
+    let kernel = back.iter().map(Placed::range);
     subtract(merge(ranges), others.chain(kernel))
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use elf_tools::Avma;
 
-use crate::tracing::{Stop, restorer};
+use crate::tracing::Stop;
 
 /// Why the tool refuses a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -162,14 +162,6 @@ const RESTORED: &str =
     "run this in CRIU's `post-resume` script, or after `criu restore -d -s` has ended";
 
 impl Refusal {
-    /// That a process traces a thread.
-    pub(crate) fn traced(thread: i32, tracer: i32) -> Self {
-        match restorer::is_criu(tracer) {
-            true => Self::TracedByCriu { thread, tracer },
-            false => Self::Traced { thread, tracer },
-        }
-    }
-
     /// A word for machines, which stays as it is.
     pub fn code(&self) -> &'static str {
         match self {

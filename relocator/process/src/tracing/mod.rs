@@ -20,7 +20,7 @@ mod memory;
 mod pagemap;
 mod process;
 mod request;
-pub(crate) mod restorer;
+mod restorer;
 mod seize;
 mod stop;
 mod tracee;

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use procfs::ProcError;
 use procfs::process::{Process, StatFlags, Status};
 
-use super::{ProcessMemory, is_gone};
+use super::{ProcessMemory, is_gone, restorer};
 use crate::targets::Mapping;
 use crate::{Error, Refusal, Result, arch, maps};
 use relocator::threads::Memory;
@@ -187,9 +187,13 @@ impl TraceableProcess {
 /// that has let go of the others.
 pub(super) fn traced(status: &Status) -> Refusal {
     const KILL: u64 = 1 << (libc::SIGKILL - 1);
-    match (status.sigpnd | status.shdpnd) & KILL {
-        0 => Refusal::traced(status.pid, status.tracerpid),
-        _ => Refusal::Ended,
+    let (thread, tracer) = (status.pid, status.tracerpid);
+    if (status.sigpnd | status.shdpnd) & KILL != 0 {
+        Refusal::Ended
+    } else if restorer::is_criu(tracer) {
+        Refusal::TracedByCriu { thread, tracer }
+    } else {
+        Refusal::Traced { thread, tracer }
     }
 }
 
