@@ -88,6 +88,16 @@ fn many_times() -> Result<(), String> {
     hammer.finish().map(drop)
 }
 
+/// Stops it, prepares it, and has it go on.
+fn prepare_stopped(linker: &Linker, hammer: &mut Hammer) -> Result<(), String> {
+    let pid = hammer.restored.pid();
+    stop(pid)?;
+    is(ApplyState::Prepared, linker.prepare(pid)?.state)?;
+    is_ready(hammer)?;
+    send(pid, Signal::SIGCONT)?;
+    hammered(hammer, EVERYTHING)
+}
+
 /// As before a dump by a tool that stops it, or after a restore that leaves it stopped.
 fn while_stopped() -> Result<(), String> {
     let linker = Linker::new(&spec())?;
@@ -95,12 +105,7 @@ fn while_stopped() -> Result<(), String> {
     let pid = hammer.restored.pid();
     is(ApplyState::Linked, linker.apply(pid)?.state)?;
     for _ in 0..TURNS {
-        send(pid, Signal::SIGSTOP)?;
-        stop(pid)?;
-        is(ApplyState::Prepared, linker.prepare(pid)?.state)?;
-        is_ready(&hammer)?;
-        send(pid, Signal::SIGCONT)?;
-        hammered(&mut hammer, EVERYTHING)?;
+        prepare_stopped(&linker, &mut hammer)?;
         is(ApplyState::Linked, linker.apply(pid)?.state)?;
         hammered(&mut hammer, EVERYTHING)?;
     }
@@ -116,12 +121,7 @@ fn in_new_vdso() -> Result<(), String> {
     let mut hammer = start(&bed()?, 8)?;
     let pid = hammer.restored.pid();
     for _ in 0..TURNS {
-        send(pid, Signal::SIGSTOP)?;
-        stop(pid)?;
-        is(ApplyState::Prepared, linker.prepare(pid)?.state)?;
-        is_ready(&hammer)?;
-        send(pid, Signal::SIGCONT)?;
-        hammered(&mut hammer, EVERYTHING)?;
+        prepare_stopped(&linker, &mut hammer)?;
         is(ApplyState::RolledBack, linker.roll_back(pid)?.state)?;
         hammered(&mut hammer, COVERED)?;
     }
