@@ -51,25 +51,16 @@ fn kernel() -> Answer {
 
 /// Leaves the vDSO and its tables. The result is how long that took, in seconds.
 fn describe() -> Result<f64> {
-    use std::io::{Read as _, Seek as _, SeekFrom};
     let began = Instant::now();
-    let maps = fs::read_to_string("/proc/self/maps")?;
-    let line = maps.lines().find(|line| line.ends_with("[vdso]"));
-    let (range, _) = line.context("no vDSO")?.split_once(' ').context("maps")?;
-    let (start, end) = range.split_once('-').context("maps")?;
-    let number = |digits| u64::from_str_radix(digits, 16).context("maps");
-    let (start, end) = (number(start)?, number(end)?);
-    let mut memory = fs::File::open("/proc/self/mem")?;
-    memory.seek(SeekFrom::Start(start))?;
-    let mut bytes = vec![0; usize::try_from(end - start)?];
-    memory.read_exact(&mut bytes)?;
-    fs::write(Path::new(OUT).join("vdso.so"), bytes)?;
-    let tables = format!("{OUT}/tables");
-    let ran = program::run(RELOCATOR, ["derive", "self"], &[(VARIABLE, &tables)]);
-    match ran.is_success {
-        true => Ok(began.elapsed().as_secs_f64()),
-        false => bail!("relocator derive: {}", ran.failure),
+    let (vdso, tables) = (format!("{OUT}/vdso.so"), format!("{OUT}/tables"));
+    let kept = [(VARIABLE, tables.as_str())];
+    for words in [&["dump-vdso", "self", "-o", &vdso][..], &["derive", "self"]] {
+        let ran = program::run(RELOCATOR, words, &kept);
+        if !ran.is_success {
+            bail!("relocator {}: {}", words[0], ran.failure);
+        }
     }
+    Ok(began.elapsed().as_secs_f64())
 }
 
 fn dump(subject: &Subject) -> Dumped {
@@ -242,9 +233,9 @@ fn dump_again(processes: &[Process], act: &Restore) -> Dumped {
     finished(&act.image, dumped.map(|()| wrong), began)
 }
 
-/// A linked process is prepared for a dump, if this relocator has a command for that.
+/// A linked process is prepared for a dump.
 fn prepare(pid: i32, by: By) -> Result<()> {
-    if by != By::Relocator || !can_prepare() {
+    if by != By::Relocator {
         return Ok(());
     }
     let ran = program::run(RELOCATOR, ["prepare", "--pid", &pid.to_string()], &[KEPT]);
@@ -252,8 +243,4 @@ fn prepare(pid: i32, by: By) -> Result<()> {
         true => Ok(()),
         false => bail!("relocator prepare: {}", ran.failure),
     }
-}
-
-fn can_prepare() -> bool {
-    program::run(RELOCATOR, ["prepare", "--help"], &[]).is_success
 }
