@@ -555,9 +555,13 @@ fn little_memory() -> Result<(), String> {
         let hammer = start(&bed, 2)?;
         let pid = hammer.restored.pid();
         // It allocates nothing meanwhile.
-        stop(pid)?;
-        let before = own_memory(pid)?;
-        let outcome = linker.apply(pid)?;
+        let mut linked = None;
+        while_stopped(pid, || {
+            let before = own_memory(pid)?;
+            linked = Some((before, linker.apply(pid)?));
+            Ok(())
+        })?;
+        let (before, outcome) = linked.ok_or("it was not linked")?;
         is(ApplyState::Linked, outcome.state)?;
         let after = own_memory(pid)?;
         let added = after.saturating_sub(before);

@@ -185,22 +185,23 @@ fn is_file(old: &OldText, mappings: &[Mapping]) -> bool {
     !old.is_by_auxv && mapping.is_some_and(|mapping| mapping.name.starts_with('/'))
 }
 
-/// Whether a mapping is what a link had added to a text that is no longer linked: its tool was
-/// killed before it unmapped that. The record in it is of a text next to it, which has none.
+/// Whether a mapping is what an earlier link had added to a text: its tool was killed before it
+/// unmapped that. It has a record of a text next to it, which does not have it itself. Later links
+/// of that text leave it where it is.
 fn is_cut_off(mapping: &Mapping, texts: &[Text], memory: &dyn Memory) -> bool {
     let (range, protection) = (&mapping.range, mapping.protection);
     let is_code = protection.execute && !protection.write && !protection.shared;
-    let mut texts = texts.iter().filter(|text| {
+    let mut beside = texts.iter().filter(|text| {
         let found = &text.found.mapping;
-        text.record.is_none() && (found.end == range.start || range.end == found.start)
+        found.end == range.start || range.end == found.start
     });
-    let Some(text) = texts.next().filter(|_| is_code && mapping.name.is_empty()) else {
+    if !is_code || !mapping.name.is_empty() || beside.clone().next().is_none() {
         return false;
-    };
+    }
     let mut bytes = vec![0; mapping.size().min(MAX_TEXT) as usize];
     let was_read = memory.read(range.start, &mut bytes);
     let record = Record::copied(&bytes, range.start).filter(|_| was_read);
-    record.is_some_and(|record| record.image == text.found.image)
+    record.is_some_and(|record| beside.any(|text| text.found.image == record.image))
 }
 
 /// Whether a text is a copy that was made for another place, and not put there.

@@ -5,6 +5,7 @@ use elf_tools::reentry::Register;
 use relocator::placement::{END, PAGE};
 use relocator::source::Source;
 use relocator::tables;
+use relocator::threads::Memory as _;
 use relocator::threads::{Registers, Thread};
 
 use super::outcome::ApplyState;
@@ -232,6 +233,40 @@ pub(super) fn steps(
         .unwrap()
         .steps(&survey, kernel, process, &survey.mappings);
     steps.unwrap().0
+}
+
+#[test]
+fn what_an_earlier_link_had_added_is_unmapped() {
+    let kernel = kernel();
+    let before = process("got", &[PROGRAM]);
+    let mut linked = before.clone();
+    apply_to(&mut linked, &kernel, NOTHING, &options()).unwrap();
+    let found = survey(&linked, &kernel, NOTHING).texts.remove(0).found;
+    let record = super::record::Record::find(&found.bytes, found.mapping.start);
+    let at = record.unwrap().unwrap().at;
+    let mut page = vec![0; (at.end.0 - at.start.0) as usize];
+    assert!(linked.read(at.start, &mut page));
+    page.resize(PAGE as usize, 0);
+    let code = Protection {
+        execute: true,
+        ..READ
+    };
+    for start in [before, linked] {
+        let mut mapping = start.mappings().unwrap().into_iter();
+        let end = mapping
+            .find(|one| one.range.contains(&found.image))
+            .unwrap();
+        let end = end.range.end;
+        let left = end..end.offset(PAGE as i64);
+        let mut with = start.clone();
+        with.map(left.clone(), code, "", Some(page.clone()));
+        let mut expected = start.clone();
+        for process in [&mut with, &mut expected] {
+            apply_to(process, &kernel, NOTHING, &options()).unwrap();
+            rollback_of(process, &kernel, NOTHING, &options()).unwrap();
+        }
+        assert_eq!(flat(&with), flat(&expected));
+    }
 }
 
 #[test]
