@@ -2,13 +2,15 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use kernel_source::{CRIU, Cache};
-use nix::unistd::geteuid;
+use nix::libc;
+use nix::unistd::{geteuid, setsid};
 use tempfile::TempDir;
 
 use crate::running::in_words;
@@ -61,10 +63,7 @@ impl Criu {
         let tree = Cache::locate().tree(&CRIU);
         let root = tree.map_err(|error| in_words(&error))?.root;
         let criu = Self { root };
-        let sleeper = Command::new("sleep")
-            .arg("1000")
-            .stdin(Stdio::null())
-            .spawn();
+        let sleeper = dumpable(OsStr::new("sleep")).arg("1000").spawn();
         let mut sleeper = sleeper.map_err(|error| in_words(&error))?;
         let images = Images::new()?;
         let tried = criu.dump(sleeper.id().cast_signed(), &images);
@@ -129,6 +128,31 @@ impl Criu {
             .collect::<Vec<_>>()
             .join("; "))
     }
+}
+
+/// A command that starts a program which CRIU can dump wherever these tests run: as the leader of a
+/// session of its own, since another may have begun outside of its PID namespace, and without files
+/// that somebody else has left open.
+pub fn dumpable(program: &OsStr) -> Command {
+    let mut command = Command::new(program);
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    leave_nothing_behind(&mut command);
+    command
+}
+
+#[allow(unsafe_code, reason = "code that runs between fork and execution")]
+fn leave_nothing_behind(command: &mut Command) {
+    let leave = || {
+        setsid()?;
+        let flags = libc::CLOSE_RANGE_CLOEXEC.cast_signed();
+        // SAFETY: a plain system call with numbers.
+        match unsafe { libc::close_range(3, libc::c_uint::MAX, flags) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: it makes two system calls and nothing else.
+    unsafe { command.pre_exec(leave) };
 }
 
 /// A directory of images.

@@ -2,7 +2,7 @@
 //! the kernel's own vDSO in place of the old one, and as on another kernel.
 
 use std::fs::File;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use relocator_cli::source::Spec;
 use relocator_process::apply::outcome::ApplyState;
 use relocator_tests::bed::control::{self, Control, EVERYTHING};
-use relocator_tests::criu::{Criu, Images, Restore, await_end};
+use relocator_tests::criu::{Criu, Images, Restore, await_end, dumpable};
 use relocator_tests::running::in_words;
 use relocator_tests::trials::{ensure, trial};
 use tempfile::TempDir;
@@ -172,13 +172,10 @@ impl Traveller {
         let control = Control::map(&file).map_err(failed)?;
         control.set_right(EVERYTHING);
         let words = File::create(directory.path().join("words")).map_err(failed)?;
-        let mut command = Command::new(HAMMER);
+        let mut command = dumpable(HAMMER.as_ref());
         command.arg("--control").arg(&path);
         command.args(["--threads", &THREADS.to_string()]);
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(words);
+        command.stderr(words);
         let child = command.spawn().map_err(failed)?;
         let pid = child.id().cast_signed();
         let mut traveller = Self {

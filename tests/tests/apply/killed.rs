@@ -352,7 +352,13 @@ impl Victim {
             return Ok(());
         }
         let text = self.read_text()?;
-        ensure(text == self.text, || "the old text is another".to_owned())?;
+        ensure(text == self.text, || {
+            let pairs = text.iter().zip(&self.text).enumerate();
+            let differing = pairs.filter(|(_, (now, then))| now != then);
+            let places =
+                differing.map(|(at, (now, then))| format!("{at:#x}: {now:#x}, was {then:#x}"));
+            format!("the old text is another: {:?}", places.collect::<Vec<_>>())
+        })?;
         let maps = self.constant_maps()?;
         ensure(maps == self.maps, || {
             format!("mappings are {maps:#?} and were {:#?}", self.maps)
