@@ -155,10 +155,7 @@ fn link_all(
             in_place(unit, unreachable)?
         }
     };
-    let mut texts = survey.texts.iter();
-    let placed = texts
-        .next()
-        .map_or(placed.clone(), |text| text.origins(&placed));
+    let placed = survey.origins.complete(&placed);
     let droppable = target.droppable()?;
     let mut transaction = Transaction {
         kernel: moves(unit, &placed)?,

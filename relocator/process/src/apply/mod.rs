@@ -43,6 +43,7 @@ mod layout;
 mod link;
 mod live;
 pub mod originals;
+mod origins;
 pub mod outcome;
 pub mod place;
 mod prepare;
@@ -218,6 +219,8 @@ impl Work {
     }
 }
 
+#[cfg(test)]
+mod chains;
 #[cfg(test)]
 mod pretend;
 #[cfg(test)]

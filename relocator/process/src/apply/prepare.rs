@@ -89,7 +89,8 @@ pub(super) fn plan(survey: &Survey, kernel: &RunningKernel) -> Result<Planned> {
         })?;
         taken.push(at..at.offset(size as i64));
         draft.jump(at);
-        let record = draft.record(text, kernel, &placed, &placeholders);
+        let origins = survey.origins.complete(&placed);
+        let record = draft.record(text, kernel, &origins, &placeholders);
         let record = draft.put(record, at, &mut transaction)?;
         outcome.texts.push(LinkedText {
             added: size,
@@ -247,7 +248,7 @@ impl Draft {
             image: self.image,
             text: self.base.range(),
             before: Vec::new(),
-            kernel: text.origins(placed),
+            kernel: placed.to_vec(),
             placeholders: placeholders.to_vec(),
             entries: self.functions.iter().map(entry).collect(),
             moved: Vec::new(),

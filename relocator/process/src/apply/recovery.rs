@@ -78,6 +78,11 @@ impl RecoveryCopy {
         }))
     }
 
+    /// The kernel's mappings, where they were and where they are, or were to be.
+    pub(super) fn kernel(&self) -> &[Placed] {
+        &self.record.kernel
+    }
+
     /// What there was to be instead of a text, if it is one that was being replaced: it consists of
     /// what was there before, what is in the copy, and entries. `range` and `undone` are what it
     /// was before any link that it has a record of.

@@ -7,6 +7,7 @@ use elf_tools::Avma;
 use elf_tools::image::Image;
 
 use super::kernel::RunningKernel;
+use super::origins::Origins;
 use super::recognise::{FoundVdsos, KernelUnit, MAX_TEXT, OldText, recognise};
 use super::record::Record;
 use super::recovery::RecoveryCopy;
@@ -27,6 +28,8 @@ pub(super) struct Survey {
     pub(super) found: FoundVdsos,
     /// Old texts that are in use, without what killed tools have left in them.
     pub(super) texts: Vec<Text>,
+    /// Where the kernel's mappings belong.
+    pub(super) origins: Origins,
     /// Copies of texts that a killed tool has not put in their place.
     pub(super) leftovers: Vec<Range<Avma>>,
     /// Memory that is filled when it is touched.
@@ -69,6 +72,7 @@ impl Survey {
             id: target.id(),
             mappings,
             found,
+            origins: Origins::of(&texts, &copies),
             texts,
             leftovers,
             on_demand: target.on_demand()?,

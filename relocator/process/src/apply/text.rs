@@ -16,7 +16,7 @@ use elf_tools::{Avma, BuildId, Svma};
 
 use super::chunk::MemoryChunk;
 use super::recognise::{OldText, vvar_placeholder};
-use super::record::{Before, FoundRecord, Overwritten, Placed, Record};
+use super::record::{Before, FoundRecord, Overwritten, Record};
 use super::recovery::{InterruptedApply, RecoveryCopy};
 use crate::cpu_features;
 use crate::targets::{Mapping, WORD};
@@ -207,27 +207,9 @@ impl Text {
     }
 
     /// Whether CRIU's jumps are there now.
-    fn has_jumps(&self) -> bool {
+    pub(super) fn has_jumps(&self) -> bool {
         let mut functions = self.old.code.functions().iter();
         functions.any(|one| self.jump(one.entry).is_some())
-    }
-
-    /// The kernel's mappings, with where they were before this text was linked, if the process was
-    /// not restored since.
-    pub(super) fn origins(&self, placed: &[Placed]) -> Vec<Placed> {
-        let recorded = self.record.iter().map(|found| &found.record.kernel);
-        let interrupted = self.interrupted.iter().map(|one| &one.kernel);
-        let known = recorded.chain(interrupted).flatten();
-        let known: Vec<&Placed> = known.filter(|_| !self.has_jumps()).collect();
-        let origin = |placed: &Placed| {
-            let mut known = known.iter();
-            let found = known.find(|one| one.name == placed.name && one.to == placed.from);
-            Placed {
-                from: found.map_or(placed.from, |one| one.from),
-                ..placed.clone()
-            }
-        };
-        placed.iter().map(origin).collect()
     }
 
     /// Whether its record says that a function is relocated.

@@ -11,7 +11,7 @@ use super::interim::{self, InterimEntries};
 use super::kernel::RunningKernel;
 use super::link::moves;
 use super::outcome::{ApplyOutcome, ApplyState, LinkedText};
-use super::recognise::{KernelMapping, KernelUnit};
+use super::recognise::KernelUnit;
 use super::record::{Before, Placed, Record};
 use super::survey::Survey;
 use super::text::Text;
@@ -48,8 +48,8 @@ pub(super) fn plan(survey: &Survey, kernel: &RunningKernel) -> Result<Planned> {
             }
             (None, Some(interrupted)) => {
                 placeholders.extend_from_slice(&interrupted.placeholders);
-                if back.is_empty() && can_go_back(survey, unit, &interrupted.kernel) {
-                    back = interrupted.kernel.iter().map(turned).collect();
+                if back.is_empty() {
+                    back = home(survey, unit).unwrap_or_default();
                 }
                 let base = kernel.base(text, vdso(unit, &back));
                 undo_interrupted(text, &base, &mut transaction)?;
@@ -85,17 +85,12 @@ pub(super) fn plan(survey: &Survey, kernel: &RunningKernel) -> Result<Planned> {
     Ok((Some(transaction), outcome))
 }
 
-/// Whether the kernel's mappings are where an interrupted apply has put them or found them, and can
-/// go back.
-fn can_go_back(survey: &Survey, unit: &KernelUnit, placed: &[Placed]) -> bool {
-    let is_known = |mapping: &KernelMapping| {
-        let start = mapping.range.start;
-        let mut placed = placed.iter().filter(|one| one.name == mapping.name);
-        placed.any(|one| one.to == start || one.from == start)
-    };
-    let back: Vec<Placed> = placed.iter().map(turned).collect();
-    unit.mappings.iter().all(is_known)
-        && moves(unit, &back).is_ok_and(|moves| free(survey, &moves).is_ok())
+/// How the kernel's mappings go back from where an interrupted apply has put them or found them, if
+/// they can.
+fn home(survey: &Survey, unit: &KernelUnit) -> Option<Vec<Placed>> {
+    let back = survey.origins.back(unit)?;
+    let moves = moves(unit, &back).ok()?;
+    free(survey, &moves).is_ok().then_some(back)
 }
 
 /// Where the kernel's vDSO will be.

@@ -59,8 +59,7 @@ impl Pretended {
     pub(crate) fn carry_out_until_killed(&mut self, steps: &[Step], count: usize) {
         const COPIES: u64 = 0x6000_0000_0000;
         const APART: u64 = 1 << 24;
-        let places = (COPIES..).step_by(APART as usize);
-        for ((index, step), at) in steps.iter().enumerate().zip(places) {
+        for (index, step) in steps.iter().enumerate() {
             let mut bytes = match step {
                 Step::RecoveryCopy(bytes) => bytes.clone(),
                 Step::Replace { bytes, .. } if index >= count => bytes.clone(),
@@ -69,8 +68,14 @@ impl Pretended {
             if let Step::Replace { at, .. } = step {
                 injected_call::put(&mut bytes, *at);
             }
-            let range = Avma(at)..Avma(at + bytes.len() as u64);
-            self.map(range, private(true), "", Some(bytes));
+            let mut places = (COPIES..).step_by(APART as usize);
+            let place = places.find_map(|at| {
+                let range = Avma(at)..Avma(at + bytes.len() as u64);
+                (!self.is_mapped(&range)).then_some(range)
+            });
+            if let Some(range) = place {
+                self.map(range, private(true), "", Some(bytes));
+            }
         }
         let mut done = steps.iter().take(count);
         done.try_for_each(|step| self.step(step)).unwrap();
