@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use crate::Svma;
 use crate::image::Image;
+use crate::processor::ProcessorFeatures;
 
 /// Where control goes after an instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +66,8 @@ pub struct Instruction {
     pub access: Access,
     /// Where control goes next.
     pub flow: Flow,
+    /// What the processor must have to execute it.
+    pub needs: ProcessorFeatures,
 }
 
 impl Instruction {

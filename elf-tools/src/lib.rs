@@ -11,6 +11,7 @@
 //! | [`image`] | the bytes of one vDSO | exports, identity, ABI note, alternatives |
 //! | [`disassembly`], [`reachability`] | an image's text | instructions, and functions |
 //! | [`layout`] | BTF or DWARF | struct layouts |
+//! | [`processor`] | instructions | what a processor must have to execute them |
 //! | [`symtab`] | a table, or a layout and an image | all symbols of one kernel's vvar |
 //! | [`reentry`] | an image's code and call frame information | ways back to the entry |
 //! | [`relocation`] | an image's relocation tables | the places that depend on symbols |
@@ -36,6 +37,7 @@ mod error;
 pub mod image;
 pub mod kernel;
 pub mod layout;
+pub mod processor;
 pub mod reachability;
 pub mod reentry;
 pub mod relocation;

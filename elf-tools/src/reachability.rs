@@ -27,6 +27,8 @@ pub struct Function {
 pub struct Code {
     instructions: Vec<Instruction>,
     functions: Vec<Function>,
+    /// Indices of the instructions that not every processor has.
+    special: Vec<u32>,
 }
 
 impl Code {
@@ -50,15 +52,25 @@ impl Code {
         let instructions = arch::decode(image, &entries)?;
         let mut walk = Walk::new(&instructions);
         let functions = entries.iter().map(|&entry| walk.function(entry)).collect();
+        let numbered = instructions.iter().zip(0..);
+        let special = numbered.filter(|(instruction, _)| !instruction.needs.is_empty());
+        let special = special.map(|(_, index)| index).collect();
         Ok(Self {
             instructions,
             functions,
+            special,
         })
     }
 
     /// Every instruction, reached or not, by address.
     pub fn instructions(&self) -> &[Instruction] {
         &self.instructions
+    }
+
+    /// The instructions that not every processor has, with their indices.
+    pub fn special(&self) -> impl Iterator<Item = (u32, &Instruction)> {
+        let special = self.special.iter();
+        special.map(|&index| (index, &self.instructions[index as usize]))
     }
 
     /// One entry for each distinct entry point, by address.

@@ -49,6 +49,7 @@ impl Pretend {
         New {
             symtab: self.symtab.as_ref(),
             image: Some(&self.old.image),
+            processor: None,
         }
     }
 

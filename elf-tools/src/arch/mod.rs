@@ -107,6 +107,11 @@ pub(crate) fn alternatives(image: &Image) -> Result<Vec<Alternative>> {
     }
 }
 
+/// The extensions of instruction sets, by the names that Linux prints. Code of one architecture
+/// needs those of its own; the numbers of [`crate::processor::ProcessorFeatures`] are positions
+/// here.
+pub(crate) const PROCESSOR_FEATURES: &[&str] = &x86_64::PROCESSOR_FEATURES;
+
 /// Fills code that is not needed any more with instructions that do nothing.
 pub(crate) fn fill_with_no_operations(machine: Machine, gap: &mut [u8]) {
     match machine {

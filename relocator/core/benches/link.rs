@@ -41,6 +41,7 @@ fn fixtures(criterion: &mut Criterion) {
     let offer = New {
         symtab: Some(&new.symtab),
         image: Some(&new.image),
+        processor: None,
     };
     let placement = Placement::below(BASE, offer.symtab, offer.image).expect("it fits");
     let mut group = criterion.benchmark_group("link");
@@ -77,6 +78,7 @@ fn scaling(criterion: &mut Criterion) {
     let offer = New {
         symtab: Some(&new.symtab),
         image: Some(&new.image),
+        processor: None,
     };
     let placement = Placement::below(BASE, offer.symtab, offer.image).expect("it fits");
     let mut group = criterion.benchmark_group("scaling");
@@ -108,6 +110,7 @@ fn stock(criterion: &mut Criterion) {
     let new = New {
         symtab: running.symtab.as_ref(),
         image: running.image.as_ref(),
+        processor: None,
     };
     let placement = Placement::below(BASE, new.symtab, new.image).expect("it fits");
     let kernels = Cache::locate().all_cached();

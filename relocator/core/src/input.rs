@@ -1,6 +1,7 @@
 //! What goes into linking: an old image with its code and table, and what the new kernel offers.
 
 use elf_tools::image::Image;
+use elf_tools::processor::ProcessorFeatures;
 use elf_tools::reachability::Code;
 use elf_tools::relocation::{Relocations, Uses};
 use elf_tools::symtab::Symtab;
@@ -90,4 +91,7 @@ pub struct New<'a> {
     pub symtab: Option<&'a Symtab>,
     /// Its vDSO, which proxies lead to.
     pub image: Option<&'a Image>,
+    /// What its processor has. Functions with other instructions are proxied; `None` if that is not
+    /// known, and nothing is to be checked.
+    pub processor: Option<ProcessorFeatures>,
 }

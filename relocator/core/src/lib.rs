@@ -23,7 +23,7 @@
 //! let place = Avma(0x7f00_0000_0000);
 //! let placement = Placement::below(place, Some(&symtab), Some(&image))?;
 //!
-//! let new = New { symtab: Some(&symtab), image: Some(&image) };
+//! let new = New { symtab: Some(&symtab), image: Some(&image), processor: None };
 //! let linked = link(&old, &new, &placement, Policy::Auto)?;
 //!
 //! for function in &linked.functions {

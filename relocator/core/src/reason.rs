@@ -6,6 +6,7 @@
 use std::fmt;
 
 use elf_tools::Svma;
+use elf_tools::processor::ProcessorFeatures;
 use elf_tools::relocation::{Kind, OpaqueReason, OperandField, Width};
 
 /// Why a strategy was chosen for a function.
@@ -55,6 +56,13 @@ pub enum Reason {
     StrayReference {
         /// The instruction.
         place: Svma,
+    },
+    /// The processor does not have an instruction of it, which the old one had.
+    Processor {
+        /// The instruction.
+        place: Svma,
+        /// What the processor lacks.
+        lacks: ProcessorFeatures,
     },
     /// The new kernel does not offer what the function needs.
     Unresolved(Unresolved),
@@ -116,6 +124,7 @@ impl Reason {
             Self::IndirectFlow { .. } => "indirect-flow",
             Self::Opaque { reason, .. } => reason.code(),
             Self::StrayReference { .. } => "stray-reference",
+            Self::Processor { .. } => "processor-lacks",
             Self::Unresolved(unresolved) => unresolved.code(),
             Self::OutOfRange { .. } => "out-of-range",
             Self::Constraint { fault, .. } => fault.code(),
@@ -157,6 +166,9 @@ impl fmt::Display for Reason {
                 f,
                 "{place} refers to memory outside the image, and no relocation covers it"
             ),
+            Self::Processor { place, lacks } => {
+                write!(f, "this processor cannot execute {place}: it lacks {lacks}")
+            }
             Self::Unresolved(unresolved) => unresolved.fmt(f),
             Self::OutOfRange {
                 reference,

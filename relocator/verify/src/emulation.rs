@@ -166,6 +166,7 @@ impl<'a> Home<'a> {
         let new = New {
             symtab: Some(self.emulation.symtab),
             image: None,
+            processor: None,
         };
         let placement = Placement {
             image: vdso,

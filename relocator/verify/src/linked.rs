@@ -33,6 +33,7 @@ impl<'a> Prepared<'a> {
         let new = New {
             symtab: running.symtab.as_ref(),
             image: Some(&running.image),
+            processor: Some(cpu_features::running()),
         };
         Self { old, new }
     }
@@ -42,6 +43,7 @@ impl<'a> Prepared<'a> {
         let new = New {
             symtab: Some(emulation.symtab),
             image: Some(emulation.image),
+            processor: Some(cpu_features::running()),
         };
         let old = read(old)?;
         Ok(Self { old, new })

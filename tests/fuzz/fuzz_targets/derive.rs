@@ -37,7 +37,7 @@ fuzz_target!(|bytes: &[u8]| {
     let read = object::read(&written, &image, &code).expect("what was written can be read");
     assert_eq!(read, table);
     let (new_image, symtab) = kernel("shuffled");
-    let new = New { symtab: Some(&symtab), image: Some(&new_image) };
+    let new = New { symtab: Some(&symtab), image: Some(&new_image), processor: None };
     let placement = Placement::below(Avma(0x7fff_f7f0_0000), new.symtab, new.image).expect("it fits");
     let old = Old::new(image, code, Some(table));
     if let Ok(linked) = link(&old, &new, &placement, Policy::Auto) {

@@ -17,7 +17,7 @@ fuzz_target!(|bytes: &[u8]| {
     let image = Image::parse(&fixture.image).expect("built in");
     let table = fixture.symtab.as_ref().expect("built in");
     let symtab = symtab::elf::read(table, Provenance::Exported).expect("built in");
-    let new = New { symtab: Some(&symtab), image: Some(&image) };
+    let new = New { symtab: Some(&symtab), image: Some(&image), processor: None };
     let placement = Placement::below(Avma(0x7fff_f7f0_0000), new.symtab, new.image).expect("it fits");
     if let Ok(linked) = link(&old, &new, &placement, Policy::Auto) {
         assert!(linked.bytes.len() >= bytes.len());

@@ -181,6 +181,7 @@ fn use_table(table: &Symtab, old: &Pretend) {
         let new = New {
             symtab: Some(table),
             image,
+            processor: None,
         };
         link_every_way(&old.old, &new);
     }
@@ -341,6 +342,7 @@ fn arrays_that_defaults_cannot_follow() {
         let new = New {
             symtab: Some(&table),
             image: Some(&old.old.image),
+            processor: None,
         };
         let placement = Placement {
             image: BASE,

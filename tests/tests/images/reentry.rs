@@ -85,6 +85,7 @@ impl Subject {
             reentry: &self.table,
             before,
             after,
+            processor: None,
             image: BASE,
         }
         .thread(registers, memory)
@@ -570,6 +571,7 @@ proptest! {
             reentry: &subject.table,
             before: None,
             after: &subject.linked(&[("__vdso_clock_gettime", vec![0x90; 13])]),
+            processor: None,
             image: BASE,
         };
         match crossing.thread(&registers, &Anything(seed)) {

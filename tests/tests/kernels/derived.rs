@@ -119,6 +119,7 @@ fn recognised_functions_change_at_once(kernel: &Kernel) -> Result<(), String> {
     let offer = New {
         symtab: Some(&symtab),
         image: Some(&kernel.image),
+        processor: None,
     };
     let old = derived(kernel)?;
     let near = Placement::below(BASE, offer.symtab, offer.image).map_err(words)?;
@@ -146,6 +147,7 @@ fn linked(old: &Kernel, new: &Kernel) -> Result<LinkedImage, String> {
     let offer = New {
         symtab: Some(&symtab),
         image: Some(&new.image),
+        processor: None,
     };
     let words = |error: relocator::Error| in_words(&error);
     let placement = Placement::below(BASE, offer.symtab, offer.image).map_err(words)?;

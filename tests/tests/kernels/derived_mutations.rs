@@ -245,6 +245,7 @@ impl Subject {
             let offer = New {
                 symtab: running.symtab.as_ref(),
                 image: Some(&running.image),
+                processor: None,
             };
             let words = |error: relocator::Error| in_words(&error);
             let base = Avma(0x7fff_f7f0_0000);

@@ -9,6 +9,7 @@ mod emulated;
 mod fixtures;
 mod in_flight;
 mod mutations;
+mod processors;
 mod symbols;
 mod ways_out;
 
@@ -18,13 +19,14 @@ use relocator_tests::trials::within;
 /// Makes the trials of a module.
 type Make = fn(&Arguments) -> Vec<Trial>;
 
-const MODULES: [(&str, Make); 8] = [
+const MODULES: [(&str, Make); 9] = [
     ("derived", derived::trials),
     ("derived_mutations", derived_mutations::trials),
     ("emulated", emulated::trials),
     ("fixtures", fixtures::trials),
     ("in_flight", in_flight::trials),
     ("mutations", mutations::trials),
+    ("processors", processors::trials),
     ("symbols", symbols::trials),
     ("ways_out", ways_out::trials),
 ];

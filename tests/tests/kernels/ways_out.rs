@@ -19,7 +19,7 @@ use relocator_tests::stock::{self, Kernel, Shared};
 use relocator_tests::trials::{ensure, trial};
 
 /// Where old images are.
-const BASE: Avma = Avma(0x7fff_f7f0_0000);
+pub(crate) const BASE: Avma = Avma(0x7fff_f7f0_0000);
 
 /// What the tool overwrites at entries meanwhile.
 const INTERIM: usize = 8;
@@ -40,7 +40,7 @@ fn has_no_way(name: &str) -> bool {
 }
 
 /// Words on stacks, as far as it matters what they are.
-struct Words(BTreeMap<u64, u64>);
+pub(crate) struct Words(BTreeMap<u64, u64>);
 
 impl Memory for Words {
     fn read(&self, at: Avma, bytes: &mut [u8]) -> bool {
@@ -53,7 +53,7 @@ impl Memory for Words {
 }
 
 /// A thread at a place, with the calls of a context.
-fn thread(place: Svma, calls: &[Call]) -> (Registers, Words) {
+pub(crate) fn thread(place: Svma, calls: &[Call]) -> (Registers, Words) {
     let register = |index: usize| 0x1000_0000_0000 * (index as u64 + 1);
     let registers = Registers {
         general: std::array::from_fn(register),
@@ -72,7 +72,7 @@ fn thread(place: Svma, calls: &[Call]) -> (Registers, Words) {
 
 /// The ways to each place: the calls that have not returned. A table does not say them of a context
 /// that it has no recipe for, which may still be known by the table of the old image.
-fn ways(crossing: &Crossing<'_>) -> BTreeSet<(Svma, Vec<Call>)> {
+pub(crate) fn ways(crossing: &Crossing<'_>) -> BTreeSet<(Svma, Vec<Call>)> {
     let way = |context: &Context| (context.boundary, context.calls.clone());
     let Some(before) = crossing.before.filter(|now| now.reentry.is_some()) else {
         return crossing.reentry.contexts.iter().map(way).collect();
@@ -98,7 +98,7 @@ fn ways(crossing: &Crossing<'_>) -> BTreeSet<(Svma, Vec<Call>)> {
 
 /// Where threads cannot be carried across, and why. Numbers in registers are made up, so that they
 /// may be no multiples of anything.
-fn stuck(crossing: &Crossing<'_>) -> Vec<String> {
+pub(crate) fn stuck(crossing: &Crossing<'_>) -> Vec<String> {
     let mut stuck = Vec::new();
     for (place, calls) in ways(crossing) {
         let (registers, words) = thread(place, &calls);
@@ -131,7 +131,7 @@ fn is_excused(crossing: &Crossing<'_>, place: Svma) -> bool {
 }
 
 /// The image with all of its alternatives, or with none.
-fn derived(kernel: &Kernel, with_alternatives: bool) -> Result<Old, String> {
+pub(crate) fn derived(kernel: &Kernel, with_alternatives: bool) -> Result<Old, String> {
     let words = |error: elf_tools::Error| in_words(&error);
     let symtab = kernel.symtab()?;
     let entries = alternatives::read(&kernel.image).map_err(words)?;
@@ -146,6 +146,7 @@ fn linked(old: &Old, new: &Kernel) -> Result<LinkedImage, String> {
     let offer = New {
         symtab: Some(&symtab),
         image: Some(&new.image),
+        processor: None,
     };
     let placement = Placement::below(BASE, offer.symtab, offer.image).map_err(words)?;
     link(old, &offer, &placement, Policy::Auto).map_err(words)
@@ -217,6 +218,7 @@ fn everywhere(
             reentry: &table,
             before: Some(before),
             after,
+            processor: None,
             image: BASE,
         };
         let found = stuck(&crossing);

@@ -6,6 +6,8 @@ use crate::Svma;
 use crate::disassembly::{Access, Decode, Field, Flow, Instruction, Sweep};
 use crate::image::Image;
 
+use super::processor;
+
 /// The instructions of an image: along the flow from `entries`, and what lies between.
 pub(in crate::arch) fn decode(image: &Image, bits: u32, entries: &[Svma]) -> Vec<Instruction> {
     let decoder = InstructionDecoder {
@@ -87,6 +89,7 @@ fn describe(decoder: &Decoder<'_>, decoded: &iced_x86::Instruction) -> Instructi
         target,
         access,
         flow,
+        needs: processor::needs(decoded),
     }
 }
 

@@ -6,13 +6,15 @@
 //! | `dataflow` | what they do to values |
 //! | `register` | registers and the calling convention |
 //! | `relocation` | relocation types |
-//! | `alternatives` | what kernels patch at boot; processor features |
+//! | `alternatives` | what kernels patch at boot, and for which features |
+//! | `processor` | what instructions need |
 //! | `page_layouts` | where old kernels have the pages of the vvar |
 
 mod alternatives;
 mod dataflow;
 mod decode;
 mod page_layouts;
+mod processor;
 mod register;
 mod relocation;
 
@@ -27,6 +29,7 @@ use crate::symtab::page_layouts::Placement;
 pub use alternatives::feature;
 pub(super) use alternatives::{alternatives, fill_with_no_operations};
 pub(super) use decode::decode;
+pub(super) use processor::NAMES as PROCESSOR_FEATURES;
 pub(super) use register::REGISTER_COUNT;
 pub use register::REGISTERS;
 

@@ -6,11 +6,14 @@ use crate::json::{Kernel, Link};
 use crate::source::Spec;
 use anyhow::{Context, Result, bail};
 use elf_tools::Avma;
+use elf_tools::processor::ProcessorFeatures;
 use relocator::link::{self, New};
 use relocator::placement::{PAGE, Placement};
 use relocator::plan::Policy;
 use relocator::source::Source;
+use relocator_process::cpu_features;
 
+use crate::command::processor::Processor;
 use crate::command::{Outcome, output, tables, words};
 
 /// Where an image is placed by default: in the part of the address space where kernels put vDSOs.
@@ -39,6 +42,12 @@ pub(crate) struct Arguments {
     /// repeated. By default the mappings lie directly below the image, at the kernel's distances.
     #[arg(long, value_name = "MAPPING=ADDRESS", value_parser = mapping)]
     map: Vec<(String, Avma)>,
+    /// What the processor has that is to run the image: names as in /proc/cpuinfo, separated by
+    /// commas and with a minus before what it lacks; a file like /proc/cpuinfo; `self` for this
+    /// one; or `base` for what every processor has. A function that it cannot execute is proxied.
+    /// By default it is this one if NEW is the running kernel, and else nothing is checked.
+    #[arg(long, value_name = "FEATURES")]
+    cpu: Option<Processor>,
     #[command(flatten)]
     tables: tables::OldTables,
     /// Print JSON instead of text.
@@ -69,6 +78,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     let new = New {
         symtab: new_source.symtab.as_ref(),
         image: new_source.image.as_ref(),
+        processor: processor(arguments, &new_source),
     };
     let placement = placement(arguments, &new)?;
     let linked = link::link(&old, &new, &placement, arguments.strategy)?;
@@ -83,6 +93,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     );
     output::print(arguments.json, &report, text(&report, &new_source))?;
     Ok(Outcome::Done)
+}
+
+fn processor(arguments: &Arguments, new: &Source) -> Option<ProcessorFeatures> {
+    let own = (!new.live.is_empty()).then(cpu_features::running);
+    arguments.cpu.map_or(own, |Processor(has)| Some(has))
 }
 
 fn placement(arguments: &Arguments, new: &New<'_>) -> Result<Placement> {

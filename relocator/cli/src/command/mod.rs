@@ -12,6 +12,7 @@ mod inspect;
 mod link;
 mod manual;
 mod output;
+mod processor;
 mod recognised;
 mod running;
 mod step_out;

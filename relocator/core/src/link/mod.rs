@@ -92,7 +92,7 @@ pub fn link(
     let mut bytes = image.bytes().to_vec();
     let (eligible, relocated) = match &old.relocations {
         None => (
-            eligibility::all(old, &Failures::default()),
+            eligibility::all(old, &Failures::default(), new.processor),
             Relocated::default(),
         ),
         Some(relocations) => relocate(arch, old, relocations, new, placement, policy, &mut bytes)?,
@@ -140,7 +140,7 @@ fn relocate(
         constraints,
         unresolved: resolved.into_iter().map(Result::err).collect(),
     };
-    let mut eligible = eligibility::all(old, &failures);
+    let mut eligible = eligibility::all(old, &failures, new.processor);
     let mut moved = Relocated::default();
     if policy.keeps_code() && !relocations.constraints.is_empty() {
         let code = CodeConstants {

@@ -1,6 +1,7 @@
 //! Which functions are eligible: whether their own code can run on the new kernel.
 
 use elf_tools::Svma;
+use elf_tools::processor::ProcessorFeatures;
 use elf_tools::reachability::Function;
 use elf_tools::relocation::{FunctionUses, Opaque, Relocations, Width};
 
@@ -101,18 +102,39 @@ impl Failures {
 
 /// Decides for every function, by index. The result holds if values are found for all constraints
 /// that are used.
-pub(crate) fn all(old: &Old, failures: &Failures) -> Vec<Eligibility> {
+pub(crate) fn all(
+    old: &Old,
+    failures: &Failures,
+    processor: Option<ProcessorFeatures>,
+) -> Vec<Eligibility> {
     let functions = old.code.functions();
     let (Some(relocations), Some(uses)) = (&old.relocations, &old.uses) else {
         return vec![Eligibility::Ineligible(Reason::NoTable); functions.len()];
     };
     let covered = Covered::of(relocations);
-    let decide = |(function, uses)| one(old, relocations, &covered, failures, function, uses);
+    let decide = |(function, uses)| {
+        let lacking = processor.and_then(|has| lacking(old, has, function));
+        match lacking {
+            Some(reason) => Eligibility::Ineligible(reason),
+            None => one(old, relocations, &covered, failures, function, uses),
+        }
+    };
     functions
         .iter()
         .zip(&uses.by_function)
         .map(decide)
         .collect()
+}
+
+/// The first instruction of a function that a processor cannot execute.
+fn lacking(old: &Old, has: ProcessorFeatures, function: &Function) -> Option<Reason> {
+    let mut special = old.code.special();
+    special.find_map(|(index, instruction)| {
+        let lacks = instruction.needs.without(has);
+        let is_missing = !lacks.is_empty() && function.reached.binary_search(&index).is_ok();
+        let place = instruction.address;
+        is_missing.then_some(Reason::Processor { place, lacks })
+    })
 }
 
 fn one(

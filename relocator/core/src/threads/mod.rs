@@ -28,7 +28,8 @@ mod reason;
 mod reentry;
 mod stopped;
 
-use elf_tools::disassembly::Flow;
+use elf_tools::disassembly::{Flow, Instruction};
+use elf_tools::processor::ProcessorFeatures;
 use elf_tools::reentry::{Context, ReentryTable};
 use elf_tools::{Avma, Svma};
 
@@ -113,6 +114,9 @@ pub struct Crossing<'a> {
     pub before: Option<&'a CodeNow>,
     /// What will be there.
     pub after: &'a CodeNow,
+    /// What the processor has that threads run on, if that is known: none may come to an
+    /// instruction that needs more.
+    pub processor: Option<ProcessorFeatures>,
     /// Where the first byte of all of them is.
     pub image: Avma,
 }
@@ -179,7 +183,9 @@ impl Crossing<'_> {
             .iter()
             .filter(|context| stopped.is_in(context))
             .peekable();
-        all.peek().is_some() && all.all(|context| !context.reads)
+        let executes = |boundary| !self.meets(boundary, |one| self.is_lacking(one));
+        let is_known = all.peek().is_some() && boundary.is_some_and(executes);
+        is_known && all.all(|context| !context.reads)
     }
 
     /// Whether constants of the code are others than at home.
@@ -298,17 +304,31 @@ impl Crossing<'_> {
     }
 
     /// Whether a thread that goes on from a boundary may execute what was overwritten there or is
-    /// no longer there.
+    /// no longer there, or what its processor cannot.
     fn meets_changes(&self, boundary: Svma) -> bool {
-        let code = &self.old.code;
-        let Some(start) = code.index_of(boundary) else {
-            return true;
-        };
         let is_overwritten = |at: Svma| {
             self.after.patches.iter().any(|Patch { entry, code }| {
                 // At the entry, what was put there does what the function did.
                 (entry.0 + 1..entry.0 + code.len() as u64).contains(&at.0)
             })
+        };
+        self.meets(boundary, |one| {
+            is_overwritten(one.address) || self.is_lacking(one)
+        })
+    }
+
+    /// Whether the processor cannot execute an instruction.
+    fn is_lacking(&self, instruction: &Instruction) -> bool {
+        let lacks = |has| !instruction.needs.without(has).is_empty();
+        self.processor.is_some_and(lacks)
+    }
+
+    /// Whether a thread that goes on from a boundary may come to such an instruction, or to a place
+    /// that is not known.
+    fn meets(&self, boundary: Svma, is_met: impl Fn(&Instruction) -> bool) -> bool {
+        let code = &self.old.code;
+        let Some(start) = code.index_of(boundary) else {
+            return true;
         };
         let mut seen = vec![false; code.instructions().len()];
         let mut pending = vec![start];
@@ -319,7 +339,7 @@ impl Crossing<'_> {
             if std::mem::replace(&mut seen[index as usize], true) {
                 continue;
             }
-            if is_overwritten(instruction.address) {
+            if is_met(instruction) {
                 return true;
             }
             let next = Some(index + 1);

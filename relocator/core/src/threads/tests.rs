@@ -42,6 +42,7 @@ fn verdicts(rax: u64) -> Vec<(u64, Registers, Verdict)> {
         reentry: &reentry,
         before: Some(&before),
         after: &linked.code_now(),
+        processor: None,
         image: BASE,
     };
     let places = 0..criu::JUMP as u64;

@@ -150,6 +150,7 @@ impl Body {
         let new = New {
             symtab: Some(&symtab),
             image: Some(&old.image),
+            processor: None,
         };
         let placement = Placement {
             image: base,

@@ -56,6 +56,7 @@ fn linked(old: &Old, new: &str) -> LinkedImage {
     let offer = New {
         symtab: Some(&symtab),
         image: Some(&image),
+        processor: None,
     };
     let base = Avma(0x7fff_f7f0_0000);
     let placement = Placement::below(base, offer.symtab, offer.image).expect("it fits");

@@ -3,6 +3,7 @@
 //! Jumps have sent threads there. Before it moves they have to leave, and go to the entry of the
 //! same function in an old text, which answers them in any state.
 
+use elf_tools::processor::ProcessorFeatures;
 use elf_tools::reentry::ReentryTable;
 use elf_tools::{Avma, BuildId, Svma};
 
@@ -10,7 +11,7 @@ use super::chunk::MemoryChunk;
 use super::place::Limits;
 use super::recognise::Own;
 use super::text::Text;
-use crate::{Error, Result, running};
+use crate::{Error, Result, cpu_features, running};
 use relocator::criu;
 use relocator::link::{New, Old};
 use relocator::placement::END;
@@ -27,6 +28,7 @@ pub struct RunningKernel {
     reentry: ReentryTable,
     /// All of its vDSO, replaced.
     gone: CodeNow,
+    processor: ProcessorFeatures,
     pub(super) limits: Limits,
 }
 
@@ -55,8 +57,20 @@ impl RunningKernel {
             vdso,
             reentry,
             gone,
+            processor: cpu_features::running(),
             limits,
         })
+    }
+
+    /// The same on a processor that has other features than the one that this tool runs on.
+    #[must_use]
+    pub fn on_processor(self, processor: ProcessorFeatures) -> Self {
+        Self { processor, ..self }
+    }
+
+    /// What the processor has.
+    pub(super) fn processor(&self) -> ProcessorFeatures {
+        self.processor
     }
 
     /// Its vDSO and its symbols.
@@ -69,6 +83,7 @@ impl RunningKernel {
         New {
             symtab: self.source.symtab.as_ref(),
             image: self.source.image.as_ref(),
+            processor: Some(self.processor),
         }
     }
 
@@ -124,6 +139,7 @@ impl RunningKernel {
             reentry: &self.reentry,
             before: None,
             after: &self.gone,
+            processor: Some(self.processor),
             image: base,
         };
         let place = Svma(registers.pc.0.wrapping_sub(base.0));

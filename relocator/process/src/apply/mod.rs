@@ -42,6 +42,7 @@ mod kernel;
 mod layout;
 mod link;
 mod live;
+mod named;
 pub mod originals;
 mod origins;
 pub mod outcome;

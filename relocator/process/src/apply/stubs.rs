@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use elf_tools::{Avma, Svma};
 
+use super::kernel::RunningKernel;
 use super::prepare::ALIGNMENT;
 use super::survey::Survey;
 use super::text::Text;
@@ -26,6 +27,7 @@ struct Stubs<'a> {
 /// How threads leave what is to be unmapped, and what cannot be unmapped because one cannot.
 pub(super) fn leave(
     survey: &Survey,
+    kernel: &RunningKernel,
     threads: &[Thread],
     contexts: &Contexts,
     memory: &dyn Memory,
@@ -49,7 +51,9 @@ pub(super) fn leave(
             if !range.contains(&registers.pc) {
                 return Verdict::Outside;
             }
-            let left = stubs.iter().find_map(|stubs| stubs.left(registers, memory));
+            let left = stubs
+                .iter()
+                .find_map(|stubs| stubs.left(kernel, registers, memory));
             left.map_or_else(|| stuck(range, registers), Verdict::FixUp)
         };
         let carried = carry(threads, contexts, &decide);
@@ -104,10 +108,15 @@ impl<'a> Stubs<'a> {
 
     /// How a thread leaves: to the entry of the function, or to its caller if the system call has
     /// been made.
-    fn left(&self, registers: &Registers, memory: &dyn Memory) -> Option<FixUp> {
+    fn left(
+        &self,
+        kernel: &RunningKernel,
+        registers: &Registers,
+        memory: &dyn Memory,
+    ) -> Option<FixUp> {
         let crossing = Crossing {
             image: self.range.start,
-            ..self.text.crossing(Some(&self.code), &self.gone)
+            ..self.text.crossing(Some(&self.code), &self.gone, kernel)
         };
         let place = Svma(registers.pc.0 - self.range.start.0);
         let fix_up = match crossing.thread(registers, memory) {

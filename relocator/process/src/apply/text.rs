@@ -8,17 +8,17 @@
 use std::ops::Range;
 
 use elf_tools::disassembly::Flow;
-use elf_tools::image::{Image, alternatives};
+use elf_tools::image::Image;
 use elf_tools::reachability::Code;
 use elf_tools::reentry::ReentryTable;
-use elf_tools::relocation::Relocation;
 use elf_tools::{Avma, BuildId, Svma};
 
 use super::chunk::MemoryChunk;
+use super::kernel::RunningKernel;
+use super::named::{Named, check, kept, named};
 use super::recognise::{OldText, vvar_placeholder};
 use super::record::{Before, FoundRecord, Overwritten, Record};
 use super::recovery::{InterruptedApply, RecoveryCopy};
-use crate::cpu_features;
 use crate::targets::{Mapping, WORD};
 use crate::{Error, Result, Unlinkable};
 use relocator::criu;
@@ -146,8 +146,10 @@ impl Text {
         &'a self,
         before: Option<&'a CodeNow>,
         after: &'a CodeNow,
+        kernel: &RunningKernel,
     ) -> Crossing<'a> {
         Crossing {
+            processor: Some(kernel.processor()),
             old: &self.old,
             reentry: &self.reentry,
             before,
@@ -313,103 +315,6 @@ fn jumps(bytes: &[u8]) -> elf_tools::Result<Vec<(Svma, [u8; criu::JUMP])>> {
     Ok(jumps)
 }
 
-/// The image that the cache has of these bytes.
-fn kept(bytes: &[u8], options: &tables::Options) -> Result<Option<Named<'static>>> {
-    const CACHE: &str = "the cache";
-    let failed = |error| Error::input(CACHE)(error);
-    let own = Image::parse(bytes).map_err(failed)?;
-    let found = options.cache.as_ref().zip(own.build_id());
-    let found = found.and_then(|(cache, build_id)| cache.image(build_id));
-    let named = found.map(|image| Named::of(image, CACHE, None));
-    named.transpose()
-}
-
-/// The image among those that the user has named that these bytes are of.
-fn named<'a>(bytes: &[u8], sources: &'a [Source]) -> Result<Option<Named<'a>>> {
-    for source in sources {
-        let image = source.require_image()?;
-        let failed = |error| Error::input(&source.name)(error);
-        let own = Image::parse(bytes).map_err(failed)?;
-        if own.build_id() != image.build_id() {
-            continue;
-        }
-        let image = image.clone();
-        return Named::of(image, &source.name, Some(source)).map(Some);
-    }
-    Ok(None)
-}
-
-/// Places of an image that its own kernel fills in: what the relocations are for that it carries.
-fn slots(image: &Image) -> elf_tools::Result<Vec<Range<usize>>> {
-    let old = Old::read(image.clone())?;
-    let entries = old.relocations.iter().flat_map(|table| &table.entries);
-    let place = |entry: &Relocation| {
-        let start = entry.place.index();
-        start..start + entry.kind.width() as usize
-    };
-    Ok(entries.map(place).collect())
-}
-
-/// An image that the user has named, or that was kept.
-struct Named<'a> {
-    /// What errors call it.
-    name: String,
-    /// As it was linked.
-    image: Image,
-    /// With the alternatives of this processor.
-    used: Vec<u8>,
-    /// Where the old kernel may have made a difference: alternatives, and slots.
-    free: Vec<Range<usize>>,
-    /// Where the user has it from.
-    source: Option<&'a Source>,
-}
-
-impl<'a> Named<'a> {
-    fn of(image: Image, name: &str, source: Option<&'a Source>) -> Result<Self> {
-        let failed = |error| Error::input(name)(error);
-        let table = alternatives::read(&image).map_err(failed)?;
-        let places = table.iter().map(|one| &one.original);
-        let mut free: Vec<_> = places
-            .map(|place| place.start as usize..place.end as usize)
-            .collect();
-        free.extend(slots(&image).map_err(failed)?);
-        Ok(Self {
-            name: name.to_owned(),
-            used: alternatives::apply(&image, &table, cpu_features::has),
-            free,
-            source,
-            image,
-        })
-    }
-}
-
-/// Compares an image with the named one: they may only differ in alternatives, and where there are
-/// jumps.
-fn check(
-    bytes: &[u8],
-    named: &Named<'_>,
-    jumps: &[(Svma, [u8; criu::JUMP])],
-    name: &str,
-) -> Result<()> {
-    let jumps = jumps
-        .iter()
-        .map(|jump| jump.0.index()..jump.0.index() + criu::JUMP);
-    let free: Vec<_> = named.free.iter().cloned().chain(jumps).collect();
-    let pairs = bytes.iter().zip(named.image.bytes()).enumerate();
-    let mut differing = pairs.filter(|(_, (own, other))| own != other);
-    let strange = differing.find(|(index, _)| !free.iter().any(|free| free.contains(index)));
-    match strange {
-        None => Ok(()),
-        Some((index, _)) => Err(Error::Unlinkable {
-            what: name.to_owned(),
-            reason: Unlinkable::Changed {
-                named: named.name.clone(),
-                at: index,
-            },
-        }),
-    }
-}
-
 /// Where the bytes are from that jumps have overwritten.
 struct Bytes<'a> {
     /// The image that the user has named, or that was kept.
@@ -445,10 +350,14 @@ fn without_jumps(
         what: name.to_owned(),
         reason,
     };
+    let places = jumps
+        .iter()
+        .map(|(entry, jump)| entry.index()..entry.index() + jump.len());
+    let places: Vec<_> = places.collect();
+    let prepared = known.named.map(|named| named.prepared(bytes, &places));
     let mut by_record = Vec::new();
-    for (entry, jump) in jumps {
-        let place = entry.index()..entry.index() + jump.len();
-        let named = known.named.and_then(|named| named.used.get(place.clone()));
+    for ((entry, _), place) in jumps.iter().zip(places) {
+        let named = prepared.as_ref().and_then(|named| named.get(place.clone()));
         let original = match named {
             Some(named) => Some(named.to_vec()),
             None => {

@@ -79,7 +79,7 @@ impl Transaction {
         let contexts = Contexts::of(&threads, &writable, &texts, target);
         let mut old = Carried::default();
         for (text, (before, after)) in survey.texts.iter().zip(&self.crossings) {
-            let crossing = text.crossing(before.as_ref(), after);
+            let crossing = text.crossing(before.as_ref(), after, kernel);
             let range = text.found.mapping.clone();
             let gone = CodeNow::gone(text.found.bytes.len());
             let away = Crossing {
@@ -97,7 +97,7 @@ impl Transaction {
             };
             add(&mut old, carry(&threads, &contexts, &decide));
         }
-        let (left, in_use) = stubs::leave(survey, &threads, &contexts, target);
+        let (left, in_use) = stubs::leave(survey, kernel, &threads, &contexts, target);
         add(&mut old, left);
         let new = self.leave_kernel(survey, kernel, target, &threads, &contexts);
         let mut stuck = old.stuck.iter().chain(&new.stuck);
@@ -105,7 +105,7 @@ impl Transaction {
             let mut threads = threads.iter();
             let thread = threads.find(|thread| thread.id == first.thread);
             let goes_on = thread.is_some_and(|thread| {
-                first.frame.is_none() && self.can_go_on(survey, &thread.registers, target)
+                first.frame.is_none() && self.can_go_on(survey, kernel, &thread.registers, target)
             });
             return Err(Error::Busy {
                 pid: first.thread,
@@ -133,6 +133,7 @@ impl Transaction {
     fn can_go_on(
         &self,
         survey: &Survey,
+        kernel: &RunningKernel,
         registers: &Registers,
         target: &impl StoppedTarget,
     ) -> bool {
@@ -142,7 +143,7 @@ impl Transaction {
         }
         let mut texts = survey.texts.iter().zip(&self.crossings);
         texts.any(|(text, (before, after))| {
-            let crossing = text.crossing(before.as_ref(), after);
+            let crossing = text.crossing(before.as_ref(), after, kernel);
             text.found.mapping.contains(&registers.pc) && crossing.can_go_on(registers, target)
         })
     }

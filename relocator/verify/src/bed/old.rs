@@ -60,6 +60,7 @@ impl OldVdso {
         let own = New {
             symtab: Some(symtab),
             image: None,
+            processor: None,
         };
         let old = Old::read(self.image.clone())?;
         let filled = link(&old, &own, &placement, Policy::Relocate);

@@ -122,6 +122,7 @@ impl<'a> Unlinked<'a> {
         let new = New {
             symtab: Some(home),
             image: None,
+            processor: None,
         };
         let placement = Placement::below(image, Some(home), None)?;
         let linked = link(old, &new, &placement, Policy::Relocate)?;

@@ -73,6 +73,7 @@ use function_sweep::{FunctionSweeper, Trial};
 use old_environment::OldEnvironment;
 use old_kernel::OldKernel;
 use relocator::link::{New, Old};
+use relocator_process::cpu_features;
 use stage::{Layout, Stage};
 use swap::{Before, Kernels, Swap};
 use tally::Tally;
@@ -261,6 +262,7 @@ impl<'a> Sweep<'a> {
             new: New {
                 symtab: Some(self.symtab),
                 image: Some(&self.running.image),
+                processor: Some(cpu_features::running()),
             },
             vdso: self.environment.other_vdso(),
         }

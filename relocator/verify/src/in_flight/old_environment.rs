@@ -20,6 +20,7 @@ use relocator::link::{New, Old, link};
 use relocator::placement::Placement;
 use relocator::plan::Policy;
 use relocator::threads::CodeNow;
+use relocator_process::cpu_features;
 
 /// A kernel that the old image was linked to before.
 #[derive(Debug, Clone)]
@@ -120,6 +121,7 @@ impl<'a> OldEnvironment<'a> {
                 let own = New {
                     symtab: Some(symtab),
                     image: None,
+                    processor: None,
                 };
                 let filled = link(old, &own, &placement, Policy::Relocate)?;
                 Ok(Text {
@@ -135,6 +137,7 @@ impl<'a> OldEnvironment<'a> {
                 let new = New {
                     symtab: Some(&kernel.symtab),
                     image: Some(&vdso.image),
+                    processor: Some(cpu_features::running()),
                 };
                 let linked = link(old, &new, &placement, kernel.policy)?;
                 let mut now = linked.code_now();

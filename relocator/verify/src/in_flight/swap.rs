@@ -169,6 +169,7 @@ impl<'a> Swap<'a> {
             reentry: self.kernels.reentry,
             before: self.earlier,
             after: linked,
+            processor: self.kernels.new.processor,
             image: self.image,
         };
         let text = self.image..self.image.offset(self.size as i64);
