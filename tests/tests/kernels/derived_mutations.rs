@@ -191,14 +191,13 @@ impl Place {
 }
 
 /// A kernel whose image is changed, and the one that it is linked to: the running one, as it is or emulated.
-struct Subject {
-    old: Old,
+struct Subject<'a> {
+    old: &'a Old,
 }
 
-impl Subject {
-    fn open(kernel: &Kernel) -> Result<Self, String> {
-        let old = Old::derive(kernel.image.clone(), &kernel.symtab()?);
-        let old = old.map_err(|error| in_words(&error))?;
+impl<'a> Subject<'a> {
+    fn open(kernel: &'a Kernel) -> Result<Self, String> {
+        let old = kernel.old()?;
         Ok(Self { old })
     }
 
@@ -260,7 +259,7 @@ impl Subject {
 
     /// Whether no mutant that can be linked does what the image does: one is caught, or there is none.
     fn is_caught(&self, table: &Relocations, place: &Place) -> Result<bool, String> {
-        let put_back = place.put_back(&self.old, table)?;
+        let put_back = place.put_back(self.old, table)?;
         let mut mutants: Vec<Relocations> = Vec::with_capacity(CHANGES.len() + 1);
         // Where a kernel has a field at the same distance, nothing would be put back.
         if self.differs(&put_back)? {
@@ -338,7 +337,7 @@ fn every_place_counts(kernel: &Kernel, references: &[String]) -> Result<(), Stri
         .filter(|(part, ..)| references.iter().any(|name| name.contains(part)));
     let most = known.next().map_or(0, |&(_, most, _)| most);
     let mut survivors = Vec::new();
-    for place in places(&subject.old, table) {
+    for place in places(subject.old, table) {
         if place.references == references && !subject.is_caught(table, &place)? {
             survivors.push(place.spelled());
         }
@@ -375,17 +374,15 @@ fn trials_of(version: &str, kernel: &Shared, possible: &Result<(), String>) -> V
         possible,
         move || is_right_without_mutation(&*own()?),
     )];
-    let opened = possible
-        .clone()
-        .and_then(|()| kernel())
-        .and_then(|kernel| Subject::open(&kernel));
-    let Ok(subject) = opened else {
+    let opened = possible.clone().and_then(|()| kernel());
+    let subject = opened.as_deref().map_err(Clone::clone);
+    let Ok(subject) = subject.and_then(Subject::open) else {
         return trials;
     };
     let table = subject.old.relocations.as_ref();
     let references: BTreeSet<Vec<String>> = table
         .into_iter()
-        .flat_map(|table| places(&subject.old, table))
+        .flat_map(|table| places(subject.old, table))
         .map(|place| place.references)
         .collect();
     for references in references {

@@ -41,7 +41,7 @@ struct Emulable {
 
 impl Emulable {
     fn stock(kernel: &Kernel) -> Result<Self, String> {
-        let (image, symtab) = (kernel.image.clone(), kernel.symtab()?);
+        let (image, symtab) = (kernel.image.clone(), kernel.symtab()?.clone());
         Ok(Self { image, symtab })
     }
 

@@ -137,14 +137,14 @@ fn derived(kernel: &Kernel, with_alternatives: bool) -> Result<Old, String> {
     let entries = alternatives::read(&kernel.image).map_err(words)?;
     let patched = alternatives::apply(&kernel.image, &entries, |_| with_alternatives);
     let patched = Image::parse(&patched).map_err(words)?;
-    Old::derive(patched, &symtab).map_err(words)
+    Old::derive(patched, symtab).map_err(words)
 }
 
 fn linked(old: &Old, new: &Kernel) -> Result<LinkedImage, String> {
     let words = |error: relocator::Error| in_words(&error);
     let symtab = new.symtab()?;
     let offer = New {
-        symtab: Some(&symtab),
+        symtab: Some(symtab),
         image: Some(&new.image),
     };
     let placement = Placement::below(BASE, offer.symtab, offer.image).map_err(words)?;
