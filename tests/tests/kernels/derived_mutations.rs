@@ -6,7 +6,6 @@
 //! the process crashes or hangs. What no call can tell is listed, with the reason.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use elf_tools::Avma;
 use elf_tools::relocation::{
@@ -24,11 +23,10 @@ use relocator_verify::{
     ClockMode, Emulation, FunctionOutcome, OldImage, Target, VerifyOptions, VerifyOutcome, verify,
 };
 
+use crate::mutations::PROCESSOR_TIME;
+
 /// How far a place is moved: by fields of 8, 4 and 1 bytes, and by an element of two fields. One must be caught.
 const CHANGES: [i64; 6] = [8, 16, 4, -8, -4, 1];
-
-/// When a process is taken to wait for a sequence counter that is not one. See `mutations`.
-const DEADLINE: Duration = Duration::from_secs(1);
 
 /// References of which no call may tell that a place is wrong, at how many places of one kernel at most, and why. The first
 /// that is part of the reference counts.
@@ -223,7 +221,7 @@ impl<'a> Subject<'a> {
         let options = VerifyOptions {
             time_namespace,
             rounds: 1,
-            deadline: DEADLINE,
+            processor_time: Some(PROCESSOR_TIME),
             ..VerifyOptions::default()
         };
         let old = OldImage {
