@@ -12,6 +12,7 @@ use crate::child::{self, Conditions};
 const CONDITIONS: Conditions = Conditions {
     time_namespace: false,
     deadline: Duration::from_secs(20),
+    processor_time: None,
 };
 
 #[test]

@@ -54,6 +54,8 @@ pub(crate) struct Conditions {
     pub(crate) time_namespace: bool,
     /// When it is taken to hang.
     pub(crate) deadline: Duration,
+    /// After how much processor time it is taken to hang, if that is limited.
+    pub(crate) processor_time: Option<Duration>,
 }
 
 /// How a child says where it is.
@@ -95,6 +97,13 @@ pub(crate) enum Lost {
         /// What it said last that it was about to do.
         doing: String,
     },
+    /// It has used up its processor time.
+    Spun {
+        /// How much it was given.
+        processor_time: Duration,
+        /// What it said last that it was about to do.
+        doing: String,
+    },
     /// It has stopped with an error, or said nothing that could be understood. In words that follow
     /// `the process`.
     Failed(String),
@@ -118,6 +127,10 @@ impl From<Lost> for Error {
             Lost::Hung { deadline, doing } => {
                 format!("did not finish within {deadline:?}, {doing}")
             }
+            Lost::Spun {
+                processor_time,
+                doing,
+            } => format!("did not finish within {processor_time:?} of processor time, {doing}"),
             Lost::Failed(what) => what,
             Lost::Error(error) => return error,
         };
@@ -159,6 +172,7 @@ where
                 pid: child,
                 reaped: false,
                 deadline: conditions.deadline,
+                processor_time: conditions.processor_time,
             }
             .finish(reader)
         }
@@ -174,6 +188,11 @@ fn live<T: Serialize>(
     let worked = catch_unwind(AssertUnwindSafe(|| -> Message<T> {
         if let Err(error) = process::isolate(&progress.pipe) {
             return Message::Failed(format!("could not be set apart: {error}"));
+        }
+        if let Some(limit) = conditions.processor_time
+            && let Err(error) = process::limit_processor_time(limit)
+        {
+            return Message::Failed(format!("could not limit its processor time: {error}"));
         }
         if conditions.time_namespace {
             progress.at("entering a time namespace");
@@ -203,6 +222,7 @@ struct Watch {
     pid: Pid,
     reaped: bool,
     deadline: Duration,
+    processor_time: Option<Duration>,
 }
 
 /// How a child came to its end.
@@ -211,6 +231,8 @@ enum End {
     Killed(Signal),
     /// It was ended because its time was up.
     Late(Duration),
+    /// It ended because its processor time was used up.
+    Spun(Duration),
     /// It was ended because of this.
     Ended(String),
 }
@@ -261,7 +283,10 @@ impl Watch {
         let status = waitpid(self.pid, Some(WaitPidFlag::WNOHANG));
         let end = match status {
             Ok(WaitStatus::Exited(_, code)) => End::Exited(code),
-            Ok(WaitStatus::Signaled(_, signal, _)) => End::Killed(signal),
+            Ok(WaitStatus::Signaled(_, signal, _)) => match self.processor_time {
+                Some(limit) if signal == process::TIME_IS_UP => End::Spun(limit),
+                _ => End::Killed(signal),
+            },
             Ok(_) | Err(Errno::EINTR) => return Ok(None),
             // Where the process ignores SIGCHLD, how it ended cannot be known; what it said can.
             Err(Errno::ECHILD) => End::Exited(0),
@@ -342,6 +367,12 @@ fn conclude<T: DeserializeOwned>(output: &[u8], end: End) -> Result<T, Lost> {
                 doing: seen,
             });
         }
+        (End::Spun(processor_time), _) => {
+            return Err(Lost::Spun {
+                processor_time,
+                doing: seen,
+            });
+        }
         (End::Ended(reason), _) => format!("{reason}, {seen}"),
         (End::Exited(_), _) if garbage => format!("sent something that is no message, {seen}"),
         (End::Exited(0), Some(result)) => return Ok(result),
@@ -359,99 +390,4 @@ fn refused(step: &str, errno: i32, reason: String) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const CONDITIONS: Conditions = Conditions {
-        time_namespace: false,
-        deadline: Duration::from_secs(20),
-    };
-
-    fn failure(conditions: Conditions, work: impl FnOnce(&mut Progress) -> Result<u32>) -> String {
-        match run(conditions, work) {
-            Err(Error::Child { what }) => what,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn a_result_comes_back() {
-        let result = run(CONDITIONS, |progress| {
-            progress.at("something");
-            Ok(vec!["one".to_owned(); 10_000])
-        });
-        assert_eq!(result.unwrap().len(), 10_000);
-    }
-
-    #[test]
-    fn an_error_and_a_panic_come_back_in_words() {
-        let io = |_: &mut Progress| Err(Error::io("a place")(std::io::Error::other("a reason")));
-        assert_eq!(failure(CONDITIONS, io), "failed: a place: a reason");
-        assert_eq!(
-            failure(CONDITIONS, |_| panic!("expected in this test")),
-            "panicked"
-        );
-    }
-
-    #[test]
-    fn a_crash_names_the_signal_and_the_place() {
-        let what = failure(CONDITIONS, |progress| {
-            progress.at("here");
-            let _ = kill(Pid::this(), Signal::SIGUSR2);
-            Ok(0)
-        });
-        assert_eq!(what, "was killed by SIGUSR2, in here");
-    }
-
-    #[test]
-    fn a_hang_is_ended() {
-        let conditions = Conditions {
-            deadline: Duration::from_millis(200),
-            ..CONDITIONS
-        };
-        let started = Instant::now();
-        let what = failure(conditions, |progress| {
-            progress.at("a loop");
-            loop {
-                std::hint::spin_loop();
-            }
-        });
-        assert_eq!(what, "did not finish within 200ms, in a loop");
-        assert!(started.elapsed() < Duration::from_secs(10));
-    }
-
-    #[test]
-    fn silence_and_garbage_are_not_taken_for_a_result() {
-        assert_eq!(
-            failure(CONDITIONS, |_| process::exit()),
-            "exited with status 0 and no result, before it began"
-        );
-        let what = failure(CONDITIONS, |progress| {
-            progress.at("there");
-            let _ = progress.pipe.write_all(b"{\"Done\": \"seven\"}\n");
-            Ok(1)
-        });
-        assert_eq!(what, "sent something that is no message, in there");
-    }
-
-    /// Another child that was forked while the pipe was open must not keep its reader waiting.
-    #[test]
-    fn children_of_concurrent_threads_do_not_wait_for_each_other() {
-        let slow = std::thread::spawn(|| {
-            run(CONDITIONS, |_| {
-                std::thread::sleep(Duration::from_secs(2));
-                Ok(())
-            })
-        });
-        let started = Instant::now();
-        for _ in 0..20 {
-            run(CONDITIONS, |_| Ok(())).unwrap();
-        }
-        assert!(
-            started.elapsed() < Duration::from_millis(1500),
-            "{:?}",
-            started.elapsed()
-        );
-        slow.join().unwrap().unwrap();
-    }
-}
+mod tests;

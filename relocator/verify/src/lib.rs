@@ -80,6 +80,10 @@ pub struct VerifyOptions {
     pub rounds: u32,
     /// How long the child may take. Be generous: a machine may be busy.
     pub deadline: Duration,
+    /// How much processor time the child may take, if there is a limit. A child that spins is ended
+    /// by it as soon as it can be told from one that works, and one that a busy machine keeps
+    /// waiting is not. Finer than some milliseconds is not possible.
+    pub processor_time: Option<Duration>,
 }
 
 impl Default for VerifyOptions {
@@ -89,6 +93,7 @@ impl Default for VerifyOptions {
             time_namespace: false,
             rounds: 100,
             deadline: Duration::from_secs(120),
+            processor_time: None,
         }
     }
 }
@@ -98,6 +103,7 @@ impl VerifyOptions {
         Conditions {
             time_namespace: self.time_namespace,
             deadline: self.deadline,
+            processor_time: self.processor_time,
         }
     }
 }
@@ -169,6 +175,7 @@ pub fn probe_time_namespace() -> Result<()> {
         Conditions {
             time_namespace: true,
             deadline: Duration::from_secs(20),
+            processor_time: None,
         },
         |_| Ok(()),
     )

@@ -32,6 +32,29 @@ pub(super) fn isolate(keep: &impl AsRawFd) -> io::Result<()> {
     Ok(())
 }
 
+/// What ends a process whose processor time is used up.
+pub(super) const TIME_IS_UP: Signal = Signal::SIGPROF;
+
+/// Ends this process when it has used so much processor time, of all its threads and of the kernel
+/// for them.
+pub(super) fn limit_processor_time(limit: Duration) -> io::Result<()> {
+    let once = libc::itimerval {
+        it_interval: libc::timeval {
+            tv_sec: 0,
+            tv_usec: 0,
+        },
+        it_value: libc::timeval {
+            tv_sec: limit.as_secs() as libc::time_t,
+            tv_usec: limit.subsec_micros().into(),
+        },
+    };
+    // SAFETY: the structure is read, and lives until the call returns; nothing is written.
+    match unsafe { libc::setitimer(libc::ITIMER_PROF, &raw const once, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Closes a range of descriptors. Kernels before 5.9 cannot; they keep them, which costs others
 /// some waiting.
 fn close(first: RawFd, last: RawFd) {

@@ -10,7 +10,7 @@ use elf_tools::reentry::{self, Context};
 use elf_tools::relocation::object;
 use kernel_source::{Cache, VERSIONS};
 use libtest_mimic::{Arguments, Trial};
-use relocator::link::{LinkedImage, New, Old, link};
+use relocator::link::{LinkedImage, New, link};
 use relocator::placement::Placement;
 use relocator::plan::{FunctionPlan, Policy, Strategy};
 use relocator::proxy::AT_ONCE;
@@ -41,10 +41,6 @@ const READERS: [&str; 5] = [
 /// An address where kernels put their vDSOs.
 const BASE: Avma = Avma(0x7fff_f7f0_0000);
 
-fn derived(kernel: &Kernel) -> Result<Old, String> {
-    Old::derive(kernel.image.clone(), &kernel.symtab()?).map_err(|error| in_words(&error))
-}
-
 /// Functions that only run in the kernel's own vDSO.
 fn is_tied(function: &FunctionPlan) -> bool {
     function.name() == "__vdso_sgx_enter_enclave"
@@ -56,7 +52,7 @@ fn everything_is_attributed(kernel: &Kernel) -> Result<(), String> {
     let symtab = kernel.symtab()?;
     let derive = |image: &Image| {
         let code = Code::of(image)?;
-        derive(image, &code, &symtab)
+        derive(image, &code, symtab)
     };
     let words = |error: elf_tools::Error| in_words(&error);
     let derivation = derive(&kernel.image).map_err(words)?;
@@ -117,18 +113,18 @@ fn recognised_functions_change_at_once(kernel: &Kernel) -> Result<(), String> {
     let words = |error: relocator::Error| in_words(&error);
     let symtab = kernel.symtab()?;
     let offer = New {
-        symtab: Some(&symtab),
+        symtab: Some(symtab),
         image: Some(&kernel.image),
         processor: None,
     };
-    let old = derived(kernel)?;
+    let old = kernel.old()?;
     let near = Placement::below(BASE, offer.symtab, offer.image).map_err(words)?;
     let mut far = near.clone();
     for mapping in &mut far.mappings {
         mapping.1 = mapping.1.offset(FAR);
     }
     for (placement, is_far) in [(near, false), (far, true)] {
-        let linked = link(&old, &offer, &placement, Policy::Auto).map_err(words)?;
+        let linked = link(old, &offer, &placement, Policy::Auto).map_err(words)?;
         for function in linked.functions.iter().filter(|function| is_tied(function)) {
             changes_at_once(function)?;
             let is_proxy = function.strategy == Strategy::Proxy && function.patch.is_some();
@@ -145,13 +141,13 @@ fn recognised_functions_change_at_once(kernel: &Kernel) -> Result<(), String> {
 fn linked(old: &Kernel, new: &Kernel) -> Result<LinkedImage, String> {
     let symtab = new.symtab()?;
     let offer = New {
-        symtab: Some(&symtab),
+        symtab: Some(symtab),
         image: Some(&new.image),
         processor: None,
     };
     let words = |error: relocator::Error| in_words(&error);
     let placement = Placement::below(BASE, offer.symtab, offer.image).map_err(words)?;
-    link(&derived(old)?, &offer, &placement, Policy::Auto).map_err(words)
+    link(old.old()?, &offer, &placement, Policy::Auto).map_err(words)
 }
 
 /// Nothing stands in for a function that the kernel recognises while a text is replaced, so its entry changes by one
@@ -208,7 +204,7 @@ fn runs(kernel: &Kernel, time_namespace: bool) -> Result<(), String> {
         ..VerifyOptions::default()
     };
     let running = RUNNING.as_ref().map_err(Clone::clone)?;
-    let outcome = verify(&derived(kernel)?, running, &options).map_err(|e| in_words(&e))?;
+    let outcome = verify(kernel.old()?, running, &options).map_err(|e| in_words(&e))?;
     agrees(&outcome)
 }
 
@@ -227,11 +223,10 @@ fn runs_emulated(
     let emulation = Emulation {
         running: RUNNING.as_ref().map_err(Clone::clone)?,
         image: &new.image,
-        symtab: &symtab,
+        symtab,
         clock_mode,
     };
-    let (derived, home) = (derived(old)?, old.symtab()?);
-    let old = OldImage::from(&derived).with_home(Some(&home));
+    let old = OldImage::from(old.old()?).with_home(Some(old.symtab()?));
     let outcome = verify(old, emulation, &options).map_err(|e| in_words(&e))?;
     agrees(&outcome)
 }

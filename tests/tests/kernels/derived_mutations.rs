@@ -6,7 +6,6 @@
 //! the process crashes or hangs. What no call can tell is listed, with the reason.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use elf_tools::Avma;
 use elf_tools::relocation::{
@@ -24,11 +23,10 @@ use relocator_verify::{
     ClockMode, Emulation, FunctionOutcome, OldImage, Target, VerifyOptions, VerifyOutcome, verify,
 };
 
+use crate::mutations::PROCESSOR_TIME;
+
 /// How far a place is moved: by fields of 8, 4 and 1 bytes, and by an element of two fields. One must be caught.
 const CHANGES: [i64; 6] = [8, 16, 4, -8, -4, 1];
-
-/// When a process is taken to wait for a sequence counter that is not one. See `mutations`.
-const DEADLINE: Duration = Duration::from_secs(1);
 
 /// References of which no call may tell that a place is wrong, at how many places of one kernel at most, and why. The first
 /// that is part of the reference counts.
@@ -191,14 +189,13 @@ impl Place {
 }
 
 /// A kernel whose image is changed, and the one that it is linked to: the running one, as it is or emulated.
-struct Subject {
-    old: Old,
+struct Subject<'a> {
+    old: &'a Old,
 }
 
-impl Subject {
-    fn open(kernel: &Kernel) -> Result<Self, String> {
-        let old = Old::derive(kernel.image.clone(), &kernel.symtab()?);
-        let old = old.map_err(|error| in_words(&error))?;
+impl<'a> Subject<'a> {
+    fn open(kernel: &'a Kernel) -> Result<Self, String> {
+        let old = kernel.old()?;
         Ok(Self { old })
     }
 
@@ -224,7 +221,7 @@ impl Subject {
         let options = VerifyOptions {
             time_namespace,
             rounds: 1,
-            deadline: DEADLINE,
+            processor_time: Some(PROCESSOR_TIME),
             ..VerifyOptions::default()
         };
         let old = OldImage {
@@ -261,7 +258,7 @@ impl Subject {
 
     /// Whether no mutant that can be linked does what the image does: one is caught, or there is none.
     fn is_caught(&self, table: &Relocations, place: &Place) -> Result<bool, String> {
-        let put_back = place.put_back(&self.old, table)?;
+        let put_back = place.put_back(self.old, table)?;
         let mut mutants: Vec<Relocations> = Vec::with_capacity(CHANGES.len() + 1);
         // Where a kernel has a field at the same distance, nothing would be put back.
         if self.differs(&put_back)? {
@@ -339,7 +336,7 @@ fn every_place_counts(kernel: &Kernel, references: &[String]) -> Result<(), Stri
         .filter(|(part, ..)| references.iter().any(|name| name.contains(part)));
     let most = known.next().map_or(0, |&(_, most, _)| most);
     let mut survivors = Vec::new();
-    for place in places(&subject.old, table) {
+    for place in places(subject.old, table) {
         if place.references == references && !subject.is_caught(table, &place)? {
             survivors.push(place.spelled());
         }
@@ -376,17 +373,15 @@ fn trials_of(version: &str, kernel: &Shared, possible: &Result<(), String>) -> V
         possible,
         move || is_right_without_mutation(&*own()?),
     )];
-    let opened = possible
-        .clone()
-        .and_then(|()| kernel())
-        .and_then(|kernel| Subject::open(&kernel));
-    let Ok(subject) = opened else {
+    let opened = possible.clone().and_then(|()| kernel());
+    let subject = opened.as_deref().map_err(Clone::clone);
+    let Ok(subject) = subject.and_then(Subject::open) else {
         return trials;
     };
     let table = subject.old.relocations.as_ref();
     let references: BTreeSet<Vec<String>> = table
         .into_iter()
-        .flat_map(|table| places(&subject.old, table))
+        .flat_map(|table| places(subject.old, table))
         .map(|place| place.references)
         .collect();
     for references in references {

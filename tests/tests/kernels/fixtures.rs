@@ -78,6 +78,7 @@ fn run(
         time_namespace,
         rounds: 20,
         deadline: DEADLINE,
+        ..VerifyOptions::default()
     };
     let running = RUNNING.as_ref().map_err(Clone::clone)?;
     let outcome = verify(&old, running, &options).map_err(|error| in_words(&error))?;

@@ -10,7 +10,6 @@ use elf_tools::reentry::{Recovery, ReentryTable, Register};
 use kernel_fixtures::fixture;
 use kernel_source::{Cache, VERSIONS};
 use libtest_mimic::{Arguments, Trial};
-use relocator::link::Old;
 use relocator::plan::Policy;
 use relocator::tables;
 use relocator_cli::source::Spec;
@@ -87,9 +86,7 @@ fn run_all(
     options: &SweepOptions,
     change: impl FnOnce(&mut ReentryTable),
 ) -> Result<Vec<InFlight>, String> {
-    let home = kernel.symtab()?;
-    let old = Old::derive(kernel.image.clone(), &home).map_err(|error| in_words(&error))?;
-    let image = OldImage::from(&old).with_home(Some(&home));
+    let image = OldImage::from(kernel.old()?).with_home(Some(kernel.symtab()?));
     let running = RUNNING.as_ref().map_err(Clone::clone)?;
     all(sweep_with(image, running, options, change))
 }
@@ -265,7 +262,7 @@ fn is_noticed(right: &Sweeps, change: fn(&mut ReentryTable)) -> Result<(), Strin
 fn run_linked(old: &Kernel, to: &Kernel, policy: Policy) -> Result<InFlight, String> {
     let earlier = Earlier {
         image: to.image.clone(),
-        symtab: to.symtab()?,
+        symtab: to.symtab()?.clone(),
         policy,
     };
     let options = SweepOptions {

@@ -88,7 +88,7 @@ fn same(what: &str, least: usize, found: (usize, Vec<String>)) -> Result<(), Str
 fn agrees_with_bpftool(kernel: &Kernel) -> Result<(), String> {
     let file = btf_file(kernel)?;
     let types = Types::from_bpftool(file.path())?;
-    same("symbols", 40, types.compare(&kernel.symtab()?))
+    same("symbols", 40, types.compare(kernel.symtab()?))
 }
 
 fn agrees_with_pahole(kernel: &Kernel) -> Result<(), String> {
@@ -107,7 +107,7 @@ fn agrees_with_pahole(kernel: &Kernel) -> Result<(), String> {
 /// The table as elf-tools writes it, for those who only have the file.
 fn is_shown_by_others(kernel: &Kernel) -> Result<(), String> {
     let symtab = kernel.symtab()?;
-    let bytes = elf::write(&symtab).map_err(|error| error.to_string())?;
+    let bytes = elf::write(symtab).map_err(|error| error.to_string())?;
     let file = tempfile::NamedTempFile::new().map_err(|error| error.to_string())?;
     fs::write(file.path(), &bytes).map_err(|error| error.to_string())?;
     readelf(&["-aW"], file.path())?;

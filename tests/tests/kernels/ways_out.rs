@@ -137,14 +137,14 @@ pub(crate) fn derived(kernel: &Kernel, with_alternatives: bool) -> Result<Old, S
     let entries = alternatives::read(&kernel.image).map_err(words)?;
     let patched = alternatives::apply(&kernel.image, &entries, |_| with_alternatives);
     let patched = Image::parse(&patched).map_err(words)?;
-    Old::derive(patched, &symtab).map_err(words)
+    Old::derive(patched, symtab).map_err(words)
 }
 
 fn linked(old: &Old, new: &Kernel) -> Result<LinkedImage, String> {
     let words = |error: relocator::Error| in_words(&error);
     let symtab = new.symtab()?;
     let offer = New {
-        symtab: Some(&symtab),
+        symtab: Some(symtab),
         image: Some(&new.image),
         processor: None,
     };

@@ -136,6 +136,7 @@ fn outcome(
         time_namespace: arguments.time_namespace,
         rounds: arguments.rounds,
         deadline: Duration::from_secs(arguments.deadline),
+        ..VerifyOptions::default()
     };
     let Some(new) = emulated else {
         return Ok(verify(old, running, &options)?);

@@ -77,7 +77,7 @@ impl From<Lost> for Failure {
                 signal: signal.to_string(),
                 doing,
             },
-            Lost::Hung { doing, .. } => Self::Hung { doing },
+            Lost::Hung { doing, .. } | Lost::Spun { doing, .. } => Self::Hung { doing },
             Lost::Failed(what) => Self::Child { what },
             Lost::Error(error) => Self::Refused {
                 reason: in_words(&error),

@@ -75,6 +75,7 @@ impl CompareOptions {
         Conditions {
             time_namespace: self.time_namespace,
             deadline: self.deadline,
+            processor_time: None,
         }
     }
 }

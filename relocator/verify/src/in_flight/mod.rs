@@ -331,6 +331,7 @@ impl<'a> Sweep<'a> {
         let conditions = Conditions {
             time_namespace: false,
             deadline,
+            processor_time: None,
         };
         child::run(conditions, |progress| {
             progress.at("setting the stage");
