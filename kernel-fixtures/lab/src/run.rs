@@ -9,7 +9,7 @@ use crate::arguments::Run;
 use crate::guest::Job;
 use crate::initramfs::Archive;
 use crate::lab::{self, Lab};
-use crate::machine::Channel;
+use crate::machine::{self, Channel};
 use crate::packages;
 
 /// How long a person may use a shell.
@@ -40,7 +40,10 @@ pub(crate) fn command(lab: &Lab, asked: &Run) -> Result<u8> {
         guest.files(path)?;
     }
     guest.kernels(lab, &asked.with_kernels)?;
-    guest.run(lab, &asked.kernel, words, Duration::from_secs(asked.limit))
+    let limit = Duration::from_secs(asked.limit);
+    let mut show = machine::show;
+    let channel = Channel::Output(&mut show);
+    guest.pack()?.run(lab, &asked.kernel, words, limit, channel)
 }
 
 /// What a guest gets to run a command of this machine.
@@ -87,14 +90,8 @@ impl Guest {
         Ok(())
     }
 
-    /// Boots, runs the command in this directory, and ends with its status.
-    pub(crate) fn run(
-        mut self,
-        lab: &Lab,
-        version: &str,
-        words: Vec<String>,
-        limit: Duration,
-    ) -> Result<u8> {
+    /// Everything put together, for one guest or several.
+    pub(crate) fn pack(mut self) -> Result<Packed> {
         let directory = std::env::current_dir()?;
         self.archive.directory(&directory)?;
         let passed = std::env::vars().filter(|(name, _)| {
@@ -103,14 +100,38 @@ impl Guest {
         });
         let passed: Vec<(String, String)> = passed.collect();
         self.environment.extend(passed);
-        let job = Job::Command {
-            words,
+        Ok(Packed {
+            files: self.archive.finish()?,
             environment: self.environment,
             directory,
+        })
+    }
+}
+
+/// The files and the environment of guests that run commands of this machine.
+pub(crate) struct Packed {
+    files: Vec<u8>,
+    environment: Vec<(String, String)>,
+    directory: PathBuf,
+}
+
+impl Packed {
+    /// Boots, runs the command in this directory, and ends with its status.
+    pub(crate) fn run(
+        &self,
+        lab: &Lab,
+        version: &str,
+        words: Vec<String>,
+        limit: Duration,
+        channel: Channel<'_>,
+    ) -> Result<u8> {
+        let job = Job::Command {
+            words,
+            environment: self.environment.clone(),
+            directory: self.directory.clone(),
         };
-        let files = self.archive.finish()?;
         let kernel = lab.kernel(version)?;
-        let ended = lab.boot(&kernel, &job, &[&files], limit, Channel::Output)?;
+        let ended = lab.boot(&kernel, &job, &[&self.files], limit, channel)?;
         Ok(u8::try_from(ended.status).unwrap_or(1))
     }
 }
