@@ -4,9 +4,10 @@
 //! name. The counts at the end have to agree with what was read.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 /// Results of tests, as far as a guest got.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(super) struct Results {
     /// Names of tests that passed.
     pub(super) passed: Vec<String>,
@@ -16,6 +17,10 @@ pub(super) struct Results {
     pub(super) ignored: BTreeMap<String, String>,
     /// The test that has begun and not ended.
     pub(super) running: Option<String>,
+    /// When that was.
+    began: Option<Instant>,
+    /// How long each test took on this side, if they ran one after the other.
+    pub(super) took: Vec<(Duration, String)>,
     /// A remark about that test.
     remark: String,
     /// The test whose reason comes next.
@@ -65,7 +70,14 @@ impl Results {
         // A test has begun as soon as its name is there.
         let line = String::from_utf8_lossy(&self.line).into_owned();
         if let Some((name, _)) = begun(&line) {
+            self.begin(name);
+        }
+    }
+
+    fn begin(&mut self, name: &str) {
+        if self.running.as_deref() != Some(name) {
             self.running = Some(name.to_owned());
+            self.began = Some(Instant::now());
         }
     }
 
@@ -77,7 +89,8 @@ impl Results {
         } else if let Some(name) = header(line).filter(|name| self.failed.contains_key(*name)) {
             self.explained = Some(name.to_owned());
         } else if let Some((name, remark)) = begun(line) {
-            (self.running, self.remark) = (Some(name.to_owned()), remark.to_owned());
+            self.begin(name);
+            self.remark = remark.to_owned();
             let ended = line.rsplit_once(" ... ").map(|(_, word)| word);
             self.end(ended.unwrap_or_default());
         } else {
@@ -93,6 +106,9 @@ impl Results {
         let Some(name) = self.running.take() else {
             return;
         };
+        if let Some(began) = self.began.take() {
+            self.took.push((began.elapsed(), name.clone()));
+        }
         match outcome {
             Outcome::Passed => self.passed.push(name),
             Outcome::Failed => drop(self.failed.insert(name, String::new())),
@@ -218,6 +234,7 @@ test result: FAILED. 2 passed; 1 failed; 2 ignored; 0 measured; 7 filtered out; 
             (results.contradiction(101), results.running.as_deref()),
             (None, None)
         );
+        assert_eq!(results.took.len(), 5);
         assert!(results.has("a::loud") && !results.has("a::lou"));
     }
 

@@ -29,7 +29,7 @@ impl GuestRun {
 }
 
 /// What all guests did. Shown as a table, followed by what failed, what did not come to its end,
-/// and what was ignored, with the reasons.
+/// what took long, and what was ignored, with the reasons.
 #[derive(Debug, Default)]
 pub(super) struct Summary {
     runs: Vec<GuestRun>,
@@ -47,6 +47,16 @@ impl Summary {
             is_whole && run.results.failed.is_empty()
         })
     }
+}
+
+/// How many slow tests are told, and how long they take at least.
+const SLOWEST: usize = 12;
+const SLOW: Duration = Duration::from_secs(60);
+
+/// Seconds that slow tests of a guest took, their names, and the kernel.
+fn slow(run: &GuestRun) -> impl Iterator<Item = (u64, &str, &str)> {
+    let took = run.results.took.iter().filter(|(took, _)| *took >= SLOW);
+    took.map(|(took, test)| (took.as_secs(), test.as_str(), run.kernel.as_str()))
 }
 
 /// Numbers in a row of the table.
@@ -119,6 +129,11 @@ impl fmt::Display for Summary {
                 };
                 writeln!(f, "no result on {kernel}: {test} {how}")?;
             }
+        }
+        let mut took: Vec<_> = self.runs.iter().flat_map(slow).collect();
+        took.sort_by(|one, another| another.cmp(one));
+        for (seconds, test, kernel) in took.into_iter().take(SLOWEST) {
+            writeln!(f, "slow on {kernel}: {test} took {seconds} s")?;
         }
         let mut ignored: BTreeMap<&str, BTreeMap<&str, BTreeSet<&str>>> = BTreeMap::new();
         for run in &self.runs {
