@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use kernel_source::Tree;
 
 use crate::arguments::Run;
 use crate::guest::Job;
@@ -73,6 +74,11 @@ impl Guest {
         self.archive.file(at, 0o755, text.as_bytes())
     }
 
+    /// A symbolic link.
+    pub(crate) fn link(&mut self, at: &Path, target: &Path) -> Result<()> {
+        self.archive.link(at, &target.to_string_lossy())
+    }
+
     /// A variable of the environment.
     pub(crate) fn variable(&mut self, name: &str, value: &str) {
         self.environment.push((name.to_owned(), value.to_owned()));
@@ -88,6 +94,14 @@ impl Guest {
         }
         self.variable(KERNELS_VARIABLE, KERNELS);
         Ok(())
+    }
+
+    /// Unpacked packages from the cache, for the same cache. It has to have kernels.
+    pub(crate) fn tree(&mut self, tree: &Tree) -> Result<()> {
+        let directory = tree.root.parent().context("a tree's directory")?;
+        let name = directory.file_name().context("a tree's name")?;
+        let place = Path::new(KERNELS).join("trees").join(name);
+        self.archive.copy_tree(directory, &place)
     }
 
     /// Everything put together, for one guest or several.

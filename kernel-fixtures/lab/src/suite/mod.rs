@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `build` | suites and the programs that they start, by cargo |
 //! | `modules` | which tests there are, and which of them share a guest |
+//! | `python` | the interpreter of this machine, for tests that start one |
 //! | `results` | what a guest's tests say: passed, failed, ignored, and the counts at the end |
 //! | `summary` | what it amounts to, and the status to end with |
 //!
@@ -12,6 +13,7 @@
 
 mod build;
 mod modules;
+mod python;
 mod results;
 mod summary;
 
@@ -23,6 +25,7 @@ use anyhow::{Result, bail};
 use crate::arguments::Suite;
 use crate::lab::Lab;
 use crate::machine::{self, Channel, MachineError};
+use crate::packages;
 use crate::run::{Guest, Packed};
 
 use build::Built;
@@ -81,6 +84,8 @@ fn pack(lab: &Lab, program: &Path, built: &Built) -> Result<Packed> {
         guest.program(helper)?;
     }
     guest.kernels(lab, &kernel_source::VERSIONS.map(str::to_owned))?;
+    guest.tree(&packages::criu(lab.cache(), packages::USUAL_CRIU)?)?;
+    python::add(&mut guest)?;
     guest.text(Path::new(CARGO), "#!/bin/busybox true\n")?;
     // Its line counts as a terminal. Colours would be in the way of who reads the results.
     guest.variable("TERM", "dumb");
