@@ -21,6 +21,9 @@ const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 /// How long a process may take to end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Files that a test may have open: the usual limit of a process.
+const FILES: i32 = 1024;
+
 /// With this CRIU takes its own vDSO for another one when it restores: `FI_VDSO_TRAMPOLINES` in its
 /// `include/fault-injection.h`.
 const TRAMPOLINES: (&str, &str) = ("CRIU_FAULT", "127");
@@ -136,6 +139,7 @@ impl Criu {
 pub fn dumpable(program: &OsStr) -> Command {
     let mut command = Command::new(program);
     command.stdin(Stdio::null()).stdout(Stdio::null());
+    command.stderr(Stdio::null());
     leave_nothing_behind(&mut command);
     command
 }
@@ -147,11 +151,20 @@ fn leave_nothing_behind(command: &mut Command) {
         let flags = libc::CLOSE_RANGE_CLOEXEC.cast_signed();
         // SAFETY: a plain system call with numbers.
         match unsafe { libc::close_range(3, libc::c_uint::MAX, flags) } {
-            0 => Ok(()),
-            _ => Err(std::io::Error::last_os_error()),
+            0 => return Ok(()),
+            _ => match std::io::Error::last_os_error() {
+                // The flag is there from Linux 5.11 on.
+                error if error.raw_os_error() == Some(libc::EINVAL) => {}
+                error => return Err(error),
+            },
         }
+        for file in 3..FILES {
+            // SAFETY: as above. It fails where there is no file.
+            unsafe { libc::fcntl(file, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
+        Ok(())
     };
-    // SAFETY: it makes two system calls and nothing else.
+    // SAFETY: it makes system calls and nothing else.
     unsafe { command.pre_exec(leave) };
 }
 

@@ -89,6 +89,9 @@ pub(crate) struct Suite {
     /// How long each guest may take, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 7200)]
     pub(crate) limit: u64,
+    /// All tests of a suite in one guest. Else each module of it has a guest of its own.
+    #[arg(long)]
+    pub(crate) together: bool,
     /// Arguments for the tests.
     #[arg(last = true)]
     pub(crate) arguments: Vec<String>,

@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use kernel_source::Tree;
 
 use crate::arguments::Run;
 use crate::guest::Job;
 use crate::initramfs::Archive;
 use crate::lab::{self, Lab};
-use crate::machine::Channel;
+use crate::machine::{self, Channel};
 use crate::packages;
 
 /// How long a person may use a shell.
@@ -40,7 +41,10 @@ pub(crate) fn command(lab: &Lab, asked: &Run) -> Result<u8> {
         guest.files(path)?;
     }
     guest.kernels(lab, &asked.with_kernels)?;
-    guest.run(lab, &asked.kernel, words, Duration::from_secs(asked.limit))
+    let limit = Duration::from_secs(asked.limit);
+    let mut show = machine::show;
+    let channel = Channel::Output(&mut show);
+    guest.pack()?.run(lab, &asked.kernel, words, limit, channel)
 }
 
 /// What a guest gets to run a command of this machine.
@@ -70,6 +74,11 @@ impl Guest {
         self.archive.file(at, 0o755, text.as_bytes())
     }
 
+    /// A symbolic link.
+    pub(crate) fn link(&mut self, at: &Path, target: &Path) -> Result<()> {
+        self.archive.link(at, &target.to_string_lossy())
+    }
+
     /// A variable of the environment.
     pub(crate) fn variable(&mut self, name: &str, value: &str) {
         self.environment.push((name.to_owned(), value.to_owned()));
@@ -87,14 +96,16 @@ impl Guest {
         Ok(())
     }
 
-    /// Boots, runs the command in this directory, and ends with its status.
-    pub(crate) fn run(
-        mut self,
-        lab: &Lab,
-        version: &str,
-        words: Vec<String>,
-        limit: Duration,
-    ) -> Result<u8> {
+    /// Unpacked packages from the cache, for the same cache. It has to have kernels.
+    pub(crate) fn tree(&mut self, tree: &Tree) -> Result<()> {
+        let directory = tree.root.parent().context("a tree's directory")?;
+        let name = directory.file_name().context("a tree's name")?;
+        let place = Path::new(KERNELS).join("trees").join(name);
+        self.archive.copy_tree(directory, &place)
+    }
+
+    /// Everything put together, for one guest or several.
+    pub(crate) fn pack(mut self) -> Result<Packed> {
         let directory = std::env::current_dir()?;
         self.archive.directory(&directory)?;
         let passed = std::env::vars().filter(|(name, _)| {
@@ -103,14 +114,38 @@ impl Guest {
         });
         let passed: Vec<(String, String)> = passed.collect();
         self.environment.extend(passed);
-        let job = Job::Command {
-            words,
+        Ok(Packed {
+            files: self.archive.finish()?,
             environment: self.environment,
             directory,
+        })
+    }
+}
+
+/// The files and the environment of guests that run commands of this machine.
+pub(crate) struct Packed {
+    files: Vec<u8>,
+    environment: Vec<(String, String)>,
+    directory: PathBuf,
+}
+
+impl Packed {
+    /// Boots, runs the command in this directory, and ends with its status.
+    pub(crate) fn run(
+        &self,
+        lab: &Lab,
+        version: &str,
+        words: Vec<String>,
+        limit: Duration,
+        channel: Channel<'_>,
+    ) -> Result<u8> {
+        let job = Job::Command {
+            words,
+            environment: self.environment.clone(),
+            directory: self.directory.clone(),
         };
-        let files = self.archive.finish()?;
         let kernel = lab.kernel(version)?;
-        let ended = lab.boot(&kernel, &job, &[&files], limit, Channel::Output)?;
+        let ended = lab.boot(&kernel, &job, &[&self.files], limit, channel)?;
         Ok(u8::try_from(ended.status).unwrap_or(1))
     }
 }

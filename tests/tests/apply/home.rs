@@ -18,7 +18,7 @@ use relocator_tests::running::in_words;
 use relocator_tests::trials::{ensure, trial};
 
 use crate::linker::Linker;
-use crate::places::{PATIENCE, bed, fetched, hammered, is, mark, send, spec, start, stop};
+use crate::places::{self, PATIENCE, bed, fetched, hammered, is, mark, send, spec, start};
 use crate::snapshot::{Snapshot, at, mappings, memory, named};
 use nix::sys::signal::Signal;
 
@@ -91,8 +91,7 @@ fn many_times() -> Result<(), String> {
 /// Stops it, prepares it, and has it go on.
 fn prepare_stopped(linker: &Linker, hammer: &mut Hammer) -> Result<(), String> {
     let pid = hammer.restored.pid();
-    stop(pid)?;
-    is(ApplyState::Prepared, linker.prepare(pid)?.state)?;
+    places::while_stopped(pid, || is(ApplyState::Prepared, linker.prepare(pid)?.state))?;
     is_ready(hammer)?;
     send(pid, Signal::SIGCONT)?;
     hammered(hammer, EVERYTHING)

@@ -44,7 +44,7 @@ const TOLD: usize = 8;
 const OF_ONE: usize = 3;
 const OF_MANY: usize = 5;
 
-/// The same where the command is killed, which takes half a second to begin.
+/// The same where the command is killed, which takes longer to begin.
 const OF_COMMAND: usize = 23;
 
 /// How many tools have to come to their end in a row for all moments to have been seen: each takes
@@ -196,17 +196,30 @@ fn again_and_again() -> Result<(), String> {
 fn the_command(work: Work) -> Result<(), String> {
     let victim = Victim::start(MANY)?;
     let linker = Linker::new(&MANY.spec())?;
-    let tables = TempDir::new().map_err(|error| error.to_string())?;
+    let directory = TempDir::new().map_err(|error| error.to_string())?;
+    let tables = directory.path().join("tables");
+    // Each command would unpack the kernel to find the same in it.
+    let (kernel, file) = (MANY.spec().to_string(), directory.path().join("old.so"));
+    let dump = [
+        "dump-vdso".as_ref(),
+        kernel.as_ref(),
+        "-o".as_ref(),
+        file.as_os_str(),
+    ];
+    for words in [&dump[..], &["derive".as_ref(), kernel.as_ref()]] {
+        let ran = command::run_with_cache(&tables, words);
+        ensure(ran.status == Some(0), || format!("{ran:?}"))?;
+    }
     let start = |pid: i32| {
         let mut command = command::relocator();
-        command.env(relocator_cli::cache::VARIABLE, tables.path());
+        command.env(relocator_cli::cache::VARIABLE, &tables);
         command.arg(match work {
             Work::Apply => "apply",
             Work::RollBack => "rollback",
             Work::Prepare => "prepare",
         });
         command.args(["--json", "--deadline", "60", "--pid", &pid.to_string()]);
-        command.args(["--old", &MANY.spec().to_string()]);
+        command.arg("--old").arg(&file);
         Tool::execute(command)
     };
     victim.kill_at_all(work, &linker, stride(OF_COMMAND), &start)

@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -42,7 +43,7 @@ type Check = fn(&Spec) -> Result<(), String>;
 pub(crate) fn trials(listing: bool) -> Vec<Trial> {
     let cache = Cache::locate();
     let python = python::interpreter().map(drop);
-    let compiler = static_program(None).map(drop);
+    let compiler = static_program().map(drop);
     let always = Ok(());
     let checks: [(&str, &Result<(), String>, Check); 6] = [
         ("python", &python, python_is_right),
@@ -145,32 +146,22 @@ fn say(restored: &mut Restored, line: &str) -> Result<(), String> {
     writeln!(input, "{line}").map_err(|error| error.to_string())
 }
 
-/// The program that asks for the time without any shared library, made in a directory; or why that
-/// cannot be.
-fn static_program(directory: Option<&Path>) -> Result<PathBuf, String> {
-    const PROGRAM: &str = include_str!("static.c");
-    let own = TempDir::new().map_err(|error| error.to_string())?;
-    let directory = directory.unwrap_or(own.path());
-    let (source, program) = (directory.join("static.c"), directory.join("static"));
-    fs::write(&source, PROGRAM).map_err(|error| error.to_string())?;
-    let compiled = Command::new("cc")
-        .args(["-static", "-O2", "-o"])
-        .args([&program, &source])
-        .stdin(Stdio::null())
-        .output();
-    let compiled = compiled.map_err(|error| format!("cc: {error}"))?;
-    ensure(compiled.status.success(), || {
-        let said = String::from_utf8_lossy(&compiled.stderr);
-        format!("no static program can be made: {said}")
-    })?;
-    Ok(program)
+/// The program that asks for the time without any shared library, or why there is none.
+fn static_program() -> Result<&'static [u8], String> {
+    const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/static"));
+    let failure = option_env!("RELOCATOR_TESTS_NO_STATIC");
+    failure.map_or(Ok(PROGRAM), |failure| Err(failure.to_owned()))
 }
 
 /// A static program looks for the vDSO itself. It says what was wrong, or how often it has asked.
 fn static_program_is_right(spec: &Spec) -> Result<(), String> {
     let linker = Linker::new(spec)?;
     let directory = TempDir::new().map_err(|error| error.to_string())?;
-    let mut command = Command::new(static_program(Some(directory.path()))?);
+    let path = directory.path().join("static");
+    fs::write(&path, static_program()?).map_err(|error| error.to_string())?;
+    let mode = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(&path, mode).map_err(|error| error.to_string())?;
+    let mut command = Command::new(path);
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut restored = bed(spec)?.launch(command)?;
     let mut lines = Lines::of(&mut restored)?;

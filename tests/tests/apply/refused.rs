@@ -37,8 +37,18 @@ const OTHER: &str = "5.10";
 static OLD_VDSO: LazyLock<Result<OldVdso, String>> =
     LazyLock::new(|| old_vdso(&Spec::Kernel(OLD.to_owned())));
 
-/// How often processes that never rest are worked on.
-const RUNS: u64 = 100;
+/// How often processes that never rest, and those that are killed, are worked on, unless [`RUNS`]
+/// says otherwise.
+const USUAL: u64 = 100;
+
+/// The environment variable that says how often.
+const RUNS: &str = "RELOCATOR_RUNS";
+
+fn runs() -> u64 {
+    let said = std::env::var(RUNS).ok();
+    let said = said.and_then(|text| text.parse().ok());
+    said.filter(|&runs| runs > 0).unwrap_or(USUAL)
+}
 
 /// A number that no process has: it is above the largest that Linux gives.
 const NO_PROCESS: i32 = (1 << 22) + 1;
@@ -349,12 +359,14 @@ fn in_other_code_without_file() -> Result<(), String> {
 /// The process is killed at a moment of the tool's that is another one each time.
 fn killed_meanwhile() -> Result<(), String> {
     let linker = Linker::new(&Spec::Kernel(OLD.to_owned()))?;
-    for run in 0..RUNS {
+    // Fewer moments are farther from each other.
+    let distance = 3 * USUAL.div_ceil(runs());
+    for run in 0..runs() {
         let odd = Odd::start(PLAIN)?;
         let pid = odd.pid();
         let mut tool = Tool::fork(|| linker.apply(pid).map(|outcome| format!("{outcome:?}")))?;
         let mut early = None;
-        for _ in 0..3 * run {
+        for _ in 0..distance * run {
             if let Err(ended) = tool.next()? {
                 early = Some(ended);
                 break;
@@ -383,7 +395,7 @@ fn never_resting(what: &str) -> Result<(), String> {
     let mut odd = Odd::start(what)?;
     let pid = odd.pid();
     let mut successes = 0;
-    for run in 0..RUNS {
+    for run in 0..runs() {
         thread::sleep(Duration::from_micros(131 * (run % 10)));
         let applying = run % 2 == 0;
         let tool = Tool::fork(|| {
@@ -406,6 +418,6 @@ fn never_resting(what: &str) -> Result<(), String> {
         let gone = gone.map_err(|error| in_words(&error))?;
         ensure(gone.is_none(), || format!("run {run}: {gone:?}, {ended:?}"))?;
     }
-    eprintln!("{what}: {successes} of {RUNS} succeeded");
+    eprintln!("{what}: {successes} of {} succeeded", runs());
     ensure(successes > 0, || "none has succeeded".to_owned())
 }

@@ -13,7 +13,7 @@ mod error;
 mod settings;
 
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, Read, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -46,8 +46,8 @@ pub(crate) struct Boot<'a> {
 pub(crate) enum Channel<'a> {
     /// Each line is passed on.
     Lines(&'a mut (dyn FnMut(&str) + Send)),
-    /// Everything goes to the standard output as it comes.
-    Output,
+    /// Bytes are passed on as they come.
+    Output(&'a mut (dyn FnMut(&[u8]) -> io::Result<()> + Send)),
     /// It is connected to this program's terminal.
     Terminal,
 }
@@ -214,6 +214,13 @@ fn wait(child: &mut Child, limit: Duration, began: Instant) -> Result<Wait> {
     }
 }
 
+/// Shows what a guest says on the standard output, at once.
+pub(crate) fn show(bytes: &[u8]) -> io::Result<()> {
+    let mut stdout = io::stdout();
+    stdout.write_all(bytes)?;
+    stdout.flush()
+}
+
 /// Passes on what the guest program says, until the emulator ends.
 fn pass(mut output: impl Read, channel: Channel<'_>) -> Result<()> {
     match channel {
@@ -222,15 +229,14 @@ fn pass(mut output: impl Read, channel: Channel<'_>) -> Result<()> {
                 line(String::from_utf8_lossy(&text?).trim_end_matches('\r'));
             }
         }
-        Channel::Output => {
-            let (mut stdout, mut bytes) = (std::io::stdout(), [0; 4096]);
+        Channel::Output(take) => {
+            let mut bytes = [0; 4096];
             loop {
                 let length = output.read(&mut bytes)?;
                 if length == 0 {
                     break;
                 }
-                stdout.write_all(&bytes[..length])?;
-                stdout.flush()?;
+                take(&bytes[..length])?;
             }
         }
         Channel::Terminal => {}

@@ -72,13 +72,13 @@ impl Settings {
     }
 
     /// The kernel's command line: quiet, and at its end after a panic. A kernel measures whether
-    /// timers and the time-stamp counter tick; on an emulator that has to wait for its turn, that
-    /// goes wrong, so the kernel is told to trust both.
+    /// timers and the processor's counter tick; on an emulator that has to wait for its turn, that
+    /// goes wrong, so the kernel is told to trust both, and how fast the counter ticks.
     pub(crate) fn kernel_arguments(&self) -> String {
         let mut line = format!(
             "console={} panic=-1 quiet {}",
             crate::arch::CONSOLE,
-            crate::arch::KERNEL_ARGUMENTS
+            crate::arch::kernel_arguments()
         );
         if let Some(source) = self.clock.source() {
             line.push_str(&format!(" clocksource={source}"));
@@ -137,5 +137,6 @@ mod tests {
         );
         let line = settings.kernel_arguments();
         assert!(line.ends_with(" clocksource=hpet nosgx"), "{line}");
+        assert!(line.contains(&crate::arch::kernel_arguments()), "{line}");
     }
 }

@@ -1,5 +1,7 @@
 //! The one architecture that there is.
 
+mod counter;
+
 /// The package with the emulator for this architecture.
 pub(crate) const EMULATOR_PACKAGE: &str = "qemu-system-x86";
 
@@ -51,4 +53,7 @@ pub(crate) const MACHINE: [&str; 6] = [
 
 /// What kernels are told so that an emulator may be slow: see
 /// [`Settings`](crate::machine::Settings).
-pub(crate) const KERNEL_ARGUMENTS: &str = "no_timer_check tsc=reliable";
+pub(crate) fn kernel_arguments() -> String {
+    let khz = counter::khz();
+    format!("no_timer_check tsc=reliable tsc_early_khz={khz}")
+}

@@ -1,58 +1,26 @@
-//! Test suites of this workspace in guests: on kernels and processors other than the running ones.
+//! Suites and the programs that they start, built by cargo.
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::arguments::Suite;
-use crate::lab::Lab;
 use crate::programs;
-use crate::run::Guest;
 
 /// The package whose tests are run.
 const PACKAGE: &str = "relocator-tests";
 
-/// Cargo, by which tests build the command themselves. In a guest it is up to date.
-const CARGO: &str = env!("CARGO");
-
-/// Runs suites on kernels, one after the other. The status is that of the last suite that failed.
-pub(crate) fn run(lab: &Lab, asked: &Suite) -> Result<u8> {
-    let built = build(asked)?;
-    let mut worst = 0;
-    for version in &asked.kernels {
-        for (name, program) in &built.tests {
-            eprintln!("== {name} on {version}");
-            let mut guest = Guest::default();
-            guest.program(program)?;
-            for helper in &built.programs {
-                guest.program(helper)?;
-            }
-            guest.kernels(lab, &kernel_source::VERSIONS.map(str::to_owned))?;
-            guest.text(Path::new(CARGO), "#!/bin/busybox true\n")?;
-            let mut words = vec![program.display().to_string()];
-            words.extend(asked.arguments.iter().cloned());
-            let limit = Duration::from_secs(asked.limit);
-            let status = guest.run(lab, version, words, limit)?;
-            if status != 0 {
-                eprintln!("== {name} on {version}: status {status}");
-                worst = status;
-            }
-        }
-    }
-    Ok(worst)
-}
-
-struct Built {
+/// What cargo has built.
+pub(super) struct Built {
     /// Suites by name.
-    tests: Vec<(String, PathBuf)>,
+    pub(super) tests: Vec<(String, PathBuf)>,
     /// Programs that they start.
-    programs: Vec<PathBuf>,
+    pub(super) programs: Vec<PathBuf>,
 }
 
 /// Builds suites, the programs of their package, and the command.
-fn build(asked: &Suite) -> Result<Built> {
+pub(super) fn build(asked: &Suite) -> Result<Built> {
     let mut command = programs::cargo("test")?;
     command.args([
         "--no-run",
