@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::container::{self, Root};
-use super::image::{self, Process};
+use super::image::{self, Kept, Process};
 use super::job::{
     Act, Answer, By, Container, Dumped, Fate, IMAGES, OUT, Restore, Restored, Subject, TABLES,
 };
@@ -121,38 +121,45 @@ fn restore(act: &Restore) -> Restored {
         Ok((root, laid_out))
     });
     match laid_out {
-        Ok((root, laid_out)) => {
-            let (mut processes, pages): (Vec<_>, Vec<_>) = laid_out.into_iter().unzip();
-            let began = Instant::now();
+        Ok((root, kept)) => {
             let root = root.as_ref().map(Root::path);
-            let is_stopped = act.by == By::Relocator;
-            let done = image::restore(
-                &act.criu,
-                &directory,
-                root,
-                is_stopped,
-                act.fault,
-                &mut processes,
-            );
-            restored.fate = match done {
-                Ok(()) => go_on(act, &processes, &pages, began, &mut restored),
-                Err(error) => Fate::NotRestored(format!("{error:#}")),
-            };
-            if act.dump && restored.fate == Fate::Runs {
-                restored.dumped = Some(dump_again(&processes, act));
-            }
-            let _ = image::end(&processes);
+            restore_kept(act, &directory, root, &kept, &mut restored);
         }
         Err(error) => restored.fate = Fate::NotRestored(format!("{error:#}")),
     }
     restored
 }
 
+/// Restores, goes on with the processes, dumps them again if that is wanted, and ends them.
+fn restore_kept(
+    act: &Restore,
+    directory: &Path,
+    root: Option<&Path>,
+    kept: &[Kept],
+    restored: &mut Restored,
+) {
+    let began = Instant::now();
+    let is_stopped = act.by == By::Relocator;
+    let processes = image::restore(&act.criu, directory, root, is_stopped, act.fault, kept);
+    let processes = match processes {
+        Ok(processes) => processes,
+        Err(error) => {
+            restored.fate = Fate::NotRestored(format!("{error:#}"));
+            return;
+        }
+    };
+    restored.fate = go_on(act, &processes, kept, began, restored);
+    if act.dump && restored.fate == Fate::Runs {
+        restored.dumped = Some(dump_again(&processes, act));
+    }
+    let _ = image::end(&processes);
+}
+
 /// Links what was restored, and watches it. `began` is when the restore began.
 fn go_on(
     act: &Restore,
     processes: &[Process],
-    pages: &[Page],
+    kept: &[Kept],
     began: Instant,
     restored: &mut Restored,
 ) -> Fate {
@@ -174,8 +181,8 @@ fn go_on(
     }
     restored.seconds = began.elapsed().as_secs_f64();
     let time = Duration::from_millis(act.observe_ms);
-    for ((process, before), number) in processes.iter().zip(pages).zip(0..) {
-        match watch(process, before, time) {
+    for ((process, kept), number) in processes.iter().zip(kept).zip(0..) {
+        match watch(process, &kept.before, time) {
             Ok((fate, observed)) => {
                 restored.observed.merge(observed, number);
                 if fate != Fate::Runs {

@@ -21,16 +21,13 @@ use nix::libc::CLONE_NEWTIME;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
-use nix::unistd::{chdir, chroot, pivot_root, sethostname, setsid};
+use nix::unistd::{chdir, pivot_root, sethostname, setsid};
 
 use super::job::{Container, OWN, Subject};
 use super::program::{self, Ran};
 
 /// Where the roots of containers are.
 const ROOTS: &str = "/containers";
-
-/// Where the guest's own root is seen once more, as a mount that can be moved.
-const WHOLE: &str = "/whole";
 
 /// What a container sees of the guest: directories, and what CRIU calls them.
 const SHARED: [(&str, &str); 5] = [
@@ -221,12 +218,6 @@ fn change_root(root: &Path) -> Result<()> {
     let none = None::<&str>;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(none, "/", none, private, none).context("private mounts")?;
-    // The first root of a machine cannot be changed by `pivot_root`; a mount of it on top can.
-    fs::create_dir_all(WHOLE)?;
-    bind("/", Path::new(WHOLE), MsFlags::MS_REC)?;
-    chdir(WHOLE)?;
-    mount(Some("."), "/", none, MsFlags::MS_MOVE, none).context("the root on top")?;
-    chroot(".")?;
     bind(root, root, MsFlags::empty())?;
     for (place, _) in SHARED {
         bind(place, &below(root, place), MsFlags::empty())?;

@@ -32,6 +32,9 @@ const REMEMBERED: [&str; 2] = ["/run/criu.kdat", "/run/criu.kdat.6"];
 /// process may have to wait for a processor itself.
 const CRIU_TIMEOUT: &str = "60";
 
+/// Lines of CRIU's log that are shown when it fails.
+const SHOWN: usize = 20;
+
 /// What CRIU calls an error and goes on without.
 const HARMLESS: &str = "binfmt_misc";
 
@@ -200,15 +203,26 @@ pub(super) fn dump(
     Ok(())
 }
 
-/// Lays out the pages of an image as they were at the dump, in the restore's own epoch. Processes
-/// have their own numbers until they are found.
-pub(super) fn lay_out(directory: &Path, image: &str, epoch: u64) -> Result<Vec<(Process, Page)>> {
+/// A process of an image that is not restored yet.
+#[derive(Debug)]
+pub(super) struct Kept {
+    /// Its own number of it.
+    own: i32,
+    /// How many threads it has at least.
+    threads: usize,
+    /// Its page.
+    page: PathBuf,
+    /// What the page says.
+    pub(super) before: Page,
+}
+
+/// Lays out the pages of an image as they were at the dump, in the restore's own epoch.
+pub(super) fn lay_out(directory: &Path, image: &str, epoch: u64) -> Result<Vec<Kept>> {
     let pids = fs::read_to_string(directory.join(KEPT_PIDS)).context("no process numbers")?;
     fs::create_dir_all(PAGES)?;
     let mut all = Vec::new();
     for (line, number) in pids.lines().zip(0..) {
         let (own, threads) = line.split_once(' ').context("the process numbers")?;
-        let own = own.parse().context("the process number")?;
         let mut bytes = fs::read(kept_page(directory, number)).context("no page")?;
         let place = bytes.get_mut(checker::EPOCH..checker::EPOCH + 8);
         place
@@ -217,14 +231,12 @@ pub(super) fn lay_out(directory: &Path, image: &str, epoch: u64) -> Result<Vec<(
         let page = page(image, number);
         // The process has mapped the file of that name.
         fs::write(&page, &bytes)?;
-        let before = Page::parse(&bytes).context("the page")?;
-        let process = Process {
-            pid: own,
-            own,
+        all.push(Kept {
+            own: own.parse().context("the process number")?,
             threads: threads.parse().context("the number of threads")?,
             page,
-        };
-        all.push((process, before));
+            before: Page::parse(&bytes).context("the page")?,
+        });
     }
     Ok(all)
 }
@@ -237,8 +249,8 @@ pub(super) fn restore(
     root: Option<&Path>,
     is_stopped: bool,
     fault: bool,
-    processes: &mut [Process],
-) -> Result<()> {
+    kept: &[Kept],
+) -> Result<Vec<Process>> {
     let first = directory.join(FIRST);
     let _ = fs::remove_file(&first);
     let mut arguments = vec!["-d".to_owned()];
@@ -249,28 +261,26 @@ pub(super) fn restore(
     }
     let ran = call(criu, "restore", directory, &arguments, fault);
     if !ran.is_success {
+        if root.is_none() {
+            // The next restore needs the same numbers.
+            kept.iter().try_for_each(|process| gone(process.own))?;
+        }
         bail!("{}", failure(&ran, &directory.join("restore.log")));
     }
-    if root.is_some() {
-        let first = fs::read_to_string(&first).context("the first process")?;
-        find(
-            first.trim().parse().context("the first process")?,
-            processes,
-        )?;
-    }
-    Ok(())
-}
-
-/// Finds the processes of a container by their own numbers.
-fn find(first: i32, processes: &mut [Process]) -> Result<()> {
-    let found = family(first)?;
-    for process in processes {
+    let first = fs::read_to_string(&first).context("the first process")?;
+    let found = family(first.trim().parse().context("the first process")?)?;
+    let processes = kept.iter().map(|process| {
         let own = process.own;
         let outside = found.iter().find(|(_, status)| status.own == own);
-        let (pid, _) = outside.with_context(|| format!("the container has no process {own}"))?;
-        process.pid = *pid;
-    }
-    Ok(())
+        let (pid, _) = outside.with_context(|| format!("there is no process {own}"))?;
+        Ok(Process {
+            pid: *pid,
+            own,
+            threads: process.threads,
+            page: process.page.clone(),
+        })
+    });
+    processes.collect()
 }
 
 /// Kills processes, and waits until their numbers are free.
@@ -316,9 +326,18 @@ fn call(criu: &Criu, action: &str, directory: &Path, arguments: &[String], fault
 fn failure(ran: &Ran, log: &Path) -> String {
     let text = fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
+    // Nothing that the lab takes for an answer: `--verbose` shows it.
+    let lines: Vec<&str> = text.lines().collect();
+    let first = lines.iter().position(|line| is_error(line));
+    let end = first
+        .map_or(lines.len(), |first| first + 3)
+        .min(lines.len());
+    for line in &lines[end.saturating_sub(SHOWN)..end] {
+        eprintln!("{line}");
+    }
     let errors: Vec<&str> = text
         .lines()
-        .filter(|line| line.contains("Error (") && !line.contains(HARMLESS))
+        .filter(|line| is_error(line))
         .map(|line| line.split_once("Error (").map_or(line, |(_, error)| error))
         .take(4)
         .collect();
@@ -326,4 +345,8 @@ fn failure(ran: &Ran, log: &Path) -> String {
         true => format!("CRIU: {}", ran.failure),
         false => format!("CRIU: {}", errors.join("; ")),
     }
+}
+
+fn is_error(line: &str) -> bool {
+    line.contains("Error (") && !line.contains(HARMLESS)
 }
