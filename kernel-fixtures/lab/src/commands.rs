@@ -218,7 +218,7 @@ fn programs(lab: &Lab, kind: &Kind) -> Result<Vec<(String, String)>> {
         }
         Language::Python => {
             let python = (format!("Python, {libc}"), "python3");
-            let names = vec![python, (format!("its C library, {libc}"), "libc6")];
+            let names = vec![python, (format!("Python's C library, {libc}"), "libc6")];
             (packages::python(lab.cache(), libc)?, names)
         }
         Language::Go => {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
-use crate::guest::{Act, Answer, By, Dumped, IMAGES, PAGES, Restore, Restored, Subject, TABLES};
+use crate::guest::{self, Act, Answer, By, Dumped, IMAGES, Restore, Restored, Subject, TABLES};
 use crate::initramfs::Archive;
 use crate::kind::Kind;
 use crate::lab::Lab;
@@ -121,12 +121,13 @@ pub(crate) fn dump(lab: &Lab, version: &str, kinds: &[Kind], repeat: usize) -> R
         for number in 0..repeat {
             pid += PIDS;
             let image = kind.image(number);
-            let page = |number| Path::new(PAGES).join(format!("{image}.{number}.page"));
             let mut environment = environment(version);
             environment.extend(program.environment.clone());
             acts.push(Act::Dump(Subject {
                 command: program.words.clone(),
-                pages: (0..kind.processes).map(page).collect(),
+                pages: (0..kind.processes)
+                    .map(|number| guest::page(&image, number))
+                    .collect(),
                 environment,
                 criu: criu.clone(),
                 container: kind.container,

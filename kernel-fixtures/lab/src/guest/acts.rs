@@ -122,8 +122,7 @@ fn restore(act: &Restore) -> Restored {
     });
     match laid_out {
         Ok((root, kept)) => {
-            let root = root.as_ref().map(Root::path);
-            restore_kept(act, &directory, root, &kept, &mut restored);
+            restore_kept(act, &directory, root.as_ref(), &kept, &mut restored);
         }
         Err(error) => restored.fate = Fate::NotRestored(format!("{error:#}")),
     }
@@ -134,14 +133,12 @@ fn restore(act: &Restore) -> Restored {
 fn restore_kept(
     act: &Restore,
     directory: &Path,
-    root: Option<&Path>,
+    root: Option<&Root>,
     kept: &[Kept],
     restored: &mut Restored,
 ) {
     let began = Instant::now();
-    let is_stopped = act.by == By::Relocator;
-    let processes = image::restore(&act.criu, directory, root, is_stopped, act.fault, kept);
-    let processes = match processes {
+    let processes = match image::restore(act, directory, root, kept) {
         Ok(processes) => processes,
         Err(error) => {
             restored.fate = Fate::NotRestored(format!("{error:#}"));

@@ -38,6 +38,10 @@ const SHARED: [(&str, &str); 5] = [
     ("/lib64", "linker"),
 ];
 
+/// The namespaces that every container has, in the order in which a process can enter them: that of
+/// mounts is last, since it changes the root.
+const NAMESPACES: [&str; 5] = ["ipc", "uts", "net", "pid", "mnt"];
+
 /// The devices of a container: name, major and minor number.
 const DEVICES: [(&str, u64, u64); 3] = [("null", 1, 3), ("zero", 1, 5), ("urandom", 1, 9)];
 
@@ -146,6 +150,21 @@ pub(super) fn start(subject: &Subject) -> Result<i32> {
     said.parse().with_context(|| format!("container: {said:?}"))
 }
 
+/// Makes sure that a container's first process has namespaces of its own.
+pub(super) fn check(first: i32, container: Container) -> Result<()> {
+    let time = (container == Container::Time).then_some("time");
+    for name in NAMESPACES.into_iter().chain(time) {
+        let of = |process: &str| {
+            let path = format!("/proc/{process}/ns/{name}");
+            fs::read_link(&path).context(path)
+        };
+        if of(&first.to_string())? == of("self")? {
+            bail!("process {first} has the guest's own namespace: {name}");
+        }
+    }
+    Ok(())
+}
+
 /// What the program of a container said before it became the subject.
 fn said(image: &str) -> PathBuf {
     Path::new(ROOTS).join(format!("{image}.said"))
@@ -250,9 +269,9 @@ pub(super) fn run_inside(
 /// status.
 pub(crate) fn enter(first: i32, words: &[String]) -> Result<u8> {
     let (program, arguments) = words.split_first().context("no program")?;
-    // All are opened before the root changes, and with it `/proc`. That of mounts is last.
+    // All are opened before the root changes, and with it `/proc`.
     let open = |name: &str| File::open(format!("/proc/{first}/ns/{name}"));
-    let namespaces = ["ipc", "uts", "net", "pid", "mnt"].map(open);
+    let namespaces = NAMESPACES.map(open);
     for namespace in namespaces {
         setns(namespace?, CloneFlags::empty()).context("namespaces of a container")?;
     }

@@ -10,11 +10,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use super::PAGES;
-use super::container;
-use super::job::{Criu, Subject};
+use super::container::{self, Root};
+use super::job::{By, Criu, Restore, Subject};
 use super::program::{self, Ran};
 use super::status::Status;
+use super::{PAGES, page};
 use crate::arch;
 use crate::checker::{self, Page};
 
@@ -33,7 +33,7 @@ const REMEMBERED: [&str; 2] = ["/run/criu.kdat", "/run/criu.kdat.6"];
 const CRIU_TIMEOUT: &str = "60";
 
 /// Lines of CRIU's log that are shown when it fails.
-const SHOWN: usize = 20;
+const SHOWN: usize = 8;
 
 /// What CRIU calls an error and goes on without.
 const HARMLESS: &str = "binfmt_misc";
@@ -66,11 +66,6 @@ impl Process {
     }
 }
 
-/// The page of a process of an image.
-fn page(image: &str, number: usize) -> PathBuf {
-    Path::new(PAGES).join(format!("{image}.{number}.page"))
-}
-
 /// The copy of a page beside an image.
 fn kept_page(directory: &Path, number: usize) -> PathBuf {
     directory.join(format!("{number}.page"))
@@ -87,7 +82,12 @@ pub(super) fn start(subject: &Subject) -> Result<Vec<Process>> {
         None => start_alone(subject)?,
     };
     let began = wait_for(first, subject);
-    let processes = began.and_then(|()| processes(first, &subject.pages));
+    let processes = began.and_then(|()| {
+        if let Some(container) = subject.container {
+            container::check(first, container)?;
+        }
+        processes(first, &subject.pages)
+    });
     if processes.is_err() {
         // Its children end by themselves when the guest does.
         let _ = kill(Pid::from_raw(first), Signal::SIGKILL);
@@ -241,25 +241,23 @@ pub(super) fn lay_out(directory: &Path, image: &str, epoch: u64) -> Result<Vec<K
     Ok(all)
 }
 
-/// Restores an image, into the root of a container if there is one, and finds its processes. With
-/// `is_stopped` their threads do not run yet.
+/// Restores an image, into the root of a container if there is one, and finds its processes. Those
+/// that the relocator links do not run yet.
 pub(super) fn restore(
-    criu: &Criu,
+    act: &Restore,
     directory: &Path,
-    root: Option<&Path>,
-    is_stopped: bool,
-    fault: bool,
+    root: Option<&Root>,
     kept: &[Kept],
 ) -> Result<Vec<Process>> {
     let first = directory.join(FIRST);
     let _ = fs::remove_file(&first);
     let mut arguments = vec!["-d".to_owned()];
-    arguments.extend(is_stopped.then(|| "-s".to_owned()));
+    arguments.extend((act.by == By::Relocator).then(|| "-s".to_owned()));
     arguments.extend(["--pidfile".to_owned(), first.display().to_string()]);
     if let Some(root) = root {
-        arguments.extend(container::restore_arguments(root));
+        arguments.extend(container::restore_arguments(root.path()));
     }
-    let ran = call(criu, "restore", directory, &arguments, fault);
+    let ran = call(&act.criu, "restore", directory, &arguments, act.fault);
     if !ran.is_success {
         if root.is_none() {
             // The next restore needs the same numbers.
@@ -268,7 +266,11 @@ pub(super) fn restore(
         bail!("{}", failure(&ran, &directory.join("restore.log")));
     }
     let first = fs::read_to_string(&first).context("the first process")?;
-    let found = family(first.trim().parse().context("the first process")?)?;
+    let first = first.trim().parse().context("the first process")?;
+    if let Some(container) = act.container {
+        container::check(first, container)?;
+    }
+    let found = family(first)?;
     let processes = kept.iter().map(|process| {
         let own = process.own;
         let outside = found.iter().find(|(_, status)| status.own == own);

@@ -9,7 +9,7 @@ mod program;
 mod status;
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -61,7 +61,12 @@ pub(crate) fn contain(step: &Contain) -> Result<u8> {
 }
 
 /// Where subjects have their pages.
-pub(crate) const PAGES: &str = "/run/lab";
+const PAGES: &str = "/run/lab";
+
+/// The page of a process of an image.
+pub(crate) fn page(image: &str, number: usize) -> PathBuf {
+    Path::new(PAGES).join(format!("{image}.{number}.page"))
+}
 
 /// Does the job. The result is the status to end with.
 pub(crate) fn run() -> Result<u8> {
