@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::guest::{Contain, Container};
+use crate::kind::Language;
 use crate::machine::Settings;
 use crate::packages;
 
@@ -50,6 +52,9 @@ pub(crate) enum Action {
     /// What a guest runs.
     #[command(hide = true)]
     Guest,
+    /// What a guest runs to set up containers.
+    #[command(hide = true, subcommand)]
+    Contain(Contain),
 }
 
 #[derive(Debug, Args)]
@@ -111,6 +116,27 @@ pub(crate) struct Matrix {
     /// Pairs of a kernel and itself as well: as it is, and with `CRIU_FAULT=127`.
     #[arg(long)]
     pub(crate) same: bool,
+    /// Languages of the checker: c, python, go. There is no Python with musl, and Go has no C
+    /// library.
+    #[arg(
+        long,
+        value_name = "LANGUAGES",
+        value_delimiter = ',',
+        default_value = "c"
+    )]
+    pub(crate) language: Vec<Language>,
+    /// Processes live in containers, which are linked from outside. `--container=time` gives them a
+    /// time namespace as well; `--container=inside` links them from inside; with several, there are
+    /// images of each.
+    #[arg(
+        long,
+        value_name = "KINDS",
+        value_delimiter = ',',
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "usual"
+    )]
+    pub(crate) container: Vec<Container>,
     #[command(flatten)]
     pub(crate) times: Times,
     #[command(flatten)]
@@ -128,6 +154,18 @@ pub(crate) struct Chain {
     /// The C library.
     #[arg(long, value_name = "VERSION", default_value = packages::USUAL_LIBC)]
     pub(crate) libc: String,
+    /// The language of the checker.
+    #[arg(long, value_name = "LANGUAGE", default_value = "c")]
+    pub(crate) language: Language,
+    /// Processes live in containers: see `matrix`.
+    #[arg(
+        long,
+        value_name = "KIND",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "usual"
+    )]
+    pub(crate) container: Option<Container>,
     /// CRIU alone.
     #[arg(long)]
     pub(crate) plain: bool,

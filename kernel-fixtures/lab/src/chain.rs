@@ -7,8 +7,9 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::guest::By;
+use crate::kind::Kind;
 use crate::lab::Lab;
-use crate::scenario::{self, Dumps, Kind, Wanted};
+use crate::scenario::{self, Dumps, Wanted};
 use crate::tally::Tally;
 
 /// What a chain is over.
@@ -16,7 +17,7 @@ use crate::tally::Tally;
 pub(crate) struct Plan {
     /// The kernels, in this order.
     pub(crate) kernels: Vec<String>,
-    /// The version of CRIU and the C library.
+    /// The kind of subjects.
     pub(crate) kind: Kind,
     /// Processes that go along.
     pub(crate) repeat: usize,
@@ -31,12 +32,9 @@ pub(crate) struct Plan {
 pub(crate) struct Chain {
     /// The kernels.
     pub(crate) kernels: Vec<String>,
-    /// The version of CRIU.
-    pub(crate) criu: String,
-    /// The C library.
-    pub(crate) libc: String,
-    /// Processes in each image.
-    pub(crate) processes: usize,
+    /// The kind of subjects.
+    #[serde(flatten)]
+    pub(crate) kind: Kind,
     /// Who made vDSOs right.
     pub(crate) by: By,
     /// Processes that began.
@@ -60,9 +58,7 @@ impl Chain {
 pub(crate) fn run(lab: &Lab, plan: &Plan, began: &(dyn Fn(&str) + Sync)) -> Result<Chain> {
     let mut chain = Chain {
         kernels: plan.kernels.clone(),
-        criu: plan.kind.criu.clone(),
-        libc: plan.kind.libc.clone(),
-        processes: plan.kind.processes,
+        kind: plan.kind.clone(),
         by: plan.by,
         began: 0,
         arrived: 0,
@@ -128,7 +124,7 @@ fn hop(
     let wanted: Vec<Wanted> = arrived
         .map(|image| Wanted {
             image: image.clone(),
-            criu: plan.kind.criu.clone(),
+            kind: plan.kind.clone(),
             by: plan.by,
             epoch: place as u64 + 1,
             dump: !is_last,

@@ -9,10 +9,10 @@ use kernel_source::Cache;
 use crate::arguments::{Action, Arguments, Output};
 use crate::chain;
 use crate::guest::By;
+use crate::kind::{self, Kind, Language};
 use crate::lab::Lab;
 use crate::matrix;
 use crate::report::{self, Report};
-use crate::scenario::Kind;
 use crate::{packages, run, suite};
 
 /// With this variable set, what cannot be run is a failure.
@@ -39,7 +39,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u8> {
         Lab::new(arguments.settings.clone(), relocator, arguments.verbose)
     };
     match &arguments.action {
-        Action::Guest => Ok(0),
+        Action::Guest | Action::Contain(_) => Ok(0),
         Action::Fetch { kernels } => {
             for (name, tree) in packages::fetch_all(&Cache::locate(), kernels)? {
                 println!("{name}: {} packages", tree.packages.len());
@@ -50,17 +50,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u8> {
         Action::Shell { kernel } => run::shell(&lab()?, kernel),
         Action::Suite(asked) => suite::run(&lab()?, asked),
         Action::Matrix(asked) => {
-            let kinds = asked.criu.iter().flat_map(|criu| {
-                let kind = |libc: &String| Kind {
-                    criu: criu.clone(),
-                    libc: libc.clone(),
-                    processes: asked.times.tree as usize,
-                };
-                asked.libc.iter().map(kind)
-            });
+            let tree = asked.times.tree as usize;
+            let kinds = kind::all(
+                &asked.criu,
+                &asked.language,
+                &asked.libc,
+                tree,
+                &asked.container,
+            )?;
             let plan = matrix::Plan {
                 pairs: matrix::pairs(&asked.kernels, asked.same),
-                kinds: kinds.collect(),
+                kinds,
                 repeat: asked.times.repeat as usize,
                 observe: Duration::from_millis(asked.times.observe),
                 jobs: asked.times.jobs,
@@ -68,13 +68,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u8> {
             compare(&lab()?, &[plan], &[], &asked.output)
         }
         Action::Chain(asked) => {
+            let kinds = kind::all(
+                std::slice::from_ref(&asked.criu),
+                &[asked.language],
+                std::slice::from_ref(&asked.libc),
+                asked.times.tree as usize,
+                asked.container.as_slice(),
+            )?;
             let plan = chain::Plan {
                 kernels: asked.kernels.clone(),
-                kind: Kind {
-                    criu: asked.criu.clone(),
-                    libc: asked.libc.clone(),
-                    processes: asked.times.tree as usize,
-                },
+                kind: kinds.into_iter().next().context("no kind")?,
                 repeat: asked.times.repeat as usize,
                 observe: Duration::from_millis(asked.times.observe),
                 by: if asked.plain { By::Criu } else { By::Relocator },
@@ -87,11 +90,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u8> {
 
 /// The short form. What cannot run is ignored, unless everything is required.
 fn short(lab: impl FnOnce() -> Result<Lab>, output: &Output) -> Result<u8> {
-    let kind = |libc: &str| Kind {
-        criu: packages::USUAL_CRIU.to_owned(),
-        libc: libc.to_owned(),
-        processes: 1,
-    };
+    let kind = |libc: &str| Kind::usual(packages::USUAL_CRIU, libc);
     let plan = |pairs: &[(&str, &str)], kinds: Vec<Kind>| matrix::Plan {
         pairs: pairs
             .iter()
@@ -201,14 +200,37 @@ fn used(
         let criu = packages::criu(lab.cache(), &kind.criu)?;
         let version = criu.version("criu").unwrap_or_default().to_owned();
         used.push((format!("CRIU {}", kind.criu), version));
-        let libc = packages::libc(lab.cache(), &kind.libc)?;
-        let package = if kind.libc == "musl" { "musl" } else { "libc6" };
-        let version = libc.version(package).unwrap_or_default().to_owned();
-        used.push((format!("C library {}", kind.libc), version));
+        used.extend(programs(lab, kind)?);
     }
     used.sort();
     used.dedup();
     Ok(used)
+}
+
+/// The packages that the checker of a kind is made of.
+fn programs(lab: &Lab, kind: &Kind) -> Result<Vec<(String, String)>> {
+    let libc = &kind.libc;
+    let (tree, names) = match kind.language {
+        Language::C => {
+            let package = if libc == "musl" { "musl" } else { "libc6" };
+            let names = vec![(format!("C library {libc}"), package)];
+            (packages::libc(lab.cache(), libc)?, names)
+        }
+        Language::Python => {
+            let python = (format!("Python, {libc}"), "python3");
+            let names = vec![python, (format!("Python's C library, {libc}"), "libc6")];
+            (packages::python(lab.cache(), libc)?, names)
+        }
+        Language::Go => {
+            let names = vec![("Go".to_owned(), "golang-go")];
+            (packages::go(lab.cache())?, names)
+        }
+    };
+    let version = |package| tree.version(package).unwrap_or_default().to_owned();
+    let versions = names
+        .into_iter()
+        .map(|(what, package)| (what, version(package)));
+    Ok(versions.collect())
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {

@@ -8,18 +8,36 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use kernel_source::{Cache, Kernel};
 
-use crate::checker::{self, Libc};
+use crate::checker::{self, Interpreter, Libc};
 use crate::guest::{self, Answer, Criu, Job};
 use crate::initramfs::{self, Archive};
+use crate::kind::{Kind, Language};
 use crate::machine::{Boot, Channel, Ended, Machine, Settings};
 use crate::{arch, packages, programs, scratch};
 
-/// Where a guest has the lab's own programs.
-const PROGRAM: &str = "/lab/kernel-lab";
+/// Where a guest has the relocator.
 const RELOCATOR: &str = "/lab/relocator";
 
 /// A layer of a guest's file system.
 type Layer = Arc<Vec<u8>>;
+
+/// How a guest runs a checker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Program {
+    /// The program and its arguments, before those that name pages.
+    pub(crate) words: Vec<String>,
+    /// Its environment.
+    pub(crate) environment: Vec<(String, String)>,
+}
+
+impl Program {
+    fn alone(program: &Path) -> Self {
+        Self {
+            words: vec![program.display().to_string()],
+            environment: Vec::new(),
+        }
+    }
+}
 
 /// The lab: everything that guests are made of.
 pub(crate) struct Lab {
@@ -73,7 +91,11 @@ impl Lab {
                 "/bin/busybox",
             )?;
             archive.file("/init", 0o755, guest::init().as_bytes())?;
-            add_program(&mut archive, &std::env::current_exe()?, Path::new(PROGRAM))?;
+            add_program(
+                &mut archive,
+                &std::env::current_exe()?,
+                Path::new(guest::OWN),
+            )?;
             archive.finish()
         })
     }
@@ -114,9 +136,42 @@ impl Lab {
         Ok((layer, Criu { version, directory }))
     }
 
-    /// The checker with a C library, and its path in a guest.
-    pub(crate) fn checker(&self, libc: &str) -> Result<(Layer, PathBuf)> {
-        let directory = PathBuf::from(format!("/opt/libc-{libc}"));
+    /// The checker of a kind, and how a guest runs it.
+    pub(crate) fn checker(&self, kind: &Kind) -> Result<(Layer, Program)> {
+        let directory = PathBuf::from(kind.directory());
+        match kind.language {
+            Language::C => self.checker_in_c(&kind.libc, &directory),
+            Language::Python => {
+                let tree = packages::python(&self.cache, &kind.libc)?;
+                let python = Interpreter::of(&tree)?;
+                let layer = self.layer(&kind.directory(), || {
+                    let mut archive = Archive::default();
+                    python.add(&mut archive, &directory)?;
+                    archive.finish()
+                })?;
+                let program = Program {
+                    words: python.words(&directory),
+                    environment: Interpreter::environment(&directory),
+                };
+                Ok((layer, program))
+            }
+            Language::Go => {
+                let program = directory.join("checker");
+                let layer = self.layer(&kind.directory(), || {
+                    let tree = packages::go(&self.cache)?;
+                    let scratch = scratch::directory()?;
+                    let built = scratch.path().join("checker");
+                    checker::compile_go(&tree, &self.cache, &built)?;
+                    let mut archive = Archive::default();
+                    archive.copy(&built, &program)?;
+                    archive.finish()
+                })?;
+                Ok((layer, Program::alone(&program)))
+            }
+        }
+    }
+
+    fn checker_in_c(&self, libc: &str, directory: &Path) -> Result<(Layer, Program)> {
         let program = directory.join("checker");
         let layer = self.layer(&format!("libc {libc}"), || {
             let tree = packages::libc(&self.cache, libc)?;
@@ -126,13 +181,13 @@ impl Lab {
             if libc == "musl" {
                 checker::compile(&Libc::Musl(tree), &built)?;
             } else {
-                checker::compile(&Libc::Glibc(directory.clone()), &built)?;
-                archive.libraries(&built, &tree.root, &directory)?;
+                checker::compile(&Libc::Glibc(directory.to_owned()), &built)?;
+                archive.libraries(&built, &tree.root, directory)?;
             }
             archive.copy(&built, &program)?;
             archive.finish()
         })?;
-        Ok((layer, program))
+        Ok((layer, Program::alone(&program)))
     }
 
     /// Boots a kernel with a job. `more` are layers besides the usual ones.

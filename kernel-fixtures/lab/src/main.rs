@@ -14,6 +14,7 @@
 //! | `guest` | what runs inside: the first program, jobs, CRIU, the relocator |
 //! | `checker` | the program that is dumped and restored, and the page of its counts |
 //! | `lab` | what guests are made of, prepared once |
+//! | `kind` | kinds of subjects: CRIU, language, C library, container |
 //! | `scenario` | dump on one kernel, restore on another |
 //! | `matrix`, `chain`, `commands` | many scenarios |
 //! | `run`, `suite` | other programs in guests: a shell, a command, the workspace's tests |
@@ -31,6 +32,7 @@ mod commands;
 mod guest;
 mod initramfs;
 mod interrupt;
+mod kind;
 mod lab;
 mod libraries;
 mod machine;
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match &arguments.action {
         Action::Guest => guest::run(),
+        Action::Contain(step) => guest::contain(step),
         _ => interrupt::watch().and_then(|()| commands::run(&arguments)),
     };
     match done {

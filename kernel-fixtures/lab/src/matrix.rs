@@ -7,8 +7,9 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::guest::{By, Fate};
+use crate::kind::Kind;
 use crate::lab::Lab;
-use crate::scenario::{self, Dumps, Kind, Restores, Wanted};
+use crate::scenario::{self, Dumps, Restores, Wanted};
 use crate::tally::Tally;
 use crate::workers;
 
@@ -17,7 +18,7 @@ use crate::workers;
 pub(crate) struct Plan {
     /// Ordered pairs of kernels.
     pub(crate) pairs: Vec<(String, String)>,
-    /// Versions of CRIU with C libraries.
+    /// Kinds of subjects.
     pub(crate) kinds: Vec<Kind>,
     /// Images of each kind on each kernel.
     pub(crate) repeat: usize,
@@ -42,12 +43,9 @@ pub(crate) struct Row {
     pub(crate) from: String,
     /// The kernel of the restore.
     pub(crate) to: String,
-    /// The version of CRIU.
-    pub(crate) criu: String,
-    /// The C library.
-    pub(crate) libc: String,
-    /// Processes in each image.
-    pub(crate) processes: usize,
+    /// The kind of subjects.
+    #[serde(flatten)]
+    pub(crate) kind: Kind,
     /// Whether CRIU was told to take the vDSO for another one although it is the same.
     pub(crate) fault: bool,
     /// CRIU alone.
@@ -110,7 +108,7 @@ fn restore(
             for (by, epoch) in [(By::Criu, 1), (By::Relocator, 2)] {
                 wanted.push(Wanted {
                     image: kind.image(number),
-                    criu: kind.criu.clone(),
+                    kind: kind.clone(),
                     by,
                     epoch,
                     dump: false,
@@ -171,9 +169,7 @@ fn empty(pair: &(String, String), kind: &Kind, fault: bool) -> Row {
     Row {
         from: pair.0.clone(),
         to: pair.1.clone(),
-        criu: kind.criu.clone(),
-        libc: kind.libc.clone(),
-        processes: kind.processes,
+        kind: kind.clone(),
         fault,
         plain: Tally::default(),
         linked: Tally::default(),
@@ -209,11 +205,7 @@ mod tests {
     }
 
     fn filled(restored: Vec<Restored>, failure: Option<&str>) -> Row {
-        let kind = Kind {
-            criu: "4.3".to_owned(),
-            libc: "2.36".to_owned(),
-            processes: 1,
-        };
+        let kind = Kind::usual("4.3", "2.36");
         let images = [kind.image(0), kind.image(1)];
         let dumps = Dumps::with_images(&images).unwrap();
         let restores = Restores {

@@ -1,4 +1,5 @@
-//! What the lab takes from the distribution: the emulator, CRIU, C libraries, kernels with modules.
+//! What the lab takes from the distribution: the emulator, CRIU, C libraries, Python, Go,
+//! kernels with modules.
 //!
 //! Suites are named by code name, which stays with a release.
 
@@ -85,6 +86,43 @@ pub(crate) fn libc(cache: &Cache, version: &str) -> Result<Tree> {
         .with_context(|| format!("C library {version}"))
 }
 
+/// Python interpreters: the C library that one uses, and the suite that has both.
+const PYTHONS: [(&str, &str); 2] = [("2.36", "bookworm"), ("newest", "sid")];
+
+/// Whether there is a Python interpreter for a C library.
+pub(crate) fn has_python(libc: &str) -> bool {
+    PYTHONS.iter().any(|(name, _)| *name == libc)
+}
+
+/// The Python interpreter that a suite builds for its C library, with both.
+pub(crate) fn python(cache: &Cache, libc: &str) -> Result<Tree> {
+    let Some((_, suite)) = PYTHONS.iter().find(|(name, _)| *name == libc) else {
+        let known: Vec<&str> = PYTHONS.iter().map(|(name, _)| *name).collect();
+        bail!(
+            "no Python with C library {libc}: {} are known",
+            known.join(", ")
+        );
+    };
+    let request = TreeRequest {
+        name: &format!("python-{libc}"),
+        suites: &[suite],
+        packages: &["python3"],
+    };
+    cache
+        .tree(&request)
+        .with_context(|| format!("Python with C library {libc}"))
+}
+
+/// The Go compiler with its library's sources.
+pub(crate) fn go(cache: &Cache) -> Result<Tree> {
+    let request = TreeRequest {
+        name: "go",
+        suites: &["trixie"],
+        packages: &["golang-go"],
+    };
+    cache.tree(&request).context("Go")
+}
+
 /// A kernel and its modules.
 pub(crate) fn kernel(cache: &Cache, version: &str) -> Result<(Kernel, Tree)> {
     let kernel = cache.fetch(version)?;
@@ -105,6 +143,11 @@ pub(crate) fn fetch_all(cache: &Cache, kernels: &[String]) -> Result<Vec<(String
     for (version, ..) in LIBCS {
         trees.push((format!("C library {version}"), libc(cache, version)?));
     }
+    for (libc, _) in PYTHONS {
+        let name = format!("Python with C library {libc}");
+        trees.push((name, python(cache, libc)?));
+    }
+    trees.push(("Go".to_owned(), go(cache)?));
     for version in kernels {
         trees.push((format!("Linux {version}"), kernel(cache, version)?.1));
     }

@@ -9,6 +9,7 @@ use kernel_source::Tree;
 use crate::arguments::Run;
 use crate::guest::Job;
 use crate::initramfs::Archive;
+use crate::kind::Kind;
 use crate::lab::{self, Lab};
 use crate::machine::{self, Channel};
 use crate::packages;
@@ -166,7 +167,8 @@ fn find(word: &str) -> Option<PathBuf> {
 pub(crate) fn shell(lab: &Lab, version: &str) -> Result<u8> {
     let kernel = lab.kernel(version)?;
     let (criu, _) = lab.criu(packages::USUAL_CRIU)?;
-    let (checker, _) = lab.checker(packages::USUAL_LIBC)?;
+    let kind = Kind::usual(packages::USUAL_CRIU, packages::USUAL_LIBC);
+    let (checker, _) = lab.checker(&kind)?;
     let relocator = lab.relocator()?;
     let layers: [&[u8]; 3] = [&criu, &checker, &relocator];
     let ended = lab.boot(&kernel, &Job::Shell, &layers, SHELL, Channel::Terminal)?;

@@ -6,8 +6,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
-use crate::guest::{Act, Answer, By, Dumped, IMAGES, Restore, Restored, Subject, TABLES};
+use crate::guest::{self, Act, Answer, By, Dumped, IMAGES, Restore, Restored, Subject, TABLES};
 use crate::initramfs::Archive;
+use crate::kind::Kind;
 use crate::lab::Lab;
 use crate::scratch;
 
@@ -23,24 +24,6 @@ const ACT: Duration = Duration::from_secs(150);
 
 /// The first kernel without a question that CRIU asks about glibc's restartable sequences.
 const RSEQ: (u32, u32) = (5, 13);
-
-/// A kind of subjects: what dumps them, and which C library they use.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Kind {
-    /// The version of CRIU.
-    pub(crate) criu: String,
-    /// The C library.
-    pub(crate) libc: String,
-    /// Processes in each image.
-    pub(crate) processes: usize,
-}
-
-impl Kind {
-    /// The name of the image of one subject.
-    pub(crate) fn image(&self, number: usize) -> String {
-        format!("{}-{}-{number}", self.criu, self.libc)
-    }
-}
 
 /// What dumps on a kernel left: images, and what one carries from its kernel.
 #[derive(Debug)]
@@ -112,8 +95,8 @@ pub(crate) struct Restores {
 pub(crate) struct Wanted {
     /// The image.
     pub(crate) image: String,
-    /// What restores it.
-    pub(crate) criu: String,
+    /// The kind of subjects in it.
+    pub(crate) kind: Kind,
     /// Who makes its vDSO right.
     pub(crate) by: By,
     /// How often the image was restored before.
@@ -133,17 +116,23 @@ pub(crate) fn dump(lab: &Lab, version: &str, kinds: &[Kind], repeat: usize) -> R
     let mut pid = FIRST_PID;
     for kind in kinds {
         let (layer, criu) = lab.criu(&kind.criu)?;
-        let (checker, program) = lab.checker(&kind.libc)?;
+        let (checker, program) = lab.checker(kind)?;
         layers.extend([layer, checker]);
         for number in 0..repeat {
             pid += PIDS;
+            let image = kind.image(number);
+            let mut environment = environment(version);
+            environment.extend(program.environment.clone());
             acts.push(Act::Dump(Subject {
-                image: kind.image(number),
-                program: program.clone(),
-                environment: environment(version),
+                command: program.words.clone(),
+                pages: (0..kind.processes)
+                    .map(|number| guest::page(&image, number))
+                    .collect(),
+                environment,
                 criu: criu.clone(),
-                processes: kind.processes,
+                container: kind.container,
                 pid,
+                image,
             }));
         }
     }
@@ -188,18 +177,14 @@ pub(crate) fn restore(
             continue;
         };
         archive.copy_tree(&directory, &Path::new(IMAGES).join(&one.image))?;
-        let (layer, criu) = lab.criu(&one.criu)?;
+        let (layer, criu) = lab.criu(&one.kind.criu)?;
         // The program itself is mapped from its file.
-        let libc = one
-            .image
-            .split('-')
-            .nth(1)
-            .context("the name of an image")?;
-        layers.extend([layer, lab.checker(libc)?.0]);
+        layers.extend([layer, lab.checker(&one.kind)?.0]);
         acts.push(Act::Restore(Restore {
             image: one.image.clone(),
             epoch: one.epoch,
             criu,
+            container: one.kind.container,
             by: one.by,
             old: old.clone(),
             fault: one.fault,

@@ -5,8 +5,9 @@
  *     checker PAGE...
  *
  * For each further page there is a child that does the same. A page is a file that the checker
- * shares with the lab (struct page; mod.rs has the same layout). It is counted there how often each function was called, how often an answer was wrong,
- * and how far each thread has come, so that a thread that stands still shows.
+ * shares with the lab (struct page; mod.rs has the same layout). It is counted there how often each
+ * function was called, how often an answer was wrong, and how far each thread has come, so that a
+ * thread that stands still shows.
  *
  * A spinning thread makes a burst of calls between two system calls. No value may be earlier than
  * the one before it, the first not earlier than the system call before the burst, the last not
@@ -49,7 +50,7 @@ struct page {
 	_Atomic uint64_t handled;            /* signals */
 	_Atomic uint64_t messages;
 	_Atomic uint64_t randoms;            /* of this epoch */
-	_Atomic uint64_t reserved;
+	_Atomic uint64_t workers;            /* that are counted in `progress` */
 	_Atomic uint64_t calls[FUNCTIONS];
 	_Atomic uint64_t wrong[FUNCTIONS];
 	_Atomic uint64_t progress[THREADS];
@@ -440,6 +441,7 @@ int main(int count, char **words)
 		return 2;
 	}
 	close(file);
+	atomic_store(&page->workers, THREADS);
 	direct_gettime = find("__vdso_clock_gettime");
 	direct_getres = find("__vdso_clock_getres");
 	direct_getcpu = find("__vdso_getcpu");

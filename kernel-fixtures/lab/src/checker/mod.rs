@@ -1,16 +1,21 @@
-//! The checker: the program that is dumped and restored, and the page by which it says how it goes.
+//! The checker: the program that is dumped and restored, in several languages, and the page by which
+//! it says how it goes.
 
 mod build;
+mod go;
+mod python;
 
 use serde::{Deserialize, Serialize};
 
 pub(crate) use build::{Libc, compile};
+pub(crate) use go::compile as compile_go;
+pub(crate) use python::Interpreter;
 
 /// Bytes of the page.
 pub(crate) const SIZE: usize = 8192;
 
-/// Threads that the checker has, with its first one.
-pub(crate) const THREADS: usize = 16;
+/// Threads that the page has room for; the checker in C has so many, with its first one.
+const THREADS: usize = 16;
 
 /// The functions that it counts, in the order of the page.
 pub(crate) const FUNCTIONS: [&str; 12] = [
@@ -54,7 +59,7 @@ pub(crate) struct Page {
     pub(crate) calls: Vec<u64>,
     /// Wrong answers by function.
     pub(crate) wrong: Vec<u64>,
-    /// How far each thread has come.
+    /// How far each thread has come; goroutines in Go.
     pub(crate) progress: Vec<u64>,
     /// The first random numbers of this epoch.
     pub(crate) random: Vec<u64>,
@@ -77,7 +82,8 @@ impl Page {
             taken.to_vec()
         };
         let (calls, wrong) = (take(FUNCTIONS.len()), take(FUNCTIONS.len()));
-        let progress = take(THREADS);
+        let mut progress = take(THREADS);
+        progress.truncate(usize::try_from(words[7]).unwrap_or(THREADS));
         let mut random = take(RANDOM);
         random.truncate(usize::try_from(words[6]).unwrap_or(0));
         let messages = bytes.get(MESSAGES..SIZE)?.chunks_exact(MESSAGE);
@@ -101,11 +107,12 @@ impl Page {
         })
     }
 
-    /// What has happened since an earlier moment.
+    /// What has happened since an earlier moment; since the beginning, if that is an empty page.
     pub(crate) fn since(&self, earlier: &Self) -> Observed {
         let differences = |now: &[u64], then: &[u64]| -> Vec<u64> {
+            let then = then.iter().copied().chain(std::iter::repeat(0));
             let pairs = now.iter().zip(then);
-            pairs.map(|(now, then)| now.wrapping_sub(*then)).collect()
+            pairs.map(|(now, then)| now.wrapping_sub(then)).collect()
         };
         let progress = differences(&self.progress, &earlier.progress);
         let still = progress.iter().zip(0..).filter(|(steps, _)| **steps == 0);
@@ -193,29 +200,38 @@ mod tests {
     #[test]
     fn a_page_is_read_and_a_short_one_refused() {
         let bytes = page(
-            &[(0, MAGIC), (6, 2), (8, 7), (20, 3), (32, 9), (48, 5)],
+            &[
+                (0, MAGIC),
+                (6, 2),
+                (7, 8),
+                (8, 7),
+                (20, 3),
+                (32, 9),
+                (48, 5),
+            ],
             "late",
         );
         let read = Page::parse(&bytes).unwrap();
         assert!(read.is_ready);
         assert_eq!((read.calls[0], read.wrong[0], read.progress[0]), (7, 3, 9));
-        assert_eq!(read.random, [5, 0]);
+        assert_eq!((read.random, read.progress.len()), (vec![5, 0], 8));
         assert_eq!(read.messages, ["late"]);
         assert_eq!(Page::parse(&bytes[..SIZE - 1]), None);
     }
 
     #[test]
     fn a_thread_without_progress_stands_still() {
-        let then = Page::parse(&page(&[(32, 4), (33, 4)], "")).unwrap();
+        let then = Page::parse(&page(&[(7, 16), (32, 4), (33, 4)], "")).unwrap();
         let mut words: Vec<(usize, u64)> = (32..48).map(|place| (place, 5)).collect();
         words[1] = (33, 4);
-        words.push((31, 6));
+        words.extend([(31, 6), (7, 16)]);
         let now = Page::parse(&page(&words, "x")).unwrap();
         let observed = now.since(&then);
         assert_eq!(observed.still, [1]);
         assert_eq!(observed.all_wrong(), 6);
         assert_eq!(observed.wrong_by_name(), [("getrandom", 6)]);
         assert_eq!(observed.messages, ["x"]);
+        assert_eq!(now.since(&Page::default()).all_wrong(), 6);
         let mut both = observed.clone();
         both.merge(observed, 1);
         assert_eq!((both.still, both.wrong[11]), (vec![1, 17], 12));

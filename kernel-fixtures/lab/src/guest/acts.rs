@@ -8,10 +8,14 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::image::{self, Process};
-use super::job::{Act, Answer, By, Dumped, Fate, IMAGES, OUT, Restore, Restored, Subject, TABLES};
+use super::container::{self, Root};
+use super::image::{self, Kept, Process};
+use super::job::{
+    Act, Answer, By, Container, Dumped, Fate, IMAGES, OUT, Restore, Restored, Subject, TABLES,
+};
 use super::program;
-use crate::checker::{Observed, Page, THREADS};
+use super::status::Status;
+use crate::checker::{Observed, Page};
 
 /// The command that links, in a guest.
 pub(crate) const RELOCATOR: &str = "/lab/relocator";
@@ -65,14 +69,14 @@ fn describe() -> Result<f64> {
 
 fn dump(subject: &Subject) -> Dumped {
     let began = Instant::now();
-    let dumped = image::start(subject).and_then(|(mut child, processes)| {
+    let dumped = image::start(subject).and_then(|processes| {
         let wrong = wrong(&processes);
-        let dumped = image::dump(&subject.criu, &processes, &dumped_to(&subject.image));
+        let is_contained = subject.container.is_some();
+        let to = dumped_to(&subject.image);
+        let dumped = image::dump(&subject.criu, &processes, is_contained, &to);
         if dumped.is_err() {
             let _ = image::end(&processes);
         }
-        // CRIU's dump kills; the number of a dead child stays taken until it is waited for.
-        let _ = child.wait();
         dumped.map(|()| wrong)
     });
     finished(&subject.image, dumped, began)
@@ -111,36 +115,55 @@ fn restore(act: &Restore) -> Restored {
         dumped: None,
     };
     let directory = Path::new(IMAGES).join(&act.image);
-    match image::lay_out(&directory, &act.image, act.epoch) {
-        Ok(laid_out) => {
-            let (processes, pages): (Vec<_>, Vec<_>) = laid_out.into_iter().unzip();
-            restored.fate = go_on(act, &directory, &processes, &pages, &mut restored);
-            if act.dump && restored.fate == Fate::Runs {
-                restored.dumped = Some(dump_again(&processes, act));
-            }
-            let _ = image::end(&processes);
+    let root = act.container.map(|_| Root::lay_out(&act.image)).transpose();
+    let laid_out = root.and_then(|root| {
+        let laid_out = image::lay_out(&directory, &act.image, act.epoch)?;
+        Ok((root, laid_out))
+    });
+    match laid_out {
+        Ok((root, kept)) => {
+            restore_kept(act, &directory, root.as_ref(), &kept, &mut restored);
         }
         Err(error) => restored.fate = Fate::NotRestored(format!("{error:#}")),
     }
     restored
 }
 
-/// Restores, links and watches.
-fn go_on(
+/// Restores, goes on with the processes, dumps them again if that is wanted, and ends them.
+fn restore_kept(
     act: &Restore,
     directory: &Path,
+    root: Option<&Root>,
+    kept: &[Kept],
+    restored: &mut Restored,
+) {
+    let began = Instant::now();
+    let processes = match image::restore(act, directory, root, kept) {
+        Ok(processes) => processes,
+        Err(error) => {
+            restored.fate = Fate::NotRestored(format!("{error:#}"));
+            return;
+        }
+    };
+    restored.fate = go_on(act, &processes, kept, began, restored);
+    if act.dump && restored.fate == Fate::Runs {
+        restored.dumped = Some(dump_again(&processes, act));
+    }
+    let _ = image::end(&processes);
+}
+
+/// Links what was restored, and watches it. `began` is when the restore began.
+fn go_on(
+    act: &Restore,
     processes: &[Process],
-    pages: &[Page],
+    kept: &[Kept],
+    began: Instant,
     restored: &mut Restored,
 ) -> Fate {
-    let began = Instant::now();
-    let is_stopped = act.by == By::Relocator;
-    if let Err(error) = image::restore(&act.criu, directory, is_stopped, act.fault) {
-        return Fate::NotRestored(format!("{error:#}"));
-    }
-    if is_stopped {
+    if act.by == By::Relocator {
+        let first = processes.first().map_or(0, |process| process.pid);
         for process in processes {
-            let ran = apply(process.pid, act);
+            let ran = apply(process, first, act);
             restored
                 .reports
                 .extend(serde_json::from_str(&ran.stdout).ok());
@@ -155,8 +178,8 @@ fn go_on(
     }
     restored.seconds = began.elapsed().as_secs_f64();
     let time = Duration::from_millis(act.observe_ms);
-    for ((process, before), number) in processes.iter().zip(pages).zip(0..) {
-        match watch(process, before, time) {
+    for ((process, kept), number) in processes.iter().zip(kept).zip(0..) {
+        match watch(process, &kept.before, time) {
             Ok((fate, observed)) => {
                 restored.observed.merge(observed, number);
                 if fate != Fate::Runs {
@@ -169,13 +192,23 @@ fn go_on(
     Fate::Runs
 }
 
-fn apply(pid: i32, act: &Restore) -> program::Ran {
+fn apply(process: &Process, first: i32, act: &Restore) -> program::Ran {
     let mut words = vec!["apply".to_owned(), "--json".to_owned()];
-    words.extend(["--pid".to_owned(), pid.to_string()]);
     for old in &act.old {
         words.extend(["--old".to_owned(), old.display().to_string()]);
     }
-    program::run(RELOCATOR, words, &[KEPT])
+    relocator(words, process, first, act)
+}
+
+/// Runs the relocator on a process: outside of its container, or inside.
+fn relocator(mut words: Vec<String>, process: &Process, first: i32, act: &Restore) -> program::Ran {
+    let is_inside = act.container == Some(Container::Inside);
+    let pid = if is_inside { process.own } else { process.pid };
+    words.extend(["--pid".to_owned(), pid.to_string()]);
+    match is_inside {
+        true => container::run_inside(first, RELOCATOR, &words, &[KEPT]),
+        false => program::run(RELOCATOR, words, &[KEPT]),
+    }
 }
 
 /// Watches a process for that long, and longer if a thread has not come on yet.
@@ -184,7 +217,7 @@ fn watch(process: &Process, before: &Page, time: Duration) -> Result<(Fate, Obse
     loop {
         std::thread::sleep(Duration::from_millis(20).min(time));
         let observed = process.read()?.since(before);
-        if let Some(end) = ended(process.pid) {
+        if let Some(end) = ended(process) {
             return Ok((Fate::Lost(end), observed));
         }
         let elapsed = began.elapsed();
@@ -199,46 +232,41 @@ fn watch(process: &Process, before: &Page, time: Duration) -> Result<(Fate, Obse
 }
 
 /// Why a process no longer runs, if it does not.
-fn ended(pid: i32) -> Option<String> {
-    let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else {
+fn ended(process: &Process) -> Option<String> {
+    let Ok(status) = Status::read(process.pid) else {
         return Some("it is gone".to_owned());
     };
-    let field = |name: &str| {
-        let mut lines = status.lines();
-        lines.find_map(|line| line.strip_prefix(name).map(str::trim))
-    };
-    let state = field("State:").unwrap_or_default();
-    if state.starts_with(['Z', 'X']) {
-        let end = nix::sys::wait::waitpid(Pid::from_raw(pid), None);
+    if status.is_dead {
+        let end = nix::sys::wait::waitpid(Pid::from_raw(process.pid), None);
         return Some(match end {
             Ok(nix::sys::wait::WaitStatus::Signaled(_, signal, _)) => format!("{signal}"),
             other => format!("{other:?}"),
         });
     }
-    let threads = field("Threads:").and_then(|count| count.parse::<usize>().ok());
-    match threads {
-        Some(THREADS) => None,
-        other => Some(format!("{other:?} threads are left")),
-    }
+    let (now, before) = (status.threads, process.threads);
+    (now < before).then(|| format!("{now} of {before} threads are left"))
 }
 
 /// Dumps processes that run here, prepared for it where the relocator knows how.
 fn dump_again(processes: &[Process], act: &Restore) -> Dumped {
     let began = Instant::now();
     let wrong = wrong(processes);
+    let first = processes.first().map_or(0, |process| process.pid);
     let prepared = processes
         .iter()
-        .try_for_each(|process| prepare(process.pid, act.by));
-    let dumped = prepared.and_then(|()| image::dump(&act.criu, processes, &dumped_to(&act.image)));
+        .try_for_each(|process| prepare(process, first, act));
+    let is_contained = act.container.is_some();
+    let to = dumped_to(&act.image);
+    let dumped = prepared.and_then(|()| image::dump(&act.criu, processes, is_contained, &to));
     finished(&act.image, dumped.map(|()| wrong), began)
 }
 
 /// A linked process is prepared for a dump.
-fn prepare(pid: i32, by: By) -> Result<()> {
-    if by != By::Relocator {
+fn prepare(process: &Process, first: i32, act: &Restore) -> Result<()> {
+    if act.by != By::Relocator {
         return Ok(());
     }
-    let ran = program::run(RELOCATOR, ["prepare", "--pid", &pid.to_string()], &[KEPT]);
+    let ran = relocator(vec!["prepare".to_owned()], process, first, act);
     match ran.is_success {
         true => Ok(()),
         false => bail!("relocator prepare: {}", ran.failure),

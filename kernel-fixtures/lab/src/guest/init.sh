@@ -1,5 +1,14 @@
 #!/bin/busybox sh
 # The first program of a guest: mounts, loads modules, runs the guest program, hands back /out.
+# Containers change their root by pivot_root, which a kernel refuses for its first root. So all runs
+# on a mount of that on top of it.
+if [ "$1" != again ]; then
+	/bin/busybox mkdir -p /whole
+	/bin/busybox mount -o bind / /whole
+	cd /whole
+	/bin/busybox mount -o move /whole /
+	exec /bin/busybox chroot . /bin/busybox sh /init again
+fi
 /bin/busybox mkdir -p /bin /sbin /usr/bin /usr/sbin /proc /sys /dev /tmp /run /out /etc /root
 /bin/busybox --install -s /bin
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin:/lab HOME=/root

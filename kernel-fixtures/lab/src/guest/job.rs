@@ -1,8 +1,10 @@
 //! What a guest is told to do, and what it says about it. Both are JSON: the job is a file in the
 //! guest, each answer is a line.
 
+use std::fmt;
 use std::path::PathBuf;
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::checker::Observed;
@@ -18,6 +20,9 @@ pub(crate) const TABLES: &str = "/lab/tables";
 
 /// Where a guest leaves files.
 pub(crate) const OUT: &str = "/out";
+
+/// Where a guest has this program.
+pub(crate) const OWN: &str = "/lab/kernel-lab";
 
 /// What a guest does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,16 +59,44 @@ pub(crate) enum Act {
 pub(crate) struct Subject {
     /// The name of its image.
     pub(crate) image: String,
-    /// The program. It gets the path of its page.
-    pub(crate) program: PathBuf,
+    /// The program and its arguments. It gets the paths of its pages behind them.
+    pub(crate) command: Vec<String>,
+    /// Its pages: one for each process, the program and its children.
+    pub(crate) pages: Vec<PathBuf>,
     /// Its environment.
     pub(crate) environment: Vec<(String, String)>,
     /// What dumps it.
     pub(crate) criu: Criu,
-    /// How many processes it is: the program and its children, each with a page of its own.
-    pub(crate) processes: usize,
-    /// The process number that it gets if that is free: no process of another guest has it.
+    /// The container that it lives in.
+    pub(crate) container: Option<Container>,
+    /// The process number that it gets if that is free: no process of another guest has it. In a
+    /// container it is the first process, whatever this says.
     pub(crate) pid: i32,
+}
+
+/// The containers that subjects live in: namespaces of their own for processes, mounts, host names,
+/// IPC and networks.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize, Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Container {
+    /// Linked from outside.
+    Usual,
+    /// With a time namespace as well: its clocks are days ahead of the guest's.
+    Time,
+    /// Linked from inside: the relocator is a process of the container.
+    Inside,
+}
+
+impl fmt::Display for Container {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Usual => "container",
+            Self::Time => "container-time",
+            Self::Inside => "container-inside",
+        })
+    }
 }
 
 /// CRIU in a guest.
@@ -84,6 +117,8 @@ pub(crate) struct Restore {
     pub(crate) epoch: u64,
     /// What restores it.
     pub(crate) criu: Criu,
+    /// The container that its processes live in.
+    pub(crate) container: Option<Container>,
     /// Who makes its vDSO right.
     pub(crate) by: By,
     /// Old vDSOs that the relocator is told of.

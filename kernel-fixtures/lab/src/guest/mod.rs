@@ -2,17 +2,21 @@
 //! job in a file and answers with lines.
 
 mod acts;
+mod container;
 mod image;
 mod job;
 mod program;
+mod status;
 
 use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
 pub(crate) use job::{
-    Act, Answer, By, Criu, Dumped, Fate, IMAGES, JOB, Job, OUT, Restore, Restored, Subject, TABLES,
+    Act, Answer, By, Container, Criu, Dumped, Fate, IMAGES, JOB, Job, OUT, OWN, Restore, Restored,
+    Subject, TABLES,
 };
 
 use crate::arch;
@@ -20,6 +24,48 @@ use crate::arch;
 /// The guest's first program.
 pub(crate) fn init() -> String {
     include_str!("init.sh").replace("@CHANNEL@", arch::CHANNEL)
+}
+
+/// The steps into a container; see `container`.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Contain {
+    /// Enters new namespaces and starts their first process.
+    Begin {
+        /// The subject, as JSON.
+        subject: String,
+    },
+    /// Becomes the subject, as the first process of its namespaces.
+    First {
+        /// The subject, as JSON.
+        subject: String,
+        /// The root of the container.
+        root: PathBuf,
+    },
+    /// Runs a program as a process of a container.
+    Inside {
+        /// The container's first process.
+        first: i32,
+        /// The program and its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
+}
+
+/// Takes one step into a container. The result is the status to end with.
+pub(crate) fn contain(step: &Contain) -> Result<u8> {
+    match step {
+        Contain::Begin { subject } => container::begin(subject),
+        Contain::First { subject, root } => match container::become_first(subject, root)? {},
+        Contain::Inside { first, words } => container::enter(*first, words),
+    }
+}
+
+/// Where subjects have their pages.
+const PAGES: &str = "/run/lab";
+
+/// The page of a process of an image.
+pub(crate) fn page(image: &str, number: usize) -> PathBuf {
+    Path::new(PAGES).join(format!("{image}.{number}.page"))
 }
 
 /// Does the job. The result is the status to end with.

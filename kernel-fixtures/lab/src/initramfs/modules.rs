@@ -13,7 +13,7 @@ use super::Archive;
 
 /// Disks, and what CRIU asks the kernel about sockets, firewalls and network devices. What a kernel
 /// does not have as a module is built in, or missing; CRIU says so.
-const WANTED: [&str; 13] = [
+const WANTED: [&str; 14] = [
     "virtio_pci",
     "virtio_blk",
     "virtio_net",
@@ -25,6 +25,7 @@ const WANTED: [&str; 13] = [
     "af_packet_diag",
     "netlink_diag",
     "nf_tables",
+    "nf_conntrack_netlink",
     "tun",
     "veth",
 ];

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::Report;
-use super::text::{fates, subjects, wrong_calls};
+use super::text::{fates, wrong_calls};
 use crate::tally::Tally;
 
 /// A report as tables for a document.
@@ -16,7 +16,7 @@ pub(crate) fn markdown(report: &Report) -> String {
     let mut text = format!("{}. {}.\n", report.machines, versions.join("; "));
     if !report.rows.is_empty() {
         text.push_str(
-            "\n| dumped on | restored on | libc | CRIU | CRIU alone | wrong calls | with relocator | wrong calls |\n\
+            "\n| dumped on | restored on | checker | CRIU | CRIU alone | wrong calls | with relocator | wrong calls |\n\
              |---|---|---|---|---|---|---|---|\n",
         );
     }
@@ -33,15 +33,15 @@ pub(crate) fn markdown(report: &Report) -> String {
             "| {} | {}{fault} | {} | {} | {} | {} |",
             row.from,
             row.to,
-            subjects(&row.libc, row.processes),
-            row.criu,
+            row.kind.to_string(),
+            row.kind.criu,
             cells(&row.plain),
             cells(&row.linked),
         );
     }
     if !report.chains.is_empty() {
         text.push_str(
-            "\n| chain | libc | CRIU | arrived | on each kernel |\n|---|---|---|---|---|\n",
+            "\n| chain | checker | CRIU | arrived | on each kernel |\n|---|---|---|---|---|\n",
         );
     }
     for chain in &report.chains {
@@ -50,8 +50,8 @@ pub(crate) fn markdown(report: &Report) -> String {
             text,
             "| {} | {} | {} | {}/{} | {} |",
             chain.kernels.join(" > "),
-            subjects(&chain.libc, chain.processes),
-            chain.criu,
+            chain.kind.to_string(),
+            chain.kind.criu,
             chain.arrived,
             chain.began,
             hops.join("; "),

@@ -55,6 +55,7 @@ impl Report {
 pub(crate) mod tests {
     use super::*;
     use crate::guest::By;
+    use crate::kind::Kind;
     use crate::tally::Tally;
 
     /// A report with a pair where CRIU alone is wrong, one that could not run, and a chain.
@@ -80,9 +81,7 @@ pub(crate) mod tests {
         let row = Row {
             from: "5.10".to_owned(),
             to: "6.12".to_owned(),
-            criu: "4.3".to_owned(),
-            libc: "2.36".to_owned(),
-            processes: 1,
+            kind: Kind::usual("4.3", "2.36"),
             fault: false,
             plain,
             linked: linked.clone(),
@@ -102,9 +101,10 @@ pub(crate) mod tests {
             rows: vec![row, ignored],
             chains: vec![Chain {
                 kernels: ["6.1", "6.12", "6.1"].map(str::to_owned).into(),
-                criu: "4.3".to_owned(),
-                libc: "newest".to_owned(),
-                processes: 3,
+                kind: Kind {
+                    processes: 3,
+                    ..Kind::usual("4.3", "newest")
+                },
                 by: By::Relocator,
                 began: 5,
                 arrived: 4,

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::Report;
-use super::text::{fates, subjects, wrong_calls};
+use super::text::{fates, wrong_calls};
 use crate::tally::Tally;
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:76em;padding:0 1em}\
@@ -43,7 +43,7 @@ fn matrix(report: &Report, page: &mut String) {
     }
     page.push_str(
         "<h2>Pairs</h2>\n<p>Each image was restored twice: by CRIU alone, and by CRIU and the \
-         relocator.</p>\n<table>\n<tr><th>dumped on<th>restored on<th>libc<th>CRIU<th>CRIU alone\
+         relocator.</p>\n<table>\n<tr><th>dumped on<th>restored on<th>checker<th>CRIU<th>CRIU alone\
          <th>wrong calls<th>with relocator<th>wrong calls</tr>\n",
     );
     for row in &report.rows {
@@ -53,8 +53,8 @@ fn matrix(report: &Report, page: &mut String) {
             "<tr><td>{}<td>{}{fault}<td>{}<td>{}{}{}</tr>",
             escape(&row.from),
             escape(&row.to),
-            escape(&subjects(&row.libc, row.processes)),
-            escape(&row.criu),
+            escape(&row.kind.to_string()),
+            escape(&row.kind.criu),
             cells(&row.plain, row.ignored.as_deref()),
             cells(&row.linked, row.ignored.as_deref()),
         );
@@ -80,7 +80,7 @@ fn chains(report: &Report, page: &mut String) {
     if report.chains.is_empty() {
         return;
     }
-    page.push_str("<h2>Chains</h2>\n<table>\n<tr><th>chain<th>libc<th>CRIU<th>arrived<th>on each kernel</tr>\n");
+    page.push_str("<h2>Chains</h2>\n<table>\n<tr><th>chain<th>checker<th>CRIU<th>arrived<th>on each kernel</tr>\n");
     for chain in &report.chains {
         let class = if chain.is_good() { "good" } else { "bad" };
         let hops: Vec<String> = chain.hops.iter().map(|hop| escape(&fates(hop))).collect();
@@ -88,8 +88,8 @@ fn chains(report: &Report, page: &mut String) {
             page,
             "<tr><td>{}<td>{}<td>{}<td class=\"{class}\">{}/{}<td>{}</tr>",
             escape(&chain.kernels.join(" > ")),
-            escape(&subjects(&chain.libc, chain.processes)),
-            escape(&chain.criu),
+            escape(&chain.kind.to_string()),
+            escape(&chain.kind.criu),
             chain.arrived,
             chain.began,
             hops.join("<br>"),

@@ -47,7 +47,7 @@ fn matrix(rows: &[Row]) -> Table {
     let mut table = table(&[
         "dumped on",
         "restored on",
-        "libc",
+        "checker",
         "CRIU",
         "CRIU alone",
         "wrong calls",
@@ -61,8 +61,8 @@ fn matrix(rows: &[Row]) -> Table {
         table.add_row([
             row.from.clone(),
             format!("{}{fault}", row.to),
-            subjects(&row.libc, row.processes),
-            row.criu.clone(),
+            row.kind.to_string(),
+            row.kind.criu.clone(),
             fates(&row.plain),
             wrong_calls(&row.plain),
             fates(&row.linked),
@@ -75,26 +75,18 @@ fn matrix(rows: &[Row]) -> Table {
 }
 
 fn chains(chains: &[Chain]) -> Table {
-    let mut table = table(&["chain", "libc", "CRIU", "arrived", "on each kernel"]);
+    let mut table = table(&["chain", "checker", "CRIU", "arrived", "on each kernel"]);
     for chain in chains {
         let hops: Vec<String> = chain.hops.iter().map(fates).collect();
         table.add_row([
             chain.kernels.join(" > "),
-            subjects(&chain.libc, chain.processes),
-            chain.criu.clone(),
+            chain.kind.to_string(),
+            chain.kind.criu.clone(),
             format!("{}/{}", chain.arrived, chain.began),
             hops.join(" | "),
         ]);
     }
     table
-}
-
-/// The C library, and how many processes there are in an image if it is more than one.
-pub(super) fn subjects(libc: &str, processes: usize) -> String {
-    match processes {
-        1 => libc.to_owned(),
-        many => format!("{libc}, {many} processes"),
-    }
 }
 
 /// What became of processes: "4/5 right, 1 lost".
@@ -142,7 +134,7 @@ fn reasons(report: &Report) -> String {
         }
     };
     for row in &report.rows {
-        let pair = format!("{} > {}, libc {}", row.from, row.to, row.libc);
+        let pair = format!("{} > {}, {}", row.from, row.to, row.kind);
         for (tally, who) in [(&row.plain, "CRIU alone"), (&row.linked, "with relocator")] {
             for reason in &tally.reasons {
                 add(format!("{pair}, {who}"), reason);
@@ -169,8 +161,8 @@ fn reasons(report: &Report) -> String {
         if let Some(reason) = &row.ignored {
             let _ = writeln!(
                 text,
-                "ignored: {} > {}, libc {}, CRIU {}: {reason}",
-                row.from, row.to, row.libc, row.criu
+                "ignored: {} > {}, {}, CRIU {}: {reason}",
+                row.from, row.to, row.kind, row.kind.criu
             );
         }
     }
@@ -211,8 +203,8 @@ mod tests {
             "5/5 right",
             "6.1 > 6.12 > 6.1",
             "4/5",
-            "5.10 > 6.12, libc 2.36, CRIU alone: SIGSEGV <1>",
-            "ignored: 6.12 > 5.10, libc 2.36, CRIU 4.3: CRIU: it does not know",
+            "5.10 > 6.12, 2.36, CRIU alone: SIGSEGV <1>",
+            "ignored: 6.12 > 5.10, 2.36, CRIU 4.3: CRIU: it does not know",
             "ignored: Linux 6.18: no package",
         ] {
             assert!(text.contains(words), "{words}:\n{text}");
