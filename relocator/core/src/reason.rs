@@ -5,9 +5,9 @@
 
 use std::fmt;
 
-use elf_tools::Svma;
 use elf_tools::processor::ProcessorFeatures;
 use elf_tools::relocation::{Kind, OpaqueReason, OperandField, Width};
+use elf_tools::{Avma, Svma};
 
 /// Why a strategy was chosen for a function.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -248,6 +248,14 @@ pub enum Forced {
         "no memory of the process is marked as holding random states, so none can be made stale"
     )]
     RandomStatesUnknown,
+    /// The same, and there is memory that may hold states without being marked.
+    #[error(
+        "the memory at {at} may hold random states, though it is not marked as such: a restore may have lost that, so not all states can be made stale"
+    )]
+    RandomStatesUnmarked {
+        /// The first such memory.
+        at: Avma,
+    },
 }
 
 impl Forced {
@@ -255,6 +263,7 @@ impl Forced {
     pub fn code(self) -> &'static str {
         match self {
             Self::RandomStatesUnknown => "random-states-unknown",
+            Self::RandomStatesUnmarked { .. } => "random-states-unmarked",
         }
     }
 }

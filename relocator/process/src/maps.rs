@@ -35,34 +35,52 @@ pub fn own() -> io::Result<Vec<Mapping>> {
     parse(&contents("/proc/self/maps")?)
 }
 
-/// The mappings of a process that the kernel may turn into zeros at any time (`MAP_DROPPABLE`), as
-/// those of random states are: `dp` among the `VmFlags` of `/proc/PID/smaps`. Errors are those of
-/// [`of`].
-pub fn droppable(pid: i32) -> io::Result<Vec<Range<Avma>>> {
-    flagged(pid, "dp")
-}
-
-/// The mappings of a process of which another one fills pages when they are touched
-/// (`userfaultfd`): `um` among their `VmFlags`. Errors are those of [`of`].
-pub fn on_demand(pid: i32) -> io::Result<Vec<Range<Avma>>> {
-    flagged(pid, "um")
-}
-
-/// The mappings with a flag.
-fn flagged(pid: i32, wanted: &str) -> io::Result<Vec<Range<Avma>>> {
+/// The memory of a process that is not as most is: what `VmFlags` of `/proc/PID/smaps` say, one
+/// reading. Errors are those of [`of`].
+pub fn special(pid: i32) -> io::Result<SpecialMemory> {
     let bytes = contents(&format!("/proc/{pid}/smaps"))?;
     let text = String::from_utf8_lossy(&bytes);
-    let mut found = Vec::new();
+    let mut found = SpecialMemory::default();
     let mut current = None;
     for line in text.lines() {
         if let Some(flags) = line.strip_prefix("VmFlags:") {
-            let has_flag = flags.split_whitespace().any(|flag| flag == wanted);
-            found.extend(current.take().filter(|_| has_flag));
+            if let Some(mapping) = current.take() {
+                found.add(mapping, flags);
+            }
         } else if let Some(mapping) = mapping(line) {
-            current = Some(mapping.range);
+            current = Some(mapping);
         }
     }
     Ok(found)
+}
+
+/// Ranges of memory with flags.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SpecialMemory {
+    /// What the kernel may turn into zeros at any time (`MAP_DROPPABLE`), as it may states of
+    /// `getrandom`: `dp`.
+    pub droppable: Vec<Range<Avma>>,
+    /// Anonymous memory of the process alone that is left out of core dumps (`MADV_DONTDUMP`), and
+    /// is not droppable: `dd`. Memory that was droppable is so too, if a restore did not know that.
+    pub undumped: Vec<Range<Avma>>,
+    /// What another process fills when it is touched (`userfaultfd`): `um`.
+    pub on_demand: Vec<Range<Avma>>,
+}
+
+impl SpecialMemory {
+    fn add(&mut self, mapping: Mapping, flags: &str) {
+        let has = |wanted: &str| flags.split_whitespace().any(|flag| flag == wanted);
+        let protection = mapping.protection;
+        let is_own = protection.write && !protection.shared && !mapping.name.starts_with('/');
+        if has("um") {
+            self.on_demand.push(mapping.range.clone());
+        }
+        if has("dp") {
+            self.droppable.push(mapping.range);
+        } else if has("dd") && is_own {
+            self.undumped.push(mapping.range);
+        }
+    }
 }
 
 /// The name of a mapping if it is one that the kernel gives to the mappings of its vDSO, one of
@@ -154,6 +172,39 @@ mod tests {
         }
     }
 
+    fn own_special() -> SpecialMemory {
+        special(Pid::this().as_raw()).unwrap()
+    }
+
+    #[test]
+    fn flags_tell_what_memory_is_for() {
+        let mut found = SpecialMemory::default();
+        let mut add = |line: &str, flags: &str| found.add(mapping(line).unwrap(), flags);
+        add(
+            "1000-2000 rw-p 00000000 00:00 0 ",
+            " rd wr mr mw me wf dd nr dp",
+        );
+        add(
+            "2000-3000 rw-p 00000000 00:00 0 ",
+            " rd wr mr mw me wf dd nr",
+        );
+        add("3000-4000 rw-s 00000000 00:01 7 /memfd:a", " rd wr dd");
+        add(
+            "4000-5000 r--p 00000000 00:00 0  [vvar]",
+            " rd mr pf io de dd",
+        );
+        add("5000-6000 rw-p 00000000 00:00 0 ", " rd wr mr mw me um");
+        add("6000-7000 rw-p 00000000 00:00 0  [anon:a]", " rd wr dd ac");
+        add("7000-8000 rw-p 00000000 00:00 0 ", " rd wr ac");
+        let page = |at: u64| Avma(at)..Avma(at + 0x1000);
+        let expected = SpecialMemory {
+            droppable: vec![page(0x1000)],
+            undumped: vec![page(0x2000), page(0x6000)],
+            on_demand: vec![page(0x5000)],
+        };
+        assert_eq!(found, expected);
+    }
+
     #[test]
     fn droppable_memory_of_this_process_is_found() {
         use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
@@ -166,11 +217,11 @@ mod tests {
         let mapped = unsafe { mmap_anonymous(None, size, protection, flags) };
         let Ok(start) = mapped else {
             // An older kernel, which has no such memory.
-            assert!(droppable(Pid::this().as_raw()).unwrap().is_empty());
+            assert!(own_special().droppable.is_empty());
             return;
         };
         let expected = Avma(start.addr().get() as u64);
-        let found = droppable(Pid::this().as_raw()).unwrap();
+        let found = own_special().droppable;
         assert!(
             found.iter().any(|range| range.contains(&expected)),
             "{found:?}"

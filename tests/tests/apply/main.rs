@@ -17,6 +17,7 @@ mod protection;
 mod refused;
 mod seen;
 mod snapshot;
+mod states;
 mod tool;
 
 use std::process::ExitCode;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         protection::trials(arguments.list),
         refused::trials(arguments.list),
         seen::trials(arguments.list),
+        states::trials(arguments.list),
     ];
     let trials = trials.into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit_code()

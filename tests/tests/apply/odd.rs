@@ -43,6 +43,13 @@ pub(crate) const STARTING: &str = "starting";
 /// It executes itself all the time.
 pub(crate) const EXECUTING: &str = "executing";
 
+/// It has memory for random states.
+pub(crate) const WITH_STATES: &str = "with-states";
+/// The same, and some that a restore has made without knowing what it is for.
+pub(crate) const UNMARKED: &str = "unmarked";
+/// It maps other memory where that was, again and again, which must keep what it holds.
+pub(crate) const REMAPPING: &str = "remapping";
+
 /// The user whom nothing belongs to.
 const NOBODY: libc::c_long = 65534;
 
@@ -87,7 +94,59 @@ pub(crate) fn live(what: &str) {
                 .exec();
             panic!("{error}");
         }
+        WITH_STATES => {
+            map(None, DROPPABLE);
+            rest(0);
+        }
+        UNMARKED => {
+            map(None, DROPPABLE);
+            let memory = map(None, libc::MAP_PRIVATE);
+            for advice in [libc::MADV_WIPEONFORK, libc::MADV_DONTDUMP] {
+                // SAFETY: the memory stays what it is.
+                assert_eq!(unsafe { libc::madvise(memory, STATES, advice) }, 0);
+            }
+            rest(0);
+        }
+        REMAPPING => {
+            let place = map(None, DROPPABLE);
+            again_and_again(|| remap(place));
+        }
         other => unreachable!("{other}"),
+    }
+}
+
+/// `MAP_DROPPABLE`, since Linux 6.11.
+pub(crate) const DROPPABLE: c_int = 8;
+
+/// Bytes of memory for states.
+const STATES: usize = 16 << 12;
+
+/// Memory of a kind, at a place.
+fn map(place: Option<*mut c_void>, kind: c_int) -> *mut c_void {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let fixed = if place.is_some() { libc::MAP_FIXED } else { 0 };
+    let flags = kind | libc::MAP_ANONYMOUS | fixed;
+    let place = place.unwrap_or(std::ptr::null_mut());
+    // SAFETY: what is at the place is this function's.
+    let memory = unsafe { libc::mmap(place, STATES, protection, flags, -1, 0) };
+    assert_ne!(memory, libc::MAP_FAILED);
+    memory
+}
+
+/// Ends the process if ordinary memory loses what it holds.
+fn remap(place: *mut c_void) {
+    const BYTE: u8 = 0x5a;
+    const LOOKS: usize = 20;
+    map(Some(place), DROPPABLE);
+    map(Some(place), libc::MAP_PRIVATE);
+    // SAFETY: nothing else refers to it.
+    let bytes = unsafe { std::slice::from_raw_parts_mut(place.cast::<u8>(), STATES) };
+    bytes.fill(BYTE);
+    for _ in 0..LOOKS {
+        let lost = std::hint::black_box(&*bytes)
+            .iter()
+            .any(|&byte| byte != BYTE);
+        assert!(!lost, "ordinary memory has lost what it held");
     }
 }
 

@@ -111,11 +111,16 @@ pub(crate) struct Odd {
 
 impl Odd {
     pub(crate) fn start(what: &str) -> Result<Self, String> {
+        Self::with(OLD_VDSO.clone()?, what)
+    }
+
+    /// The same with another old vDSO.
+    pub(crate) fn with(old: OldVdso, what: &str) -> Result<Self, String> {
         let own = std::env::current_exe().map_err(|error| in_words(&error))?;
         let mut command = Command::new(own);
         command.args([odd::ARGUMENT, what]);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
-        let bed = Bed::new(OLD_VDSO.clone()?);
+        let bed = Bed::new(old);
         let mut restored = bed.launch(command)?;
         let mut said = 0;
         if what != EXECUTING {

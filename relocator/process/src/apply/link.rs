@@ -15,17 +15,15 @@ use super::place::{self, Unit, UnitPlace, Unreachable};
 use super::recognise::{KernelMapping, KernelUnit};
 use super::record::{Placed, Record};
 use super::survey::Survey;
-use super::text::Text;
+use super::text::{GETRANDOM, Text};
 use super::{Planned, Transaction};
+use crate::maps::SpecialMemory;
 use crate::targets::{Step, Target, subtract};
 use crate::{Error, Result, Unlinkable};
 use relocator::link::{Old, link};
 use relocator::placement::{PAGE, Placement};
 use relocator::plan::{Forced, Policy};
-use relocator::threads::{Write, random};
-
-/// The function that keeps states.
-const GETRANDOM: &str = "__vdso_getrandom";
+use relocator::threads::Write;
 
 /// Most pages next to a text that are kept free for its record.
 const ROOM: usize = 2;
@@ -156,10 +154,12 @@ fn link_all(
         }
     };
     let placed = survey.origins.complete(&placed);
-    let droppable = target.droppable()?;
+    let states = survey
+        .has_states()
+        .then(|| survey.special.droppable.clone());
     let mut transaction = Transaction {
         kernel: moves(unit, &placed)?,
-        stale: random::stale(&droppable),
+        stale: states.unwrap_or_default(),
         ..Transaction::default()
     };
     let guard = dump::guard(survey, unit, &placed, kernel.limits);
@@ -177,7 +177,7 @@ fn link_all(
                 .map(|placed| (placed.name.clone(), placed.to))
                 .collect(),
         };
-        let old = trusted(text, &droppable);
+        let old = trusted(text, &survey.special);
         let linked = link(&old, &kernel.target(), &placement, policy)?;
         let what = layout::Kernel {
             build_id: kernel.build_id().to_vec(),
@@ -201,15 +201,19 @@ fn link_all(
     Ok(transaction)
 }
 
-/// The old image, of which `getrandom` makes the system call if its states cannot be made stale:
-/// they are not known, perhaps since a restore has not kept what tells them from other memory. Two
-/// processes restored from one image must not share a key.
-fn trusted<'a>(text: &'a Text, droppable: &[Range<Avma>]) -> Cow<'a, Old> {
+/// The old image, of which `getrandom` makes the system call if not all of its states can be made
+/// stale. None are known in a process without droppable memory: perhaps a restore has not kept what
+/// tells them from other memory. Beside droppable memory there may be states that were there before
+/// such a restore; that memory is left out of core dumps as well. Two processes restored from one
+/// image must not share a key.
+fn trusted<'a>(text: &'a Text, special: &SpecialMemory) -> Cow<'a, Old> {
     let mut old = Cow::Borrowed(&text.old);
-    if droppable.is_empty() {
-        let reason = Forced::RandomStatesUnknown;
-        old.to_mut().force_system_call(GETRANDOM, reason);
-    }
+    let reason = match (special.droppable.is_empty(), special.undumped.first()) {
+        (true, _) => Forced::RandomStatesUnknown,
+        (false, Some(memory)) => Forced::RandomStatesUnmarked { at: memory.start },
+        (false, None) => return old,
+    };
+    old.to_mut().force_system_call(GETRANDOM, reason);
     old
 }
 

@@ -143,7 +143,9 @@ fn attempt(
     let pid = process.pid();
     let mut live = Live::stop(pid.as_raw(), PATIENCE)?;
     let stop = live.stopped_for();
-    live.set_on_demand(survey.on_demand.clone());
+    if !survey.has_states() {
+        live.set_special(survey.special.clone());
+    }
     let restorers = process.restorers(&survey.mappings);
     for tracee in live.tracees() {
         let registers = tracee.registers()?;

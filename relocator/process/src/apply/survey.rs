@@ -12,6 +12,7 @@ use super::recognise::{FoundVdsos, KernelUnit, MAX_TEXT, OldText, recognise};
 use super::record::Record;
 use super::recovery::RecoveryCopy;
 use super::text::{Known, Text, in_words};
+use crate::maps::SpecialMemory;
 use crate::targets::live::injected_call;
 use crate::targets::{Mapping, Step, StoppedTarget, Target, overlaps};
 use crate::{Error, Refusal, Result, Unlinkable};
@@ -32,8 +33,8 @@ pub(super) struct Survey {
     pub(super) origins: Origins,
     /// Copies of texts that a killed tool has not put in their place.
     pub(super) leftovers: Vec<Range<Avma>>,
-    /// Memory that is filled when it is touched.
-    pub(super) on_demand: Vec<Range<Avma>>,
+    /// Memory that is not as most is.
+    pub(super) special: SpecialMemory,
 }
 
 impl Survey {
@@ -75,7 +76,7 @@ impl Survey {
             origins: Origins::of(&texts, &copies),
             texts,
             leftovers,
-            on_demand: target.on_demand()?,
+            special: target.special()?,
         })
     }
 
@@ -116,6 +117,22 @@ impl Survey {
         self.leftovers.iter().cloned().map(Step::Unmap)
     }
 
+    /// Whether old code keeps random states in the memory of the process.
+    pub(super) fn has_states(&self) -> bool {
+        self.texts.iter().any(Text::has_states)
+    }
+
+    /// Whether random states are where they were: mappings may have come and gone since, and other
+    /// memory may be where droppable memory was.
+    fn holds_states(&self, target: &impl StoppedTarget) -> Result<bool> {
+        if !self.has_states() {
+            return Ok(true);
+        }
+        let now = target.special()?;
+        let (droppable, undumped) = (&self.special.droppable, &self.special.undumped);
+        Ok(now.droppable == *droppable && now.undumped == *undumped)
+    }
+
     /// Whether a stopped process is what it was, as far as it matters: text, the kernel's mappings,
     /// zeros, and `places` that the steps use. Its mappings now, if it is.
     pub(super) fn holds(
@@ -144,7 +161,7 @@ impl Survey {
             injected_call::erase(&mut bytes);
             was_read && bytes == text.found.bytes
         };
-        let holds = same && self.texts.iter().all(is_same);
+        let holds = same && self.texts.iter().all(is_same) && self.holds_states(target)?;
         Ok(holds.then_some(now))
     }
 }

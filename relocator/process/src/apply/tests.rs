@@ -66,7 +66,7 @@ pub(super) fn process(name: &str, places: &[u64]) -> Pretended {
     process.put(STACK, data, "[stack]", Some(vec![0; 2 * PAGE as usize]));
     process.put(STATES, data, "", Some(vec![7; PAGE as usize]));
     process.auxv = Some(Avma(OLD));
-    process.droppable = vec![Avma(STATES)..Avma(STATES + PAGE)];
+    process.special.droppable = vec![Avma(STATES)..Avma(STATES + PAGE)];
     let threads = places.iter().zip(1..);
     process.threads = threads.map(|(&place, id)| thread(id, place)).collect();
     process

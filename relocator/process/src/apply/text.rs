@@ -28,6 +28,9 @@ use relocator::source::{NoSymtab, Source};
 use relocator::tables::{self, OldTables};
 use relocator::threads::{CodeNow, Crossing, Memory};
 
+/// The function that keeps random states.
+pub(super) const GETRANDOM: &str = "__vdso_getrandom";
+
 /// What the user says about old images.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Known<'a> {
@@ -253,6 +256,11 @@ impl Text {
             .filter(|place| own.part(place) != base.part(place))
             .collect();
         Record::runs_in(&own.bytes, own.at, &places)
+    }
+
+    /// Whether a function of it keeps random states in the memory of the process.
+    pub(super) fn has_states(&self) -> bool {
+        self.old.image.export(GETRANDOM).is_some()
     }
 
     /// The exported function of one of these names.

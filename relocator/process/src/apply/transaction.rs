@@ -13,7 +13,7 @@ use super::survey::Survey;
 use crate::targets::{Mapping, Step, StoppedTarget, Thread, writable};
 use crate::{Error, Obstacle, Result};
 use relocator::threads::carry::{Carried, Contexts, Stuck, carry};
-use relocator::threads::{CodeNow, Crossing, Memory, Registers, StuckReason, Verdict, Write};
+use relocator::threads::{CodeNow, Crossing, Memory, Registers, StuckReason, Verdict};
 
 /// All changes, in this order: threads leave the old texts, `early`, threads leave the new
 /// vDSO, `kernel`, `late`. After each step the process could go on.
@@ -21,8 +21,8 @@ use relocator::threads::{CodeNow, Crossing, Memory, Registers, StuckReason, Verd
 pub(super) struct Transaction {
     /// Each text: what threads find there now, and what they will.
     pub(super) crossings: Vec<(Option<CodeNow>, CodeNow)>,
-    /// Writes that do not depend on threads.
-    pub(super) stale: Vec<Write>,
+    /// Droppable memory in which random states may be, which nobody may use as they are.
+    pub(super) stale: Vec<Range<Avma>>,
     /// Makes texts independent of the kernel's mappings.
     pub(super) early: Vec<Step>,
     /// Moves them.
@@ -57,7 +57,9 @@ impl Transaction {
                 Step::Replace { at, bytes } => (*at, bytes.len() as u64),
                 Step::Move { from, to } => (*to, from.end.0 - from.start.0),
                 Step::Placeholder(range) | Step::Unmap(range) => return Some(range.clone()),
-                Step::Registers(_) | Step::Write(_) | Step::RecoveryCopy(_) => return None,
+                Step::Registers(_) | Step::Write(_) | Step::RecoveryCopy(_) | Step::Forget(_) => {
+                    return None;
+                }
             };
             Some(at..at.offset(size as i64))
         };
@@ -119,7 +121,7 @@ impl Transaction {
             left_out: contexts.left_out().to_vec(),
         };
         let mut steps = fix_ups(old);
-        steps.splice(0..0, self.stale.iter().cloned().map(Step::Write));
+        steps.splice(0..0, self.stale.iter().cloned().map(Step::Forget));
         steps.extend(self.early.iter().cloned());
         steps.extend(fix_ups(new));
         let is_in_use = |step: &&Step| matches!(step, Step::Unmap(range) if in_use.contains(range));

@@ -213,7 +213,7 @@ impl<'a> Attempt<'a> {
             moved: BTreeMap::new(),
             stuck: Vec::new(),
             left_out: Vec::new(),
-            on_demand: Running::of(subject.pid().as_raw()).on_demand()?,
+            on_demand: Running::of(subject.pid().as_raw()).special()?.on_demand,
         })
     }
 

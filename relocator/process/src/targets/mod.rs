@@ -20,6 +20,7 @@ use std::ops::Range;
 use elf_tools::Avma;
 
 use crate::Result;
+use crate::maps::SpecialMemory;
 use relocator::threads::{Memory, Write};
 
 pub use relocator::threads::Thread;
@@ -46,8 +47,8 @@ pub const WORD: usize = 8;
 ///   program's old vDSO is anonymous memory after a restore), and those of the new kernel where the
 ///   restore will put them.
 /// - [`Target::auxv_vdso`]: from the saved auxiliary vector.
-/// - [`Target::droppable`]: by the flags of the dumped mappings. An empty answer costs `getrandom`
-///   its fast path.
+/// - [`Target::special`]: by the flags of the dumped mappings. Without droppable memory `getrandom`
+///   loses its fast path.
 /// - [`StoppedTarget::threads`]: the saved registers of every thread, by their numbers in the
 ///   image.
 /// - [`StoppedTarget::carry_out`]: new images take the place of the old ones at once, by renaming
@@ -63,15 +64,10 @@ pub trait Target: Memory {
     /// is the old one.
     fn auxv_vdso(&self) -> Option<Avma>;
 
-    /// The mappings that the kernel may turn into zeros at any time (`MAP_DROPPABLE`).
-    fn droppable(&self) -> Result<Vec<Range<Avma>>>;
-
-    /// Where memory is filled when it is touched (`userfaultfd`), as after a restore with lazy
-    /// pages: a page that is not there does not hold zeros. Nothing by default, for targets that
-    /// say of no page that it holds nothing ([`Memory::populated`]).
-    fn on_demand(&self) -> Result<Vec<Range<Avma>>> {
-        Ok(Vec::new())
-    }
+    /// The memory that is not as most is. What is filled on demand, as after a restore with lazy
+    /// pages, matters for targets that say of pages that they hold nothing ([`Memory::populated`]):
+    /// such a page does not hold zeros.
+    fn special(&self) -> Result<SpecialMemory>;
 
     /// Where its threads are, as far as the target knows without stopping them.
     fn whereabouts(&self) -> Result<Vec<Whereabouts>>;
@@ -185,6 +181,8 @@ pub enum Step {
     Placeholder(Range<Avma>),
     /// Pages are unmapped.
     Unmap(Range<Avma>),
+    /// Droppable memory becomes zeros, without being touched.
+    Forget(Range<Avma>),
 }
 
 /// Where a process can read and write: what stacks may be in.

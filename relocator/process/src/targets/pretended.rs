@@ -11,6 +11,7 @@ use super::live::injected_call;
 use super::{
     Mapping, Protection, Step, StoppedTarget, Target, Thread, Whereabouts, overlaps, subtract,
 };
+use crate::maps::SpecialMemory;
 use crate::{Error, Result};
 use relocator::threads::{Memory, Write};
 
@@ -24,8 +25,8 @@ pub(crate) struct Pretended {
     pub(crate) parts: Vec<Part>,
     /// Where its auxiliary vector says that its vDSO is.
     pub(crate) auxv: Option<Avma>,
-    /// Its droppable mappings.
-    pub(crate) droppable: Vec<Range<Avma>>,
+    /// Its memory that is not as most is.
+    pub(crate) special: SpecialMemory,
     /// Its threads.
     pub(crate) threads: Vec<Thread>,
 }
@@ -152,6 +153,15 @@ impl Pretended {
                 self.map(range.clone(), private(false), "", Some(vec![0; size]));
             }
             Step::Unmap(range) => self.unmap(range),
+            Step::Forget(range) => {
+                let is_droppable = self.special.droppable.contains(range);
+                let bytes = vec![0; (range.end.0 - range.start.0) as usize];
+                let at = range.start;
+                match is_droppable {
+                    true => self.write(&Write { at, bytes })?,
+                    false => return Err(failed("memory that is not droppable")),
+                }
+            }
         }
         Ok(())
     }
@@ -196,8 +206,8 @@ impl Target for Pretended {
         self.auxv
     }
 
-    fn droppable(&self) -> Result<Vec<Range<Avma>>> {
-        Ok(self.droppable.clone())
+    fn special(&self) -> Result<SpecialMemory> {
+        Ok(self.special.clone())
     }
 
     fn whereabouts(&self) -> Result<Vec<Whereabouts>> {

@@ -172,7 +172,7 @@ fn process(kernel: &RunningKernel) -> Pretended {
     process.put(STACK, data, "[stack]", Some(vec![0; 2 * PAGE as usize]));
     process.put(STATES, data, "", Some(vec![0; PAGE as usize]));
     process.auxv = Some(Avma(OLD));
-    process.droppable = vec![Avma(STATES)..Avma(STATES + PAGE)];
+    process.special.droppable = vec![Avma(STATES)..Avma(STATES + PAGE)];
     process.threads = vec![thread(1, PROGRAM)];
     process
 }

@@ -183,6 +183,13 @@ impl<'a> Execution<'a> {
             Step::RecoveryCopy(_) => Ok(()),
             Step::Move { from, to } => self.move_mapping(from, *to),
             Step::Placeholder(place) => self.zero(place),
+            // Nothing has to be undone: the kernel may do the same at any moment.
+            Step::Forget(place) => {
+                let size = place.end.0 - place.start.0;
+                let arguments = [place.start.0, size, libc::MADV_DONTNEED as u64];
+                self.call("madvise", libc::SYS_madvise, &arguments)
+                    .map(drop)
+            }
             Step::Unmap(place) => {
                 let covered = self.covered(place)?;
                 self.unmap(place)?;

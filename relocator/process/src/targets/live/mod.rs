@@ -37,6 +37,7 @@ pub use running::Running;
 pub(crate) use running::blocked_at;
 
 use super::{Mapping, Step, StoppedTarget, Target, Thread, Whereabouts};
+use crate::maps::SpecialMemory;
 use crate::tracing::{
     self, ProcessMemory, Seized, StackMemory, Standing, Stop, Tracee, UserRegisters, is_gone,
 };
@@ -54,8 +55,8 @@ pub struct Live {
     since: Instant,
     /// Its mappings, once they were read. Only this tool can change them while it has stopped.
     mappings: OnceCell<Vec<Mapping>>,
-    /// Where memory is filled when it is touched, if that is known.
-    on_demand: Option<Vec<Range<Avma>>>,
+    /// Its special memory, if that is known.
+    special: OnceCell<SpecialMemory>,
     /// What is asked about stacks.
     stacks: OnceCell<StackMemory>,
 }
@@ -81,7 +82,7 @@ impl Live {
             seized,
             since,
             mappings: OnceCell::new(),
-            on_demand: None,
+            special: OnceCell::new(),
             stacks: OnceCell::new(),
         })
     }
@@ -125,10 +126,10 @@ impl Live {
         Ok(tracee.wait_still(PATIENCE)? == Standing::Still && executed)
     }
 
-    /// Takes over what [`Target::on_demand`] has said while the process ran, since finding out
-    /// takes long.
-    pub fn set_on_demand(&mut self, known: Vec<Range<Avma>>) {
-        self.on_demand = Some(known);
+    /// Takes over what [`Target::special`] has said while the process ran, since finding out takes
+    /// long.
+    pub fn set_special(&mut self, known: SpecialMemory) {
+        self.special = OnceCell::from(known);
         self.stacks.take();
     }
 
@@ -136,7 +137,7 @@ impl Live {
     fn stacks(&self) -> Option<&StackMemory> {
         if self.stacks.get().is_none() {
             let mappings = self.mappings().ok()?;
-            let on_demand = self.on_demand().ok()?;
+            let on_demand = self.special().ok()?.on_demand;
             let stacks = StackMemory::new(self.pid, &mappings, &on_demand);
             return Some(self.stacks.get_or_init(|| stacks));
         }
@@ -213,15 +214,12 @@ impl Target for Live {
         auxv_vdso(self.pid)
     }
 
-    fn droppable(&self) -> Result<Vec<Range<Avma>>> {
-        running::droppable(self.pid)
-    }
-
-    fn on_demand(&self) -> Result<Vec<Range<Avma>>> {
-        match &self.on_demand {
-            Some(known) => Ok(known.clone()),
-            None => running::on_demand(self.pid),
+    fn special(&self) -> Result<SpecialMemory> {
+        if let Some(known) = self.special.get() {
+            return Ok(known.clone());
         }
+        let read = running::special(self.pid)?;
+        Ok(self.special.get_or_init(|| read).clone())
     }
 
     fn whereabouts(&self) -> Result<Vec<Whereabouts>> {

@@ -2,12 +2,12 @@
 
 use std::cell::OnceCell;
 use std::fs;
-use std::ops::Range;
 
 use elf_tools::Avma;
 use nix::unistd::Pid;
 
 use super::auxv_vdso;
+use crate::maps::SpecialMemory;
 use crate::targets::{Mapping, Target, Whereabouts};
 use crate::tracing::ProcessMemory;
 use crate::{Error, Result, maps};
@@ -57,12 +57,8 @@ impl Target for Running {
         auxv_vdso(self.pid)
     }
 
-    fn droppable(&self) -> Result<Vec<Range<Avma>>> {
-        droppable(self.pid)
-    }
-
-    fn on_demand(&self) -> Result<Vec<Range<Avma>>> {
-        on_demand(self.pid)
+    fn special(&self) -> Result<SpecialMemory> {
+        special(self.pid)
     }
 
     /// By `/proc/PID/task/TID/syscall`, which has the program counter of a thread that waits in the
@@ -100,10 +96,6 @@ pub(super) fn cached(known: &OnceCell<Vec<Mapping>>, pid: Pid) -> Result<Vec<Map
     Ok(known.get_or_init(|| read).clone())
 }
 
-pub(super) fn on_demand(pid: Pid) -> Result<Vec<Range<Avma>>> {
-    maps::on_demand(pid.as_raw()).map_err(Error::io(format!("mappings of process {pid}")))
-}
-
-pub(super) fn droppable(pid: Pid) -> Result<Vec<Range<Avma>>> {
-    maps::droppable(pid.as_raw()).map_err(Error::io(format!("mappings of process {pid}")))
+pub(super) fn special(pid: Pid) -> Result<SpecialMemory> {
+    maps::special(pid.as_raw()).map_err(Error::io(format!("mappings of process {pid}")))
 }
