@@ -136,17 +136,18 @@ fn map(place: Option<*mut c_void>, kind: c_int) -> *mut c_void {
 /// Ends the process if ordinary memory loses what it holds.
 fn remap(place: *mut c_void) {
     const BYTE: u8 = 0x5a;
-    const LOOKS: usize = 20;
-    map(Some(place), DROPPABLE);
-    map(Some(place), libc::MAP_PRIVATE);
-    // SAFETY: nothing else refers to it.
-    let bytes = unsafe { std::slice::from_raw_parts_mut(place.cast::<u8>(), STATES) };
-    bytes.fill(BYTE);
-    for _ in 0..LOOKS {
-        let lost = std::hint::black_box(&*bytes)
-            .iter()
-            .any(|&byte| byte != BYTE);
-        assert!(!lost, "ordinary memory has lost what it held");
+    const WHILE: Duration = Duration::from_millis(1);
+    for kind in [DROPPABLE, libc::MAP_PRIVATE] {
+        map(Some(place), kind);
+        // SAFETY: nothing else refers to it.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(place.cast::<u8>(), STATES) };
+        bytes.fill(BYTE);
+        let since = Instant::now();
+        while since.elapsed() < WHILE {
+            let mut bytes = std::hint::black_box(&*bytes).iter();
+            let lost = bytes.any(|&byte| byte != BYTE);
+            assert!(!lost || kind == DROPPABLE, "memory has lost what it held");
+        }
     }
 }
 
