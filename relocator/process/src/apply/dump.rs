@@ -147,10 +147,12 @@ pub(super) fn stale(survey: &Survey, memory: &dyn Memory) -> Option<Range<Avma>>
     });
     let is_stale = |place: &Range<Avma>| {
         let found = mapping_at(&survey.mappings, place.start);
-        let mut bytes = vec![1; (place.end.0 - place.start.0) as usize];
-        found.is_some_and(|found| found.range == *place && is_zeros(found))
-            && memory.read(place.start, &mut bytes)
-            && bytes.iter().all(|&byte| byte == 0)
+        let is_there = found.is_some_and(|found| found.range == *place && is_zeros(found));
+        let holds_zeros = || {
+            let mut bytes = vec![1; (place.end.0 - place.start.0) as usize];
+            memory.read(place.start, &mut bytes) && bytes.iter().all(|&byte| byte == 0)
+        };
+        is_there && holds_zeros()
     };
     places.find(is_stale)
 }

@@ -223,6 +223,8 @@ impl Work {
 #[cfg(test)]
 mod chains;
 #[cfg(test)]
+mod forged;
+#[cfg(test)]
 mod pretend;
 #[cfg(test)]
 mod tests;

@@ -31,6 +31,9 @@ use relocator::threads::{CodeNow, Crossing, Memory};
 /// The function that keeps random states.
 pub(super) const GETRANDOM: &str = "__vdso_getrandom";
 
+/// Most link records of one text inside of each other. This tool leaves one.
+const RECORDS: usize = 16;
+
 /// What the user says about old images.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Known<'a> {
@@ -280,7 +283,21 @@ fn without_records(
     let mut range = found.mapping.clone();
     let mut bytes = found.bytes.clone();
     let mut outermost = None;
+    let mut left = RECORDS;
     while let Some(next) = Record::find(&bytes, range.start)? {
+        let refused = |reason| Error::Unlinkable {
+            what: format!("the vDSO at {}", found.image),
+            reason,
+        };
+        // Any program can write a record: it is input.
+        let image = next.record.image;
+        if image != found.image {
+            return Err(refused(Unlinkable::CopyOfNothing { image }));
+        }
+        if left == 0 {
+            return Err(refused(Unlinkable::EndlessRecords { at: next.at.start }));
+        }
+        left -= 1;
         bytes = next.record.undone(&bytes, range.start)?;
         range = next.record.text.clone();
         overwritten.push(Overwritten::of(&next.record));

@@ -57,6 +57,11 @@ pub enum Unlinkable {
         /// The address by its link record.
         image: Avma,
     },
+    /// Its link record keeps another one, and that another one, without an end.
+    EndlessRecords {
+        /// Where the next one is.
+        at: Avma,
+    },
     /// A link record is about bytes that are not there.
     OutsideText {
         /// Number of bytes.
@@ -91,6 +96,7 @@ impl Unlinkable {
             Self::NotRecorded => "not-recorded",
             Self::NoRoomForRecord => "no-room-for-record",
             Self::CopyOfNothing { .. } => "copy-of-nothing",
+            Self::EndlessRecords { .. } => "endless-records",
             Self::OutsideText { .. } => "outside-text",
             Self::BadRecord(_) => "bad-record",
             Self::RecordElsewhere { .. } => "record-elsewhere",
@@ -142,6 +148,10 @@ impl fmt::Display for Unlinkable {
             Self::CopyOfNothing { image } => {
                 write!(f, "its link record is of an image at {image}")
             }
+            Self::EndlessRecords { at } => write!(
+                f,
+                "its link records keep each other without an end, and the next one is at {at}: no tool has written them"
+            ),
             Self::OutsideText {
                 size,
                 at,

@@ -8,6 +8,7 @@ use elf_tools::{Avma, Svma};
 
 use super::{Before, Entry, Placed, Record};
 use relocator::link::Moved;
+use relocator::placement::PAGE;
 
 /// Most bytes of a build-id.
 pub(super) const BUILD_ID: usize = 64;
@@ -23,6 +24,8 @@ pub(super) const ENTRIES: usize = 1024;
 pub(super) const MOVED: usize = 4096;
 /// Most bytes of a mapping of text, and of an entry that are replaced.
 pub(super) const TEXT: usize = 1 << 20;
+/// Most bytes of a mapping of the kernel's, and of a range of zeros in its place.
+pub(super) const MAPPING: usize = 16 << 20;
 
 /// What is wrong with a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +42,13 @@ pub enum RecordFault {
     },
     /// A range that ends at or before its start.
     Empty {
+        /// What it is.
+        what: String,
+        /// Where it is.
+        range: Range<Avma>,
+    },
+    /// A mapping that is not whole pages.
+    NotWhole {
         /// What it is.
         what: String,
         /// Where it is.
@@ -83,6 +93,11 @@ impl fmt::Display for RecordFault {
                 "{what} ends at {}, which is not behind its start at {}",
                 range.end, range.start
             ),
+            Self::NotWhole { what, range } => write!(
+                f,
+                "{what} from {} to {} is not whole pages",
+                range.start, range.end
+            ),
             Self::ImageOutside { image } => write!(f, "the image at {image} is not in its text"),
             Self::RunOutside { size, at } => {
                 write!(
@@ -104,9 +119,7 @@ pub(super) fn record(record: &Record) -> Result<(), RecordFault> {
     let image = record.image;
     at_most(record.old.len(), BUILD_ID, "bytes of the old build-id")?;
     at_most(record.new.len(), BUILD_ID, "bytes of the new build-id")?;
-    range(&record.text, "the text")?;
-    let size = record.text.end.0 - record.text.start.0;
-    at_most(size as usize, TEXT, "bytes of text")?;
+    mapping(&record.text, "the text", TEXT)?;
     if !record.text.contains(&image) {
         return Err(RecordFault::ImageOutside { image });
     }
@@ -117,7 +130,7 @@ pub(super) fn record(record: &Record) -> Result<(), RecordFault> {
     record
         .placeholders
         .iter()
-        .try_for_each(|placeholder| range(placeholder, "a range of zeros"))?;
+        .try_for_each(|placeholder| mapping(placeholder, "a range of zeros", MAPPING))?;
     at_most(record.entries.len(), ENTRIES, "functions")?;
     record.entries.iter().try_for_each(entry)?;
     moved(&record.moved, "instructions that are elsewhere")?;
@@ -138,6 +151,21 @@ fn range(range: &Range<Avma>, what: &str) -> Result<(), RecordFault> {
         true => Err(RecordFault::Empty {
             what: what.to_owned(),
             range: range.clone(),
+        }),
+    }
+}
+
+/// A range that was mapped.
+fn mapping(mapped: &Range<Avma>, what: &str, most: usize) -> Result<(), RecordFault> {
+    range(mapped, what)?;
+    let size = mapped.end.0 - mapped.start.0;
+    at_most(size as usize, most, "bytes of a mapping")?;
+    let is_page = |at: Avma| at.0.is_multiple_of(PAGE);
+    match is_page(mapped.start) && is_page(mapped.end) {
+        true => Ok(()),
+        false => Err(RecordFault::NotWhole {
+            what: what.to_owned(),
+            range: mapped.clone(),
         }),
     }
 }
@@ -170,7 +198,7 @@ fn placed(placed: &Placed) -> Result<(), RecordFault> {
             name: name.clone(),
             at: *start,
         })?;
-        range(&(*start..Avma(end)), name)?;
+        mapping(&(*start..Avma(end)), name, MAPPING)?;
     }
     Ok(())
 }
