@@ -7,6 +7,7 @@ pub mod criu;
 pub mod damage;
 pub mod kernel;
 pub mod odd;
+pub mod opened;
 pub mod peers;
 pub mod pretend;
 pub mod readelf;

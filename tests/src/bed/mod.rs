@@ -16,10 +16,11 @@ pub mod server;
 use relocator_cli::source::Spec;
 pub use relocator_verify::bed::{Bed, OldVdso, PARK, Restored, remote};
 
+use crate::opened::opened;
 use crate::running::in_words;
 
 /// The vDSO of a source as its kernel would run it on this processor.
 pub fn old_vdso(spec: &Spec) -> Result<OldVdso, String> {
-    let source = spec.open().map_err(|error| in_words(&error))?;
+    let source = opened(spec)?;
     OldVdso::of(&source).map_err(|error| in_words(&error))
 }

@@ -218,10 +218,15 @@ impl<'a> Subject<'a> {
             ClockMode::Tsc => Target::Running(running),
             _ => Target::Emulated(emulation),
         };
+        let processor_time = match clock_mode {
+            ClockMode::Tsc => PROCESSOR_TIME,
+            // Calls during updates, and a refresh before each of the others, take some more.
+            _ => 2 * PROCESSOR_TIME,
+        };
         let options = VerifyOptions {
             time_namespace,
             rounds: 1,
-            processor_time: Some(PROCESSOR_TIME),
+            processor_time: Some(processor_time),
             ..VerifyOptions::default()
         };
         let old = OldImage {

@@ -22,7 +22,7 @@ use relocator_verify::{
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// After how much processor time a process is taken to spin that has one of its fields in a wrong
-/// place. Where all are in their places it needs a tenth of it, which [`is_right`] shows.
+/// place. Where all are in their places it needs a fraction of it, which [`is_right`] shows.
 const PROCESSOR_TIME: Duration = Duration::from_secs(1);
 
 /// Functions of a stock vDSO that there is a system call for: all kernels have these, some have `getrandom`.

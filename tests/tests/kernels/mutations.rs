@@ -21,7 +21,7 @@ const CHANGES: [i64; 3] = [8, 16, 4];
 
 /// After how much processor time a process is taken to wait for a sequence counter that is not one.
 /// Others need a tenth of it, which `is_right_without_mutation` shows, on a busy machine as well.
-pub(crate) const PROCESSOR_TIME: Duration = Duration::from_millis(300);
+pub(crate) const PROCESSOR_TIME: Duration = Duration::from_millis(500);
 
 /// A reference of which some places can be wrong without a call that tells.
 struct Survivor {

@@ -2,7 +2,7 @@
 
 use elf_tools::Svma;
 use elf_tools::relocation::Width::{self, I8, I32};
-use iced_x86::{Decoder, DecoderOptions, Instruction};
+use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 use relocator::plan::Strategy;
 
 use crate::body::{Body, Linked};
@@ -14,12 +14,66 @@ const READ_NEAR: &[u8] = &[0x8b, 0x48, 4];
 /// `lea eax, [rsi+rcx]; ret`.
 const RETURN: &[u8] = &[0x8d, 0x04, 0x0e, 0xc3];
 
-/// The instructions from `at` on, as text.
-fn listing(linked: &Linked, at: Svma, count: usize) -> Vec<String> {
+/// An instruction of the kinds that these bodies are made of.
+#[derive(Debug, PartialEq, Eq)]
+enum Listed {
+    /// A jump to this place.
+    Jump(Svma),
+    /// A read of 32 bits at a distance from what a register points to.
+    Read {
+        into: Register,
+        base: Register,
+        distance: u64,
+    },
+    /// A jump to this place if the last comparison found two equals.
+    JumpIfEqual(Svma),
+    /// A comparison of two registers' bits.
+    Test(Register, Register),
+    /// An addition to a register.
+    Add(Register, u64),
+    Return,
+    Other(Code),
+}
+
+impl From<Instruction> for Listed {
+    fn from(instruction: Instruction) -> Self {
+        let first = instruction.op0_register();
+        let target = Svma(instruction.near_branch_target());
+        match (instruction.mnemonic(), instruction.op1_kind()) {
+            (Mnemonic::Jmp, _) if instruction.is_jmp_short_or_near() => Self::Jump(target),
+            (Mnemonic::Je, _) => Self::JumpIfEqual(target),
+            (Mnemonic::Mov, OpKind::Memory) if instruction.memory_index() == Register::None => {
+                Self::Read {
+                    into: first,
+                    base: instruction.memory_base(),
+                    distance: instruction.memory_displacement64(),
+                }
+            }
+            (Mnemonic::Test, OpKind::Register) => Self::Test(first, instruction.op1_register()),
+            (Mnemonic::Add, OpKind::Immediate8to64 | OpKind::Immediate32to64) => {
+                Self::Add(first, instruction.immediate(1))
+            }
+            (Mnemonic::Ret, _) => Self::Return,
+            _ => Self::Other(instruction.code()),
+        }
+    }
+}
+
+/// `mov into, [rax+distance]`.
+const fn read(into: Register, distance: u64) -> Listed {
+    let base = Register::RAX;
+    Listed::Read {
+        into,
+        base,
+        distance,
+    }
+}
+
+/// The instructions from `at` on.
+fn listing(linked: &Linked, at: Svma, count: usize) -> Vec<Listed> {
     let bytes = &linked.image.bytes[at.index()..];
     let mut decoder = Decoder::with_ip(64, bytes, at.0, DecoderOptions::NONE);
-    let decoded: Vec<Instruction> = decoder.iter().take(count).collect();
-    decoded.iter().map(ToString::to_string).collect()
+    decoder.iter().take(count).map(Listed::from).collect()
 }
 
 /// Where the body's instructions are now, by the name of where they were from its entry.
@@ -56,14 +110,11 @@ fn an_operand_out_of_range_and_its_neighbour_are_moved() {
     let place = linked.image.moved[0].to;
     assert!(place.0.is_multiple_of(16) && place.index() >= linked.old.image.bytes().len());
     let (from, back) = (linked.entry.offset(7), linked.entry.offset(12));
-    assert_eq!(
-        listing(&linked, from, 1),
-        [format!("jmp {:016X}h", place.0)]
-    );
+    assert_eq!(listing(&linked, from, 1), [Listed::Jump(place)]);
     let expected = [
-        "mov esi,[rax+40h]".to_owned(),
-        "mov ecx,[rax+44h]".to_owned(),
-        format!("jmp {:016X}h", back.0),
+        read(Register::ESI, 0x40),
+        read(Register::ECX, 0x44),
+        Listed::Jump(back),
     ];
     assert_eq!(listing(&linked, place, 3), expected);
     assert_eq!(linked.image.moved[1].to, place.offset(6));
@@ -86,9 +137,9 @@ fn short_branches_become_near_ones() {
     let place = linked.image.moved[0].to;
     let target = linked.entry.offset(7 + 2 + 2 + 3);
     let expected = [
-        "mov esi,[rax+40h]".to_owned(),
-        format!("je {:016X}h", target.0),
-        "test edx,edx".to_owned(),
+        read(Register::ESI, 0x40),
+        Listed::JumpIfEqual(target),
+        Listed::Test(Register::EDX, Register::EDX),
     ];
     assert_eq!(listing(&linked, place, 3), expected);
 }
@@ -100,9 +151,9 @@ fn a_return_ends_moved_code() {
     assert_eq!(linked.plan().strategy, Strategy::Relocate);
     assert_eq!(moved(&linked), [7, 8, 9, 11]);
     let (place, last) = (linked.image.moved[0].to, linked.image.moved[3].to);
-    assert_eq!(listing(&linked, last, 1), ["ret"]);
+    assert_eq!(listing(&linked, last, 1), [Listed::Return]);
     assert_eq!(linked.image.bytes.len() as u64, last.0 + 1, "no jump back");
-    assert_eq!(listing(&linked, place, 3)[2], "mov esi,[rax+40h]");
+    assert_eq!(listing(&linked, place, 3)[2], read(Register::ESI, 0x40));
 }
 
 #[test]
@@ -157,9 +208,9 @@ fn operands_out_of_range_next_to_each_other_share_a_detour() {
     assert_eq!(linked.plan().detours, 3);
     assert_eq!(moved(&linked), [7, 9, 11]);
     let expected = [
-        "mov esi,[rax+40h]",
-        "mov esi,[rax+80h]",
-        "mov esi,[rax+0C0h]",
+        read(Register::ESI, 0x40),
+        read(Register::ESI, 0x80),
+        read(Register::ESI, 0xc0),
     ];
     assert_eq!(listing(&linked, linked.image.moved[0].to, 3), expected);
 }
@@ -179,8 +230,12 @@ fn moved_operands_still_point_where_they_did() {
     assert_eq!(moved(&linked), [7, 9]);
     let page = crate::body::PAGE;
     let expected = [
-        "mov esi,[rax+40h]".to_owned(),
-        format!("mov ecx,[{:X}h]", page + 0x88),
+        read(Register::ESI, 0x40),
+        Listed::Read {
+            into: Register::ECX,
+            base: Register::RIP,
+            distance: page + 0x88,
+        },
     ];
     assert_eq!(listing(&linked, linked.image.moved[0].to, 2), expected);
 }
@@ -198,6 +253,6 @@ fn a_long_immediate_takes_the_place_of_a_short_one() {
     let linked = body.link();
     assert_eq!(linked.plan().detours, 1);
     assert_eq!(moved(&linked), [7, 11]);
-    let expected = ["add rax,200h", "mov esi,[rax]"];
+    let expected = [Listed::Add(Register::RAX, 0x200), read(Register::ESI, 0)];
     assert_eq!(listing(&linked, linked.image.moved[0].to, 2), expected);
 }
