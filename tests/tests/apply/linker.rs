@@ -14,7 +14,7 @@ use relocator_process::apply::outcome::ApplyOutcome;
 use relocator_process::apply::{self, ApplyOptions, RunningKernel};
 use relocator_tests::bed::control::COVERED;
 use relocator_tests::bed::hammer::Hammer;
-use relocator_tests::bed::{Bed, old_vdso};
+use relocator_tests::bed::{Bed, old_vdso, source};
 use relocator_tests::running::in_words;
 use tempfile::TempDir;
 
@@ -40,7 +40,7 @@ impl Linker {
     /// The same, with another deadline.
     pub(crate) fn with_patience(spec: &Spec, patience: Duration) -> Result<Self, String> {
         let directory = TempDir::new().map_err(|error| in_words(&error))?;
-        let source = spec.open().map_err(|error| in_words(&error))?;
+        let source = source(spec)?;
         let tables = tables::Options {
             file: None,
             cache: Some(Arc::new(Cache::at(directory.path().to_owned()))),
