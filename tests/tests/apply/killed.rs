@@ -450,8 +450,12 @@ pub(crate) fn kill_at(mut tool: Tool, number: usize) -> Result<(String, Option<E
         let moment = tool.next_of_interest()?;
         let is_last = last.len() == number || moment.is_err();
         let told = |last: &[Moment]| {
-            let told = last.iter().rev().take(TOLD).rev();
-            told.map(Moment::to_string).collect::<Vec<_>>().join(", ")
+            let told: Vec<String> = last.iter().map(Moment::to_string).collect();
+            // A tool that waits makes the same call many times.
+            let pairs = told.iter().enumerate();
+            let new = pairs.filter(|&(at, one)| at < 2 || *one != told[at - 2]);
+            let new: Vec<&str> = new.map(|(_, one)| one.as_str()).collect();
+            new[new.len().saturating_sub(TOLD)..].join(", ")
         };
         match moment {
             Ok(moment) => last.push(moment),
