@@ -320,8 +320,11 @@ impl Victim {
                     ensure(ended.status == 0, || at(format!("{ended:?}")))?;
                 }
             }
-            self.mend(work, number, linker)
-                .map_err(|error| at(format!("then {error}")))?;
+            self.mend(work, number, linker).map_err(|error| {
+                let now = self.constant_maps().unwrap_or_default();
+                let now: Vec<_> = now.iter().filter(|line| !line.contains('/')).collect();
+                at(format!("then {error}; mapped without a file: {now:#?}"))
+            })?;
             number += stride;
         }
         let growth = size(self.pid())?.saturating_sub(self.size);
