@@ -140,8 +140,22 @@ pub fn dumpable(program: &OsStr) -> Command {
     let mut command = Command::new(program);
     command.stdin(Stdio::null()).stdout(Stdio::null());
     command.stderr(Stdio::null());
+    if !has_rseq_configuration() {
+        command.env("GLIBC_TUNABLES", "glibc.pthread.rseq=0");
+    }
     leave_nothing_behind(&mut command);
     command
+}
+
+/// Whether this kernel says which restartable sequences a thread has registered, which CRIU asks
+/// for: from Linux 5.13 on.
+fn has_rseq_configuration() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split(['.', '-']).map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= (5, 13),
+        _ => true,
+    }
 }
 
 #[allow(unsafe_code, reason = "code that runs between fork and execution")]

@@ -11,7 +11,7 @@ use nix::libc;
 use nix::sys::signal::Signal;
 use relocator::criu::{self, Mark};
 use relocator_cli::source::Spec;
-use relocator_process::apply::outcome::ApplyState;
+use relocator_process::apply::outcome::{ApplyOutcome, ApplyState};
 use relocator_process::apply::record::Record;
 use relocator_process::targets::live::Live;
 use relocator_process::tracing::Tracee;
@@ -26,6 +26,7 @@ use crate::killed::{self, Work, first, kill_at, stride};
 use crate::linker::Linker;
 use crate::places::{
     OLD, PATIENCE, bed, fetched, free, hammered, is, map, remotely, send, spec, start, stop, unit,
+    while_stopped,
 };
 use crate::snapshot::{Mapping, Snapshot, at, mappings, memory, named};
 
@@ -85,7 +86,7 @@ fn generations(version: &str, has_jumps: fn(usize) -> bool) -> Result<(), String
     let first = linker.apply(pid)?;
     is(ApplyState::Linked, first.state)?;
     hammered(&mut hammer, EVERYTHING)?;
-    let size = |outcome: &relocator_process::apply::outcome::ApplyOutcome| -> Result<_, String> {
+    let size = |outcome: &ApplyOutcome| -> Result<_, String> {
         let text = outcome.texts.first().ok_or("no text")?;
         let mapping = at(&mappings(pid)?, text.image)?;
         Ok((text.record, mapping.end.0 - mapping.start.0))
@@ -95,7 +96,12 @@ fn generations(version: &str, has_jumps: fn(usize) -> bool) -> Result<(), String
     for turn in 0..GENERATIONS {
         let at = |error: String| format!("generation {turn}: {error}");
         restore_again(&hammer, PARKS[turn % PARKS.len()], has_jumps(turn)).map_err(at)?;
-        let outcome = linker.apply(pid).map_err(at)?;
+        let outcome = match has_jumps(turn) {
+            true => link_stopped(&linker, pid),
+            // It must not go on before it is linked.
+            false => linker.apply(pid),
+        };
+        let outcome = outcome.map_err(at)?;
         // Without jumps it may look as if the kernel's mappings had not been moved yet, which is as
         // good.
         let is_completed = !has_jumps(turn) && outcome.state == ApplyState::Completed;
@@ -115,6 +121,17 @@ fn generations(version: &str, has_jumps: fn(usize) -> bool) -> Result<(), String
     is(ApplyState::RolledBack, linker.roll_back(pid)?.state)?;
     hammered(&mut hammer, COVERED)?;
     hammer.finish().map(drop)
+}
+
+/// Links a stopped process, at another moment if a signal frame is in the way. Until then it goes on
+/// by CRIU's jumps.
+fn link_stopped(linker: &Linker, pid: i32) -> Result<ApplyOutcome, String> {
+    let mut linked = None;
+    while_stopped(pid, || {
+        linked = Some(linker.apply(pid)?);
+        Ok(())
+    })?;
+    linked.ok_or_else(|| "it was not linked".to_owned())
 }
 
 /// A process that was linked is restored, and linked again by a tool that is killed, at some

@@ -160,16 +160,18 @@ pub(crate) fn start(linker: &Linker, work: Work, pid: i32) -> Result<Tool, Strin
 /// Kills forks of this process one after the other, each of which finds what the one before has
 /// left, at moments that are spread over all. Only the last one comes to its end.
 fn again_and_again() -> Result<(), String> {
-    /// How many are killed.
-    const KILLS: usize = 120;
+    /// How many are killed, and how many where few moments are taken.
+    const USUAL: usize = 120;
+    const FEWEST: usize = 20;
     /// How far their moments are from each other: a prime number, so that all are taken in the end.
     const DISTANCE: usize = 211;
     /// As many as a tool has.
     const MOMENTS: usize = 500;
+    let kills = (USUAL * OF_MANY / stride(OF_MANY)).max(FEWEST);
     let mut victim = Victim::start(MANY)?;
     let linker = Linker::new(&MANY.spec())?;
     let mut killed = 0;
-    for turn in 0..KILLS {
+    for turn in 0..kills {
         let work = match turn % 4 {
             2 => Work::RollBack,
             3 => Work::Prepare,
@@ -187,7 +189,7 @@ fn again_and_again() -> Result<(), String> {
         }
         victim.goes_on().map_err(at)?;
     }
-    ensure(killed > KILLS / 3, || format!("only {killed} were killed"))?;
+    ensure(killed > kills / 3, || format!("only {killed} were killed"))?;
     victim.mend(Work::Apply, 0, &linker)?;
     victim.hammer.finish().map(drop)
 }
@@ -318,8 +320,11 @@ impl Victim {
                     ensure(ended.status == 0, || at(format!("{ended:?}")))?;
                 }
             }
-            self.mend(work, number, linker)
-                .map_err(|error| at(format!("then {error}")))?;
+            self.mend(work, number, linker).map_err(|error| {
+                let now = self.constant_maps().unwrap_or_default();
+                let now: Vec<_> = now.iter().filter(|line| !line.contains('/')).collect();
+                at(format!("then {error}; mapped without a file: {now:#?}"))
+            })?;
             number += stride;
         }
         let growth = size(self.pid())?.saturating_sub(self.size);
@@ -448,8 +453,12 @@ pub(crate) fn kill_at(mut tool: Tool, number: usize) -> Result<(String, Option<E
         let moment = tool.next_of_interest()?;
         let is_last = last.len() == number || moment.is_err();
         let told = |last: &[Moment]| {
-            let told = last.iter().rev().take(TOLD).rev();
-            told.map(Moment::to_string).collect::<Vec<_>>().join(", ")
+            let told: Vec<String> = last.iter().map(Moment::to_string).collect();
+            // A tool that waits makes the same call many times.
+            let pairs = told.iter().enumerate();
+            let new = pairs.filter(|&(at, one)| at < 2 || *one != told[at - 2]);
+            let new: Vec<&str> = new.map(|(_, one)| one.as_str()).collect();
+            new[new.len().saturating_sub(TOLD)..].join(", ")
         };
         match moment {
             Ok(moment) => last.push(moment),

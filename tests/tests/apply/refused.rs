@@ -18,6 +18,7 @@ use relocator_process::tracing::{ProcessMemory, Tracee};
 use relocator_tests::bed::{Bed, OldVdso, Restored, old_vdso};
 use relocator_tests::command;
 use relocator_tests::odd::{Other, PROGRAMS_OF_32_BITS};
+use relocator_tests::opened::opened;
 use relocator_tests::running::in_words;
 use relocator_tests::trials::{ensure, trial};
 
@@ -339,8 +340,7 @@ fn another_old_vdso() -> Result<(), String> {
     let odd = Odd::start(PLAIN)?;
     odd.snapshot()?;
     let build_id = |version: &str| {
-        let source = Spec::Kernel(version.to_owned()).open();
-        let source = source.map_err(|error| in_words(&error))?;
+        let source = opened(&Spec::Kernel(version.to_owned()))?;
         let build_id = source.build_id().ok_or("it has no build-id")?;
         Ok::<_, String>(build_id.to_string())
     };

@@ -3,7 +3,7 @@
 //! A guest gets the files that a running interpreter has mapped or imported, at the paths that they
 //! have here. Without an interpreter tests say that there is none, and are ignored.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
@@ -40,6 +40,21 @@ pub(super) fn add(guest: &mut Guest) -> Result<()> {
     guest.files(interpreter)?;
     for file in files.filter(|file| file.is_absolute() && file.is_file()) {
         guest.files(file)?;
+        for link in links(file)? {
+            guest.link(&link, file)?;
+        }
     }
     guest.link(Path::new(PLACE), interpreter)
+}
+
+/// The links beside a file that lead to it: libraries are asked for by such names.
+fn links(file: &Path) -> Result<Vec<PathBuf>> {
+    if !file.to_string_lossy().contains(".so.") {
+        return Ok(Vec::new());
+    }
+    let beside = file.parent().context("a file's directory")?.read_dir()?;
+    let links = beside.filter_map(|entry| Some(entry.ok()?.path()));
+    let leads =
+        |link: &PathBuf| link.is_symlink() && link.canonicalize().is_ok_and(|to| to == file);
+    Ok(links.filter(leads).collect())
 }
