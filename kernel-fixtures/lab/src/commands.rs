@@ -8,7 +8,7 @@ use kernel_source::Cache;
 
 use crate::arguments::{Action, Arguments, Output};
 use crate::chain;
-use crate::guest::By;
+use crate::guest::{By, Container};
 use crate::kind::{self, Kind, Language};
 use crate::lab::Lab;
 use crate::matrix;
@@ -22,8 +22,8 @@ const REQUIRE_ALL: &str = "RELOCATOR_REQUIRE_ALL";
 /// the vvar layout. CRIU can restore all of these.
 const SHORT_PAIRS: [(&str, &str); 3] = [("5.10", "6.12"), ("6.12", "7.3"), ("6.1", "5.10")];
 
-/// A pair back to an older layout, for the stable distribution's C library: CRIU cannot restore
-/// what the newest one maps on the newer kernel.
+/// A pair back to an older layout, in a container, for the stable distribution's C library: CRIU
+/// cannot restore what the newest one maps on the newer kernel.
 const SHORT_BACK: (&str, &str) = ("7.3", "6.1");
 
 /// The chain of the short form: home again.
@@ -101,9 +101,14 @@ fn short(lab: impl FnOnce() -> Result<Lab>, output: &Output) -> Result<u8> {
         observe: SHORT_TIME,
         jobs: 2,
     };
+    let contained = Kind {
+        container: Some(Container::Usual),
+        processes: 2,
+        ..kind("2.36")
+    };
     let plans = [
         plan(&SHORT_PAIRS, vec![kind("2.36"), kind("newest")]),
-        plan(&[SHORT_BACK], vec![kind("2.36")]),
+        plan(&[SHORT_BACK], vec![contained]),
     ];
     let chain = chain::Plan {
         kernels: SHORT_CHAIN.map(str::to_owned).into(),

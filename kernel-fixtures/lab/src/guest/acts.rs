@@ -24,6 +24,10 @@ pub(crate) const RELOCATOR: &str = "/lab/relocator";
 const VARIABLE: &str = "RELOCATOR_TABLES";
 const KEPT: (&str, &str) = (VARIABLE, TABLES);
 
+/// How long the relocator may wait for threads, in seconds: longer than usual, since they may have to
+/// wait for the one processor.
+const DEADLINE: &str = "60";
+
 /// How long all threads of a restored process may take to come on.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -205,6 +209,7 @@ fn relocator(mut words: Vec<String>, process: &Process, first: i32, act: &Restor
     let is_inside = act.container == Some(Container::Inside);
     let pid = if is_inside { process.own } else { process.pid };
     words.extend(["--pid".to_owned(), pid.to_string()]);
+    words.extend(["--deadline", DEADLINE].map(str::to_owned));
     match is_inside {
         true => container::run_inside(first, RELOCATOR, &words, &[KEPT]),
         false => program::run(RELOCATOR, words, &[KEPT]),

@@ -66,13 +66,18 @@ pub fn carry(
     decide: &dyn Fn(&Registers) -> Verdict,
 ) -> Carried {
     let mut carried = Carried::default();
-    for (thread, contexts) in threads.iter().zip(&contexts.0.contexts) {
+    let found = &contexts.0;
+    for (thread, contexts) in threads.iter().zip(&found.contexts) {
         if let Some(registers) = carried.add(thread.id, None, decide(&thread.registers)) {
             let id = thread.id;
             carried.threads.push(Thread { id, registers });
         }
         for context in contexts {
             let verdict = decide(&context.registers);
+            if matches!(verdict, Verdict::Stuck { .. }) && found.returned.contains(&context.at) {
+                // What it says may be anything by now, and no thread returns to it.
+                continue;
+            }
             if let Some(registers) = carried.add(thread.id, Some(context.at), verdict) {
                 carried.writes.push(context.write(&registers));
                 carried.frames += 1;
@@ -102,5 +107,52 @@ impl Carried {
                 None
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::super::frames::Interrupted;
+    use super::*;
+
+    /// One context cannot be carried across: the link waits for its handler, unless that has
+    /// returned.
+    #[test]
+    fn a_context_whose_handler_has_returned_does_not_hinder() {
+        let registers = Registers {
+            general: [0; elf_tools::reentry::Register::COUNT],
+            pc: Avma(0x1000),
+            system_call: -1,
+        };
+        let at = Avma(0x2000);
+        let outside = Registers {
+            pc: Avma(0x9000),
+            ..registers
+        };
+        let thread = Thread {
+            id: 1,
+            registers: outside,
+        };
+        let decide = |registers: &Registers| match registers.pc {
+            Avma(0x1000) => Verdict::Stuck {
+                place: Svma(0x10),
+                reason: StuckReason::UnknownCallers,
+            },
+            _ => Verdict::Outside,
+        };
+        let stuck = |returned: &[Avma]| {
+            let contexts = Contexts(Found {
+                contexts: vec![vec![Interrupted { at, registers }]],
+                returned: BTreeSet::from_iter(returned.iter().copied()),
+                left_out: Vec::new(),
+            });
+            carry(&[thread], &contexts, &decide).stuck.len()
+        };
+        assert_eq!(
+            (stuck(&[]), stuck(&[Avma(0x2008)]), stuck(&[at])),
+            (1, 1, 0)
+        );
     }
 }

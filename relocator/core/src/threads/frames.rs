@@ -22,6 +22,7 @@ mod range_set;
 mod search;
 mod window;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::slice;
 
@@ -112,6 +113,11 @@ pub struct Found {
     /// once. Where a context may belong to two threads, it is in the list of the one whose stack
     /// pointer is nearer.
     pub contexts: Vec<Vec<Interrupted>>,
+    /// Contexts whose handlers have returned, as far as that shows: they are on alternate stacks on
+    /// which no thread is any more. Runtimes that have alternate stacks in a heap leave many, and
+    /// what they were interrupted in has long gone on. They are among `contexts` as well, since a
+    /// handler may have gone to a stack of its own making.
+    pub returned: BTreeSet<Avma>,
     /// Where contexts may be that the search did not look for, because it had read too much
     /// already. Lowest first.
     pub left_out: Vec<Range<Avma>>,

@@ -17,7 +17,7 @@ use crate::tracing::{TraceableProcess, Undisturbed};
 use crate::{Error, Obstacle, Result};
 use relocator::source::Source;
 
-/// How long a thread may take to stop.
+/// How long a thread may take to stop, unless the deadline is longer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The shortest and the longest pause between attempts, in which threads get on and handlers can
@@ -46,6 +46,7 @@ pub(super) fn attempts(
     let process = TraceableProcess::open(pid)?;
     process.check_linkable()?;
     let deadline = Instant::now() + options.deadline.unwrap_or(DEADLINE);
+    let patience = patience(options);
     let mut pause = PAUSE.0;
     let mut attempts = 0;
     let mut still = Still::default();
@@ -61,7 +62,8 @@ pub(super) fn attempts(
             Ok((_, (None, outcome))) => return Ok(outcome),
             Ok((survey, (Some(transaction), mut outcome))) => {
                 let work = (&survey, &transaction);
-                let done = attempt(&process, is_stopped, kernel, work, &mut outcome);
+                let stopped = (is_stopped, patience);
+                let done = attempt(&process, stopped, kernel, work, &mut outcome);
                 done.map(|()| outcome)
             }
             // What could not be made out may have been on its way.
@@ -86,6 +88,12 @@ pub(super) fn attempts(
         thread::sleep(pause);
         pause = (pause * 2).min(PAUSE.1);
     }
+}
+
+/// How long a thread may take to stop. Where many processes wait for few processors, a thread may
+/// not come to its stop for seconds; a caller that gives a longer deadline knows that.
+fn patience(options: &ApplyOptions) -> Duration {
+    options.deadline.unwrap_or(PATIENCE).max(PATIENCE)
 }
 
 /// A thread that is in the way and would go out of the way by itself.
@@ -135,13 +143,13 @@ fn changing(pid: Pid) -> Error {
 /// Does it, if the process is still what it was and no thread is in the way.
 fn attempt(
     process: &TraceableProcess,
-    is_stopped: bool,
+    (is_stopped, patience): (bool, Duration),
     kernel: &RunningKernel,
     (survey, transaction): (&Survey, &Transaction),
     outcome: &mut ApplyOutcome,
 ) -> Result<()> {
     let pid = process.pid();
-    let mut live = Live::stop(pid.as_raw(), PATIENCE)?;
+    let mut live = Live::stop(pid.as_raw(), patience)?;
     let stop = live.stopped_for();
     if !survey.has_states() {
         live.set_special(survey.special.clone());
@@ -185,4 +193,22 @@ fn attempt(
         total,
     };
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_longer_deadline_gives_threads_longer_to_stop() {
+        let with = |deadline: Option<u64>| {
+            patience(&ApplyOptions {
+                deadline: deadline.map(Duration::from_secs),
+                ..ApplyOptions::default()
+            })
+        };
+        assert_eq!(with(None), PATIENCE);
+        assert_eq!(with(Some(1)), PATIENCE);
+        assert_eq!(with(Some(60)), Duration::from_secs(60));
+    }
 }

@@ -77,7 +77,8 @@ pub struct ApplyOptions {
     pub policy: Policy,
     /// Where old tables may be.
     pub tables: tables::Options,
-    /// How long to retry until every thread is at a safe point; [`DEADLINE`] if not given.
+    /// How long to retry until every thread is at a safe point; [`DEADLINE`] if not given. A thread
+    /// may take as long to stop, but not less than [`DEADLINE`].
     pub deadline: Option<Duration>,
     /// Whether to compute everything and change nothing.
     ///

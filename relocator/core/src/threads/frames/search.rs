@@ -67,6 +67,10 @@ pub(super) struct Search<'a> {
     /// Frames in no stack, so far.
     loose: Vec<Frame>,
     contexts: Vec<Vec<Interrupted>>,
+    /// Stack pointers of all threads, and of all frames.
+    pointers: BTreeSet<Avma>,
+    /// Contexts on alternate stacks, and where these begin.
+    on_alternate: Vec<(Avma, Avma)>,
 }
 
 impl<'a> Search<'a> {
@@ -92,6 +96,8 @@ impl<'a> Search<'a> {
             budget: BUDGET,
             loose: Vec::new(),
             contexts: vec![Vec::new(); pointers.len()],
+            pointers: pointers.iter().chain(neighbours).copied().collect(),
+            on_alternate: Vec::new(),
         };
         for (thread, &pointer) in pointers.iter().enumerate() {
             search.add(thread, pointer);
@@ -119,8 +125,10 @@ impl<'a> Search<'a> {
                 while self.count() {}
             }
         }
+        let returned = self.returned();
         Found {
             contexts: self.contexts,
+            returned,
             left_out: self
                 .left_out
                 .iter()
@@ -249,22 +257,36 @@ impl<'a> Search<'a> {
     fn belongs(&mut self, found: &Frame, owner: usize) {
         let &Frame { at, ref frame } = found;
         let pointer = frame.stack_pointer();
+        self.pointers.insert(pointer);
         let stack = &mut self.stacks[owner];
         let thread = stack.thread;
         if let Some(alternate) = frame.alternate_stack()
             && alternate.contains(&at)
-            && alternate.contains(&stack.pointer)
             && !alternate.contains(&pointer)
         {
-            // With this frame the thread went to the alternate stack, on which it still is. Behind
-            // that is memory that has nothing to do with it.
-            stack.end = stack.end.min(alternate.end);
+            self.on_alternate.push((at, alternate.start));
+            if alternate.contains(&stack.pointer) {
+                // With this frame the thread went to the alternate stack, on which it still is.
+                // Behind that is memory that has nothing to do with it.
+                stack.end = stack.end.min(alternate.end);
+            }
         }
         let context = self.texts.iter().find_map(|text| frame.inside(at, text));
         self.contexts[thread].extend(context);
         if !self.is_covered(pointer) {
             self.add(thread, pointer);
         }
+    }
+
+    /// Contexts that threads went to alternate stacks with, on which none is below the context. The
+    /// handler runs there, and so does what interrupts it.
+    fn returned(&self) -> BTreeSet<Avma> {
+        let on_alternate = self.on_alternate.iter();
+        let gone = on_alternate.filter(|&&(at, start)| {
+            let mut below = self.pointers.range(start..=at);
+            below.next().is_none()
+        });
+        gone.map(|&(at, _)| at).collect()
     }
 
     /// Whether a stack pointer leads to nothing that is not searched anyway.

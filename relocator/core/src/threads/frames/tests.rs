@@ -371,6 +371,37 @@ fn what_is_behind_an_alternate_stack_does_not_count() {
     assert_eq!(of(ALTERNATE + 0x100, &writable, &pages), [behind, UC]);
 }
 
+/// Go's runtime has its alternate stacks in its heap, above the stacks of goroutines.
+#[test]
+fn a_handler_that_has_left_its_alternate_stack_has_returned() {
+    let mut pages = Pages::new();
+    let (start, uc) = (STACK + PAGE, STACK + PAGE + 0x600);
+    pages.put_frame(uc, &inside(STACK + 3 * PAGE));
+    pages.put_word(uc + ALTERNATE_STACK as u64, start);
+    pages.put_word(uc + MODE as u64, 0);
+    pages.put_word(uc + MODE as u64 + 8, PAGE);
+    let returned = |pages: &Pages, pointers: &[u64]| {
+        let all: Vec<Registers> = pointers.iter().map(|&at| registers(1, at)).collect();
+        let found = of_threads(&all, &[STACK_RANGE], &[TEXT], pages);
+        assert_eq!(places(&found.contexts.concat()), [uc], "{pointers:x?}");
+        found.returned.iter().map(|at| at.0).collect::<Vec<u64>>()
+    };
+    assert_eq!(returned(&pages, &[STACK + 8]), [uc]);
+    assert_eq!(returned(&pages, &[start - 8]), [uc]);
+    // A thread is in the handler, or about to return from it.
+    for pointer in [start, uc - 8, uc] {
+        assert_eq!(returned(&pages, &[pointer]), [0; 0]);
+        assert_eq!(returned(&pages, &[STACK + 8, pointer]), [0; 0]);
+    }
+    // Another signal has interrupted the handler, whose own handler is elsewhere.
+    let mut nested = pages.clone();
+    nested.put_frame(STACK + 0x100, &registers(0x40_0000, start + 0x40));
+    assert_eq!(returned(&nested, &[STACK + 8]), [0; 0]);
+    // The kernel did not change the stack for it: nothing says that the thread has left it.
+    pages.put_word(uc + MODE as u64, 2);
+    assert_eq!(returned(&pages, &[STACK + 8]), [0; 0]);
+}
+
 #[test]
 fn a_stack_may_be_several_mappings() {
     let mut pages = Pages::new();
