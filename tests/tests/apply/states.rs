@@ -31,7 +31,8 @@ pub(crate) fn trials(listing: bool) -> Vec<Trial> {
             .map_err(|error| in_words(&error))
             .and_then(|()| has_droppable_memory()),
     };
-    let states: [(&str, fn() -> Result<(), String>); 3] = [
+    type Run = fn() -> Result<(), String>;
+    let states: [(&str, Run); 3] = [
         ("are_forgotten", || fate(WITH_STATES, Strategy::Relocate)),
         ("without_their_mark", || fate(UNMARKED, Strategy::Syscall)),
         ("where_other_memory_is_mapped", remapping),
