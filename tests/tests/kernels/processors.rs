@@ -78,7 +78,7 @@ fn linked(
     let words = |error: relocator::Error| in_words(&error);
     let symtab = new.symtab()?;
     let offer = New {
-        symtab: Some(&symtab),
+        symtab: Some(symtab),
         image: Some(&new.image),
         processor,
     };
