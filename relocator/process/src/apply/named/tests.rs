@@ -40,7 +40,7 @@ fn what_is_left_of_an_alternative_says_what_it_was() {
             for found in [&original, &replaced] {
                 let mut jumped = found.clone();
                 jumped[covered.clone()].fill(0xcc);
-                let prepared = named.prepared(&jumped, &[covered.clone()]);
+                let prepared = named.prepared(&jumped, std::slice::from_ref(&covered));
                 let is_whole = covered.end == PLACE.end;
                 let expected = if is_whole { own } else { found };
                 let kept = PLACE.start..PLACE.start + 2;
