@@ -12,7 +12,7 @@ use relocator::source::Source;
 use super::outcome::ApplyState;
 use super::pretend::{self, OLD};
 use super::tests::{PROGRAM, STATES, flat, kernel, options, process, survey};
-use super::{RunningKernel, Work, apply_to, rollback_of};
+use super::{RunningKernel, Work, apply_to, prepare_of, rollback_of};
 use crate::targets::pretended::{Part, Pretended};
 
 /// Places of the kernel's mappings: out of reach of the old text, and within on either side.
@@ -23,12 +23,40 @@ const UNITS: [u64; 4] = [
     OLD - 0x2_0000,
 ];
 
-/// The old image, as a user has it.
-fn source() -> Source {
+/// The old image, as a user has it; perhaps with nothing free behind it.
+fn source(is_full: bool) -> Source {
+    let mut bytes = pretend::image("got");
+    if is_full {
+        fill(&mut bytes);
+    }
     Source {
-        image: Some(Image::parse(&pretend::image("got")).unwrap()),
+        image: Some(Image::parse(&bytes).unwrap()),
         ..Source::named("old")
     }
+}
+
+/// Makes an image as large as its pages, but for what the tool adds to it besides the record: its
+/// section headers, with which it ends, come last.
+fn fill(bytes: &mut [u8]) {
+    const LEFT: usize = 600;
+    const OFFSET: std::ops::Range<usize> = 40..48;
+    let word = |at: usize| usize::from(u16::from_le_bytes([bytes[at], bytes[at + 1]]));
+    let size = word(58) * word(60);
+    let offset = u64::from_le_bytes(bytes[OFFSET].try_into().unwrap()) as usize;
+    let place = (bytes.len() - LEFT - size) / 8 * 8;
+    bytes.copy_within(offset..offset + size, place);
+    bytes[OFFSET].copy_from_slice(&(place as u64).to_le_bytes());
+}
+
+/// Makes the text of a process full, and maps a library behind it: a link record has room before
+/// the text alone.
+fn enclose(process: &mut Pretended) {
+    let text = process.part(OLD).1.as_mut().unwrap();
+    fill(text);
+    let behind = OLD + text.len() as u64;
+    let code = vec![0x90; PAGE as usize];
+    process.put(behind, pretend::CODE, "/lib/library", Some(code));
+    process.sort();
 }
 
 /// A process that CRIU has restored: with its jumps and its mark.
@@ -77,15 +105,55 @@ fn be_killed(
     Ok(())
 }
 
+/// A record that has room before the text alone.
+#[test]
+fn a_dump_finds_a_text_with_a_record_before_it() {
+    let (kernel, sources) = (kernel(), [source(true)]);
+    for has_jumps in [false, true] {
+        let mut process = restored(pretend::UNIT, has_jumps);
+        enclose(&mut process);
+        let before = process.clone();
+        let linked = apply_to(&mut process, &kernel, &sources, &options()).unwrap();
+        assert_eq!(linked.state, ApplyState::Linked);
+        let found = survey(&process, &kernel, &sources).texts.remove(0);
+        assert_eq!(found.found.mapping.start, Avma(OLD - PAGE));
+        assert!(found.record.is_some());
+        process.part(OLD);
+        // As a tool that is killed leaves it, the text is joined with the page before.
+        let page = process.part(OLD - PAGE).1.take().unwrap();
+        process
+            .parts
+            .retain(|part| part.0.range.start != Avma(OLD - PAGE));
+        let (mapping, content) = process.part(OLD);
+        mapping.range.start = Avma(OLD - PAGE);
+        content.as_mut().unwrap().splice(0..0, page);
+        let done = apply_to(&mut process, &kernel, &sources, &options()).unwrap();
+        assert_eq!(done.state, ApplyState::Completed);
+        process.part(OLD);
+        // Prepared, its placeholder is one mapping.
+        let mut prepared = process.clone();
+        prepare_of(&mut prepared, &kernel, &sources, &options()).unwrap();
+        let zeros = prepared.part(OLD - 2 * PAGE);
+        assert_eq!(zeros.0.range.end, Avma(OLD));
+        for mut process in [process, prepared] {
+            rollback_of(&mut process, &kernel, &sources, &options()).unwrap();
+            assert_eq!(flat(&process), flat(&before));
+        }
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(400))]
     #[test]
     fn after_any_chain_of_killed_tools_a_process_can_go_back(
-        (unit, has_jumps) in (0..UNITS.len(), any::<bool>()),
+        (unit, has_jumps, is_full) in (0..UNITS.len(), any::<bool>(), any::<bool>()),
         kills in vec((0..3_usize, any::<u8>()), 1..8),
     ) {
-        let (kernel, sources) = (kernel(), [source()]);
+        let (kernel, sources) = (kernel(), [source(is_full)]);
         let mut process = restored(UNITS[unit], has_jumps);
+        if is_full {
+            enclose(&mut process);
+        }
         let before = process.clone();
         for kill in kills {
             be_killed(&mut process, &kernel, &sources, kill)?;
@@ -94,11 +162,15 @@ proptest! {
         apply_to(&mut process, &kernel, &sources, &options()).map_err(failed)?;
         let again = apply_to(&mut process, &kernel, &sources, &options()).map_err(failed)?;
         prop_assert_eq!(again.state, ApplyState::AlreadyLinked);
+        let is_apart = process.parts.iter().any(|part| part.0.range.start == Avma(OLD));
+        prop_assert!(is_apart, "a dump does not find the text");
         rollback_of(&mut process, &kernel, &sources, &options()).map_err(failed)?;
         let (now, before) = (flat(&process), flat(&before));
         let places = |all: &[Part]| all.iter().map(|part| part.0.clone()).collect::<Vec<_>>();
         prop_assert_eq!(places(&now), places(&before));
         for ((mapping, now), (_, before)) in now.iter().zip(&before) {
+            let mark = |bytes: &Option<Vec<u8>>| bytes.as_ref().and_then(|bytes| Mark::read(bytes));
+            prop_assert_eq!(mark(now), mark(before));
             prop_assert!(now == before, "{:?}", mapping.range);
         }
     }

@@ -20,7 +20,7 @@ use super::place::{self, Limits};
 use super::recognise::{KernelUnit, is_zeros};
 use super::record::Placed;
 use super::survey::Survey;
-use crate::targets::{Mapping, Step};
+use crate::targets::{Mapping, Step, overlaps};
 use relocator::criu::Mark;
 use relocator::placement::PAGE;
 use relocator::threads::{Memory, Write};
@@ -30,6 +30,10 @@ pub(super) fn decoy(survey: &Survey, unit: &KernelUnit) -> Option<Range<Avma>> {
     let mark = unit.mark?;
     let found = mapping_at(&survey.mappings, mark.old_vvar)?;
     let is_decoy = found.size() == PAGE && is_zeros(found) && found.range.end != mark.old_vdso;
+    // A link record may have left one page of a placeholder.
+    let placeholders = survey.placeholders();
+    let mut placeholders = placeholders.iter();
+    let is_decoy = is_decoy && !placeholders.any(|one| overlaps(one, &found.range));
     is_decoy.then(|| found.range.clone())
 }
 

@@ -197,10 +197,14 @@ impl Draft {
         self.interim.extend(&mut after);
         let size = bytes.len();
         let replace = Step::Replace { at, bytes };
+        // CRIU finds a text where a mapping begins.
+        let page = at..text.mapping.start;
+        let separate = (!page.is_empty()).then_some(Step::Separate(page));
+        let late = self.interim.finish(&self.bytes[text.offset()..]);
         Ok(Layout {
             size,
             early: self.interim.begin().chain([replace]).collect(),
-            late: self.interim.finish(&self.bytes[text.offset()..]),
+            late: late.into_iter().chain(separate).collect(),
             after,
             record: stored.record,
         })

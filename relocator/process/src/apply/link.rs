@@ -93,6 +93,7 @@ fn finish(
         });
         let writes = interim::at_once(writes.collect());
         transaction.late.extend(writes.into_iter().map(Step::Write));
+        transaction.late.extend(joined(text, survey));
         transaction.crossings.push((Some(now), after));
         outcome.texts.push(LinkedText::recorded(text, record));
     }
@@ -108,6 +109,16 @@ fn finish(
     outcome.state = ApplyState::Completed;
     outcome.kernel = placed.to_vec();
     Ok((Some(transaction), outcome))
+}
+
+/// Separates what is before a text from it, if it is one mapping with the text: a tool that was
+/// killed did not do that.
+fn joined(text: &Text, survey: &Survey) -> Option<Step> {
+    let start = text.mapping.start;
+    let mut mappings = survey.mappings.iter();
+    let whole = mappings.find(|mapping| mapping.range.contains(&start))?;
+    let before = whole.range.start.max(text.found.mapping.start)..start;
+    (!before.is_empty()).then_some(Step::Separate(before))
 }
 
 /// Links all texts, whatever they were linked to before.

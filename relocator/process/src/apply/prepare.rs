@@ -28,11 +28,11 @@ use super::kernel::RunningKernel;
 use super::link::{moves, placed};
 use super::outcome::{ApplyOutcome, ApplyState, LinkedText};
 use super::place::{self, REACH, Unit, UnitPlace};
-use super::recognise::KernelUnit;
+use super::recognise::{KernelUnit, is_zeros};
 use super::record::{Entry, Placed, Record};
 use super::survey::Survey;
 use super::text::Text;
-use super::undo::{unmap_added, vacant};
+use super::undo::{unmap_before, unmap_behind, vacant};
 use super::{Planned, Transaction};
 use crate::targets::{Step, WORD, overlaps};
 use crate::{Error, Result, Unlinkable};
@@ -41,6 +41,7 @@ use relocator::criu;
 use relocator::placement::PAGE;
 use relocator::plan::Strategy;
 use relocator::proxy;
+use relocator::threads::frames::merge;
 use relocator::threads::{CodeNow, Write};
 
 /// Stubs begin at a multiple of this.
@@ -103,12 +104,41 @@ pub(super) fn plan(survey: &Survey, kernel: &RunningKernel) -> Result<Planned> {
     }
     transaction
         .late
-        .extend(coming.into_iter().map(Step::Placeholder));
+        .extend(whole(&placeholders, coming, survey));
     transaction.late.extend(mark);
     transaction.late.extend(survey.discard());
     outcome.state = ApplyState::Prepared;
     outcome.kernel = placed;
     Ok((Some(transaction), outcome))
+}
+
+/// Maps what is missing of placeholders. A dump finds a placeholder by where it begins, and a restore
+/// at home by its size: one of which a part is there becomes a mapping as a whole, since the kernel
+/// does not always join its parts. Nothing reads it meanwhile: the text makes system calls.
+fn whole(
+    placeholders: &[Range<Avma>],
+    coming: Vec<Range<Avma>>,
+    survey: &Survey,
+) -> impl Iterator<Item = Step> {
+    let mut steps = Vec::new();
+    for place in placeholders {
+        let parts = survey.mappings.iter().filter(|mapping| {
+            let range = &mapping.range;
+            is_zeros(mapping) && place.start <= range.start && range.end <= place.end
+        });
+        let parts: Vec<Range<Avma>> = parts.map(|mapping| mapping.range.clone()).collect();
+        let own = coming.iter().filter(|range| overlaps(range, place));
+        let own: Vec<Range<Avma>> = own.cloned().collect();
+        let all = merge(&parts.iter().chain(&own).cloned().collect::<Vec<_>>());
+        let is_in_parts = parts.len() + own.len() > 1;
+        if is_in_parts && all == [place.clone()] {
+            steps.extend(parts.into_iter().map(Step::Unmap));
+            steps.push(Step::Placeholder(place.clone()));
+        } else {
+            steps.extend(own.into_iter().map(Step::Placeholder));
+        }
+    }
+    steps.into_iter()
 }
 
 /// The kernel's mappings: they stay, unless they are where the placeholder has to be.
@@ -297,11 +327,17 @@ impl Draft {
         if text.record.is_none() && text.interrupted.is_none() {
             return;
         }
+        // The copy in front of the stubs does not say what linked code was.
+        if text.record.is_some() {
+            let copy = text.found.bytes.clone();
+            transaction.early.insert(0, Step::RecoveryCopy(copy));
+        }
+        unmap_before(text, &self.base.range(), transaction);
         transaction.late.push(Step::Replace {
             at: self.base.at,
             bytes: self.bytes(),
         });
-        unmap_added(text, &self.base.range(), transaction);
+        unmap_behind(text, &self.base.range(), transaction);
     }
 }
 

@@ -9,6 +9,7 @@
 mod kernel;
 mod no_image;
 mod placeholder;
+mod record_page;
 mod text;
 
 use std::ops::Range;
@@ -161,6 +162,7 @@ pub fn recognise(target: &impl Target, own: &Own) -> Result<FoundVdsos> {
         kernel: unit.and_then(|unit| Some(unit.vdso()?.range.start)),
     };
     found.old = text::find(&mappings, &hints, target, names)?;
+    record_page::join(&mut found.old, &mappings, target);
     Ok(found)
 }
 

@@ -57,7 +57,11 @@ impl Transaction {
                 Step::Replace { at, bytes } => (*at, bytes.len() as u64),
                 Step::Move { from, to } => (*to, from.end.0 - from.start.0),
                 Step::Placeholder(range) | Step::Unmap(range) => return Some(range.clone()),
-                Step::Registers(_) | Step::Write(_) | Step::RecoveryCopy(_) | Step::Forget(_) => {
+                Step::Registers(_)
+                | Step::Write(_)
+                | Step::RecoveryCopy(_)
+                | Step::Separate(_)
+                | Step::Forget(_) => {
                     return None;
                 }
             };

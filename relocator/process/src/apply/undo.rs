@@ -128,9 +128,10 @@ fn undo_text(text: &Text, record: &Record, transaction: &mut Transaction) -> Res
     transaction.early.push(Step::RecoveryCopy(copy));
     transaction.early.extend(interim.begin());
     let at = old.start;
+    unmap_before(text, old, transaction);
     transaction.late.push(Step::Replace { at, bytes });
     transaction.late.extend(late);
-    unmap_added(text, old, transaction);
+    unmap_behind(text, old, transaction);
     Ok(())
 }
 
@@ -148,6 +149,7 @@ fn undo_interrupted(text: &Text, base: &MemoryChunk, transaction: &mut Transacti
         at: found.mapping.start,
         bytes: found.bytes.clone(),
     };
+    unmap_before(text, &old, transaction);
     let mut words = Vec::new();
     for entry in entries {
         let at = entry.at(found.image);
@@ -170,17 +172,24 @@ fn undo_interrupted(text: &Text, base: &MemoryChunk, transaction: &mut Transacti
     let rest = Record::difference(&base.bytes, now, old.start).into_iter();
     let rest = rest.map(|Before { at, bytes }| Step::Write(Write { at, bytes }));
     transaction.late.extend(rest);
-    unmap_added(text, &old, transaction);
+    unmap_behind(text, &old, transaction);
     Ok(())
 }
 
-/// Unmaps what a link has added to a text.
-pub(super) fn unmap_added(text: &Text, old: &Range<Avma>, transaction: &mut Transaction) {
-    let found = &text.found.mapping;
-    for added in [found.start..old.start, old.end..found.end] {
-        if !added.is_empty() {
-            transaction.late.push(Step::Unmap(added));
-        }
+/// Unmaps what a link has added before a text. That goes before the text does: a text beside a
+/// record is a linked one.
+pub(super) fn unmap_before(text: &Text, old: &Range<Avma>, transaction: &mut Transaction) {
+    unmap(text.found.mapping.start..old.start, transaction);
+}
+
+/// Unmaps what a link has added behind a text.
+pub(super) fn unmap_behind(text: &Text, old: &Range<Avma>, transaction: &mut Transaction) {
+    unmap(old.end..text.found.mapping.end, transaction);
+}
+
+fn unmap(added: Range<Avma>, transaction: &mut Transaction) {
+    if !added.is_empty() {
+        transaction.late.push(Step::Unmap(added));
     }
 }
 
@@ -197,7 +206,11 @@ pub(super) fn vacant(
         .chain(survey.texts.iter().map(|text| &text.found.mapping))
         .collect();
     let others = survey.mappings.iter().map(|mapping| mapping.range.clone());
-    let others = others.filter(|range| !ours.contains(&range));
+    let is_ours = |range: &Range<Avma>| {
+        let mut ours = ours.iter();
+        ours.any(|own| own.start <= range.start && range.end <= own.end)
+    };
+    let others = others.filter(|range| !is_ours(range));
     let kernel = back.iter().map(Placed::range);
     subtract(merge(ranges), others.chain(kernel))
 }

@@ -181,6 +181,9 @@ pub enum Step {
     Placeholder(Range<Avma>),
     /// Pages are unmapped.
     Unmap(Range<Avma>),
+    /// Pages of code become a mapping of their own: the kernel does not join them with what is next
+    /// to them, since only they are left out of core dumps.
+    Separate(Range<Avma>),
     /// Droppable memory becomes zeros, without being touched.
     Forget(Range<Avma>),
 }

@@ -153,6 +153,14 @@ impl Pretended {
                 self.map(range.clone(), private(false), "", Some(vec![0; size]));
             }
             Step::Unmap(range) => self.unmap(range),
+            Step::Separate(range) => {
+                let mut bytes = vec![0; (range.end.0 - range.start.0) as usize];
+                if !self.read(range.start, &mut bytes) {
+                    return Err(failed("nothing is mapped there"));
+                }
+                self.unmap(range);
+                self.map(range.clone(), private(true), "", Some(bytes));
+            }
             Step::Forget(range) => {
                 let is_droppable = self.special.droppable.contains(range);
                 let bytes = vec![0; (range.end.0 - range.start.0) as usize];

@@ -183,13 +183,10 @@ impl<'a> Execution<'a> {
             Step::RecoveryCopy(_) => Ok(()),
             Step::Move { from, to } => self.move_mapping(from, *to),
             Step::Placeholder(place) => self.zero(place),
-            // Nothing has to be undone: the kernel may do the same at any moment.
-            Step::Forget(place) => {
-                let size = place.end.0 - place.start.0;
-                let arguments = [place.start.0, size, libc::MADV_DONTNEED as u64];
-                self.call("madvise", libc::SYS_madvise, &arguments)
-                    .map(drop)
-            }
+            // Nothing has to be undone: what was there before is put over it.
+            Step::Separate(place) => self.advise(place, libc::MADV_DONTDUMP),
+            // The kernel may do the same at any moment.
+            Step::Forget(place) => self.advise(place, libc::MADV_DONTNEED),
             Step::Unmap(place) => {
                 let covered = self.covered(place)?;
                 self.unmap(place)?;
@@ -309,6 +306,13 @@ impl<'a> Execution<'a> {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | flags;
         let arguments = [at, size, protection as u64, flags as u64, NONE, 0];
         self.call("mmap", libc::SYS_mmap, &arguments).map(Avma)
+    }
+
+    fn advise(&mut self, place: &Range<Avma>, advice: i32) -> Result<()> {
+        let size = place.end.0 - place.start.0;
+        let arguments = [place.start.0, size, advice as u64];
+        self.call("madvise", libc::SYS_madvise, &arguments)
+            .map(drop)
     }
 
     fn unmap(&mut self, place: &Range<Avma>) -> Result<()> {

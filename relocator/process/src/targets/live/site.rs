@@ -124,7 +124,7 @@ fn overlay(step: &Step, page: Avma, bytes: &mut [u8]) {
             }
             return;
         }
-        Step::Registers(_) | Step::RecoveryCopy(_) | Step::Forget(_) => return,
+        Step::Registers(_) | Step::RecoveryCopy(_) | Step::Separate(_) | Step::Forget(_) => return,
     };
     for (address, &byte) in (at.0..).zip(new) {
         if let Some(place) = address.checked_sub(page.0)
