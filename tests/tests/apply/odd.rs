@@ -95,7 +95,9 @@ pub(crate) fn live(what: &str) {
             panic!("{error}");
         }
         WITH_STATES => {
-            map(None, DROPPABLE);
+            let memory = map(None, DROPPABLE);
+            // SAFETY: nothing refers to it.
+            unsafe { memory.cast::<u8>().write_bytes(BYTE, STATES) };
             rest(0);
         }
         UNMARKED => {
@@ -118,6 +120,9 @@ pub(crate) fn live(what: &str) {
 /// `MAP_DROPPABLE`, since Linux 6.11.
 pub(crate) const DROPPABLE: c_int = 8;
 
+/// What it holds.
+pub(crate) const BYTE: u8 = 0x5a;
+
 /// Bytes of memory for states.
 const STATES: usize = 16 << 12;
 
@@ -135,7 +140,6 @@ fn map(place: Option<*mut c_void>, kind: c_int) -> *mut c_void {
 
 /// Ends the process if ordinary memory loses what it holds.
 fn remap(place: *mut c_void) {
-    const BYTE: u8 = 0x5a;
     const WHILE: Duration = Duration::from_millis(1);
     for kind in [DROPPABLE, libc::MAP_PRIVATE] {
         map(Some(place), kind);

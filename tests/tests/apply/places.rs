@@ -37,6 +37,9 @@ const HAMMER: &str = env!("CARGO_BIN_EXE_hammer");
 /// What all processes here were checkpointed with.
 pub(crate) const OLD: &str = "6.1";
 
+/// One whose link record takes another page.
+const LARGE: &str = "7.2";
+
 /// An address for the old text with nothing near it.
 const TEXT: Avma = Avma(0x7e12_3456_7000);
 
@@ -76,8 +79,9 @@ pub(crate) fn fetched(listing: bool) -> Result<(), String> {
     match listing {
         true => Ok(()),
         false => {
-            let fetched = Cache::locate().fetch(OLD);
-            fetched.map(drop).map_err(|error| in_words(&error))
+            let fetch = |old| Cache::locate().fetch(old).map(drop);
+            let fetched = [OLD, LARGE].into_iter().try_for_each(fetch);
+            fetched.map_err(|error| in_words(&error))
         }
     }
 }
@@ -87,7 +91,11 @@ pub(crate) fn spec() -> Spec {
 }
 
 pub(crate) fn bed() -> Result<Bed, String> {
-    let mut bed = Bed::new(old_vdso(&spec())?);
+    bed_of(&spec())
+}
+
+fn bed_of(old: &Spec) -> Result<Bed, String> {
+    let mut bed = Bed::new(old_vdso(old)?);
     bed.gives_way = true;
     Ok(bed)
 }
@@ -127,7 +135,16 @@ fn there_and_back(
     prepare: impl FnOnce(&Hammer) -> Result<(), String>,
     linked: impl FnOnce(&ApplyOutcome, &Hammer) -> Result<(), String>,
 ) -> Result<(), String> {
-    let linker = Linker::new(&spec())?;
+    there_and_back_with(&spec(), bed, prepare, linked)
+}
+
+fn there_and_back_with(
+    old: &Spec,
+    bed: &Bed,
+    prepare: impl FnOnce(&Hammer) -> Result<(), String>,
+    linked: impl FnOnce(&ApplyOutcome, &Hammer) -> Result<(), String>,
+) -> Result<(), String> {
+    let linker = Linker::new(old)?;
     let mut hammer = start(bed, 2)?;
     let pid = hammer.restored.pid();
     prepare(&hammer)?;
@@ -179,20 +196,29 @@ fn little_room() -> Result<(), String> {
         (Some(0), Some(0)),
         (Some(PAGE), Some(PAGE)),
     ];
-    for (room_below, room_behind) in rooms {
+    let olds = [OLD, LARGE].map(|old| Spec::Kernel(old.to_owned()));
+    let all = olds.iter().flat_map(|old| rooms.map(|room| (old, room)));
+    for (old, (room_below, room_behind)) in all {
         let bed = Bed {
             room_below,
             room_behind,
-            ..bed()?
+            ..bed_of(old)?
         };
-        let is_right = |outcome: &ApplyOutcome, _: &Hammer| {
+        let is_right = |outcome: &ApplyOutcome, hammer: &Hammer| {
             ensure(outcome.unreachable.is_none(), || format!("{outcome:?}"))?;
+            // A dump by CRIU finds it there.
+            let text = hammer.restored.text.start;
+            let mappings = mappings(hammer.restored.pid())?;
+            let mut starts = mappings.iter().map(|mapping| mapping.range.start);
+            ensure(starts.any(|start| start == text), || {
+                format!("no mapping begins at {text}")
+            })?;
             ensure(outcome.added() <= PAGE, || {
                 format!("{} bytes are added", outcome.added())
             })
         };
-        let done = there_and_back(&bed, |_| Ok(()), is_right);
-        done.map_err(|error| format!("room {room_below:?} and {room_behind:?}: {error}"))?;
+        let done = there_and_back_with(old, &bed, |_| Ok(()), is_right);
+        done.map_err(|error| format!("{old}, room {room_below:?} and {room_behind:?}: {error}"))?;
     }
     Ok(())
 }

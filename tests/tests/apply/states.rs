@@ -7,20 +7,22 @@ use libtest_mimic::Trial;
 use relocator::plan::Strategy;
 use relocator_cli::source::Spec;
 use relocator_process::apply::outcome::ApplyState;
+use relocator_process::maps;
 use relocator_tests::bed::old_vdso;
 use relocator_tests::running::in_words;
 use relocator_tests::trials::{ensure, trial};
 
 use crate::linker::Linker;
-use crate::odd::{REMAPPING, UNMARKED, WITH_STATES};
+use crate::odd::{BYTE, REMAPPING, UNMARKED, WITH_STATES};
 use crate::places::is;
 use crate::refused::Odd;
+use crate::snapshot::memory;
 
 /// An old kernel whose vDSO keeps states.
 const OLD: &str = "7.2";
 
 /// How often the tool meets a process that maps memory all the time.
-const RUNS: u32 = 60;
+const RUNS: u32 = 25;
 
 pub(crate) fn trials(listing: bool) -> Vec<Trial> {
     let possible = match listing {
@@ -33,7 +35,7 @@ pub(crate) fn trials(listing: bool) -> Vec<Trial> {
     };
     type Run = fn() -> Result<(), String>;
     let states: [(&str, Run); 3] = [
-        ("are_forgotten", || fate(WITH_STATES, Strategy::Relocate)),
+        ("are_forgotten", forgotten),
         ("without_their_mark", || fate(UNMARKED, Strategy::Syscall)),
         ("where_other_memory_is_mapped", remapping),
     ];
@@ -68,6 +70,27 @@ fn fate(what: &str, strategy: Strategy) -> Result<(), String> {
     let mut functions = functions.filter(|one| one.name() == "__vdso_getrandom");
     let found = functions.next().ok_or("the function is missing")?;
     ensure(found.strategy == strategy, || format!("{found:?}"))
+}
+
+/// States are zeros after a link, and stay what they are after a rollback.
+fn forgotten() -> Result<(), String> {
+    fate(WITH_STATES, Strategy::Relocate)?;
+    let (linker, odd) = start(WITH_STATES)?;
+    let pid = odd.pid();
+    let special = maps::special(pid).map_err(|error| in_words(&error))?;
+    let [states] = special.droppable.as_slice() else {
+        return Err(format!("{special:?}"));
+    };
+    let hold = |byte: u8| -> Result<(), String> {
+        let bytes = memory(pid, states)?;
+        let is_it = bytes.iter().all(|&one| one == byte);
+        ensure(is_it, || format!("{states:?} does not hold {byte:#x}"))
+    };
+    hold(BYTE)?;
+    linker.apply(pid)?;
+    hold(0)?;
+    linker.roll_back(pid)?;
+    hold(0)
 }
 
 /// The tool has seen memory for states where there is other memory when it has stopped the process.

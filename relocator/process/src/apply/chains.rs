@@ -143,7 +143,7 @@ fn a_dump_finds_a_text_with_a_record_before_it() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
     fn after_any_chain_of_killed_tools_a_process_can_go_back(
         (unit, has_jumps, is_full) in (0..UNITS.len(), any::<bool>(), any::<bool>()),

@@ -6,7 +6,9 @@ use elf_tools::{Avma, Svma};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::strategy::Strategy as Generator;
+use relocator::placement::PAGE;
 
+use super::check::MAPPING;
 use super::{Before, Entry, Moved, Placed, Record, Strategy, stored};
 
 /// Where the text of all these records is.
@@ -283,7 +285,10 @@ fn hostile_records_are_refused() {
     assert_refused(&with(&[0, 0, 0, 0, 0, 0, 1]), "mean nothing");
     // An image that is not in its text, a text that is none or too large.
     assert_refused(&[0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0], "no address space");
-    assert_refused(&[0x10, 8, 8, 0, 0, 0, 0, 0, 0, 0, 0], "not in its text");
+    let outside = [0x80, 0x40, 0x80, 0x20, 0x80, 0x20, 0, 0, 0, 0, 0, 0, 0, 0];
+    assert_refused(&outside, "not in its text");
+    let odd = [0x80, 0x20, 0, 0x81, 0x20, 0, 0, 0, 0, 0, 0, 0, 0];
+    assert_refused(&odd, "not whole pages");
     assert_refused(
         &[0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
         "not behind its start",
@@ -383,9 +388,14 @@ fn threads_are_told_what_is_at_entries_now() {
     assert!(record.complete(&mut text[..0x700], TEXT).is_err());
 }
 
+/// The start of one of the first so many pages.
+fn pages(count: u64) -> impl Generator<Value = u64> {
+    (0..count).prop_map(|page| page * PAGE)
+}
+
 fn span() -> impl Generator<Value = Range<Avma>> {
-    let start = 0..1_u64 << 47;
-    (start, 1..1_u64 << 40).prop_map(|(start, size)| Avma(start)..Avma(start + size))
+    let size = (1..=MAPPING as u64 / PAGE).prop_map(|pages| pages * PAGE);
+    (pages(1 << 35), size).prop_map(|(start, size)| Avma(start)..Avma(start + size))
 }
 
 fn moved() -> impl Generator<Value = Vec<Moved>> {
@@ -398,9 +408,10 @@ fn moved() -> impl Generator<Value = Vec<Moved>> {
 
 prop_compose! {
     fn placed()(
-        name in "\\PC{0,12}", size in 1..1_u64 << 40, from in 0..1_u64 << 48, to in 0..1_u64 << 63,
+        name in "\\PC{0,12}", pages_of in 1..=MAPPING as u64 / PAGE,
+        from in pages(1 << 36), to in pages(1 << 51),
     ) -> Placed {
-        Placed { name, size, from: Avma(from), to: Avma(to) }
+        Placed { name, size: pages_of * PAGE, from: Avma(from), to: Avma(to) }
     }
 }
 
@@ -425,7 +436,7 @@ fn runs() -> impl Generator<Value = Vec<(u64, Vec<u8>)>> {
 
 prop_compose! {
     fn record()(
-        start in 0..1_u64 << 47,
+        start in pages(1 << 35),
         (runs, overwritten) in (runs(), runs()),
         (old, new) in (vec(any::<u8>(), 0..=64), vec(any::<u8>(), 0..=64)),
         kernel in vec(placed(), 0..5),
@@ -444,7 +455,7 @@ prop_compose! {
             (runs.collect(), end)
         };
         let ((before, end), (overwritten, other)) = (placed(runs), placed(overwritten));
-        let end = end.max(other).max(start + image) + rest;
+        let end = (end.max(other).max(start + image) + rest).next_multiple_of(PAGE);
         Record {
             old, new, image: Avma(start + image), text: Avma(start)..Avma(end),
             before, kernel, placeholders, entries, moved, jumps_back, overwritten,
@@ -504,7 +515,8 @@ proptest! {
                 *byte = value;
             }
         }
-        let text = TEXT..Avma(TEXT.0 + before.len().max(1) as u64);
+        let size = (before.len().max(1) as u64).next_multiple_of(PAGE);
+        let text = TEXT..Avma(TEXT.0 + size);
         let runs = Record::difference(&before, &after, TEXT);
         let record = Record { before: runs, text, ..typical() };
         let (record, _) = Record::decode(&record.encode().unwrap()).unwrap();
