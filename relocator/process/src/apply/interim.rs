@@ -14,7 +14,9 @@
 //! | any other | the error `ENOSYS`, on which callers make the system call themselves |
 //!
 //! A function that is shorter than eight bytes jumps to code in zeros at the end of both texts. So
-//! does `getrandom`, whose stub has to answer a question that the system call does not know.
+//! does `getrandom`, whose stub has to answer a question that the system call does not know. In a
+//! linked text, zeros may be data of linked code. So a rollback only uses the zeros where the link
+//! had its own interim code: an undo by the link record erases what is there.
 //! Without such zeros its entry makes the plain system call. A process that is left in that state
 //! answers the question wrong; libraries ask it when a program starts.
 
@@ -22,6 +24,7 @@ use std::ops::Range;
 
 use elf_tools::{Avma, Svma};
 
+use super::record::FoundRecord;
 use super::text::Text;
 use crate::targets::{Step, WORD, overlaps};
 use crate::{Error, Result};
@@ -55,7 +58,7 @@ struct Change<'a> {
     /// Where stubs can be in both.
     free: Range<usize>,
     /// The link record that is there now.
-    record: Option<Range<Avma>>,
+    record: Option<&'a FoundRecord>,
 }
 
 impl InterimEntries {
@@ -79,7 +82,7 @@ impl InterimEntries {
             code,
             relocated,
             free: free..now.len().min(after.len()),
-            record: text.record.as_ref().map(|found| found.at.clone()),
+            record: text.record.as_ref(),
         };
         let mut interim = Self {
             image,
@@ -287,7 +290,8 @@ impl Change<'_> {
     }
 
     /// Where code can be put in both texts: where both have zeros, or where an earlier stage has
-    /// left the same code.
+    /// left the same code. If a record is there now, only where an undo by it erases the code: the
+    /// next tool may know no more than that record.
     fn place(&self, from: usize, code: &[u8]) -> Option<Svma> {
         let first = self.free.start.max(from).next_multiple_of(ALIGNMENT);
         let mut starts = (first..self.free.end).step_by(ALIGNMENT);
@@ -295,9 +299,10 @@ impl Change<'_> {
         let is_free = |start: &usize| {
             let place = *start..*start + code.len();
             let at = |offset: usize| self.image.offset(offset as i64);
-            let taken = self.record.as_ref();
-            let is_taken =
-                taken.is_some_and(|record| overlaps(record, &(at(place.start)..at(place.end))));
+            let is_taken = self.record.is_some_and(|found| {
+                let place = at(place.start)..at(place.end);
+                overlaps(&found.at, &place) || !found.record.erases(code, place.start)
+            });
             let now = self.now.get(place.clone());
             !is_taken
                 && self.after.get(place).is_some_and(is_zero)

@@ -108,6 +108,16 @@ impl Record {
         Ok(())
     }
 
+    /// Whether an undo puts zeros in the place of all `code` at an address.
+    pub fn erases(&self, code: &[u8], at: Avma) -> bool {
+        let undone = |address: u64| {
+            let mut runs = self.before.iter();
+            runs.find_map(|run| run.bytes.get(address.checked_sub(run.at.0)? as usize))
+        };
+        let mut bytes = (at.0..).zip(code).filter(|(_, byte)| **byte != 0);
+        bytes.all(|(address, _)| undone(address) == Some(&0))
+    }
+
     /// What the text's mapping held before, from the bytes of a mapping at `base` that it is in
     /// now.
     pub fn undone(&self, text: &[u8], base: Avma) -> Result<Vec<u8>> {
