@@ -32,8 +32,13 @@ fn source() -> Source {
 }
 
 /// A process that CRIU has restored: with its jumps and its mark.
-fn restored(unit: u64, has_jumps: bool) -> Pretended {
+fn restored(unit: u64, has_jumps: bool, (is_followed, calls_elsewhere): (bool, bool)) -> Pretended {
     let mut process = process("got", &[PROGRAM]);
+    process.calls_elsewhere = calls_elsewhere;
+    if is_followed {
+        let next = OLD + pretend::image("got").len() as u64;
+        process.put(next, pretend::READ, "/a/file", Some(vec![1; PAGE as usize]));
+    }
     process.parts.retain(|part| !part.0.name.starts_with("[v"));
     process.unit(unit);
     process.sort();
@@ -82,10 +87,11 @@ proptest! {
     #[test]
     fn after_any_chain_of_killed_tools_a_process_can_go_back(
         (unit, has_jumps) in (0..UNITS.len(), any::<bool>()),
+        (is_followed, calls_elsewhere) in any::<(bool, bool)>(),
         kills in vec((0..3_usize, any::<u8>()), 1..8),
     ) {
         let (kernel, sources) = (kernel(), [source()]);
-        let mut process = restored(UNITS[unit], has_jumps);
+        let mut process = restored(UNITS[unit], has_jumps, (is_followed, calls_elsewhere));
         let before = process.clone();
         for kill in kills {
             be_killed(&mut process, &kernel, &sources, kill)?;
