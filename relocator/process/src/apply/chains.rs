@@ -146,11 +146,13 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
     fn after_any_chain_of_killed_tools_a_process_can_go_back(
-        (unit, has_jumps, is_full) in (0..UNITS.len(), any::<bool>(), any::<bool>()),
+        (unit, has_jumps) in (0..UNITS.len(), any::<bool>()),
+        (is_full, calls_elsewhere) in any::<(bool, bool)>(),
         kills in vec((0..3_usize, any::<u8>()), 1..8),
     ) {
         let (kernel, sources) = (kernel(), [source(is_full)]);
         let mut process = restored(UNITS[unit], has_jumps);
+        process.calls_elsewhere = calls_elsewhere;
         if is_full {
             enclose(&mut process);
         }

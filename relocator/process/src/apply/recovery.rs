@@ -9,7 +9,7 @@ use std::ops::Range;
 use elf_tools::Avma;
 
 use super::chunk::MemoryChunk;
-use super::recognise::OldText;
+use super::recognise::{MAX_TEXT, OldText};
 use super::record::{Before, Overwritten, Placed, Record};
 use crate::targets::live::injected_call;
 use crate::targets::{Mapping, WORD};
@@ -48,11 +48,8 @@ impl RecoveryCopy {
     /// What a mapping is a copy of; `None` if it is none, or if something else has become part of
     /// it.
     pub(super) fn of(copy: &OldText) -> Result<Option<Self>> {
-        const ELF: [u8; 4] = *b"\x7fELF";
-        let pages = copy.bytes.chunks(PAGE as usize);
-        let images = pages.filter(|page| page.starts_with(&ELF)).count();
         let record = Record::copied(&copy.bytes, copy.mapping.start);
-        let Some(record) = record.filter(|_| images == 1) else {
+        let Some(record) = record.filter(|_| images(&copy.bytes) == 1) else {
             return Ok(None);
         };
         let before = copy.image.0 - copy.mapping.start.0;
@@ -78,6 +75,69 @@ impl RecoveryCopy {
         }))
     }
 
+    /// What the record in a linked text says, as if the text was a copy of itself. A tool that fails
+    /// takes its copies away before the process is as it was.
+    pub(super) fn of_linked(text: &OldText) -> Result<Option<Self>> {
+        let at = text.mapping.start;
+        let Some(found) = Record::find(&text.bytes, at)? else {
+            return Ok(None);
+        };
+        let base = MemoryChunk {
+            at: found.record.text.start,
+            bytes: found.record.undone(&text.bytes, at)?,
+        };
+        let linked = MemoryChunk {
+            at,
+            bytes: text.bytes.clone(),
+        };
+        Ok(Some(Self {
+            record: found.record,
+            linked,
+            base,
+        }))
+    }
+
+    /// Whether a text is a replacement of the one that this is a copy of, which a tool has prepared
+    /// and not put in its place: what was there before any link, but with interim entries, or with
+    /// jumps to stubs. It has no record.
+    pub(super) fn is_of_replacement(&self, found: &OldText) -> bool {
+        let record = &self.record;
+        let there = MemoryChunk {
+            at: record.text.start,
+            bytes: found.bytes.clone(),
+        };
+        let offset = |image: Avma, start: Avma| image.0.checked_sub(start.0);
+        let is_alike = there.range() == record.text
+            && offset(found.image, found.mapping.start) == offset(record.image, record.text.start);
+        if !is_alike || found.image == record.image {
+            return false;
+        }
+        // Nobody but a tool puts anything but CRIU's jumps there.
+        let is_overwritten = |entry: &Range<Avma>| {
+            let now = there.part(entry);
+            now != self.base.part(entry) && now.is_some_and(|now| criu::target(now).is_none())
+        };
+        self.jumps(0).any(|entry| is_overwritten(&entry)) && self.explains(&there)
+    }
+
+    /// Whether bytes of the text are from what was there before, from the copy, or in entries.
+    fn explains(&self, text: &MemoryChunk) -> bool {
+        let entries: Vec<Range<Avma>> = self.jumps(0).collect();
+        let mut bytes = (text.at.0..).zip(text.bytes.iter().copied());
+        bytes.all(|(address, byte)| {
+            let at = Avma(address);
+            let is_in = |content: &MemoryChunk| content.part(&(at..at.offset(1))) == Some(&[byte]);
+            is_in(&self.base)
+                || is_in(&self.linked)
+                || entries.iter().any(|entry| entry.contains(&at))
+        })
+    }
+
+    /// Where the text is that this is a copy of.
+    pub(super) fn image(&self) -> Avma {
+        self.record.image
+    }
+
     /// The kernel's mappings, where they were and where they are, or were to be.
     pub(super) fn kernel(&self) -> &[Placed] {
         &self.record.kernel
@@ -98,24 +158,19 @@ impl RecoveryCopy {
             return None;
         }
         let covers = range.start <= record.text.start && record.text.end <= range.end;
-        let entries: Vec<Range<Avma>> = self.jumps(0).collect();
-        let is_explained = |(address, byte): (u64, u8)| {
-            let at = Avma(address);
-            let is_in = |content: &MemoryChunk| content.part(&(at..at.offset(1))) == Some(&[byte]);
-            is_in(&self.base)
-                || is_in(&self.linked)
-                || entries.iter().any(|entry| entry.contains(&at))
+        let text = MemoryChunk {
+            at: range.start,
+            bytes: undone.to_vec(),
         };
-        let mut bytes = (range.start.0..).zip(undone.iter().copied());
-        if !covers || !bytes.all(is_explained) {
+        if !covers || !self.explains(&text) {
             return None;
         }
         let mut base = self.base.clone();
         let mut overwritten = Overwritten::of(record);
         // If a restore has put a jump there since, the process is to have that. What it has
         // overwritten is known.
-        for entry in &entries {
-            if let (Some(now), Some(place)) = (found.part(entry), base.part_mut(entry))
+        for entry in self.jumps(0) {
+            if let (Some(now), Some(place)) = (found.part(&entry), base.part_mut(&entry))
                 && criu::target(now).is_some()
             {
                 if criu::target(place).is_none() {
@@ -153,22 +208,25 @@ impl RecoveryCopy {
         })
     }
 
-    /// Adds pages to the text of an interrupted apply that the link had put next to it.
+    /// Adds pages to the text of an interrupted apply that a link had put next to it: those of this
+    /// copy, or others with a record of the text.
     pub(super) fn extend(&self, found: &mut OldText, mappings: &[Mapping], memory: &dyn Memory) {
         let (own, linked) = (&self.record.text, self.linked.range());
-        let before = self.added(linked.start..own.start, mappings, memory);
-        if let Some((side, bytes)) = before
-            && side.end == found.mapping.start
-        {
-            found.bytes.splice(0..0, bytes);
-            found.mapping.start = side.start;
+        let mut sides = Vec::new();
+        sides.extend(self.added(linked.start..own.start, mappings, memory));
+        sides.extend(self.added(own.end..linked.end, mappings, memory));
+        for mapping in mappings {
+            let bytes = cut_off(mapping, found.image, memory);
+            sides.extend(bytes.map(|bytes| (mapping.range.clone(), bytes)));
         }
-        let behind = self.added(own.end..linked.end, mappings, memory);
-        if let Some((side, bytes)) = behind
-            && side.start == found.mapping.end
-        {
-            found.bytes.extend(bytes);
-            found.mapping.end = side.end;
+        for (side, bytes) in sides {
+            if side.end == found.mapping.start {
+                found.bytes.splice(0..0, bytes);
+                found.mapping.start = side.start;
+            } else if side.start == found.mapping.end {
+                found.bytes.extend(bytes);
+                found.mapping.end = side.end;
+            }
         }
     }
 
@@ -190,6 +248,27 @@ impl RecoveryCopy {
         injected_call::erase(&mut bytes);
         (was_read && bytes == known).then_some((range, bytes))
     }
+}
+
+/// What a mapping holds that an earlier link had added to the text of an image: private code with a
+/// record of the text, without an image.
+pub(super) fn cut_off(mapping: &Mapping, image: Avma, memory: &dyn Memory) -> Option<Vec<u8>> {
+    if !mapping.is_private_code() || !mapping.name.is_empty() || mapping.size() > MAX_TEXT {
+        return None;
+    }
+    let mut bytes = vec![0; mapping.size() as usize];
+    let was_read = memory.read(mapping.range.start, &mut bytes);
+    injected_call::erase(&mut bytes);
+    let record = Record::copied(&bytes, mapping.range.start).filter(|_| was_read);
+    let is_of_it = record.is_some_and(|record| record.image == image) && images(&bytes) == 0;
+    is_of_it.then_some(bytes)
+}
+
+/// How many pages begin as an image does.
+fn images(bytes: &[u8]) -> usize {
+    const ELF: [u8; 4] = *b"\x7fELF";
+    let pages = bytes.chunks(PAGE as usize);
+    pages.filter(|page| page.starts_with(&ELF)).count()
 }
 
 #[cfg(test)]

@@ -8,9 +8,9 @@ use elf_tools::image::Image;
 
 use super::kernel::RunningKernel;
 use super::origins::Origins;
-use super::recognise::{FoundVdsos, KernelUnit, MAX_TEXT, OldText, recognise};
+use super::recognise::{FoundVdsos, KernelUnit, OldText, recognise};
 use super::record::Record;
-use super::recovery::RecoveryCopy;
+use super::recovery::{RecoveryCopy, cut_off};
 use super::text::{Known, Text, in_words};
 use crate::maps::SpecialMemory;
 use crate::targets::live::injected_call;
@@ -61,6 +61,7 @@ impl Survey {
                 false => all.push(old),
             }
         }
+        let all = without_replacements(all, &copies, &mappings, &mut leftovers)?;
         check_named(target.id(), &all, known.sources)?;
         let read = |old| Text::read(old, known, &copies, &mappings, target);
         let texts: Vec<Text> = all.into_iter().map(read).collect::<Result<_>>()?;
@@ -210,19 +211,36 @@ fn is_file(old: &OldText, mappings: &[Mapping]) -> bool {
 /// unmapped that. It has a record of a text next to it, which does not have it itself. Later links
 /// of that text leave it where it is.
 fn is_cut_off(mapping: &Mapping, texts: &[Text], memory: &dyn Memory) -> bool {
-    let (range, protection) = (&mapping.range, mapping.protection);
-    let is_code = protection.execute && !protection.write && !protection.shared;
-    let mut beside = texts.iter().filter(|text| {
+    let range = &mapping.range;
+    texts.iter().any(|text| {
         let found = &text.found.mapping;
-        found.end == range.start || range.end == found.start
-    });
-    if !is_code || !mapping.name.is_empty() || beside.clone().next().is_none() {
-        return false;
-    }
-    let mut bytes = vec![0; mapping.size().min(MAX_TEXT) as usize];
-    let was_read = memory.read(range.start, &mut bytes);
-    let record = Record::copied(&bytes, range.start).filter(|_| was_read);
-    record.is_some_and(|record| beside.any(|text| text.found.image == record.image))
+        let is_beside = found.end == range.start || range.end == found.start;
+        is_beside && cut_off(mapping, text.found.image, memory).is_some()
+    })
+}
+
+/// Takes replacements of texts away that a killed tool has not put in their places. Nothing in them
+/// says what they are, unless injected calls go there, but copies of the same texts do.
+fn without_replacements(
+    texts: Vec<OldText>,
+    copies: &[RecoveryCopy],
+    mappings: &[Mapping],
+    leftovers: &mut Vec<Range<Avma>>,
+) -> Result<Vec<OldText>> {
+    let linked = texts.iter().map(RecoveryCopy::of_linked);
+    let linked: Vec<Option<RecoveryCopy>> = linked.collect::<Result<_>>()?;
+    let known: Vec<&RecoveryCopy> = copies.iter().chain(linked.iter().flatten()).collect();
+    let is_replacement = |old: &OldText| {
+        let mut mappings = mappings.iter();
+        let mapping = mappings.find(|mapping| mapping.range == old.mapping);
+        let is_plain = mapping.is_some_and(|one| one.is_private_code() && one.name.is_empty());
+        let is_in_place = old.is_by_auxv || known.iter().any(|copy| copy.image() == old.image);
+        is_plain && !is_in_place && known.iter().any(|copy| copy.is_of_replacement(old))
+    };
+    let (replacements, texts): (Vec<_>, Vec<_>) = texts.into_iter().partition(is_replacement);
+    // They are unmapped before the copies that tell what they are.
+    leftovers.splice(0..0, replacements.into_iter().map(|old| old.mapping));
+    Ok(texts)
 }
 
 /// Whether a text is a copy that was made for another place, and not put there.

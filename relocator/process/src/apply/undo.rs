@@ -201,16 +201,11 @@ pub(super) fn vacant(
     unit: &KernelUnit,
     back: &[Placed],
 ) -> Vec<Range<Avma>> {
-    let ours = unit.mappings.iter().map(|mapping| &mapping.range);
-    let ours: Vec<_> = ours
-        .chain(survey.texts.iter().map(|text| &text.found.mapping))
-        .collect();
+    let ours = unit.mappings.iter().map(|mapping| mapping.range.clone());
+    let ours = ours.chain(survey.texts.iter().map(|text| text.found.mapping.clone()));
     let others = survey.mappings.iter().map(|mapping| mapping.range.clone());
-    let is_ours = |range: &Range<Avma>| {
-        let mut ours = ours.iter();
-        ours.any(|own| own.start <= range.start && range.end <= own.end)
-    };
-    let others = others.filter(|range| !is_ours(range));
+    // A text that was being replaced may be in several mappings.
+    let others = subtract(others.collect(), ours).into_iter();
     let kernel = back.iter().map(Placed::range);
     subtract(merge(ranges), others.chain(kernel))
 }

@@ -29,6 +29,8 @@ pub(crate) struct Pretended {
     pub(crate) special: SpecialMemory,
     /// Its threads.
     pub(crate) threads: Vec<Thread>,
+    /// Whether injected calls go into another mapping than the old text's.
+    pub(crate) calls_elsewhere: bool,
 }
 
 impl Pretended {
@@ -66,7 +68,9 @@ impl Pretended {
                 Step::Replace { bytes, .. } if index >= count => bytes.clone(),
                 _ => continue,
             };
-            if let Step::Replace { at, .. } = step {
+            if let Step::Replace { at, .. } = step
+                && !self.calls_elsewhere
+            {
                 injected_call::put(&mut bytes, *at);
             }
             let mut places = (COPIES..).step_by(APART as usize);

@@ -128,10 +128,58 @@ end __vdso_constant
 ";
 
 /// The old image. Each run of the assembler names another temporary file in it.
-static OLD_IMAGE: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    let code = CODE.replace("{time}", "- 0x4000");
-    pretend::pages(&synthetic::assembled(&code).unwrap())
+static OLD_IMAGE: LazyLock<Vec<u8>> = LazyLock::new(|| old_image(CODE));
+
+/// The same with so much code that interim code finds room in its last page, and a link record does
+/// not.
+static LARGE_IMAGE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    const LEFT: usize = 0x280;
+    let with = |size: usize| {
+        let large = "function __vdso_large\n .fill SIZE, 1, 0x90\n ret\nend __vdso_large\n";
+        old_image(&format!(
+            "{CODE}{}",
+            large.replace("SIZE", &size.to_string())
+        ))
+    };
+    let small = with(0);
+    let zeros = small.iter().rev().take_while(|&&byte| byte == 0).count();
+    let large = with(zeros - LEFT);
+    assert_eq!(large.len(), small.len());
+    large
 });
+
+fn old_image(code: &str) -> Vec<u8> {
+    let code = code.replace("{time}", "- 0x4000");
+    pretend::pages(&synthetic::assembled(&code).unwrap())
+}
+
+/// What a process is like.
+#[derive(Debug, Clone, Copy)]
+struct Bed {
+    image: &'static LazyLock<Vec<u8>>,
+    /// Whether another mapping follows the text directly.
+    is_followed: bool,
+    calls_elsewhere: bool,
+}
+
+impl Bed {
+    /// The link record is in the text's last page, in a page behind it, or in the page before it.
+    fn all() -> impl Iterator<Item = Self> {
+        let images = [
+            (&OLD_IMAGE, false),
+            (&LARGE_IMAGE, false),
+            (&LARGE_IMAGE, true),
+        ];
+        let with = |(image, is_followed)| {
+            [false, true].map(|calls_elsewhere| Self {
+                image,
+                is_followed,
+                calls_elsewhere,
+            })
+        };
+        images.into_iter().flat_map(with)
+    }
+}
 
 fn symbols(name: &str) -> Symtab {
     let table = fixture::find(name).unwrap().symtab.unwrap();
@@ -139,9 +187,9 @@ fn symbols(name: &str) -> Symtab {
 }
 
 /// The old kernel, as Linux 6.12 has its data.
-fn old() -> Source {
+fn old(bed: Bed) -> Source {
     Source {
-        image: Some(Image::parse(&OLD_IMAGE).unwrap()),
+        image: Some(Image::parse(bed.image).unwrap()),
         symtab: Some(symbols("stock")),
         ..Source::named("old")
     }
@@ -173,18 +221,25 @@ fn kernel(highest: u64) -> RunningKernel {
     RunningKernel::of(source, limits, &tables::Options::default()).unwrap()
 }
 
-fn process(kernel: &RunningKernel) -> Pretended {
-    let mut process = Pretended::default();
+fn process(kernel: &RunningKernel, bed: Bed) -> Pretended {
+    let mut process = Pretended {
+        calls_elsewhere: bed.calls_elsewhere,
+        ..Pretended::default()
+    };
     process.hole(UNIT, 4, "[vvar]");
     process.hole(UNIT + 4 * PAGE, 2, "[vvar_vclock]");
     let vdso = kernel.source().image.as_ref().unwrap().bytes().to_vec();
     process.put(UNIT + 6 * PAGE, pretend::CODE, "[vdso]", Some(vdso));
     process.put(OLD - 4 * PAGE, READ, "", Some(vec![0; 4 * PAGE as usize]));
-    process.put(OLD, pretend::CODE, "", Some(OLD_IMAGE.clone()));
+    process.put(OLD, pretend::CODE, "", Some(bed.image.to_vec()));
     let data = Protection {
         write: true,
         ..READ
     };
+    if bed.is_followed {
+        let next = OLD + bed.image.len() as u64;
+        process.put(next, data, "", Some(vec![1; PAGE as usize]));
+    }
     let program = Some(vec![0x90; 0x1000]);
     process.put(PROGRAM, pretend::CODE, "/bin/program", program);
     process.put(STACK, data, "[stack]", Some(vec![0; 2 * PAGE as usize]));
@@ -217,8 +272,12 @@ fn read(process: &Pretended, at: Avma, size: usize) -> Vec<u8> {
 }
 
 /// What the function called `name` does, or something that it must never do.
-fn does(process: &Pretended, kernel: &RunningKernel, name: &str) -> Result<Does, String> {
-    let old = Image::parse(&OLD_IMAGE).unwrap();
+fn does(
+    process: &Pretended,
+    kernel: &RunningKernel,
+    old: &Image,
+    name: &str,
+) -> Result<Does, String> {
     let export = old.export(name).unwrap();
     let new = kernel.source().image.as_ref().unwrap();
     let vdso = process.parts.iter().find(|part| part.0.name == "[vdso]");
@@ -299,8 +358,10 @@ const NAMES: [&str; 11] = [
 fn all(
     process: &Pretended,
     kernel: &RunningKernel,
+    old: &Source,
 ) -> Result<BTreeMap<&'static str, Does>, String> {
-    let one = |name| does(process, kernel, name).map_err(|error| format!("{name}: {error}"));
+    let old = old.image.as_ref().unwrap();
+    let one = |name| does(process, kernel, old, name).map_err(|error| format!("{name}: {error}"));
     NAMES
         .into_iter()
         .map(|name| Ok((name, one(name)?)))
@@ -320,11 +381,23 @@ fn is_right(name: &str, does: Does, ends: [Does; 2]) -> bool {
         }
 }
 
-/// Links it, rolls it back, and both until a tool is killed after each step.
-fn every_moment(kernel: &RunningKernel, expected: &[(&str, Does)]) {
-    let sources = [old()];
+/// Links it, and does each work until a tool is killed after each step.
+fn every_moment(
+    beds: impl Iterator<Item = Bed>,
+    kernel: &RunningKernel,
+    works: &[Work],
+    expected: &[(&str, Does)],
+) {
+    for bed in beds {
+        every_moment_in(bed, kernel, works, expected);
+    }
+}
+
+fn every_moment_in(bed: Bed, kernel: &RunningKernel, works: &[Work], expected: &[(&str, Does)]) {
+    let sources = [old(bed)];
+    let all = |process: &Pretended, kernel| all(process, kernel, &sources[0]);
     let options = options();
-    let before = process(kernel);
+    let before = process(kernel, bed);
     let mut linked = before.clone();
     let outcome = apply_to(&mut linked, kernel, &sources, &options).unwrap();
     assert_eq!(outcome.state, ApplyState::Linked);
@@ -333,28 +406,39 @@ fn every_moment(kernel: &RunningKernel, expected: &[(&str, Does)]) {
     for (name, does) in expected {
         assert_eq!(last[name], *does, "{name}");
     }
-    for (start, work) in [(&before, Work::Link), (&linked, Work::Undo)] {
+    for &work in works {
+        let start = match work {
+            Work::Link => &before,
+            Work::Undo | Work::Prepare => &linked,
+        };
         let steps = steps(start, kernel, &sources, work);
         for count in 0..=steps.len() {
             let mut left = start.clone();
             left.carry_out_until_killed(&steps, count);
             let now = all(&left, kernel);
-            let now = now.unwrap_or_else(|error| panic!("{work:?} {count}: {error}"));
+            let now = now.unwrap_or_else(|error| panic!("{bed:?} {work:?} {count}: {error}"));
             for (name, does) in now {
                 let right = is_right(name, does, [first[name], last[name]]);
                 assert!(
                     right,
-                    "{work:?} {count}: {name}: {does:?}, {:?}",
+                    "{bed:?} {work:?} {count}: {name}: {does:?}, {:?}",
                     steps.get(count)
                 );
             }
+            let what = format!(
+                "{} {work:?} {count}: {:?}",
+                bed.is_followed,
+                steps.get(count)
+            );
             let mut again = left.clone();
-            apply_to(&mut again, kernel, &sources, &options).unwrap();
-            assert_eq!(all(&again, kernel).unwrap(), last, "{work:?} {count}");
-            rollback_of(&mut left, kernel, &sources, &options).unwrap();
-            assert_eq!(flat(&left), flat(&before), "{work:?} {count}");
-            rollback_of(&mut again, kernel, &sources, &options).unwrap();
-            assert_eq!(all(&again, kernel).unwrap(), first, "{work:?} {count}");
+            let done = apply_to(&mut again, kernel, &sources, &options);
+            done.unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert_eq!(all(&again, kernel).unwrap(), last, "{what}");
+            for mut process in [left, again] {
+                let done = rollback_of(&mut process, kernel, &sources, &options);
+                done.unwrap_or_else(|error| panic!("{what}: {error}"));
+                assert!(flat(&process) == flat(&before), "{what}");
+            }
         }
     }
 }
@@ -373,10 +457,16 @@ fn every_function_is_right_at_every_moment() {
         (CAPPED, Does::Relocated),
         (CONSTANT, Does::Own),
     ];
-    every_moment(&kernel(END), &expected);
+    every_moment(
+        Bed::all(),
+        &kernel(END),
+        &[Work::Link, Work::Undo, Work::Prepare],
+        &expected,
+    );
 }
 
-/// The kernel's mappings stay far away: each jump takes more than eight bytes.
+/// The kernel's mappings stay far away: each jump takes more than eight bytes. There is no place for
+/// stubs either.
 #[test]
 fn every_function_is_right_at_every_moment_beyond_reach() {
     let expected = [
@@ -387,7 +477,14 @@ fn every_function_is_right_at_every_moment_beyond_reach() {
         (CLOCK, Does::Jumps),
         (CONSTANT, Does::Own),
     ];
-    every_moment(&kernel(UNIT + (1 << 20)), &expected);
+    // No page next to the text can be used there.
+    let beds = Bed::all().filter(|bed| std::ptr::eq(bed.image, &OLD_IMAGE));
+    every_moment(
+        beds,
+        &kernel(UNIT + (1 << 20)),
+        &[Work::Link, Work::Undo],
+        &expected,
+    );
 }
 
 #[test]

@@ -255,9 +255,9 @@ fn pages_that_the_link_has_added_are_found() {
     let found = extended(code, page.clone());
     assert_eq!(found.mapping, TEXT..behind.offset(SIZE as i64));
     assert_eq!(found.bytes[SIZE..], page);
-    // Another page, or one that is no code, is somebody else's.
+    // A page without a record of the text, or one that is no code, is somebody else's.
     let mut other = page.clone();
-    other[0xfff] = 1;
+    other[0x30] ^= 1;
     let data = Protection {
         execute: false,
         ..code

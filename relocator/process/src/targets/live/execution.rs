@@ -77,7 +77,8 @@ impl<'a> Execution<'a> {
                 let _ = self.undo(undo);
             }
         }
-        for place in std::mem::take(&mut self.copy) {
+        // What was not put in its place goes first: the copies say what it is.
+        for place in std::mem::take(&mut self.copy).into_iter().rev() {
             let _ = self.unmap(&place);
         }
         result
