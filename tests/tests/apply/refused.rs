@@ -2,6 +2,7 @@
 //! they are. So are processes with nothing to link; and processes that never rest survive, whatever
 //! the answer is.
 
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
@@ -95,6 +96,8 @@ pub(crate) fn trials(listing: bool) -> Vec<Trial> {
         test("another_old_vdso", another_old_vdso),
         test("killed_meanwhile", killed_meanwhile),
     ];
+    let kernel = fetched.clone().and_then(|()| has_kernel_thread());
+    trials.push(trial("refused::kernel_thread", &kernel, kernel_thread));
     let programs = fetched.clone().and_then(|()| PROGRAMS_OF_32_BITS.clone());
     trials.push(trial("refused::of_32_bits", &programs, of_32_bits));
     for what in [SPAWNING, FORKING, STARTING, EXECUTING] {
@@ -283,7 +286,19 @@ fn of_32_bits() -> Result<(), String> {
 }
 
 fn no_process() -> Result<(), String> {
-    refuses(NO_PROCESS, None, 2, "no such process")?;
+    refuses(NO_PROCESS, None, 2, "no such process")
+}
+
+/// Whether the first thread of the kernel is what it is in no PID namespace but the first.
+fn has_kernel_thread() -> Result<(), String> {
+    let path = format!("/proc/{KERNEL_THREAD}/comm");
+    let name = fs::read_to_string(path).unwrap_or_default();
+    ensure(name.trim() == "kthreadd", || {
+        "this PID namespace has no threads of the kernel".to_owned()
+    })
+}
+
+fn kernel_thread() -> Result<(), String> {
     refuses(KERNEL_THREAD, None, 1, "is a thread of the kernel")
 }
 
