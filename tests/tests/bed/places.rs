@@ -48,7 +48,7 @@ pub(crate) fn what_cannot_be_is_refused() -> Result<(), String> {
         bed.launch(command).map(drop)
     };
     let refusals = [
-        (start(&good, "/nonexistent"), "No such file"),
+        (start(&good, "/proc/nothing"), "No such file"),
         (
             start(
                 &Bed {

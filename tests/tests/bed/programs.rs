@@ -65,7 +65,7 @@ pub(crate) fn command_passes_the_status_on() -> Result<(), String> {
             format!("{output:?}")
         })?;
     }
-    let output = run(&["--", "/nonexistent"])?;
+    let output = run(&["--", "/proc/nothing"])?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure(
         output.status.code() == Some(2) && said.contains("bed: "),

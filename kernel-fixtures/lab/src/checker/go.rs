@@ -37,6 +37,9 @@ pub(crate) fn compile(tree: &Tree, cache: &Cache, output: &Path) -> Result<()> {
             std::path::absolute(cache.root().join("go-build"))?,
         )
         .env("GOPATH", directory.path().join("path"))
+        // It counts its runs there.
+        .env("HOME", directory.path())
+        .env("XDG_CONFIG_HOME", directory.path())
         .envs([
             ("CGO_ENABLED", "0"),
             ("GOENV", "off"),
