@@ -183,7 +183,9 @@ impl Crossing<'_> {
             .iter()
             .filter(|context| stopped.is_in(context))
             .peekable();
-        let executes = |boundary| !self.meets(boundary, |one| self.is_lacking(one));
+        let mut special = self.old.code.special();
+        let is_whole = !special.any(|(_, one)| self.is_lacking(one));
+        let executes = |boundary| is_whole || !self.meets(boundary, |one| self.is_lacking(one));
         let is_known = all.peek().is_some() && boundary.is_some_and(executes);
         is_known && all.all(|context| !context.reads)
     }

@@ -5,6 +5,8 @@
 //! the next tool takes for a leftover. So all records count. A restore puts the mappings elsewhere,
 //! and jumps into the texts: while those are there, the mappings are where they belong.
 
+use elf_tools::Avma;
+
 use super::recognise::KernelUnit;
 use super::record::Placed;
 use super::recovery::RecoveryCopy;
@@ -28,13 +30,20 @@ impl Origins {
         Self(records.chain(interrupted).chain(copies).cloned().collect())
     }
 
+    /// Where a mapping that is at a place now was in the beginning, if records know the place.
+    fn of_one(&self, name: &str, at: Avma) -> Option<Avma> {
+        let mut known = self.0.iter().filter(|one| one.name == name);
+        let mut is_origin = known.clone();
+        let moved = known.find(|one| one.to == at).map(|one| one.from);
+        moved.or_else(|| is_origin.any(|one| one.from == at).then_some(at))
+    }
+
     /// The mappings, with where they were in the beginning.
     pub(super) fn complete(&self, placed: &[Placed]) -> Vec<Placed> {
         let origin = |placed: &Placed| {
-            let mut known = self.0.iter();
-            let found = known.find(|one| one.name == placed.name && one.to == placed.from);
+            let from = self.of_one(&placed.name, placed.from);
             Placed {
-                from: found.map_or(placed.from, |one| one.from),
+                from: from.unwrap_or(placed.from),
                 ..placed.clone()
             }
         };
@@ -45,15 +54,11 @@ impl Origins {
     pub(super) fn back(&self, unit: &KernelUnit) -> Option<Vec<Placed>> {
         let mappings = unit.mappings.iter().map(|mapping| {
             let at = mapping.range.start;
-            let mut known = self.0.iter().filter(|one| one.name == mapping.name);
-            let mut is_origin = known.clone();
-            let moved = known.find(|one| one.to == at).map(|one| one.from);
-            let stays = || is_origin.any(|one| one.from == at).then_some(at);
             Some(Placed {
                 name: mapping.name.to_owned(),
                 size: mapping.range.end.0 - at.0,
                 from: at,
-                to: moved.or_else(stays)?,
+                to: self.of_one(mapping.name, at)?,
             })
         });
         mappings.collect()

@@ -78,6 +78,7 @@ pub(super) fn plan(survey: &Survey, kernel: &RunningKernel) -> Result<Planned> {
         Step::Placeholder(range) => Some(range.clone()),
         _ => None,
     }));
+    let origins = survey.origins.complete(&placed);
     for text in &survey.texts {
         let base = kernel.base(text, vdso(&placed));
         let mut draft = Draft::new(text, base);
@@ -90,7 +91,6 @@ pub(super) fn plan(survey: &Survey, kernel: &RunningKernel) -> Result<Planned> {
         })?;
         taken.push(at..at.offset(size as i64));
         draft.jump(at);
-        let origins = survey.origins.complete(&placed);
         let record = draft.record(text, kernel, &origins, &placeholders);
         let record = draft.put(record, at, &mut transaction)?;
         outcome.texts.push(LinkedText {

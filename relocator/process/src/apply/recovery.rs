@@ -212,20 +212,16 @@ impl RecoveryCopy {
     /// copy, or others with a record of the text.
     pub(super) fn extend(&self, found: &mut OldText, mappings: &[Mapping], memory: &dyn Memory) {
         let (own, linked) = (&self.record.text, self.linked.range());
-        let mut sides = Vec::new();
-        sides.extend(self.added(linked.start..own.start, mappings, memory));
-        sides.extend(self.added(own.end..linked.end, mappings, memory));
-        for mapping in mappings {
-            let bytes = cut_off(mapping, found.image, memory);
-            sides.extend(bytes.map(|bytes| (mapping.range.clone(), bytes)));
+        for side in [linked.start..own.start, own.end..linked.end] {
+            if let Some((side, bytes)) = self.added(side, mappings, memory) {
+                append(found, &side, bytes);
+            }
         }
-        for (side, bytes) in sides {
-            if side.end == found.mapping.start {
-                found.bytes.splice(0..0, bytes);
-                found.mapping.start = side.start;
-            } else if side.start == found.mapping.end {
-                found.bytes.extend(bytes);
-                found.mapping.end = side.end;
+        for mapping in mappings {
+            if is_beside(&mapping.range, &found.mapping)
+                && let Some(bytes) = cut_off(mapping, found.image, memory)
+            {
+                append(found, &mapping.range, bytes);
             }
         }
     }
@@ -262,6 +258,22 @@ pub(super) fn cut_off(mapping: &Mapping, image: Avma, memory: &dyn Memory) -> Op
     let record = Record::copied(&bytes, mapping.range.start).filter(|_| was_read);
     let is_of_it = record.is_some_and(|record| record.image == image) && images(&bytes) == 0;
     is_of_it.then_some(bytes)
+}
+
+/// Whether one range ends where the other begins.
+pub(super) fn is_beside(range: &Range<Avma>, other: &Range<Avma>) -> bool {
+    range.end == other.start || range.start == other.end
+}
+
+/// Adds what is on a side of a text to it, if that is next to it.
+fn append(found: &mut OldText, side: &Range<Avma>, bytes: Vec<u8>) {
+    if side.end == found.mapping.start {
+        found.bytes.splice(0..0, bytes);
+        found.mapping.start = side.start;
+    } else if side.start == found.mapping.end {
+        found.bytes.extend(bytes);
+        found.mapping.end = side.end;
+    }
 }
 
 /// How many pages begin as an image does.

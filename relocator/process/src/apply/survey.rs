@@ -10,7 +10,7 @@ use super::kernel::RunningKernel;
 use super::origins::Origins;
 use super::recognise::{FoundVdsos, KernelUnit, OldText, recognise};
 use super::record::Record;
-use super::recovery::{RecoveryCopy, cut_off};
+use super::recovery::{RecoveryCopy, cut_off, is_beside};
 use super::text::{Known, Text, in_words};
 use crate::maps::SpecialMemory;
 use crate::targets::live::injected_call;
@@ -211,11 +211,9 @@ fn is_file(old: &OldText, mappings: &[Mapping]) -> bool {
 /// unmapped that. It has a record of a text next to it, which does not have it itself. Later links
 /// of that text leave it where it is.
 fn is_cut_off(mapping: &Mapping, texts: &[Text], memory: &dyn Memory) -> bool {
-    let range = &mapping.range;
     texts.iter().any(|text| {
-        let found = &text.found.mapping;
-        let is_beside = found.end == range.start || range.end == found.start;
-        is_beside && cut_off(mapping, text.found.image, memory).is_some()
+        is_beside(&mapping.range, &text.found.mapping)
+            && cut_off(mapping, text.found.image, memory).is_some()
     })
 }
 
