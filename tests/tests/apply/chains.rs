@@ -97,7 +97,8 @@ fn generations(version: &str, has_jumps: fn(usize) -> bool) -> Result<(), String
         let at = |error: String| format!("generation {turn}: {error}");
         restore_again(&hammer, PARKS[turn % PARKS.len()], has_jumps(turn)).map_err(at)?;
         let outcome = match has_jumps(turn) {
-            true => link_stopped(&linker, pid),
+            // Until it is linked it goes on by CRIU's jumps.
+            true => while_stopped(pid, || linker.apply(pid)),
             // It must not go on before it is linked.
             false => linker.apply(pid),
         };
@@ -121,17 +122,6 @@ fn generations(version: &str, has_jumps: fn(usize) -> bool) -> Result<(), String
     is(ApplyState::RolledBack, linker.roll_back(pid)?.state)?;
     hammered(&mut hammer, COVERED)?;
     hammer.finish().map(drop)
-}
-
-/// Links a stopped process, at another moment if a signal frame is in the way. Until then it goes on
-/// by CRIU's jumps.
-fn link_stopped(linker: &Linker, pid: i32) -> Result<ApplyOutcome, String> {
-    let mut linked = None;
-    while_stopped(pid, || {
-        linked = Some(linker.apply(pid)?);
-        Ok(())
-    })?;
-    linked.ok_or_else(|| "it was not linked".to_owned())
 }
 
 /// A process that was linked is restored, and linked again by a tool that is killed, at some

@@ -445,10 +445,10 @@ fn is_stopped(pid: i32) -> Result<(), String> {
 
 /// Stops a process and does something to it. A thread that cannot be carried across where it is
 /// does not get anywhere else while it is stopped, so it is tried at another moment then.
-pub(crate) fn while_stopped(
+pub(crate) fn while_stopped<T>(
     pid: i32,
-    mut act: impl FnMut() -> Result<(), String>,
-) -> Result<(), String> {
+    mut act: impl FnMut() -> Result<T, String>,
+) -> Result<T, String> {
     const ATTEMPTS: usize = 20;
     for _ in 0..ATTEMPTS {
         stop(pid)?;
@@ -581,13 +581,7 @@ fn little_memory() -> Result<(), String> {
         let hammer = start(&bed, 2)?;
         let pid = hammer.restored.pid();
         // It allocates nothing meanwhile.
-        let mut linked = None;
-        while_stopped(pid, || {
-            let before = own_memory(pid)?;
-            linked = Some((before, linker.apply(pid)?));
-            Ok(())
-        })?;
-        let (before, outcome) = linked.ok_or("it was not linked")?;
+        let (before, outcome) = while_stopped(pid, || Ok((own_memory(pid)?, linker.apply(pid)?)))?;
         is(ApplyState::Linked, outcome.state)?;
         let after = own_memory(pid)?;
         let added = after.saturating_sub(before);

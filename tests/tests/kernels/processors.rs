@@ -7,15 +7,14 @@ use elf_tools::processor::ProcessorFeatures;
 use elf_tools::reentry;
 use kernel_source::{Cache, VERSIONS};
 use libtest_mimic::{Arguments, Trial};
-use relocator::link::{LinkedImage, New, Old, link};
-use relocator::placement::Placement;
-use relocator::plan::{Policy, Strategy};
+use relocator::link::{LinkedImage, Old};
+use relocator::plan::Strategy;
 use relocator::threads::{Crossing, Verdict};
 use relocator_tests::running::in_words;
 use relocator_tests::stock::{self, Kernel};
 use relocator_tests::trials::{ensure, trial};
 
-use crate::ways_out::{BASE, derived, stuck, thread, ways};
+use crate::ways_out::{BASE, derived, linked, stuck, thread, ways};
 
 /// What alternatives of stock kernels put into images.
 /// Whether a thread can come to it without reading the vvar first, after which it goes back to the
@@ -68,22 +67,6 @@ fn without(kernel: &Kernel, name: &str, is_met_alone: bool) -> Result<(), String
     ensure((would_have > 0) == is_met_alone, || {
         format!("{would_have} threads would have come to it")
     })
-}
-
-fn linked(
-    old: &Old,
-    new: &Kernel,
-    processor: Option<ProcessorFeatures>,
-) -> Result<LinkedImage, String> {
-    let words = |error: relocator::Error| in_words(&error);
-    let symtab = new.symtab()?;
-    let offer = New {
-        symtab: Some(symtab),
-        image: Some(&new.image),
-        processor,
-    };
-    let placement = Placement::below(BASE, offer.symtab, offer.image).map_err(words)?;
-    link(old, &offer, &placement, Policy::Auto).map_err(words)
 }
 
 /// How many threads would come to it if nobody cared.

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use elf_tools::image::{Image, alternatives};
+use elf_tools::processor::ProcessorFeatures;
 use elf_tools::reentry::{self, Call, Context, Location, Recovery};
 use elf_tools::{Avma, Svma};
 use kernel_source::{Cache, VERSIONS};
@@ -140,13 +141,18 @@ pub(crate) fn derived(kernel: &Kernel, with_alternatives: bool) -> Result<Old, S
     Old::derive(patched, symtab).map_err(words)
 }
 
-fn linked(old: &Old, new: &Kernel) -> Result<LinkedImage, String> {
+/// The image linked to a kernel, for a processor that has this, or for any.
+pub(crate) fn linked(
+    old: &Old,
+    new: &Kernel,
+    processor: Option<ProcessorFeatures>,
+) -> Result<LinkedImage, String> {
     let words = |error: relocator::Error| in_words(&error);
     let symtab = new.symtab()?;
     let offer = New {
         symtab: Some(symtab),
         image: Some(&new.image),
-        processor: None,
+        processor,
     };
     let placement = Placement::below(BASE, offer.symtab, offer.image).map_err(words)?;
     link(old, &offer, &placement, Policy::Auto).map_err(words)
@@ -184,7 +190,7 @@ fn everywhere(
 ) -> Result<(), String> {
     let old = derived(kernel, with_alternatives)?;
     let table = reentry::derive(&old.image, &old.code).map_err(|error| in_words(&error))?;
-    let last = linked(&old, new)?;
+    let last = linked(&old, new, None)?;
     let unchanged = CodeNow::unchanged(old.image.bytes().len());
     let mut states = vec![
         ("stock".to_owned(), unchanged.clone()),
@@ -192,7 +198,7 @@ fn everywhere(
     ];
     for between in between {
         let between = between()?;
-        let linked = linked(&old, &between)?;
+        let linked = linked(&old, &between, None)?;
         let version = between.image.linux_version();
         let version = version.map_or_else(String::new, |version| version.to_string());
         let mut now = linked.code_now();
