@@ -115,11 +115,7 @@ pub(super) fn plan(survey: &Survey, kernel: &RunningKernel) -> Result<Planned> {
 /// Maps what is missing of placeholders. A dump finds a placeholder by where it begins, and a restore
 /// at home by its size: one of which a part is there becomes a mapping as a whole, since the kernel
 /// does not always join its parts. Nothing reads it meanwhile: the text makes system calls.
-fn whole(
-    placeholders: &[Range<Avma>],
-    coming: Vec<Range<Avma>>,
-    survey: &Survey,
-) -> impl Iterator<Item = Step> {
+fn whole(placeholders: &[Range<Avma>], coming: Vec<Range<Avma>>, survey: &Survey) -> Vec<Step> {
     let mut steps = Vec::new();
     for place in placeholders {
         let parts = survey.mappings.iter().filter(|mapping| {
@@ -138,7 +134,7 @@ fn whole(
             steps.extend(own.into_iter().map(Step::Placeholder));
         }
     }
-    steps.into_iter()
+    steps
 }
 
 /// The kernel's mappings: they stay, unless they are where the placeholder has to be.

@@ -27,6 +27,7 @@ use relocator::source::Source;
 
 pub(super) use placeholder::is_zeros;
 pub use placeholder::{MAX_PLACEHOLDER, vvar_placeholder};
+pub(super) use record_page::record_in;
 pub use text::MAX_TEXT;
 
 /// What was found in a process.

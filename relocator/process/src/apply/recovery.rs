@@ -9,7 +9,7 @@ use std::ops::Range;
 use elf_tools::Avma;
 
 use super::chunk::MemoryChunk;
-use super::recognise::{MAX_TEXT, OldText};
+use super::recognise::{OldText, record_in};
 use super::record::{Before, Overwritten, Placed, Record};
 use crate::targets::live::injected_call;
 use crate::targets::{Mapping, WORD};
@@ -249,14 +249,8 @@ impl RecoveryCopy {
 /// What a mapping holds that an earlier link had added to the text of an image: private code with a
 /// record of the text, without an image.
 pub(super) fn cut_off(mapping: &Mapping, image: Avma, memory: &dyn Memory) -> Option<Vec<u8>> {
-    if !mapping.is_private_code() || !mapping.name.is_empty() || mapping.size() > MAX_TEXT {
-        return None;
-    }
-    let mut bytes = vec![0; mapping.size() as usize];
-    let was_read = memory.read(mapping.range.start, &mut bytes);
-    injected_call::erase(&mut bytes);
-    let record = Record::copied(&bytes, mapping.range.start).filter(|_| was_read);
-    let is_of_it = record.is_some_and(|record| record.image == image) && images(&bytes) == 0;
+    let (record, bytes) = record_in(mapping, memory)?;
+    let is_of_it = record.image == image && images(&bytes) == 0;
     is_of_it.then_some(bytes)
 }
 

@@ -5,6 +5,7 @@ use super::OldText;
 use super::text::MAX_TEXT;
 use crate::apply::record::{Before, Record};
 use crate::targets::Mapping;
+use crate::targets::live::injected_call;
 use relocator::threads::Memory;
 
 /// Makes such pages part of the texts that they belong to.
@@ -20,6 +21,24 @@ pub(super) fn join(texts: &mut [OldText], mappings: &[Mapping], memory: &dyn Mem
     }
 }
 
+/// The record of a text elsewhere that a mapping of private code holds, and all of its bytes.
+pub(in crate::apply) fn record_in(
+    mapping: &Mapping,
+    memory: &dyn Memory,
+) -> Option<(Record, Vec<u8>)> {
+    let is_code = mapping.is_private_code() && mapping.name.is_empty();
+    if !is_code || mapping.size() > MAX_TEXT {
+        return None;
+    }
+    let mut bytes = vec![0; mapping.size() as usize];
+    if !memory.read(mapping.range.start, &mut bytes) {
+        return None;
+    }
+    injected_call::erase(&mut bytes);
+    let record = Record::copied(&bytes, mapping.range.start)?;
+    Some((record, bytes))
+}
+
 /// What a mapping holds, if that is the record of a text that is linked. A text that is what it was
 /// before has no record: a killed tool has left that there.
 fn page_of<'a>(
@@ -27,15 +46,10 @@ fn page_of<'a>(
     text: &OldText,
     memory: &dyn Memory,
 ) -> Option<(&'a Mapping, Vec<u8>)> {
-    let is_code = mapping.is_private_code() && mapping.name.is_empty();
-    if !is_code || mapping.size() > MAX_TEXT || text.image != text.mapping.start {
+    if text.image != text.mapping.start {
         return None;
     }
-    let mut bytes = vec![0; mapping.size() as usize];
-    if !memory.read(mapping.range.start, &mut bytes) {
-        return None;
-    }
-    let record = Record::copied(&bytes, mapping.range.start)?;
+    let (record, bytes) = record_in(mapping, memory)?;
     let own = (record.image, record.text.start) == (text.image, text.mapping.start);
     let differs = |run: &Before| {
         let end = run.at.offset(run.bytes.len() as i64);

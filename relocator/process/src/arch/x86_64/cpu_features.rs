@@ -16,8 +16,8 @@ const EXTENDED_MAXIMUM: u32 = 0x8000_0000;
 /// linked.
 pub fn has(feature: Feature) -> bool {
     match feature {
-        feature::RDTSCP => is_set((EXTENDED_MAXIMUM, 0x8000_0001, EDX, 27)),
-        feature::RDPID => is_set((MAXIMUM, 7, ECX, 22)),
+        feature::RDTSCP => is_set(RDTSCP),
+        feature::RDPID => is_set(RDPID),
         // The kernel sets it where SSE2 is there: Intel always orders so, AMD since the kernel
         // makes `lfence` serialise.
         feature::LFENCE_RDTSC => is_set((MAXIMUM, 1, EDX, 26)),
@@ -32,10 +32,13 @@ const EBX: usize = 1;
 const ECX: usize = 2;
 const EDX: usize = 3;
 
+const RDTSCP: Bit = (EXTENDED_MAXIMUM, 0x8000_0001, EDX, 27);
+const RDPID: Bit = (MAXIMUM, 7, ECX, 22);
+
 /// The extensions that a program can use if the processor has them.
 const PLAIN: [(&str, Bit); 21] = [
-    ("rdtscp", (EXTENDED_MAXIMUM, 0x8000_0001, EDX, 27)),
-    ("rdpid", (MAXIMUM, 7, ECX, 22)),
+    ("rdtscp", RDTSCP),
+    ("rdpid", RDPID),
     ("cx16", (MAXIMUM, 1, ECX, 13)),
     ("pni", (MAXIMUM, 1, ECX, 0)),
     ("ssse3", (MAXIMUM, 1, ECX, 9)),
