@@ -60,41 +60,33 @@ impl RecoveryCopy {
                 image: record.image,
             },
         })?;
+        Self::new(record, at, &copy.bytes).map(Some)
+    }
+
+    /// Of a text that would begin at `at`.
+    fn new(record: Record, at: Avma, bytes: &[u8]) -> Result<Self> {
         let linked = MemoryChunk {
             at,
-            bytes: copy.bytes.clone(),
+            bytes: bytes.to_vec(),
         };
         let base = MemoryChunk {
             at: record.text.start,
-            bytes: record.undone(&linked.bytes, at)?,
+            bytes: record.undone(bytes, at)?,
         };
-        Ok(Some(Self {
+        Ok(Self {
             record,
             linked,
             base,
-        }))
+        })
     }
 
     /// What the record in a linked text says, as if the text was a copy of itself. A tool that fails
     /// takes its copies away before the process is as it was.
     pub(super) fn of_linked(text: &OldText) -> Result<Option<Self>> {
         let at = text.mapping.start;
-        let Some(found) = Record::find(&text.bytes, at)? else {
-            return Ok(None);
-        };
-        let base = MemoryChunk {
-            at: found.record.text.start,
-            bytes: found.record.undone(&text.bytes, at)?,
-        };
-        let linked = MemoryChunk {
-            at,
-            bytes: text.bytes.clone(),
-        };
-        Ok(Some(Self {
-            record: found.record,
-            linked,
-            base,
-        }))
+        let found = Record::find(&text.bytes, at)?;
+        let copy = found.map(|found| Self::new(found.record, at, &text.bytes));
+        copy.transpose()
     }
 
     /// Whether a text is a replacement of the one that this is a copy of, which a tool has prepared
