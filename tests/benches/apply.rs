@@ -27,8 +27,9 @@ use tempfile::TempDir;
 
 const HAMMER: &str = env!("CARGO_BIN_EXE_hammer");
 
-/// What the process was checkpointed with, if it has been fetched, and a fixture otherwise.
-const OLD: (&str, &str) = ("6.1", "got");
+/// What the process was checkpointed with, if it has been fetched, and a fixture otherwise. The
+/// second has random numbers, whose states are looked for.
+const OLD: [(&str, &str); 2] = [("6.1", "got"), ("6.12", "hidden")];
 
 /// How often each is measured in turns.
 const TURNS: usize = 51;
@@ -84,10 +85,10 @@ struct Tool {
 }
 
 impl Tool {
-    fn new() -> Self {
-        let spec = match Cache::locate().cached(OLD.0) {
-            Some(_) => Spec::Kernel(OLD.0.to_owned()),
-            None => Spec::Fixture(OLD.1.to_owned()),
+    fn new((kernel, fixture): (&str, &str)) -> Self {
+        let spec = match Cache::locate().cached(kernel) {
+            Some(_) => Spec::Kernel(kernel.to_owned()),
+            None => Spec::Fixture(fixture.to_owned()),
         };
         eprintln!("old vDSO: {spec}");
         let tables = TempDir::new().expect("a directory");
@@ -149,7 +150,7 @@ fn stop_and_release(pid: i32) -> ApplyTimes {
 
 /// Calls are as slow in wall time as many more of them are in stopped time, so few are asked for.
 fn with_criterion(criterion: &mut Criterion, tool: &Tool) {
-    let mut group = criterion.benchmark_group("stopped");
+    let mut group = criterion.benchmark_group(format!("stopped/{}", tool.old[0].name));
     group
         .sample_size(10)
         .sampling_mode(SamplingMode::Flat)
@@ -260,9 +261,14 @@ fn table(tool: &Tool) {
 }
 
 fn main() {
-    let tool = Tool::new();
     let mut criterion = Criterion::default().configure_from_args();
-    with_criterion(&mut criterion, &tool);
+    let tools = OLD.map(Tool::new);
+    for tool in &tools {
+        with_criterion(&mut criterion, tool);
+    }
     criterion.final_summary();
-    table(&tool);
+    for tool in &tools {
+        println!("{}", tool.old[0].name);
+        table(tool);
+    }
 }
