@@ -1,6 +1,7 @@
 //! Works on a live process until no thread is in the way, or until the deadline.
 
-use std::thread;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
@@ -11,8 +12,9 @@ use super::survey::Survey;
 use super::text::Known;
 use super::transaction::Transaction;
 use super::{ApplyOptions, DEADLINE, Work};
-use crate::targets::StoppedTarget;
+use crate::maps::SpecialMemory;
 use crate::targets::live::{Live, Running, lead_back};
+use crate::targets::{StoppedTarget, Target};
 use crate::tracing::{TraceableProcess, Undisturbed};
 use crate::{Error, Obstacle, Result};
 use relocator::source::Source;
@@ -140,6 +142,40 @@ fn changing(pid: Pid) -> Error {
     }
 }
 
+/// Reads the special memory of a process that stands still, beside the search for contexts, which
+/// takes as long. A reading whose result nobody wants ends by itself.
+struct SpecialReading {
+    go: Sender<()>,
+    reader: JoinHandle<Option<Result<SpecialMemory>>>,
+}
+
+impl SpecialReading {
+    /// The thread that reads is there before the process stops.
+    fn prepare(pid: Pid) -> Self {
+        let (go, wait) = channel();
+        let read = move || {
+            wait.recv()
+                .ok()
+                .map(|()| Running::of(pid.as_raw()).special())
+        };
+        Self {
+            go,
+            reader: thread::spawn(read),
+        }
+    }
+
+    fn begin(&self) {
+        // It waits for that and for nothing else.
+        let _ = self.go.send(());
+    }
+
+    fn end(self, pid: Pid) -> Result<SpecialMemory> {
+        drop(self.go);
+        let read = self.reader.join().ok().flatten();
+        read.unwrap_or_else(|| Err(changing(pid)))
+    }
+}
+
 /// Does it, if the process is still what it was and no thread is in the way.
 fn attempt(
     process: &TraceableProcess,
@@ -149,11 +185,11 @@ fn attempt(
     outcome: &mut ApplyOutcome,
 ) -> Result<()> {
     let pid = process.pid();
+    let mut states = survey.drops_states().then(|| SpecialReading::prepare(pid));
     let mut live = Live::stop(pid.as_raw(), patience)?;
     let stop = live.stopped_for();
-    if !survey.has_states() {
-        live.set_special(survey.special.clone());
-    }
+    states.iter().for_each(SpecialReading::begin);
+    live.set_special(survey.special.clone());
     let restorers = process.restorers(&survey.mappings);
     for tracee in live.tracees() {
         let registers = tracee.registers()?;
@@ -169,6 +205,11 @@ fn attempt(
     let crossed = loop {
         let steps = transaction.steps(survey, kernel, &live, &mappings);
         let done = steps.and_then(|(steps, crossed)| {
+            if let Some(reading) = states.take()
+                && !survey.holds_states(&reading.end(pid)?)
+            {
+                return Err(changing(pid));
+            }
             live.carry_out(&steps)?;
             Ok(crossed)
         });

@@ -123,19 +123,22 @@ impl Survey {
         self.texts.iter().any(Text::has_states)
     }
 
+    /// Whether memory is dropped for the random states in it. Where there is no droppable memory,
+    /// nothing is dropped and `getrandom` makes the system call, whatever there is by now.
+    pub(super) fn drops_states(&self) -> bool {
+        self.has_states() && !self.special.droppable.is_empty()
+    }
+
     /// Whether random states are where they were: mappings may have come and gone since, and other
     /// memory may be where droppable memory was.
-    fn holds_states(&self, target: &impl StoppedTarget) -> Result<bool> {
-        if !self.has_states() {
-            return Ok(true);
-        }
-        let now = target.special()?;
+    pub(super) fn holds_states(&self, now: &SpecialMemory) -> bool {
         let (droppable, undumped) = (&self.special.droppable, &self.special.undumped);
-        Ok(now.droppable == *droppable && now.undumped == *undumped)
+        now.droppable == *droppable && now.undumped == *undumped
     }
 
     /// Whether a stopped process is what it was, as far as it matters: text, the kernel's mappings,
-    /// zeros, and `places` that the steps use. Its mappings now, if it is.
+    /// zeros, and `places` that the steps use. Its mappings now, if it is. Random states are another
+    /// question: [`Survey::holds_states`].
     pub(super) fn holds(
         &self,
         target: &impl StoppedTarget,
@@ -162,7 +165,7 @@ impl Survey {
             injected_call::erase(&mut bytes);
             was_read && bytes == text.found.bytes
         };
-        let holds = same && self.texts.iter().all(is_same) && self.holds_states(target)?;
+        let holds = same && self.texts.iter().all(is_same);
         Ok(holds.then_some(now))
     }
 }
