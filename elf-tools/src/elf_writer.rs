@@ -12,7 +12,7 @@ use object::{Endianness, LittleEndian, pod};
 use crate::arch::SPECIFIED;
 use crate::image::{LinuxVersion, note};
 use crate::record;
-use crate::{BuildId, Error, Result};
+use crate::{BuildId, Error, Result, digest};
 
 /// Where a section's content is.
 pub(crate) enum Content {
@@ -61,8 +61,8 @@ pub(crate) fn object_symbol(
     }
 }
 
-/// The notes of an object that holds a table: which table it is and of which image, and the
-/// kernel's version.
+/// The notes of an object that holds a table: which table it is and of which image, the kernel's
+/// version, and room for a digest.
 pub(crate) fn announcement(
     kind: u32,
     build_id: Option<&BuildId>,
@@ -76,6 +76,7 @@ pub(crate) fn announcement(
         let descriptor = record::stored(note::Version { code });
         add_note(&mut notes, b"Linux", 0, &descriptor);
     }
+    digest::reserve(&mut notes);
     notes
 }
 

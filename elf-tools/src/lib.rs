@@ -16,6 +16,7 @@
 //! | [`reentry`] | an image's code and call frame information | ways back to the entry |
 //! | [`relocation`] | an image's relocation tables | the places that depend on symbols |
 //! | [`derive`](mod@derive) | an image's code, and symbols | the same, where tables are absent |
+//! | [`digest`] | an object with a table | whether it is as its writer left it |
 //! | [`arch`] | | what the others have to know about an instruction set |
 //!
 //! `docs/abi.md` specifies the formats. Malformed input is an [`Error`] that names the place, never
@@ -25,6 +26,7 @@
 
 mod address;
 mod build_id;
+pub mod digest;
 mod elf;
 mod elf_writer;
 mod reason;

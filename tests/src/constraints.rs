@@ -13,6 +13,8 @@ use elf_tools::relocation::{
 use elf_tools::symtab::name::Reference;
 use kernel_fixtures::fixture;
 
+use crate::damage::sealed;
+
 const VERSION: LinuxVersion = LinuxVersion(0x06_0c_03);
 
 /// An image with the note that a table can be attached to, and everything in its code that a table can refer to.
@@ -89,9 +91,9 @@ impl Subject {
         object::write(table, self.image.build_id(), Some(VERSION)).unwrap()
     }
 
-    /// An object read as a table of it.
+    /// An object read as a table of it, with the digest that it ought to have.
     pub fn read(&self, object: &[u8]) -> Result<Relocations, String> {
-        object::read(object, &self.image, &self.code).map_err(|error| error.to_string())
+        object::read(&sealed(object), &self.image, &self.code).map_err(|error| error.to_string())
     }
 
     /// The table as it is read back from the image that it was attached to.

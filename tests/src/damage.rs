@@ -152,3 +152,13 @@ fn structures(whole: &[u8]) -> Vec<(usize, usize)> {
     }
     structures
 }
+
+/// A table object as if its writer had left it like that: with the digest of what it is. Others are
+/// as they were.
+pub fn sealed(object: &[u8]) -> Vec<u8> {
+    let mut sealed = object.to_vec();
+    match elf_tools::digest::seal(&mut sealed) {
+        Ok(()) => sealed,
+        Err(_) => object.to_vec(),
+    }
+}

@@ -12,6 +12,8 @@ use elf_tools::reentry::{
 use elf_tools::relocation::{Relocations, object};
 use kernel_fixtures::fixture;
 
+use crate::damage::sealed;
+
 /// An image whose tables are stored.
 pub struct Subject {
     /// The image.
@@ -53,9 +55,10 @@ impl Subject {
             .map_err(|error| error.to_string())
     }
 
-    /// The table in an object.
+    /// The table in an object, with the digest that it ought to have.
     pub fn read(&self, object: &[u8]) -> Result<Option<ReentryTable>, String> {
-        object::read_reentry(object, &self.image, &self.code).map_err(|error| error.to_string())
+        object::read_reentry(&sealed(object), &self.image, &self.code)
+            .map_err(|error| error.to_string())
     }
 
     /// One context for each boundary of each function; what is known of it is asked for by its number.

@@ -18,6 +18,8 @@ pub(crate) const NT_SYMBOLS: u32 = 2;
 pub(crate) const NT_RELOCATIONS: u32 = 3;
 /// Note type of a relocation table object that has a re-entry table as well.
 pub(crate) const NT_REENTRY: u32 = 5;
+/// Note type of the digest of an object that holds a table.
+pub(crate) const NT_DIGEST: u32 = 7;
 /// The ABI version this crate reads and writes.
 pub(crate) const ABI_VERSION: u32 = 1;
 

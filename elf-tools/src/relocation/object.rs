@@ -16,7 +16,7 @@ use crate::reentry::{self, ReentryTable};
 use crate::relocation::Relocations;
 use crate::relocation::encode::Tables;
 use crate::relocation::table::Reader;
-use crate::{BuildId, Error, Result, arch};
+use crate::{BuildId, Error, Result, arch, digest};
 
 /// Whether these bytes are a relocation table object: they carry the note of type 3.
 pub fn is_table(bytes: &[u8]) -> bool {
@@ -66,12 +66,14 @@ fn assemble(
         sections.extend(reentry.into_sections(first));
     }
     elf_writer::append(&mut bytes, sections)?;
+    digest::seal(&mut bytes)?;
     Ok(bytes)
 }
 
 /// Reads the table of `image`, whose instructions are `code`.
 ///
-/// Refuses a table of an image with another build-id, and everything that [`super::read`] refuses.
+/// Refuses a table of an image with another build-id, one without digest or that is not as its
+/// writer has left it, and everything that [`super::read`] refuses.
 /// A re-entry table in the object is not looked at: [`read_reentry`] does that.
 pub fn read(bytes: &[u8], image: &Image, code: &Code) -> Result<Relocations> {
     let view = parse(bytes, image)?;
@@ -99,6 +101,7 @@ fn parse<'data>(bytes: &'data [u8], image: &Image) -> Result<View<'data>> {
         ));
     };
     note::descriptor::<note::Abi>(&announcement)?;
+    digest::require(&view)?;
     check_identity(&announcement, image)?;
     if !arch::is_supported(view.machine, view.class) {
         let reason = format!(

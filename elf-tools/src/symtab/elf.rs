@@ -13,7 +13,7 @@ use crate::image::note;
 use crate::record;
 use crate::symtab::name::VersionedName;
 use crate::symtab::{Mapping, Provenance, Symbol, Symtab, mapping_name};
-use crate::{BuildId, Error, Result};
+use crate::{BuildId, Error, Result, digest};
 
 const PAGE: u64 = 0x1000;
 
@@ -36,6 +36,8 @@ pub fn read(bytes: &[u8], provenance: Provenance) -> Result<Symtab> {
         ));
     };
     note::descriptor::<note::Abi>(&announcement)?;
+    // One that a compiler and a linker have made has none.
+    digest::check(&view)?;
     let (mappings, sections) = mappings(&view)?;
     let mut symtab = Symtab::new(provenance, mappings)?;
     let (_, build_id) = announcement
@@ -196,6 +198,7 @@ pub fn write(symtab: &Symtab) -> Result<Vec<u8>> {
         ..table_section(".strtab", elf::SHT_STRTAB.0)
     });
     elf_writer::append(&mut bytes, sections)?;
+    digest::seal(&mut bytes)?;
     Ok(bytes)
 }
 

@@ -4,6 +4,9 @@
 //! a derivation needs, are often no longer there when a checkpoint is restored: what was derived once serves processes
 //! and images alone as well. The vDSO itself is kept too: CRIU overwrites entries of the copy in a process, and their
 //! bytes are lost otherwise.
+//!
+//! A file counts only if nobody but the caller and the administrator can have written it, and if it is what was written
+//! there: tables and vDSOs carry digests.
 
 use std::path::{Path, PathBuf};
 
@@ -16,9 +19,6 @@ use elf_tools::relocation::{Relocations, object};
 use anyhow::{Context, Result};
 use relocator::link::Old;
 use relocator::tables::{self, DERIVATION_VERSION, Store};
-
-use crate::persist;
-use crate::source::read_file;
 
 /// The environment variable that says where the cache is.
 pub const VARIABLE: &str = "RELOCATOR_TABLES";
@@ -60,9 +60,10 @@ impl Cache {
         self.root.join(format!("{build_id}.vdso.so"))
     }
 
-    /// The vDSO with a build-id. A file that is damaged, or that has another one, counts as absent.
+    /// The vDSO with a build-id. A file that is damaged, that others may have written, or that has another build-id
+    /// counts as absent.
     pub fn get_image(&self, build_id: &BuildId) -> Option<Image> {
-        let bytes = read_file(&self.image_path(build_id)).ok()?;
+        let bytes = kept::unsealed(kept::read(&self.image_path(build_id))?)?;
         let image = Image::parse(&bytes).ok()?;
         (image.build_id() == Some(build_id)).then_some(image)
     }
@@ -74,26 +75,26 @@ impl Cache {
         };
         let path = self.image_path(build_id);
         if self.get_image(build_id).is_none() {
-            self.write(&path, image.bytes())?;
+            self.write(&path, &kept::sealed(image.bytes()))?;
         }
         Ok(Some(path))
     }
 
     fn write(&self, path: &Path, bytes: &[u8]) -> Result<()> {
-        std::fs::create_dir_all(&self.root).with_context(|| self.root.display().to_string())?;
-        persist::replace(path, bytes).with_context(|| path.display().to_string())
+        kept::write(path, bytes).with_context(|| path.display().to_string())
     }
 
-    /// The table of an image whose instructions are `code`. A file that is damaged, or that does not fit, counts as absent.
+    /// The table of an image whose instructions are `code`. A file that is damaged, that others may have written, or that
+    /// does not fit counts as absent.
     pub fn get(&self, image: &Image, code: &Code) -> Option<Relocations> {
-        let bytes = read_file(&self.path(image)?).ok()?;
+        let bytes = kept::read(&self.path(image)?)?;
         object::read(&bytes, image, code).ok()
     }
 
     /// The re-entry table of an image, under the same conditions. One of a copy of the image with other boot-time
     /// alternatives does not fit.
     pub fn get_reentry(&self, image: &Image, code: &Code) -> Option<ReentryTable> {
-        let bytes = read_file(&self.path(image)?).ok()?;
+        let bytes = kept::read(&self.path(image)?)?;
         object::read_reentry(&bytes, image, code).ok()?
     }
 
@@ -137,5 +138,6 @@ impl Store for Cache {
     }
 }
 
+mod kept;
 #[cfg(test)]
 mod tests;

@@ -140,6 +140,30 @@ fn symbols_of_its_kernel_are_used() {
     }
 }
 
+/// One wrong bit may be a wrong instruction in a process.
+#[test]
+fn a_file_with_one_wrong_bit_is_refused() {
+    let lost = Lost::new();
+    let file = lost.file("given.so");
+    fs::write(&file, &lost.object).unwrap();
+    lost.link(&from(&file)).success();
+    let bits = lost.object.len() * 8;
+    for bit in (0..bits).step_by(bits / 40 + 1) {
+        let mut bytes = lost.object.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        fs::write(&file, bytes).unwrap();
+        let message = lost.link(&from(&file)).failure(2);
+        assert!(message.contains("given.so"), "bit {bit}: {message}");
+    }
+    let code = elf_tools::reachability::Code::of(&lost.image).unwrap();
+    for bit in 0..bits {
+        let mut bytes = lost.object.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        let read = object::read(&bytes, &lost.image, &code);
+        assert!(read.is_err(), "bit {bit}");
+    }
+}
+
 #[test]
 fn a_file_that_does_not_fit_is_refused() {
     let lost = Lost::new();
@@ -165,7 +189,7 @@ fn a_file_that_does_not_fit_is_refused() {
         (&symbols, &[&own, &other]),
         (lost.image.bytes(), &["neither", "symbol table object"]),
         (b"nothing", &["neither"]),
-        (&lost.object[..250], &["no section of relocations"]),
+        (&lost.object[..300], &["another digest"]),
         (&wrong, &["relocation ", "a term with coefficient 0"]),
     ] {
         let file = lost.file("given.so");

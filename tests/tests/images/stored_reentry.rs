@@ -12,6 +12,7 @@ use kernel_fixtures::fixture;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use relocator_tests::constraints;
+use relocator_tests::damage::sealed;
 use relocator_tests::damage::{damaged, damages};
 use relocator_tests::readelf::readelf_bytes;
 use relocator_tests::reentry::{SUBJECT, memory, sample, section};
@@ -288,7 +289,7 @@ fn assert_refused(object: &[u8], words: &str) {
     let reason = SUBJECT.read(object).expect_err(words);
     assert!(reason.contains(words), "{words}: {reason}");
     // Whoever has no threads to carry across is not bothered.
-    object::read(object, &SUBJECT.image, &SUBJECT.code).unwrap();
+    object::read(&sealed(object), &SUBJECT.image, &SUBJECT.code).unwrap();
 }
 
 /// What one thing that is wrong does to [`sample`], and what a writer says.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::sync::Arc;
 
+use elf_tools::digest;
 use elf_tools::image::Image;
 use elf_tools::reentry::Recovery;
 use elf_tools::relocation::{Opaque, Relocations};
@@ -15,6 +16,7 @@ use relocator::tables::{
 };
 
 use super::*;
+use nix::unistd::geteuid;
 
 /// An image that carries no table.
 fn bare() -> Old {
@@ -51,15 +53,100 @@ fn a_vdso_is_kept_once_and_found_by_its_build_id() {
     *other.last_mut().unwrap() ^= 1;
     let other = Image::parse(&other).unwrap();
     cache.put_image(&other).unwrap();
-    assert_eq!(fs::read(&path).unwrap(), image.bytes());
+    assert_eq!(cache.get_image(build_id).unwrap().bytes(), image.bytes());
     // A damaged file counts as absent, and is replaced.
     fs::write(&path, &image.bytes()[..100]).unwrap();
     assert_eq!(cache.get_image(build_id).map(drop), None);
     cache.put_image(&image).unwrap();
-    assert_eq!(fs::read(&path).unwrap(), image.bytes());
+    assert_eq!(cache.get_image(build_id).unwrap().bytes(), image.bytes());
     let another = Image::parse(fixture::find("got").unwrap().image).unwrap();
-    fs::write(&path, another.bytes()).unwrap();
+    fs::write(&path, kept::sealed(another.bytes())).unwrap();
     assert_eq!(cache.get_image(build_id).map(drop), None);
+}
+
+#[test]
+fn one_wrong_bit_makes_a_kept_vdso_absent() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = Cache::at(directory.path().to_owned());
+    let image = bare().image;
+    let build_id = image.build_id().unwrap();
+    let path = cache.put_image(&image).unwrap().unwrap();
+    let good = fs::read(&path).unwrap();
+    for at in 0..good.len() {
+        let mut bytes = good.clone();
+        bytes[at] ^= 1 << (at % 8);
+        fs::write(&path, bytes).unwrap();
+        assert_eq!(cache.get_image(build_id).map(drop), None, "byte {at}");
+    }
+}
+
+/// A file that another user owns, or may write to, can say anything.
+#[test]
+fn what_others_may_have_written_counts_as_absent() {
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+    let directory = tempfile::tempdir().unwrap();
+    let cache = Cache::at(directory.path().to_owned());
+    let old = bare();
+    let good = table(&old, "good");
+    let path = cache.put(&old, &good, None).unwrap().unwrap();
+    let image = cache.put_image(&old.image).unwrap().unwrap();
+    let build_id = old.image.build_id().unwrap();
+    let is_there = || {
+        let table = get(&cache, &old).is_some();
+        assert_eq!(table, cache.get_image(build_id).is_some());
+        table
+    };
+    let set = |mode| {
+        for path in [&path, &image] {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+    };
+    for (mode, is_believed) in [
+        (0o644, true),
+        (0o600, true),
+        (0o664, false),
+        (0o646, false),
+        (0o666, false),
+        (0o444, true),
+    ] {
+        set(mode);
+        assert_eq!(is_there(), is_believed, "{mode:o}");
+    }
+    // Only root can give files away.
+    if geteuid().is_root() {
+        let give = |to| [&path, &image].map(|path| chown(path, Some(to), None).unwrap());
+        give(65534);
+        assert!(!is_there());
+        give(0);
+        assert!(is_there());
+    }
+    let elsewhere = directory.path().join("elsewhere");
+    for path in [&path, &image] {
+        fs::rename(path, &elsewhere).unwrap();
+        symlink(&elsewhere, path).unwrap();
+    }
+    assert!(!is_there(), "links lead elsewhere");
+    // What is not believed is replaced.
+    cache.put(&old, &good, None).unwrap();
+    cache.put_image(&old.image).unwrap();
+    assert!(is_there());
+}
+
+/// Each bit of a table decides what is written to a process.
+#[test]
+fn one_wrong_bit_makes_a_kept_table_absent() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = Cache::at(directory.path().to_owned());
+    let old = bare();
+    let path = cache.put(&old, &table(&old, "good"), None).unwrap();
+    let path = path.unwrap();
+    let good = fs::read(&path).unwrap();
+    for bit in 0..good.len() * 8 {
+        let mut bytes = good.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        fs::write(&path, bytes).unwrap();
+        assert_eq!(get(&cache, &old), None, "bit {bit}");
+    }
 }
 
 #[test]
@@ -235,6 +322,7 @@ fn a_reentry_table_in_a_file_comes_first() {
     let mut wrong = written;
     let words = wrong.windows(8).position(|bytes| bytes == b"the file");
     wrong[words.unwrap()] = 0xff;
+    digest::seal(&mut wrong).unwrap();
     let error = in_words(&reentry(&old, "bare", &given(&wrong)).unwrap_err());
     assert!(
         error.contains("table.so") && error.contains("UTF-8"),

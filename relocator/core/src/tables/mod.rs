@@ -60,7 +60,7 @@ impl Provenance {
 
 /// Raised by every change of [`elf_tools::derive`] and [`elf_tools::reentry`] that changes a table:
 /// a [`Store`] does not give older ones.
-pub const DERIVATION_VERSION: u32 = 2;
+pub const DERIVATION_VERSION: u32 = 3;
 
 /// A place where derived tables are kept for the next time, by image.
 ///
