@@ -19,6 +19,15 @@ pub enum Class {
     Elf64,
 }
 
+impl std::fmt::Display for Class {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Elf32 => "32-bit",
+            Self::Elf64 => "64-bit",
+        })
+    }
+}
+
 /// A program header.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Segment {

@@ -8,7 +8,6 @@ use object::LittleEndian;
 use object::elf;
 use scroll::{Pread, SizeWith};
 
-use super::address_bits;
 use crate::elf::{Section, Segment, View, string_at};
 use crate::record;
 use crate::{Class, Machine};
@@ -52,9 +51,9 @@ pub struct EmbeddedVdso {
 
 impl fmt::Display for EmbeddedVdso {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = address_bits(self.class);
-        let (machine, size, offset) = (self.machine, self.bytes.len(), self.offset);
-        write!(f, "{width}-bit {machine} ({size} bytes at {offset:#x})")
+        let (class, machine) = (self.class, self.machine);
+        let (size, offset) = (self.bytes.len(), self.offset);
+        write!(f, "{class} {machine} ({size} bytes at {offset:#x})")
     }
 }
 

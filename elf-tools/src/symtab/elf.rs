@@ -13,7 +13,7 @@ use crate::image::note;
 use crate::record;
 use crate::symtab::name::VersionedName;
 use crate::symtab::{Mapping, Provenance, Symbol, Symtab, mapping_name};
-use crate::{BuildId, Error, Result, digest};
+use crate::{BuildId, Error, Result, arch, digest};
 
 const PAGE: u64 = 0x1000;
 
@@ -38,6 +38,15 @@ pub fn read(bytes: &[u8], provenance: Provenance) -> Result<Symtab> {
     note::descriptor::<note::Abi>(&announcement)?;
     // One that a compiler and a linker have made has none.
     digest::check(&view)?;
+    if !arch::is_supported(view.machine, view.class) {
+        let reason = format!(
+            "a table for {} {} kernels; symbols are specified for {}",
+            view.class,
+            view.machine,
+            arch::SUPPORTED
+        );
+        return Err(Error::unsupported("symbol table", reason));
+    }
     let (mappings, sections) = mappings(&view)?;
     let mut symtab = Symtab::new(provenance, mappings)?;
     let (_, build_id) = announcement

@@ -46,7 +46,7 @@ pub enum Error {
     },
     /// An image for an architecture that the linker does not know.
     #[error(
-        "cannot link a {machine} image of {class:?}: only {} images are linked",
+        "cannot link a {class} {machine} image: only {} images are linked",
         arch::SUPPORTED
     )]
     Architecture {
@@ -54,6 +54,17 @@ pub enum Error {
         machine: Machine,
         /// Of the image.
         class: Class,
+    },
+    /// A kernel whose programs are not those of the old image.
+    #[error(
+        "cannot link a {} {} image to a kernel for {} {} programs: neither runs the other's code",
+        .old.1, .old.0, .new.1, .new.0
+    )]
+    OtherArchitecture {
+        /// Of the old image.
+        old: (Machine, Class),
+        /// Of the new one.
+        new: (Machine, Class),
     },
     /// A place for an image that leaves no room for a mapping below it.
     #[error("cannot link an image at {image}: {mapping} would lie {below:#x} bytes below it")]
@@ -122,6 +133,7 @@ impl Error {
             | Self::NoSymtab { .. }
             | Self::TableAsSource { .. } => false,
             Self::Architecture { .. }
+            | Self::OtherArchitecture { .. }
             | Self::NoRoomBelow { .. }
             | Self::Instruction { .. }
             | Self::Refused { .. } => true,

@@ -41,6 +41,40 @@ impl Untouched {
     }
 }
 
+/// A proxy would lead into code that the processor takes for other instructions.
+#[test]
+fn a_kernel_of_another_architecture_is_refused() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let file = elsewhere.path().join("other.so");
+    let untouched = Untouched::new();
+    // `EM_386`, `EM_AARCH64`: `e_machine` is at 18.
+    for (machine, name) in [(3_u16, "x86"), (183, "arm64")] {
+        let mut bytes = fixture::find("bare").unwrap().image.to_vec();
+        bytes[18..20].copy_from_slice(&machine.to_le_bytes());
+        fs::write(&file, bytes).unwrap();
+        for old in ["fixture:operands", "fixture:bare"] {
+            for strategy in ["auto", "proxy", "syscall"] {
+                let onto = ["link", old, "--onto", file.to_str().unwrap()];
+                let arguments = [&onto[..], &["--strategy", strategy]].concat();
+                let message = untouched.refusal(1, &arguments);
+                assert!(
+                    message.contains(&format!("64-bit {name} programs")),
+                    "{message}"
+                );
+            }
+        }
+        let mut symbols = fixture::find("reordered").unwrap().symtab.unwrap().to_vec();
+        symbols[18..20].copy_from_slice(&machine.to_le_bytes());
+        fs::write(&file, symbols).unwrap();
+        let arguments = ["link", "fixture:operands", "--onto", file.to_str().unwrap()];
+        let message = untouched.refusal(2, &arguments);
+        assert!(
+            message.contains(&format!("64-bit {name} kernels")),
+            "{message}"
+        );
+    }
+}
+
 #[test]
 fn a_policy_that_cannot_be_kept_is_an_answer() {
     let untouched = Untouched::new();

@@ -78,6 +78,7 @@ impl LinkedImage {
 /// # Errors
 ///
 /// [`Error::Architecture`] for an image of an architecture that the linker does not know,
+/// [`Error::OtherArchitecture`] for a kernel of another one,
 /// [`Error::Refused`] for a function for which no strategy is left, [`Error::Instruction`] if a check
 /// after encoding fails.
 pub fn link(
@@ -89,6 +90,13 @@ pub fn link(
     let image = &old.image;
     let (machine, class) = (image.machine(), image.class());
     let arch = arch::of(machine, class).ok_or(Error::Architecture { machine, class })?;
+    let of_new = new.image.map(|new| (new.machine(), new.class()));
+    if let Some(new) = of_new.filter(|new| *new != (machine, class)) {
+        return Err(Error::OtherArchitecture {
+            old: (machine, class),
+            new,
+        });
+    }
     let mut bytes = image.bytes().to_vec();
     let (eligible, relocated) = match &old.relocations {
         None => (
