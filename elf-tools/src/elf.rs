@@ -8,6 +8,7 @@ use object::LittleEndian;
 use object::elf::{self, FileHeader32, FileHeader64};
 use object::read::elf::{Dyn, FileHeader, NoteIterator, ProgramHeader, SectionHeader, Sym};
 
+use crate::printable::printable_bytes;
 use crate::{Error, Machine, Result};
 
 /// Width of an ELF file's addresses.
@@ -165,7 +166,7 @@ impl<'data> View<'data> {
         for section in headers {
             let name = section.name(endian, strings).map_err(failed)?;
             sections.push(Section {
-                name: String::from_utf8_lossy(name).into_owned(),
+                name: printable_bytes(name),
                 kind: section.sh_type(endian).0,
                 flags: section.sh_flags(endian).0,
                 address: section.sh_addr(endian).into(),

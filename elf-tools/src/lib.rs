@@ -29,6 +29,7 @@ mod build_id;
 pub mod digest;
 mod elf;
 mod elf_writer;
+mod printable;
 mod reason;
 mod record;
 
@@ -51,3 +52,4 @@ pub use arch::Machine;
 pub use build_id::{BuildId, ParseBuildIdError};
 pub use elf::Class;
 pub use error::{Error, Result};
+pub use printable::{is_obeyed, printable};

@@ -7,6 +7,7 @@ use object::read::elf::{FileHeader, GnuHashTable, HashTable, SectionHeader, Vers
 use object::read::{StringTable, SymbolIndex};
 
 use crate::elf::{Class, RawSymbol, View};
+use crate::printable::printable_bytes;
 use crate::{Error, Result, Svma};
 
 /// An exported function. Aliases (`clock_gettime` for `__vdso_clock_gettime`) are exports of their
@@ -37,7 +38,7 @@ pub(super) fn read(view: &View<'_>) -> Result<Vec<Export>> {
     {
         if is_function(view, symbol) {
             exports.push(Export {
-                name: String::from_utf8_lossy(symbol.name).into_owned(),
+                name: printable_bytes(symbol.name),
                 version: table.version(index),
                 address: Svma(symbol.value),
                 size: symbol.size,
@@ -117,7 +118,7 @@ impl<'data> DynamicTable<'data> {
         let versions = self.versions.as_ref()?;
         let wanted = versions.version_index(LittleEndian, SymbolIndex(index));
         let version = versions.version(wanted.index()).ok()??;
-        Some(String::from_utf8_lossy(version.name()).into_owned())
+        Some(printable_bytes(version.name()))
     }
 }
 

@@ -7,6 +7,7 @@ use object::elf;
 use crate::arch::{self, Arch};
 use crate::elf::{Section, View, string_at};
 use crate::image::{Image, note};
+use crate::printable;
 use crate::reachability::Code;
 use crate::record;
 use crate::reentry::check::Checker;
@@ -176,7 +177,7 @@ impl<'a> Reader<'a> {
         let bytes = string_at(&tail[..tail.len().min(MAX_LEN + 1)], 0).ok_or(missing)?;
         let reason = std::str::from_utf8(bytes);
         let reason = reason.map_err(|_| TableFault::ReasonNotUtf8 { offset })?;
-        Ok(reason.to_owned())
+        Ok(printable(reason).into_owned())
     }
 }
 

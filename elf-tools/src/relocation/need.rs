@@ -3,6 +3,7 @@
 use object::elf;
 
 use crate::elf::{RawSymbol, View};
+use crate::printable::{printable, printable_bytes};
 use crate::relocation::{Need, TableFault};
 use crate::symtab::name::{MAX_LEN, Reference};
 use crate::{Error, Result};
@@ -12,12 +13,8 @@ const MAX_DEFAULT: u64 = 64;
 
 /// What an entry of the table's symbol table asks for.
 pub(super) fn need(view: &View<'_>, symbol: &RawSymbol<'_>) -> Result<Need> {
-    let name = std::str::from_utf8(symbol.name).map_err(|_| {
-        Error::symbol(
-            String::from_utf8_lossy(symbol.name),
-            "the name is not UTF-8",
-        )
-    })?;
+    let name = std::str::from_utf8(symbol.name)
+        .map_err(|_| Error::symbol(printable_bytes(symbol.name), "the name is not UTF-8"))?;
     let defined = symbol.section != elf::SHN_UNDEF.0;
     let weak = symbol.binding == elf::STB_WEAK.0;
     if defined && !weak {
@@ -82,6 +79,6 @@ pub(super) fn reason(symbol: &RawSymbol<'_>) -> Result<String, TableFault> {
         Ok(name) if name.is_empty() || name.len() > MAX_LEN => {
             Err(TableFault::ReasonLength { length: name.len() })
         }
-        Ok(name) => Ok(name.to_owned()),
+        Ok(name) => Ok(printable(name).into_owned()),
     }
 }

@@ -10,6 +10,7 @@ use object::elf;
 use crate::arch::{self, Arch};
 use crate::elf::View;
 use crate::image::Image;
+use crate::printable::printable_bytes;
 use crate::relocation::rela::{self, Rela};
 use crate::relocation::{Kind, Need, Relocation, Relocations, TableFault, write};
 use crate::symtab::name::Reference;
@@ -73,7 +74,7 @@ fn collect(
         let symbol = symbols
             .get(symbol)
             .ok_or_else(|| failed(TableFault::NoLinkedSymbol))?;
-        let name = String::from_utf8_lossy(symbol.name);
+        let name = printable_bytes(symbol.name);
         if symbol.kind == elf::STT_SECTION.0 {
             continue;
         }

@@ -10,6 +10,7 @@ use crate::elf_writer::{
     self, Content, NewSection, add_name, object_symbol, object_with_notes, table_section,
 };
 use crate::image::note;
+use crate::printable::printable_bytes;
 use crate::record;
 use crate::symtab::name::VersionedName;
 use crate::symtab::{Mapping, Provenance, Symbol, Symtab, mapping_name};
@@ -150,7 +151,7 @@ fn symbol(raw: &RawSymbol<'_>, mapping: usize, place: &Mapping) -> Result<Option
     if !is_object || raw.binding != elf::STB_GLOBAL.0 {
         return Ok(None);
     }
-    let text = String::from_utf8_lossy(raw.name);
+    let text = printable_bytes(raw.name);
     let VersionedName {
         name,
         indices,

@@ -75,6 +75,40 @@ fn a_kernel_of_another_architecture_is_refused() {
     }
 }
 
+/// Names that clear the screen, or say what another line would say.
+#[test]
+fn a_terminal_obeys_no_name_of_a_file() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let file = elsewhere.path().join("na\u{1b}[2Jme\u{202e}.so");
+    let good = fixture::find("bare").unwrap().image;
+    let name = b"__vdso_getcpu\0";
+    let at = good.windows(name.len()).position(|bytes| bytes == name);
+    let at = at.expect("the fixture exports it");
+    for (hostile, escaped) in [
+        (&b"\x1b[31mvdso_cpu"[..], "\\u{1b}[31mvdso_cpu"),
+        (b"getcpu\nok: 99", "getcpu\\u{a}ok: 99"),
+        (b"getcpu\xc2\x9b2Jxx", "getcpu\\u{9b}2Jxx"),
+    ] {
+        let mut bytes = good.to_vec();
+        bytes[at..at + 13].fill(b'x');
+        bytes[at..at + hostile.len()].copy_from_slice(hostile);
+        fs::write(&file, bytes).unwrap();
+        let path = file.to_str().unwrap();
+        let text = run(["inspect", path].map(Path::new)).success();
+        assert!(text.contains(escaped), "{text}");
+        assert!(
+            !text.lines().any(|line| line.starts_with("ok: 99")),
+            "{text}"
+        );
+        let json = run(["inspect", path, "--json"].map(Path::new)).success();
+        let error = run(["symtab", path].map(Path::new)).failure(2);
+        for output in [text, json, error] {
+            let obeyed = |letter: char| elf_tools::is_obeyed(letter) && letter != '\n';
+            assert!(!output.contains(obeyed), "{output:?}");
+        }
+    }
+}
+
 #[test]
 fn a_policy_that_cannot_be_kept_is_an_answer() {
     let untouched = Untouched::new();

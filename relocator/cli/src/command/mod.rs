@@ -106,7 +106,7 @@ pub fn run() -> ExitCode {
         Ok(Outcome::Refused) => ExitCode::from(1),
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("relocator: {error:#}");
+            eprintln!("relocator: {}", output::message(&error));
             ExitCode::from(status(&error))
         }
     }

@@ -9,21 +9,43 @@ use crate::json::{Need, Reentry};
 use crate::persist;
 use anyhow::{Context, Result};
 use comfy_table::{ContentArrangement, Table, presets};
-use elf_tools::Avma;
+use elf_tools::{Avma, is_obeyed, printable};
 use serde::Serialize;
 
 /// Prints `value` as JSON, or `text` for a person.
 pub(crate) fn print(json: bool, value: &impl Serialize, text: impl Display) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match json {
-        true => writeln!(out, "{}", serde_json::to_string_pretty(value)?)?,
+        true => {
+            // What is left to escape is in strings, where JSON has another way to write it.
+            let json = serde_json::to_string_pretty(value)?;
+            writeln!(out, "{}", escaped_json(&json))?;
+        }
         false => {
             for line in text.to_string().trim_end().lines() {
-                writeln!(out, "{}", line.trim_end())?;
+                writeln!(out, "{}", printable(line.trim_end()))?;
             }
         }
     }
     Ok(())
+}
+
+/// JSON in which a terminal obeys nothing but ends of lines.
+fn escaped_json(json: &str) -> String {
+    let escaped = json
+        .chars()
+        .map(|letter| match is_obeyed(letter) && letter != '\n' {
+            true => format!("\\u{:04x}", u32::from(letter)),
+            false => letter.to_string(),
+        });
+    escaped.collect()
+}
+
+/// The message of an error, for a terminal. One with several lines keeps them.
+pub(crate) fn message(error: &anyhow::Error) -> String {
+    let message = format!("{error:#}");
+    let lines: Vec<_> = message.lines().map(printable).collect();
+    lines.join("\n")
 }
 
 /// Prints bytes as they are.
