@@ -8,6 +8,7 @@ use object::LittleEndian;
 use object::elf::{self, FileHeader32, FileHeader64};
 use object::read::elf::{Dyn, FileHeader, NoteIterator, ProgramHeader, SectionHeader, Sym};
 
+use crate::kernel;
 use crate::printable::printable_bytes;
 use crate::{Error, Machine, Result};
 
@@ -100,7 +101,11 @@ impl<'data> View<'data> {
             )
         })?;
         if ident[..4] != elf::ELFMAG {
-            return Err(Error::malformed("ELF header", 0, "magic number is missing"));
+            let reason = match kernel::foreign(bytes) {
+                Some(kind) => format!("magic number is missing: the file is {kind}"),
+                None => "magic number is missing".to_owned(),
+            };
+            return Err(Error::malformed("ELF header", 0, reason));
         }
         match (ident[4], ident[5]) {
             (2, 1) => Self::read::<FileHeader64<LittleEndian>>(bytes, Class::Elf64),

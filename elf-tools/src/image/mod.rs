@@ -74,7 +74,12 @@ impl Image {
             return Err(Error::malformed(
                 "ELF header",
                 16,
-                "not a shared object (ET_DYN)",
+                match view.file_type {
+                    1 => "an object file or a kernel module, not a shared object",
+                    2 => "a program, not a shared object",
+                    4 => "a core dump, not a shared object",
+                    _ => "not a shared object (ET_DYN)",
+                },
             ));
         }
         let loaded = loaded_end(&view)?;
@@ -209,10 +214,14 @@ fn loaded_end(view: &View<'_>) -> Result<u64> {
         .filter(|segment| segment.kind == object::elf::PT_LOAD.0)
     {
         if segment.address != segment.offset {
-            let reason = format!(
-                "linked at {:#x} but stored at {:#x}",
-                segment.address, segment.offset
-            );
+            let (address, offset) = (segment.address, segment.offset);
+            let reason = match offset {
+                0 => format!("linked at {address:#x}: only images that are linked at 0 are read"),
+                _ => format!(
+                    "linked at {address:#x} but stored at {offset:#x}, as in an ordinary shared \
+                     object: a vDSO is mapped as it is stored"
+                ),
+            };
             return Err(Error::malformed(
                 "ELF program headers",
                 segment.offset,

@@ -1,12 +1,13 @@
 //! The vDSO images and the BTF inside a kernel file.
 //!
 //! No distribution packages vDSO files, and BTF is only offered by the running kernel. Both are
-//! inside the kernel file that is packaged, under up to three layers, which the modules here take
+//! inside the kernel file that is packaged, under up to four layers, which the modules here take
 //! off one by one:
 //!
 //! | layer | module |
 //! |---|---|
-//! | the boot container: bzImage, zboot | `bzimage`, `arm64` |
+//! | what boot loaders want around it: UKI, Android boot image, uImage | `container` |
+//! | the boot image: bzImage, zboot | `bzimage`, `arm64` |
 //! | the compression | `decompress` |
 //! | the kernel itself: `vmlinux`, or an arm64 `Image` | `vmlinux` |
 //! | in it, as data: vDSO images, BTF, the release banner | `embedded`, `btf`, `release` |
@@ -14,6 +15,7 @@
 mod arm64;
 mod btf;
 mod bzimage;
+mod container;
 mod decompress;
 mod embedded;
 #[cfg(test)]
@@ -25,6 +27,7 @@ mod vmlinux;
 
 use std::fmt;
 
+pub use container::Container;
 pub use decompress::Compression;
 pub use embedded::EmbeddedVdso;
 
@@ -34,7 +37,9 @@ use crate::{Error, Result};
 /// A kernel file, taken apart.
 #[derive(Debug, Clone)]
 pub struct KernelFile {
-    /// What the file is.
+    /// What the kernel is in, beside other things.
+    pub container: Option<Container>,
+    /// What the file is, or what is in the container.
     pub format: Format,
     /// The architecture the kernel was built for, where the file says so. A compressed payload that
     /// is neither ELF nor an arm64 `Image` does not.
@@ -59,6 +64,9 @@ impl KernelFile {
     /// [`Error::Unsupported`] if this is no kernel file or one that is compressed in a way that is
     /// not handled, [`Error::Malformed`] if a part of it contradicts its format.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
+        let content = container::content(bytes)?;
+        let container = content.map(|(container, _)| container);
+        let bytes = content.map_or(bytes, |(_, kernel)| kernel);
         let (format, vmlinux) = unpack(bytes)?;
         let machine = match format {
             Format::Arm64Image { .. } => Some(Machine::Aarch64),
@@ -72,6 +80,7 @@ impl KernelFile {
         let vdsos = embedded::find(&vmlinux);
         let btf = btf::find(&vmlinux)?.map(<[u8]>::to_vec);
         Ok(Self {
+            container,
             format,
             machine,
             release,
@@ -124,6 +133,13 @@ pub fn is_kernel_file(bytes: &[u8]) -> bool {
         || arm64::is_zboot(bytes)
         || Compression::detect(bytes).is_some()
         || vmlinux::is_vmlinux(bytes)
+        || container::is_container(bytes)
+}
+
+/// What a file is that is neither a kernel nor a vDSO, in words that follow `the file is`, by what
+/// it begins with. `None` if nothing tells.
+pub fn foreign(bytes: &[u8]) -> Option<&'static str> {
+    container::foreign(bytes)
 }
 
 /// Takes off containers and compression.
@@ -180,12 +196,13 @@ fn not_a_kernel(bytes: &[u8]) -> Error {
     } else if vmlinux::is_elf(bytes) {
         "an ELF that is not linked into the kernel's half of the address space"
     } else {
-        "an unknown format"
+        container::foreign(bytes).unwrap_or("an unknown format")
     };
     Error::unsupported(
         "kernel file",
         format!(
-            "{found}; understood are vmlinux, bzImage, arm64 Image, zboot and compressed ones of the first and third"
+            "{found}; understood are vmlinux, bzImage, arm64 Image, zboot, compressed ones of the first and third, \
+             and all of them in a unified kernel image, an Android boot image or a uImage"
         ),
     )
 }
