@@ -31,6 +31,17 @@ pub fn run<A: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = A>) ->
     Ran::of(relocator().args(arguments).output())
 }
 
+/// The same where nothing can be printed: the device is full.
+pub fn run_without_room<A: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = A>) -> Ran {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
+    let mut command = relocator();
+    command
+        .stdout(full.expect("Linux has one"))
+        .stderr(Stdio::piped());
+    let child = command.args(arguments).spawn();
+    Ran::of(child.and_then(std::process::Child::wait_with_output))
+}
+
 /// What a command said, and how it ended.
 #[derive(Debug)]
 pub struct Ran {

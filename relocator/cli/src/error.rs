@@ -29,6 +29,20 @@ pub enum Error {
         /// What the operating system says.
         source: std::io::Error,
     },
+    /// A report that could not be written.
+    #[error("cannot write the report")]
+    Report {
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+    /// The report of work that is done could not be written.
+    #[error("{done}, but the report could not be written")]
+    Done {
+        /// What was done, as a sentence.
+        done: String,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
     /// Where nothing can be written to.
     #[error("cannot write to `{text}`: {reason}")]
     Output {
@@ -66,7 +80,12 @@ impl Error {
             Self::Link(error) => error.is_refusal(),
             Self::Process(error) => error.is_refusal(),
             Self::Verify(error) => error.is_refusal(),
-            Self::Fetch(_) | Self::Io { .. } | Self::Output { .. } | Self::Source { .. } => false,
+            Self::Fetch(_)
+            | Self::Io { .. }
+            | Self::Report { .. }
+            | Self::Done { .. }
+            | Self::Output { .. }
+            | Self::Source { .. } => false,
         }
     }
 }

@@ -19,6 +19,7 @@ mod seen;
 mod snapshot;
 mod states;
 mod tool;
+mod unheard;
 
 use std::process::ExitCode;
 
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         protection::trials(arguments.list),
         refused::trials(arguments.list),
         seen::trials(arguments.list),
+        unheard::trials(arguments.list),
         states::trials(arguments.list),
     ];
     let trials = trials.into_iter().flatten().collect();

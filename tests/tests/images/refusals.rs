@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use kernel_fixtures::fixture;
-use relocator_tests::command::run;
+use relocator_tests::command::{run, run_without_room};
 use relocator_tests::kernel;
 use tempfile::TempDir;
 
@@ -72,6 +72,36 @@ fn a_kernel_of_another_architecture_is_refused() {
             message.contains(&format!("64-bit {name} kernels")),
             "{message}"
         );
+    }
+}
+
+/// What was written is not lost with the report about it.
+#[test]
+fn a_report_that_cannot_be_written_is_told_from_work_that_was_not_done() {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, words) in [
+        (
+            "linked.so",
+            &["link", "fixture:operands", "--onto", "self"][..],
+        ),
+        ("table.so", &["derive", "self"]),
+        ("symbols.so", &["symtab", "self"]),
+    ] {
+        let file = directory.path().join(name);
+        let mut arguments: Vec<_> = words.iter().map(Path::new).collect();
+        // Nothing but the report was asked for.
+        if words[0] != "link" {
+            let message = run_without_room(&arguments).failure(2);
+            assert!(message.contains("cannot write the report"), "{message}");
+        }
+        arguments.extend([Path::new("-o"), &file]);
+        let message = run_without_room(&arguments).failure(3);
+        let done = format!("{} is written, but", file.display());
+        assert!(
+            message.contains(&done) && message.contains("No space"),
+            "{message}"
+        );
+        assert!(fs::read(&file).unwrap().starts_with(b"\x7fELF"));
     }
 }
 

@@ -118,7 +118,7 @@ impl Process {
     }
 
     fn print(&self, outcome: &Applied) -> Result<Outcome> {
-        output::print(self.json, &report(outcome), text(outcome))?;
+        output::print_done(self.json, &report(outcome), text(outcome))?;
         Ok(Outcome::Done)
     }
 }

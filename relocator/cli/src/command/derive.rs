@@ -46,7 +46,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
         output::write_file(path, &bytes)?;
     }
     let report = report(Kernel::new(&source), &old, &table, &reentry, &unreached);
-    output::print(arguments.json, &report, text(&report))?;
+    output::print_written(
+        arguments.json,
+        &report,
+        text(&report),
+        arguments.output.as_deref(),
+    )?;
     Ok(Outcome::Done)
 }
 

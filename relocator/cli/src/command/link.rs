@@ -82,7 +82,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     };
     let placement = placement(arguments, &new)?;
     let linked = link::link(&old, &new, &placement, arguments.strategy)?;
-    if let Some(path) = arguments.output.as_ref().filter(|_| !arguments.dry_run) {
+    let written = arguments.output.as_deref().filter(|_| !arguments.dry_run);
+    if let Some(path) = written {
         output::write_file(path, &linked.bytes)?;
     }
     let report = Link::new(
@@ -91,7 +92,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
         old_tables.no_tables.map(|reason| reason.to_string()),
         &linked,
     );
-    output::print(arguments.json, &report, text(&report, &new_source))?;
+    output::print_written(arguments.json, &report, text(&report, &new_source), written)?;
     Ok(Outcome::Done)
 }
 

@@ -112,8 +112,12 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// 1 where the inputs were understood and the answer is no, 2 where they were not.
+/// 1 where the inputs were understood and the answer is no, 2 where they were not, 3 where all is
+/// done but for the report.
 fn status(error: &anyhow::Error) -> u8 {
+    if let Some(Error::Done { .. }) = error.downcast_ref() {
+        return 3;
+    }
     let is_refusal = error.downcast_ref::<Error>().map(Error::is_refusal);
     let of_link = || error.downcast_ref().map(relocator::Error::is_refusal);
     let of_process = || {

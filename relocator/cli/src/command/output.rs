@@ -1,20 +1,65 @@
 //! Printing and writing.
 
 use std::fmt::Display;
-use std::io::Write;
+use std::io::{self, Write};
 use std::ops::Range;
 use std::path::Path;
 
 use crate::json::{Need, Reentry};
-use crate::persist;
+use crate::{Error, persist};
 use anyhow::{Context, Result};
 use comfy_table::{ContentArrangement, Table, presets};
 use elf_tools::{Avma, is_obeyed, printable};
 use serde::Serialize;
 
 /// Prints `value` as JSON, or `text` for a person.
+///
+/// Errors: [`Error::Report`].
 pub(crate) fn print(json: bool, value: &impl Serialize, text: impl Display) -> Result<()> {
-    let mut out = std::io::stdout().lock();
+    let source = match try_print(json, value, text) {
+        Ok(()) => return Ok(()),
+        Err(source) => source,
+    };
+    Err(Error::Report { source }.into())
+}
+
+/// The same for a command that has worked on a process, and says in its last line what became of
+/// that.
+///
+/// Errors: [`Error::Done`].
+pub(crate) fn print_done(json: bool, value: &impl Serialize, text: impl Display) -> Result<()> {
+    let text = text.to_string();
+    let source = match try_print(json, value, &text) {
+        Ok(()) => return Ok(()),
+        Err(source) => source,
+    };
+    let last = text.trim_end().lines().next_back().unwrap_or_default();
+    let done = last.to_owned();
+    Err(Error::Done { done, source }.into())
+}
+
+/// The same for a command that may have written a file.
+///
+/// Errors: [`Error::Done`] if it has, else [`Error::Report`].
+pub(crate) fn print_written(
+    json: bool,
+    value: &impl Serialize,
+    text: impl Display,
+    file: Option<&Path>,
+) -> Result<()> {
+    let Some(file) = file else {
+        return print(json, value, text);
+    };
+    let source = match try_print(json, value, text) {
+        Ok(()) => return Ok(()),
+        Err(source) => source,
+    };
+    let done = format!("{} is written", file.display());
+    Err(Error::Done { done, source }.into())
+}
+
+fn try_print(json: bool, value: &impl Serialize, text: impl Display) -> io::Result<()> {
+    let mut out = io::stdout().lock();
     match json {
         true => {
             // What is left to escape is in strings, where JSON has another way to write it.
@@ -27,7 +72,7 @@ pub(crate) fn print(json: bool, value: &impl Serialize, text: impl Display) -> R
             }
         }
     }
-    Ok(())
+    out.flush()
 }
 
 /// JSON in which a terminal obeys nothing but ends of lines.
@@ -50,7 +95,9 @@ pub(crate) fn message(error: &anyhow::Error) -> String {
 
 /// Prints bytes as they are.
 pub(crate) fn print_bytes(bytes: &[u8]) -> Result<()> {
-    Ok(std::io::stdout().lock().write_all(bytes)?)
+    let mut out = io::stdout().lock();
+    let written = out.write_all(bytes).and_then(|()| out.flush());
+    Ok(written.map_err(|source| Error::Report { source })?)
 }
 
 /// Writes a file whole or not at all. What exists and is no regular file, such as a pipe or `/dev/stdout`, is written to as

@@ -44,7 +44,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
         ..Options::default()
     };
     let outcome = step_out::step_out(arguments.pid, &options)?;
-    output::print(arguments.json, &report(&outcome), text(&outcome))?;
+    output::print_done(arguments.json, &report(&outcome), text(&outcome))?;
     Ok(match outcome.stuck.is_empty() {
         true => Outcome::Done,
         false => Outcome::Refused,

@@ -31,7 +31,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
         output::write_file(path, &bytes)?;
     }
     let report = report(&source, symtab);
-    output::print(arguments.json, &report, text(&report))?;
+    output::print_written(
+        arguments.json,
+        &report,
+        text(&report),
+        arguments.output.as_deref(),
+    )?;
     Ok(Outcome::Done)
 }
 
