@@ -61,11 +61,7 @@ impl Dataflow for Instructions<'_> {
                 number => pool.of_unknown(Unknown::Initial(number)),
             };
         }
-        State {
-            registers,
-            stack: Vec::new(),
-            known: Vec::new(),
-        }
+        State::at_entry(registers)
     }
 
     fn apply(&self, index: u32, machine: &mut Machine<'_>) {
@@ -211,7 +207,12 @@ impl Step<'_, '_> {
     fn mov(&mut self) -> Option<()> {
         if let Some((register, size)) = self.destination() {
             let set = self.source(1, size)?;
+            let is_load = self.instruction.op1_kind() == OpKind::Memory && size == 8;
+            let from = self.address().filter(|_| is_load);
             self.machine.write(register, set);
+            if let Some(from) = from {
+                self.machine.restored(from, register);
+            }
             return Some(());
         }
         if self.instruction.op0_kind() != OpKind::Memory {
@@ -230,6 +231,12 @@ impl Step<'_, '_> {
             _ => return None,
         };
         self.store(set);
+        if self.is_register(1, 8)
+            && let Some(saved) = number(self.instruction.op1_register())
+            && let Some(at) = self.address()
+        {
+            self.machine.saved(at, saved);
+        }
         Some(())
     }
 
@@ -365,6 +372,11 @@ impl Step<'_, '_> {
     }
 
     fn push(&mut self) -> Option<()> {
+        if self.is_register(0, 8) {
+            let register = number(self.instruction.op0_register())?;
+            self.machine.push_register(RSP, 8, register);
+            return Some(());
+        }
         let set = self.source(0, 8)?;
         self.machine.push(RSP, 8, set);
         Some(())
@@ -372,16 +384,14 @@ impl Step<'_, '_> {
 
     fn pop(&mut self) -> Option<()> {
         let (register, _) = self.destination().filter(|&(_, size)| size == 8)?;
-        let set = self.machine.pop(RSP, 8);
-        self.machine.write(register, set);
+        self.machine.pop_register(RSP, 8, register);
         Some(())
     }
 
     fn leave(&mut self) -> Option<()> {
         let frame = self.machine.read(RBP);
         self.machine.write(RSP, frame);
-        let saved = self.machine.pop(RSP, 8);
-        self.machine.write(RBP, saved);
+        self.machine.pop_register(RSP, 8, RBP);
         Some(())
     }
 
