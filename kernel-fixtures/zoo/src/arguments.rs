@@ -20,9 +20,9 @@ pub(crate) enum Action {
     Run {
         #[command(flatten)]
         chosen: Chosen,
-        /// In which time namespaces threads are stopped.
+        /// How far they are judged.
         #[arg(long, value_enum, default_value_t)]
-        sweep: Sweep,
+        until: Until,
         /// Write the table to this file as well, as Markdown.
         #[arg(long, value_name = "FILE")]
         markdown: Option<PathBuf>,
@@ -48,14 +48,17 @@ pub(crate) struct Chosen {
     pub(crate) parts: Vec<String>,
 }
 
-/// How thoroughly threads are stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub(crate) enum Sweep {
-    /// Not at all.
-    None,
-    /// From a kernel without a time namespace into one, as a restore does it first.
+/// How far a vDSO is judged. Each includes those before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, ValueEnum)]
+pub(crate) enum Until {
+    /// Tables are derived.
+    Tables,
+    /// It is linked, and its answers are compared.
+    Calls,
+    /// Threads are stopped inside, and brought from a kernel without a time namespace into one, as
+    /// a restore does it first.
     #[default]
-    Usual,
-    /// In all combinations.
-    All,
+    Threads,
+    /// The same in all combinations of time namespaces.
+    Namespaces,
 }

@@ -35,7 +35,7 @@ pub(crate) struct Edit {
     pub(crate) instead: Option<&'static str>,
 }
 
-const ALWAYS: (&str, &str) = ("5.10", "9.9");
+const ALWAYS: (&str, &str) = ("6.1", "9.9");
 const FIELDS: &str = "include/vdso/datapage.h";
 
 const USUAL: Change = Change {
@@ -133,7 +133,13 @@ pub(crate) const CHANGES: [Change; 23] = [
         )
     },
     flags("cet", &["-fcf-protection=branch"]),
-    flags("cet-full", &["-fcf-protection=full"]),
+    Change {
+        flags: &["-fcf-protection=full"],
+        ..options(
+            "cet-full",
+            &[("RETPOLINE", None), ("MITIGATION_RETPOLINE", None)],
+        )
+    },
     Change {
         at_link_time: true,
         ..USUAL_LTO
@@ -159,7 +165,7 @@ pub(crate) const CHANGES: [Change; 23] = [
     ),
     fields(
         "fields-swapped",
-        &[replace("mult;", "u32 shift;"), replace("shift;", "u32 mult;")],
+        &[replace("shift;", ""), replace("mult;", "u32 shift; u32 mult;")],
     ),
     Change {
         series: ("6.12", "9.9"),

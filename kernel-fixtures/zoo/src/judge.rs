@@ -13,7 +13,7 @@ use relocator::plan::Strategy;
 use relocator_verify::in_flight::{InFlight, SweepOptions, sweep};
 use relocator_verify::{OldImage, Running, VerifyOptions, VerifyOutcome, verify};
 
-use crate::arguments::Sweep;
+use crate::arguments::Until;
 use crate::build::Built;
 
 /// Functions that tell the time or make random numbers: what has to be relocated.
@@ -74,7 +74,7 @@ impl Judgement {
 }
 
 /// Judges a vDSO on the running kernel.
-pub(crate) fn judge(built: &Built, running: &Running, how: Sweep) -> Result<Judgement> {
+pub(crate) fn judge(built: &Built, running: &Running, until: Until) -> Result<Judgement> {
     let mut judgement = Judgement::default();
     let image = Image::parse(&built.image)?;
     let symtab = stock_symbols::from_layout(&Dwarf::parse(&built.debug)?, &image);
@@ -86,6 +86,9 @@ pub(crate) fn judge(built: &Built, running: &Running, how: Sweep) -> Result<Judg
         .collect();
     attribution(&derive::derive(&image, &code, &symtab)?, &mut judgement);
     recipes(&reentry::derive(&image, &code)?, &readers, &mut judgement);
+    if until < Until::Calls {
+        return Ok(judgement);
+    }
     let old = Old::derive(image, &symtab)?;
     for time_namespace in [false, true] {
         let options = VerifyOptions {
@@ -96,9 +99,9 @@ pub(crate) fn judge(built: &Built, running: &Running, how: Sweep) -> Result<Judg
         let outcome = verify(&old, running, &options).context("verify")?;
         calls(&outcome, !time_namespace, &mut judgement);
     }
-    if how != Sweep::None {
+    if until >= Until::Threads {
         let mut options = SweepOptions::default();
-        if how == Sweep::Usual {
+        if until == Until::Threads {
             options.namespaces.truncate(1);
         }
         let home = OldImage::from(&old).with_home(Some(&symtab));

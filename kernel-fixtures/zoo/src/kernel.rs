@@ -12,8 +12,7 @@ use crate::arch;
 use crate::generated;
 
 /// The kernels, oldest first: the series, and the suites that its source is in.
-pub(crate) const KERNELS: [(&str, &[&str]); 5] = [
-    ("5.10", &["bullseye", "bullseye-security"]),
+pub(crate) const KERNELS: [(&str, &[&str]); 4] = [
     ("6.1", &["bookworm", "bookworm-security"]),
     ("6.12", &["trixie", "trixie-security"]),
     ("7.2", &["forky", "sid"]),

@@ -9,7 +9,7 @@ use kernel_source::Cache;
 use relocator_process::running;
 use relocator_verify::Running;
 
-use crate::arguments::{Action, Arguments, Chosen, Sweep};
+use crate::arguments::{Action, Arguments, Chosen, Until};
 use crate::build::{Built, build};
 use crate::compiler::Toolchain;
 use crate::judge::judge;
@@ -28,9 +28,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         }
         Action::Run {
             chosen,
-            sweep,
+            until,
             markdown,
-        } => judge_all(chosen, *sweep, markdown.as_deref()),
+        } => judge_all(chosen, *until, markdown.as_deref()),
         Action::Build { name, output } => {
             let variant = variant::named(name).with_context(|| format!("there is no {name}"))?;
             let built = Workshop::new().build(&variant)?;
@@ -41,7 +41,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     }
 }
 
-fn judge_all(chosen: &Chosen, sweep: Sweep, markdown: Option<&Path>) -> Result<bool> {
+fn judge_all(chosen: &Chosen, until: Until, markdown: Option<&Path>) -> Result<bool> {
     let variants = variant::chosen(chosen);
     if variants.is_empty() {
         bail!("there is no such vDSO");
@@ -55,7 +55,7 @@ fn judge_all(chosen: &Chosen, sweep: Sweep, markdown: Option<&Path>) -> Result<b
     let mut entries = Vec::new();
     for variant in variants {
         let built = workshop.build(&variant);
-        let judgement = built.and_then(|built| judge(&built, &running, sweep));
+        let judgement = built.and_then(|built| judge(&built, &running, until));
         let entry = Entry { variant, judgement };
         println!("{}", entry.text());
         entries.push(entry);

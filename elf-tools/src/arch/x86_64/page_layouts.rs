@@ -16,12 +16,13 @@ pub(super) fn page_layouts() -> Vec<Placement> {
     // Linux 5.3 brought the generic `struct vdso_data`; there was no time namespace yet.
     let first = Placement {
         origin: Cow::Borrowed("Linux 5.3 to 5.5"),
+        is_listed: true,
         mappings: vec![(VVAR, -3 * PAGE)],
         time: -3 * PAGE,
         timens: None,
         time_data: 0x80,
         rng: None,
-        rng_in_time: 0x280,
+        rng_in_time: Some(0x280),
         pvclock: -2 * PAGE,
         hvclock: -PAGE,
     };

@@ -177,7 +177,11 @@ impl Step<'_, '_> {
             Mnemonic::Neg => self.multiply(-1),
             Mnemonic::Shl | Mnemonic::Sal => self.shift_left(),
             Mnemonic::Imul => self.imul(),
+            Mnemonic::And if self.has_immediate(0) => self.constant(0),
             Mnemonic::And => self.align_stack(),
+            Mnemonic::Or if self.has_immediate(-1) => self.constant(-1),
+            Mnemonic::Sbb if self.is_same_register_twice() => self.borrow(),
+            Mnemonic::Xchg => self.exchange(),
             Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Bt => self.compare(),
             Mnemonic::Push => self.push(),
             Mnemonic::Pop => self.pop(),
@@ -191,12 +195,31 @@ impl Step<'_, '_> {
         }
     }
 
+    /// Of `xor` and `sub`: the result is zero.
     fn is_zeroing(&self) -> bool {
+        self.is_same_register_twice()
+    }
+
+    fn is_same_register_twice(&self) -> bool {
         let i = self.instruction;
         i.op0_kind() == OpKind::Register
             && i.op1_kind() == OpKind::Register
             && i.op0_register() == i.op1_register()
             && i.op0_register().size() >= 4
+    }
+
+    /// Whether the second operand is that number, and the first a register.
+    fn has_immediate(&self, number: i64) -> bool {
+        let i = self.instruction;
+        let value = match i.op0_register().size() {
+            4 => i64::from(number as u32),
+            _ => number,
+        };
+        let stored = || match i.op0_register().size() {
+            4 => i64::from(i.immediate(1) as u32),
+            _ => i.immediate(1) as i64,
+        };
+        self.destination().is_some() && is_immediate(i.op1_kind()) && stored() == value
     }
 
     /// What has a condition and two operands is `cmovcc`.
@@ -282,6 +305,44 @@ impl Step<'_, '_> {
         let zero = self.machine.pool.one(Value::default());
         self.machine.write(register, zero);
         self.machine.set_flags(&[]);
+        Some(())
+    }
+
+    /// `or` with all bits, and `and` with none: whatever was in the register, the result is that
+    /// number. Where it counts most that code is small, compilers load constants like this.
+    fn constant(&mut self, number: i64) -> Option<()> {
+        let (register, size) = self.destination()?;
+        let number = match size {
+            4 => i64::from(number as u32),
+            _ => number,
+        };
+        let set = self.machine.pool.one(Value::constant(number));
+        self.machine.write(register, set);
+        self.machine.set_flags(&[]);
+        Some(())
+    }
+
+    /// `sbb` of a register and itself: all bits are the carry flag, and the register's own value
+    /// does not matter.
+    fn borrow(&mut self) -> Option<()> {
+        let (register, _) = self.destination()?;
+        self.machine.use_flags();
+        self.machine.write_computed(register);
+        Some(())
+    }
+
+    /// `xchg` of two whole registers.
+    fn exchange(&mut self) -> Option<()> {
+        if !(self.is_register(0, 8) && self.is_register(1, 8)) {
+            return None;
+        }
+        let [first, second] = [
+            number(self.instruction.op0_register())?,
+            number(self.instruction.op1_register())?,
+        ];
+        let (one, other) = (self.machine.read(first), self.machine.read(second));
+        self.machine.write(first, other);
+        self.machine.write(second, one);
         Some(())
     }
 
