@@ -235,6 +235,25 @@ impl Machine<'_> {
         self.depend(set);
     }
 
+    /// The instruction has written a part of a register.
+    pub(crate) fn write_part(&mut self, register: u8) {
+        let set = match self.pool.has_address(self.read(register)) {
+            true => self.pool.of_unknown(Unknown::Part(self.at, register)),
+            false => self.computed(register),
+        };
+        self.write(register, set);
+    }
+
+    /// Memory is accessed at one of these addresses.
+    fn depend_on_address(&mut self, address: SetId) {
+        self.depend(address);
+        let terms = self.pool.values(address).iter().flat_map(|v| &v.terms);
+        let mut unknowns = terms.map(|term| self.pool.unknown_of(term.unknown));
+        if unknowns.any(|unknown| matches!(unknown, Unknown::Part(..))) {
+            self.opaque(OpaqueReason::AddressComputed);
+        }
+    }
+
     /// Something depends on the unknowns in these values.
     fn depend(&mut self, set: SetId) {
         let terms = self.pool.values(set).iter().flat_map(|value| &value.terms);
@@ -287,7 +306,7 @@ impl Machine<'_> {
     pub(crate) fn load(&mut self, address: SetId, size: u32) -> SetId {
         let mut values = Vec::new();
         let mut elsewhere = false;
-        self.depend(address);
+        self.depend_on_address(address);
         for value in self.pool.values(address).to_vec() {
             match self.stack_place(&value) {
                 Some((base, Some(offset))) => match self.spilled(base, offset, size) {
@@ -342,7 +361,7 @@ impl Machine<'_> {
     pub(crate) fn store(&mut self, address: SetId, size: u32, set: SetId) {
         let values = self.pool.values(address).to_vec();
         let is_certain = values.len() == 1;
-        self.depend(address);
+        self.depend_on_address(address);
         let mut elsewhere = false;
         for value in &values {
             match self.stack_place(value) {

@@ -132,7 +132,8 @@ impl Scripts {
             Family::Gcc => self.gcc(version)?,
             Family::Clang => {
                 let program = self.first(&[format!("usr/bin/clang-{version}")])?;
-                self.script("clang", &program, "")?
+                // It calls itself by the name that it was called by, which is the script.
+                self.script("clang", &program, "-no-canonical-prefixes")?
             }
         };
         let lld = match compiler.family {
@@ -194,8 +195,10 @@ impl Scripts {
         ];
         let libraries = libraries.map(|directory| self.root.join(directory).display().to_string());
         let path = self.to.join(name);
+        // Where a driver calls itself, its first argument says as what.
         let text = format!(
-            "#!/bin/sh\nexec {} --argv0 {} --library-path {} {} {further} \"$@\"\n",
+            "#!/bin/sh\ncase $1 in -cc1*) ;; *) set -- {further} \"$@\" ;; esac\n\
+             exec {} --argv0 {} --library-path {} {} \"$@\"\n",
             linker.display(),
             path.display(),
             libraries.join(":"),

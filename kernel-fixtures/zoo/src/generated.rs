@@ -1,7 +1,7 @@
 //! The headers that a kernel's own build would generate.
 //!
-//! A whole configured kernel has many more. No code of a vDSO depends on the numbers in `bounds.h`
-//! and `asm-offsets.h`; headers that it includes want them to be there.
+//! A whole configured kernel has many more. No code of a vDSO depends on the numbers in `bounds.h`,
+//! `asm-offsets.h` and `rq-offsets.h`; headers that it includes want them to be there.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -34,8 +34,8 @@ pub(crate) fn write(source: &Path, to: &Path) -> Result<()> {
     for (name, text) in [
         ("bounds.h", BOUNDS.to_owned()),
         ("timeconst.h", String::new()),
-        ("asm-offsets.h", String::new()),
-        ("rq-offsets.h", String::new()),
+        ("asm-offsets.h", arch::RECORD_SIZES.to_owned()),
+        ("rq-offsets.h", "#define RQ_nr_pinned 0\n".to_owned()),
         ("utsrelease.h", version.release()),
         ("uapi/linux/version.h", version.code()),
     ] {

@@ -165,6 +165,9 @@ fn calls(outcome: &VerifyOutcome, is_first: bool, judgement: &mut Judgement) {
 fn threads(swept: &InFlight, judgement: &mut Judgement) {
     judgement.threads = swept.experiments();
     judgement.failures = swept.failures();
+    let left_out = swept.left_out.iter();
+    let left_out = left_out.map(|it| format!("{} were left out: {}", it.what, it.reason));
+    judgement.left_out.extend(left_out);
     let failures = swept.functions.iter().flat_map(|function| &function.failures);
     for failure in failures {
         judgement.complain(format!(

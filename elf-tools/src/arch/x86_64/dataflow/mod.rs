@@ -3,6 +3,7 @@
 //! Moves, address arithmetic and the stack are followed; the results of everything else are numbers
 //! that nothing is known of, and an address that goes into such an instruction makes it opaque.
 
+mod arithmetic;
 mod operand;
 
 use iced_x86::{
@@ -145,6 +146,15 @@ struct Step<'a, 'm> {
     machine: &'a mut Machine<'m>,
 }
 
+/// Whether a register is the lowest byte of a general register.
+fn is_lowest_byte(register: Register) -> bool {
+    let is_high = matches!(
+        register,
+        Register::AH | Register::BH | Register::CH | Register::DH
+    );
+    register.is_gpr8() && !is_high
+}
+
 /// The number of a general register, whatever part of it is named.
 fn number(register: Register) -> Option<u8> {
     let full = register.full_register();
@@ -178,7 +188,8 @@ impl Step<'_, '_> {
             Mnemonic::Shl | Mnemonic::Sal => self.shift_left(),
             Mnemonic::Imul => self.imul(),
             Mnemonic::And if self.has_immediate(0) => self.constant(0),
-            Mnemonic::And => self.align_stack(),
+            Mnemonic::And if self.is_stack_pointer() => self.align_stack(),
+            Mnemonic::And => self.mask(),
             Mnemonic::Or if self.has_immediate(-1) => self.constant(-1),
             Mnemonic::Sbb if self.is_same_register_twice() => self.borrow(),
             Mnemonic::Xchg => self.exchange(),
@@ -188,6 +199,7 @@ impl Step<'_, '_> {
             Mnemonic::Leave => self.leave(),
             Mnemonic::Syscall => self.syscall(),
             _ if self.is_conditional_move() => self.conditional_move(),
+            _ if self.is_condition() => self.condition(),
             _ => None,
         };
         if done.is_none() {
@@ -225,6 +237,15 @@ impl Step<'_, '_> {
     /// What has a condition and two operands is `cmovcc`.
     fn is_conditional_move(&self) -> bool {
         self.instruction.condition_code() != ConditionCode::None && self.instruction.op_count() == 2
+    }
+
+    /// What has a condition and one register is `setcc`.
+    fn is_condition(&self) -> bool {
+        let i = self.instruction;
+        i.condition_code() != ConditionCode::None
+            && i.op_count() == 1
+            && i.op0_kind() == OpKind::Register
+            && is_lowest_byte(i.op0_register())
     }
 
     fn mov(&mut self) -> Option<()> {
@@ -277,6 +298,8 @@ impl Step<'_, '_> {
                     self.machine.computed(register)
                 }
             }
+        } else if let Some(bit) = self.extended_bit() {
+            bit
         } else if self.instruction.mnemonic() == Mnemonic::Movsxd && self.is_register(1, 4) {
             let source = number(self.instruction.op1_register())?;
             self.machine
@@ -304,114 +327,6 @@ impl Step<'_, '_> {
         let register = number(self.instruction.op0_register())?;
         let zero = self.machine.pool.one(Value::default());
         self.machine.write(register, zero);
-        self.machine.set_flags(&[]);
-        Some(())
-    }
-
-    /// `or` with all bits, and `and` with none: whatever was in the register, the result is that
-    /// number. Where it counts most that code is small, compilers load constants like this.
-    fn constant(&mut self, number: i64) -> Option<()> {
-        let (register, size) = self.destination()?;
-        let number = match size {
-            4 => i64::from(number as u32),
-            _ => number,
-        };
-        let set = self.machine.pool.one(Value::constant(number));
-        self.machine.write(register, set);
-        self.machine.set_flags(&[]);
-        Some(())
-    }
-
-    /// `sbb` of a register and itself: all bits are the carry flag, and the register's own value
-    /// does not matter.
-    fn borrow(&mut self) -> Option<()> {
-        let (register, _) = self.destination()?;
-        self.machine.use_flags();
-        self.machine.write_computed(register);
-        Some(())
-    }
-
-    /// `xchg` of two whole registers.
-    fn exchange(&mut self) -> Option<()> {
-        if !(self.is_register(0, 8) && self.is_register(1, 8)) {
-            return None;
-        }
-        let [first, second] = [
-            number(self.instruction.op0_register())?,
-            number(self.instruction.op1_register())?,
-        ];
-        let (one, other) = (self.machine.read(first), self.machine.read(second));
-        self.machine.write(first, other);
-        self.machine.write(second, one);
-        Some(())
-    }
-
-    /// `add` and `sub`
-    fn add(&mut self, factor: i64) -> Option<()> {
-        let (register, _) = self.destination().filter(|&(_, size)| size == 8)?;
-        let left = self.machine.read(register);
-        let right = self.source(1, 8)?;
-        let sum = self.machine.pool.sum(left, right, factor)?;
-        self.machine.set_flags(&[left, right]);
-        self.machine.write(register, sum);
-        Some(())
-    }
-
-    fn increment(&mut self, by: i64) -> Option<()> {
-        let (register, _) = self.destination().filter(|&(_, size)| size == 8)?;
-        let left = self.machine.read(register);
-        let by = self.machine.pool.one(Value::constant(by));
-        let sum = self.machine.pool.sum(left, by, 1)?;
-        self.machine.set_flags(&[left]);
-        self.machine.write(register, sum);
-        Some(())
-    }
-
-    fn multiply(&mut self, factor: i64) -> Option<()> {
-        let (register, _) = self.destination().filter(|&(_, size)| size == 8)?;
-        let set = self.machine.read(register);
-        let product = self.machine.pool.product(set, factor)?;
-        self.machine.set_flags(&[set]);
-        self.machine.write(register, product);
-        Some(())
-    }
-
-    fn shift_left(&mut self) -> Option<()> {
-        let immediate = self.instruction.op1_kind() == OpKind::Immediate8;
-        let count = self.instruction.immediate8();
-        if !immediate || count >= 62 {
-            return None;
-        }
-        self.multiply(1 << count)
-    }
-
-    fn imul(&mut self) -> Option<()> {
-        let (register, _) = self.destination().filter(|&(_, size)| size == 8)?;
-        let constant = matches!(
-            self.instruction.op2_kind(),
-            OpKind::Immediate8to64 | OpKind::Immediate32to64
-        );
-        if self.instruction.op_count() != 3 || !constant {
-            return None;
-        }
-        let factor = self.instruction.immediate(2) as i64;
-        let source = self.source(1, 8)?;
-        let id = self.constant_id(true);
-        let product = self.machine.pool.scaled(source, factor, id)?;
-        self.machine.pin(source);
-        self.machine.set_flags(&[source]);
-        self.machine.write(register, product);
-        Some(())
-    }
-
-    /// `and` that rounds the stack pointer down.
-    fn align_stack(&mut self) -> Option<()> {
-        if self.instruction.op0_register() != Register::RSP {
-            return None;
-        }
-        let aligned = Unknown::AlignedStack(self.machine.at);
-        let set = self.machine.pool.of_unknown(aligned);
-        self.machine.write(RSP, set);
         self.machine.set_flags(&[]);
         Some(())
     }
@@ -498,7 +413,7 @@ impl Step<'_, '_> {
         }
         let has_operand = self.has_memory_operand();
         for used in info.used_registers() {
-            let addresses = has_operand && self.forms_address(used.register());
+            let addresses = has_operand && self.forms_address(used.register(), info);
             let Some(register) = number(used.register()).filter(|_| !addresses) else {
                 continue;
             };
@@ -537,7 +452,10 @@ impl Step<'_, '_> {
             if register == RSP {
                 self.machine.lose_stack(OpaqueReason::StackPointerChanged);
             }
-            self.machine.write_computed(register);
+            match used.register().size() < 4 {
+                true => self.machine.write_part(register),
+                false => self.machine.write_computed(register),
+            }
         }
         if self.instruction.rflags_modified() != 0 {
             self.machine.set_flags(&[]);

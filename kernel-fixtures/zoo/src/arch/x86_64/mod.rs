@@ -165,3 +165,12 @@ pub(crate) const LINKER_FLAGS: [&str; 14] = [
 
 /// What LLVM's linker is called with besides.
 pub(crate) const LLVM_LINKER_FLAGS: [&str; 2] = ["-m", "elf_x86_64"];
+
+/// Sizes of records that newer kernels state where code adds one (`asm-offsets.h`): `struct
+/// alt_instr`, packed, and `struct exception_table_entry`, `struct bug_entry`, `struct jump_entry`.
+pub(crate) const RECORD_SIZES: &str = "\
+#define ALT_INSTR_SIZE 14
+#define EXTABLE_SIZE 12
+#define BUG_ENTRY_SIZE 16
+#define JUMP_ENTRY_SIZE 16
+";
