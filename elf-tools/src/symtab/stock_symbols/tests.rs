@@ -171,6 +171,19 @@ fn pages_of_the_enum_are_recognised() {
     );
 }
 
+/// A description of types can be stripped of what no structure refers to.
+#[test]
+fn pages_of_the_enum_are_recognised_without_it() {
+    let stated = derive_own(&GENERIC).unwrap();
+    let unstated = derive_own(&[&GENERIC[..], &[("UNSTATED", 1)]].concat()).unwrap();
+    assert_eq!(stated.symbols(), unstated.symbols());
+    assert_eq!(stated.mappings(), unstated.mappings());
+    // Pages in another order are none that are known.
+    let swapped = [("TIME_PAGE", -0x5000), ("TIMENS_PAGE", -0x6000)];
+    let swapped = [&GENERIC[..], &[("UNSTATED", 1)], &swapped].concat();
+    assert!(derive_own(&swapped).is_err());
+}
+
 /// Nothing but the code states these offsets.
 #[test]
 fn objects_elsewhere_in_their_page_are_found() {
