@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 
 use rustc_hash::FxHashMap;
 
+use super::held::Kept;
 use super::machine::{Findings, Known, Learned, Machine, Spill, State};
 use super::pool::{Merge, Pool};
 use super::value::Unknown;
@@ -17,7 +18,7 @@ use crate::reachability::{Code, Function};
 use crate::relocation::OpaqueReason;
 
 /// Deepest chain of calls inside an image. Stock images have 2.
-const MAX_DEPTH: u32 = 8;
+pub(crate) const MAX_DEPTH: u32 = 8;
 /// Most instructions that are applied for one image. Stock images take some 20,000.
 pub(crate) const MAX_STEPS: u32 = 1_000_000;
 
@@ -41,7 +42,8 @@ pub(crate) struct Context {
     pub(crate) caller: u32,
     /// Index of the instruction that the last call returns to.
     pub(crate) returns_to: u32,
-    depth: u32,
+    /// Number of calls in it.
+    pub(crate) depth: u32,
 }
 
 /// Instructions that follow each other, with what is known before each of them.
@@ -277,24 +279,30 @@ impl Solver<'_> {
                     index_of(target).map(|target| vec![not_taken, edge(target, learned.taken)])
                 }
                 Flow::Call(target) => {
-                    let state = machine.state;
+                    let mut state = machine.state;
                     let target = index_of(target);
                     let exit = match (target, self.called(context, next)) {
-                        (Some(target), Some(inside)) => Exit::To(vec![Edge {
-                            context: inside,
-                            start: target,
-                            known: None,
-                        }]),
+                        (Some(target), Some(inside)) => {
+                            state.enter(self.contexts[inside as usize].depth);
+                            Exit::To(vec![Edge {
+                                context: inside,
+                                start: target,
+                                known: None,
+                            }])
+                        }
                         (None, _) => Exit::Lost(OpaqueReason::ControlLeaves),
                         (_, None) => Exit::Lost(OpaqueReason::NestedTooDeeply),
                     };
                     return (state, exit);
                 }
                 Flow::Return => {
-                    let state = self.dataflow.returned(machine, context == 0);
+                    let mut state = self.dataflow.returned(machine, context == 0);
                     let Context {
-                        caller, returns_to, ..
+                        caller,
+                        returns_to,
+                        depth,
                     } = self.contexts[context as usize];
+                    state.leave(depth);
                     let exit = (context != 0).then_some(Edge {
                         context: caller,
                         start: returns_to,
@@ -375,6 +383,9 @@ impl Solver<'_> {
                 state.registers[location],
             );
         }
+        for (calls, other) in new.untouched.iter_mut().zip(&state.untouched) {
+            *calls = calls.common(*other);
+        }
         self.join_stack(node, start, &mut new.stack, &state.stack);
         new.known.retain(|known| state.known.contains(known));
         let changed = new != old;
@@ -395,18 +406,20 @@ impl Solver<'_> {
                     (known.base, known.offset) < (spill.base, spill.offset)
                 });
                 let unknown = self.pool.of_unknown(Unknown::Merged(node, location(spill)));
-                let set = unknown;
-                new.insert(at, Spill { set, ..*spill });
+                let (set, kept) = (unknown, Kept::default());
+                new.insert(at, Spill { set, kept, ..*spill });
             }
         }
         new.retain_mut(|spill| {
-            let set = match other.iter().find(|known| known.is_at(spill)) {
-                Some(known) => known.set,
+            let (set, kept) = match other.iter().find(|known| known.is_at(spill)) {
+                Some(known) => (known.set, known.kept),
                 None if self.pool.has_address(spill.set) => {
-                    self.pool.of_unknown(Unknown::Merged(node, location(spill)))
+                    let unknown = Unknown::Merged(node, location(spill));
+                    (self.pool.of_unknown(unknown), Kept::default())
                 }
                 None => return false,
             };
+            spill.kept = spill.kept.common(kept);
             spill.set = self.join_set(node, start, location(spill), spill.set, set);
             true
         });

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rustc_hash::FxHashSet;
 
+use super::held::{Calls, Kept};
 use super::pool::{MAX_VALUES, Merge, Pool};
 use super::value::{ConstantId, SetId, Unknown, UnknownId, Value};
 use crate::relocation::OpaqueReason;
@@ -14,6 +15,9 @@ pub(crate) const REGISTERS: usize = 34;
 /// Most places of the stack that are followed. Stock functions save some 20.
 const MAX_SPILLS: usize = 256;
 
+/// Bytes of a general register.
+const REGISTER_SIZE: u32 = 8;
+
 /// Something saved on the stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Spill {
@@ -22,6 +26,8 @@ pub(crate) struct Spill {
     pub(crate) offset: i64,
     pub(crate) size: u32,
     pub(crate) set: SetId,
+    /// Which register was saved there, as its caller had it.
+    pub(crate) kept: Kept,
 }
 
 impl Spill {
@@ -41,10 +47,44 @@ impl Spill {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct State {
     pub(crate) registers: [SetId; REGISTERS],
+    /// Since which calls nothing has been written to each register.
+    pub(crate) untouched: [Calls; REGISTERS],
     /// By base and offset.
     pub(crate) stack: Vec<Spill>,
     /// What registers held at the entry, where the code has found out by comparing.
     pub(crate) known: Vec<Known>,
+}
+
+impl State {
+    /// The state at the entry of a function, where registers hold these.
+    pub(crate) fn at_entry(registers: [SetId; REGISTERS]) -> Self {
+        let mut state = Self {
+            registers,
+            untouched: [Calls::default(); REGISTERS],
+            stack: Vec::new(),
+            known: Vec::new(),
+        };
+        state.enter(0);
+        state
+    }
+
+    /// The call at that depth is made.
+    pub(crate) fn enter(&mut self, depth: u32) {
+        self.leave(depth);
+        for calls in &mut self.untouched {
+            *calls = calls.with(depth);
+        }
+    }
+
+    /// The call at that depth returns.
+    pub(crate) fn leave(&mut self, depth: u32) {
+        for calls in &mut self.untouched {
+            *calls = calls.without(depth);
+        }
+        for spill in &mut self.stack {
+            spill.kept = spill.kept.without(depth);
+        }
+    }
 }
 
 /// That a register held this number at the entry.
@@ -128,6 +168,38 @@ impl Machine<'_> {
             set
         };
         self.state.registers[usize::from(register)] = set;
+        self.state.untouched[usize::from(register)] = Calls::default();
+    }
+
+    /// The instruction has saved all of a register at `address`.
+    pub(crate) fn saved(&mut self, address: SetId, register: u8) {
+        let calls = self.state.untouched[usize::from(register)];
+        if let Some(spill) = self.spill_at(address) {
+            spill.kept = match calls == Calls::default() {
+                true => Kept::default(),
+                false => Kept { register, calls },
+            };
+        }
+    }
+
+    /// The instruction has loaded all of a register from `address`.
+    pub(crate) fn restored(&mut self, address: SetId, register: u8) {
+        if let Some(&mut Spill { kept, .. }) = self.spill_at(address)
+            && kept.register == register
+        {
+            self.state.untouched[usize::from(register)] = kept.calls;
+        }
+    }
+
+    /// What is saved in exactly that place, if it has the size of a register.
+    fn spill_at(&mut self, address: SetId) -> Option<&mut Spill> {
+        let [value] = self.pool.values(address) else {
+            return None;
+        };
+        let (base, offset) = self.stack_place(value)?;
+        let place = (base, offset?, REGISTER_SIZE);
+        let mut spills = self.state.stack.iter_mut();
+        spills.find(|spill| (spill.base, spill.offset, spill.size) == place)
     }
 
     /// A number that the instruction computes in a way that is not followed.
@@ -161,6 +233,25 @@ impl Machine<'_> {
             self.findings.pinned.extend(value.constants());
         }
         self.depend(set);
+    }
+
+    /// The instruction has written a part of a register.
+    pub(crate) fn write_part(&mut self, register: u8) {
+        let set = match self.pool.has_address(self.read(register)) {
+            true => self.pool.of_unknown(Unknown::Part(self.at, register)),
+            false => self.computed(register),
+        };
+        self.write(register, set);
+    }
+
+    /// Memory is accessed at one of these addresses.
+    fn depend_on_address(&mut self, address: SetId) {
+        self.depend(address);
+        let terms = self.pool.values(address).iter().flat_map(|v| &v.terms);
+        let mut unknowns = terms.map(|term| self.pool.unknown_of(term.unknown));
+        if unknowns.any(|unknown| matches!(unknown, Unknown::Part(..))) {
+            self.opaque(OpaqueReason::AddressComputed);
+        }
     }
 
     /// Something depends on the unknowns in these values.
@@ -215,7 +306,7 @@ impl Machine<'_> {
     pub(crate) fn load(&mut self, address: SetId, size: u32) -> SetId {
         let mut values = Vec::new();
         let mut elsewhere = false;
-        self.depend(address);
+        self.depend_on_address(address);
         for value in self.pool.values(address).to_vec() {
             match self.stack_place(&value) {
                 Some((base, Some(offset))) => match self.spilled(base, offset, size) {
@@ -270,7 +361,7 @@ impl Machine<'_> {
     pub(crate) fn store(&mut self, address: SetId, size: u32, set: SetId) {
         let values = self.pool.values(address).to_vec();
         let is_certain = values.len() == 1;
-        self.depend(address);
+        self.depend_on_address(address);
         let mut elsewhere = false;
         for value in &values {
             match self.stack_place(value) {
@@ -288,6 +379,7 @@ impl Machine<'_> {
                         offset,
                         size,
                         set,
+                        kept: Kept::default(),
                     };
                     let at = self
                         .state
@@ -335,6 +427,20 @@ impl Machine<'_> {
             size,
             writes,
         });
+    }
+
+    /// Moves the stack pointer down and saves a register there.
+    pub(crate) fn push_register(&mut self, stack_pointer: u8, size: u32, register: u8) {
+        self.push(stack_pointer, size, self.read(register));
+        self.saved(self.read(stack_pointer), register);
+    }
+
+    /// Takes a register from the top of the stack.
+    pub(crate) fn pop_register(&mut self, stack_pointer: u8, size: u32, register: u8) {
+        let address = self.read(stack_pointer);
+        let set = self.pop(stack_pointer, size);
+        self.write(register, set);
+        self.restored(address, register);
     }
 
     /// Moves the stack pointer down and saves a value there.

@@ -10,6 +10,7 @@
 //! | module | does |
 //! |---|---|
 //! | `value`, `pool` | affine values with provenance; sets of them by number |
+//! | `held` | which registers have not been written since a call |
 //! | `machine` | the abstract state: registers, what is saved on the stack |
 //! | [`crate::arch`] | what instructions do to it: a `Dataflow` for each architecture |
 //! | `fixpoint` | control flow, callees as if inlined, until nothing new is found |
@@ -19,6 +20,7 @@
 
 mod attribute;
 pub(crate) mod fixpoint;
+mod held;
 pub(crate) mod machine;
 pub(crate) mod pool;
 pub(crate) mod reentry;

@@ -23,6 +23,12 @@ pub(crate) enum Unknown {
     Loaded(u32),
     /// What that instruction left in a register.
     Computed(u32, u8),
+    /// What is left in a register of which that instruction has written a part. The rest may be that
+    /// of an address.
+    Part(u32, u8),
+    /// A register whose lowest byte that instruction has set to 0 or 1. The rest does not matter to
+    /// compilers.
+    Bit(u32, u8),
     /// One of several values that meet at a node of the control flow, by node and location.
     Merged(u32, u64),
     /// The lower half of an unknown, extended by zeros.

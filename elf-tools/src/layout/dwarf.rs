@@ -31,15 +31,16 @@ type Slice<'a> = EndianSlice<'a, RunTimeEndian>;
 type Unit<'a> = gimli::Unit<Slice<'a>>;
 type Entry<'a> = gimli::DebuggingInformationEntry<Slice<'a>>;
 
-/// The sections in which types are described, and the line table, whose header belongs to what
-/// every unit starts with.
-const SECTIONS: [gimli::SectionId; 6] = [
+/// The sections in which types are described, and those that the first entry of every unit refers
+/// to: the line table and, as Clang writes it, the list of addresses.
+const SECTIONS: [gimli::SectionId; 7] = [
     gimli::SectionId::DebugInfo,
     gimli::SectionId::DebugAbbrev,
     gimli::SectionId::DebugStr,
     gimli::SectionId::DebugStrOffsets,
     gimli::SectionId::DebugLineStr,
     gimli::SectionId::DebugLine,
+    gimli::SectionId::DebugAddr,
 ];
 
 /// The types that one ELF file describes.

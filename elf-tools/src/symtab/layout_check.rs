@@ -1,7 +1,7 @@
 //! Whether the code of a vDSO agrees with a page layout.
 //!
-//! Whatever code accesses before its image must be a field, of exactly that size; whatever it loads
-//! the address of must be the start of a page, an object or an array element; and what it compares
+//! Whatever code accesses before its image must be a field, of its size; whatever it loads the
+//! address of must be where a page, an object, an element or a field begins; and what it compares
 //! with `VDSO_CLOCKMODE_TIMENS` must be the `clock_mode` of the *time* page, the one thing that
 //! tells it from the equally laid out page of a time namespace.
 //!
@@ -29,7 +29,7 @@ pub(super) fn check(
 ) -> Result<(), LayoutFault> {
     let index = Index::new(places);
     for &(at, address) in &evidence.loads {
-        if !index.starts_object(address) {
+        if !index.starts_anything(address) {
             let target = place_of(address);
             return Err(LayoutFault::Load { at, target });
         }
@@ -89,41 +89,45 @@ fn place_of(address: i64) -> Svma {
 
 /// Places by address, in every element of their arrays.
 struct Index<'a> {
-    fields: HashMap<(i64, u64), &'a str>,
-    objects: HashMap<i64, &'a str>,
+    /// Fields with their sizes.
+    fields: HashMap<i64, (u64, &'a str)>,
+    /// What begins at an address.
+    started: HashMap<i64, &'a str>,
 }
 
 impl<'a> Index<'a> {
     fn new(places: &'a [Place]) -> Self {
         let mut index = Self {
             fields: HashMap::new(),
-            objects: HashMap::new(),
+            started: HashMap::new(),
         };
         for place in places {
             for address in place.addresses() {
                 // Of the members of a union the first one gives its name.
-                match place.role {
-                    Role::Field => index
-                        .fields
-                        .entry((address, place.size))
-                        .or_insert(&place.name),
-                    Role::Object => index.objects.entry(address).or_insert(&place.name),
-                };
+                index.started.entry(address).or_insert(&place.name);
+                if place.role == Role::Field {
+                    let field = (place.size, place.name.as_str());
+                    index.fields.entry(address).or_insert(field);
+                }
             }
         }
         index
     }
 
+    /// The field that an instruction accesses as a whole. Of the width of a shift, compilers read no
+    /// more than the first byte.
     fn field(&self, touch: &Touch) -> Option<&'a str> {
-        self.fields.get(&(touch.target, touch.size.into())).copied()
+        let &(size, name) = self.fields.get(&touch.target)?;
+        let is_part = || name.ends_with(".shift") && touch.size == 1;
+        (u64::from(touch.size) == size || is_part()).then_some(name)
     }
 
-    fn starts_object(&self, address: i64) -> bool {
-        self.objects.contains_key(&address)
+    fn starts_anything(&self, address: i64) -> bool {
+        self.started.contains_key(&address)
     }
 
     fn is_timens(&self, address: i64) -> bool {
-        self.objects
+        self.started
             .get(&address)
             .is_some_and(|name| name.starts_with("timens."))
     }

@@ -7,6 +7,7 @@
 pub mod elf;
 mod layout_check;
 mod layout_fault;
+mod moved_layouts;
 pub mod name;
 pub(crate) mod page_layouts;
 mod place;

@@ -24,6 +24,8 @@ const MAX_PAGES: i64 = 64;
 pub(crate) struct Placement {
     /// What to call it in a report.
     pub(crate) origin: Cow<'static, str>,
+    /// Whether it is from the list: nothing states the offsets of objects in their pages then.
+    pub(crate) is_listed: bool,
     /// Name and address of each mapping, lowest first. Each one reaches to the next, the last one
     /// to the image.
     pub(crate) mappings: Vec<(&'static str, i64)>,
@@ -35,8 +37,9 @@ pub(crate) struct Placement {
     pub(crate) time_data: i64,
     /// The page with the state of the random number generator, where it has one of its own.
     pub(crate) rng: Option<i64>,
-    /// Offset of that state within the time page, where it has none.
-    pub(crate) rng_in_time: i64,
+    /// Offset of that state within the time page, where it has none; `None` where the code does not
+    /// say where it is.
+    pub(crate) rng_in_time: Option<i64>,
     /// KVM's clock page.
     pub(crate) pvclock: i64,
     /// Hyper-V's clock page.
@@ -77,12 +80,13 @@ pub(crate) fn from_enumerators(
     let mut optional = |name| value(name).map(|index| page(name, index)).transpose();
     Ok(Placement {
         origin: Cow::Borrowed("enum vdso_pages"),
+        is_listed: false,
         mappings: vec![(VVAR, start), (VVAR_VCLOCK, -clock_pages * PAGE)],
         time,
         timens: optional("VDSO_TIMENS_PAGE_OFFSET")?,
         time_data: 0,
         rng: optional("VDSO_RNG_PAGE_OFFSET")?,
-        rng_in_time: 0x280,
+        rng_in_time: None,
         pvclock: -clock_pages * PAGE,
         hvclock: -clock_pages * PAGE + PAGE,
     })

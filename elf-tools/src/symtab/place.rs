@@ -77,6 +77,27 @@ impl Place {
     }
 }
 
+/// A field of an object, relative to the object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct PartInPage {
+    /// Distance from the start of the object.
+    pub(super) offset: i64,
+    /// Size in bytes.
+    pub(super) size: u64,
+}
+
+impl PartInPage {
+    /// A field of a structure that is `start` bytes behind the start of an object.
+    fn of(structure: &Structure, field: &str, start: u64) -> Option<Self> {
+        let member = structure.member(field)?;
+        let offset = start.checked_add(member.offset)?;
+        Some(Self {
+            offset: i64::try_from(offset).ok()?,
+            size: member.kind.size(),
+        })
+    }
+}
+
 /// The structs that a kernel keeps in its vvar.
 #[derive(Debug)]
 pub(super) struct Structs {
@@ -168,6 +189,26 @@ impl Structs {
         self.timens_mode
     }
 
+    /// The sequence counters of the clocks.
+    pub(super) fn sequences(&self) -> Vec<PartInPage> {
+        let (start, clocks) = &self.clocks;
+        let elements = 0..clocks.count;
+        let sequence = |index: u64| {
+            let element = start.checked_add(index * clocks.element.size)?;
+            PartInPage::of(&clocks.element, CLOCK_FIELDS[0], element)
+        };
+        elements.filter_map(sequence).collect()
+    }
+
+    /// The fields of the random generator's state; none if the kernel has no such state.
+    pub(super) fn random_state(&self) -> Vec<PartInPage> {
+        let fields = self.rng.iter().flat_map(|rng| {
+            let fields = RNG_FIELDS.iter();
+            fields.filter_map(|field| PartInPage::of(rng, field, 0))
+        });
+        fields.collect()
+    }
+
     /// Bytes from the start of the time data that are in use.
     fn time_size(&self) -> u64 {
         let clocks = std::iter::once(&self.clocks).chain(&self.aux_clocks);
@@ -246,7 +287,9 @@ impl Structs {
         places: &mut Places,
     ) -> Result<(), LayoutFault> {
         let Some(page) = placement.rng else {
-            let offset = placement.rng_in_time;
+            let Some(offset) = placement.rng_in_time else {
+                return Ok(());
+            };
             let time_end = placement.time_data.unsigned_abs() + self.time_size();
             if offset.unsigned_abs() < time_end
                 || offset.unsigned_abs().saturating_add(rng.size) > PAGE.unsigned_abs()

@@ -2,11 +2,15 @@
 //! it.
 //!
 //! Struct layouts ([`Layout`]) say where fields are in their structs and a page layout
-//! (`page_layouts`) says where the structs are. The code of the vDSO is the witness that both are
+//! (`page_layouts`, `moved_layouts`) says where the structs are. The code of the vDSO is the witness that both are
 //! right (`layout_check`): this module refuses a kernel whose code agrees with no page layout, or
 //! with more than one.
 
+use std::borrow::Cow;
+
 use super::layout_check::check;
+use super::layout_fault::LayoutFault;
+use super::moved_layouts::moved;
 use super::page_layouts::{self, PAGE, Placement};
 use super::place::{Place, Structs};
 use super::vvar_accesses::Evidence;
@@ -44,23 +48,35 @@ fn from_candidates(
     candidates: &[Placement],
 ) -> Result<Symtab> {
     let structs = Structs::read(layout)?;
-    let mut agreed: Option<(&Placement, Symtab)> = None;
+    let of = |placement: &Placement| {
+        let places = structs.place(placement)?;
+        check(evidence, &places, structs.timens_mode())?;
+        Ok::<_, LayoutFault>(places)
+    };
     let mut failures = Vec::new();
+    let mut agreed = Vec::new();
     for placement in candidates {
-        let places = structs.place(placement);
-        let places = places
-            .and_then(|places| check(evidence, &places, structs.timens_mode()).map(|()| places));
-        let places = match places {
-            Ok(places) => places,
-            Err(fault) => {
-                failures.push(format!("{}: {fault}", placement.origin));
-                continue;
-            }
-        };
-        let mut symtab = symtab(layout, image, placement, &places)?;
+        match of(placement) {
+            Ok(places) => agreed.push((Cow::Borrowed(placement), places)),
+            Err(fault) => failures.push(format!("{}: {fault}", placement.origin)),
+        }
+    }
+    if agreed.is_empty() {
+        let moved = candidates
+            .iter()
+            .filter(|known| known.is_listed)
+            .flat_map(|known| moved(known, &structs, evidence));
+        agreed.extend(moved.filter_map(|placement| {
+            let places = of(&placement).ok()?;
+            Some((Cow::Owned(placement), places))
+        }));
+    }
+    let mut found: Option<(Cow<'_, Placement>, Symtab)> = None;
+    for (placement, places) in agreed {
+        let mut symtab = symtab(layout, image, &placement, &places)?;
         symtab.build_id = image.build_id().cloned();
         symtab.linux_version = image.linux_version();
-        match &agreed {
+        match &found {
             Some((first, earlier)) if *earlier != symtab => {
                 let reason = format!(
                     "the code agrees with both {} and {}",
@@ -69,7 +85,7 @@ fn from_candidates(
                 return Err(Error::unsupported("page layout", reason));
             }
             Some(_) => {}
-            None => agreed = Some((placement, symtab)),
+            None => found = Some((placement, symtab)),
         }
     }
     let none = || {
@@ -81,7 +97,7 @@ fn from_candidates(
             ),
         )
     };
-    agreed.map(|(_, symtab)| symtab).ok_or_else(none)
+    found.map(|(_, symtab)| symtab).ok_or_else(none)
 }
 
 /// The symbols of `places` in the mappings of `placement`, which end where the image starts.

@@ -7,9 +7,12 @@ use super::{FetchError, pin, version};
 const PREFIXES: [&str; 2] = ["linux-image-", "linux-binary-"];
 
 /// Flavours by the word that asks for them, with how the names of their packages end. The first one is meant where none is
-/// asked for. The plain flavour ends as the others do, so it comes last.
-const FLAVOURS: [(&str, &str); 3] = [
+/// asked for. Some end as others do: a package is of the one with the longest end.
+///
+/// Debian 12 has cloud kernels of newer series as well, which its own compiler has made: GCC 12.
+const FLAVOURS: [(&str, &str); 4] = [
     ("cloud", "-cloud-amd64"),
+    ("deb12", "+deb12-cloud-amd64"),
     ("rt", "-rt-amd64"),
     ("amd64", "-amd64"),
 ];
@@ -155,9 +158,8 @@ pub(super) fn series(version: &str) -> Option<(&str, &str)> {
 
 /// The version in the name of a kernel's package of a flavour. Unsigned kernels and debug symbols have other names.
 fn version_in_name(name: &str, flavour: usize) -> Option<&str> {
-    let found = FLAVOURS
-        .iter()
-        .position(|(_, suffix)| name.ends_with(suffix));
+    let ends = (0..FLAVOURS.len()).filter(|&flavour| name.ends_with(FLAVOURS[flavour].1));
+    let found = ends.max_by_key(|&flavour| FLAVOURS[flavour].1.len());
     let version = PREFIXES
         .iter()
         .find_map(|prefix| name.strip_prefix(prefix))?
@@ -214,6 +216,11 @@ mod tests {
                 "6.12.118-1",
                 30 * MB,
             ),
+            package(
+                "linux-image-6.12.118+deb12-cloud-amd64",
+                "6.12.118-1~deb12u1",
+                30 * MB,
+            ),
             package("linux-image-6.12.117+deb13-amd64", "6.12.117-1", 90 * MB),
             package("linux-image-7.3-cloud-amd64", "7.3~rc7-1~exp1", 1916),
             package("linux-binary-7.3-cloud-amd64", "7.3~rc7-1~exp1", 13 * MB),
@@ -244,6 +251,10 @@ mod tests {
         assert_eq!(
             chosen("6.12.119-amd64").unwrap(),
             "linux-image-6.12.119+deb13-amd64"
+        );
+        assert_eq!(
+            chosen("6.12-deb12").unwrap(),
+            "linux-image-6.12.118+deb12-cloud-amd64"
         );
         assert_eq!(chosen("5.10-rt"), None);
         assert_eq!(chosen("6"), None);

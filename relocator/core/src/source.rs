@@ -105,8 +105,10 @@ impl Source {
         } else if relocation::object::is_table(bytes) {
             return Err(Error::TableAsSource { name: source.name });
         } else {
-            source.image = Some(Image::parse(bytes).map_err(Error::input(&source.name))?);
-            source.no_symtab = Some(NoSymtab::VdsoAlone);
+            let image = Image::parse(bytes).map_err(Error::input(&source.name))?;
+            source.symtab = own_symbols(bytes, &image);
+            source.no_symtab = source.symtab.is_none().then_some(NoSymtab::VdsoAlone);
+            source.image = Some(image);
         }
         Ok(source)
     }
@@ -181,10 +183,19 @@ impl Source {
     }
 }
 
-/// The symbols from BTF, or from DWARF where the kernel was built without BTF.
+/// The symbols from BTF; or from DWARF where the kernel was built without BTF, and where its BTF does
+/// not say enough. The error is that of the first.
 fn symbols(kernel: &KernelFile, image: &Image) -> elf_tools::Result<Symtab> {
-    match &kernel.btf {
-        Some(btf) => stock_symbols::from_layout(&Btf::parse(btf)?, image),
-        None => stock_symbols::from_layout(&Dwarf::parse(&kernel.vmlinux)?, image),
-    }
+    let of_dwarf = || stock_symbols::from_layout(&Dwarf::parse(&kernel.vmlinux)?, image);
+    let Some(btf) = &kernel.btf else {
+        return of_dwarf();
+    };
+    let of_btf = Btf::parse(btf).and_then(|btf| stock_symbols::from_layout(&btf, image));
+    of_btf.or_else(|error| of_dwarf().map_err(|_| error))
+}
+
+/// The symbols from DWARF in the vDSO itself, as a kernel's build leaves it in `vdso64.so.dbg`.
+fn own_symbols(bytes: &[u8], image: &Image) -> Option<Symtab> {
+    let dwarf = Dwarf::parse(bytes).ok()?;
+    stock_symbols::from_layout(&dwarf, image).ok()
 }

@@ -38,7 +38,7 @@ const SURROUNDINGS: [&str; 7] = [
     ".cache\"",
 ];
 
-const SURROUNDINGS_EXCEPTIONS: [Exception; 5] = [
+const SURROUNDINGS_EXCEPTIONS: [Exception; 6] = [
     ("relocator/cli/", "the command"),
     ("tests/", "tests are programs of their own"),
     (
@@ -46,6 +46,7 @@ const SURROUNDINGS_EXCEPTIONS: [Exception; 5] = [
         "it fetches kernels for the command and for tests, into a directory that the environment may name",
     ),
     ("kernel-fixtures/lab/", "it is a command as well"),
+    ("kernel-fixtures/zoo/", "and so is this"),
     (
         "kernel-fixtures/src/synthetic.rs",
         "it calls the compiler that the environment names, for tests",

@@ -185,6 +185,64 @@ fn one_of_two_addresses_is_both() {
     );
 }
 
+/// Compilers make a number of a condition, and a distance of that.
+#[test]
+fn a_condition_chooses_a_page() {
+    let both = ["time.clock[].seq of 2", "timens.clock[].seq of 2"];
+    let conditions = [
+        "xor ecx, ecx; cmp edi, 1; sete cl",
+        "cmp edi, 1; sete cl; movzx ecx, cl",
+        "cmp edi, 1; sbb rcx, rcx; and ecx, 1",
+        "mov eax, [rip + image - 0x3f80]; cmp edi, 1; setg al; movzx ecx, al",
+    ];
+    for condition in conditions {
+        let code = format!(
+            "{condition}; imul rcx, rcx, 0x3000; lea rdx, [rip + image - 0x3f80]; mov eax, [rdx + rcx]"
+        );
+        let table = table(&code);
+        assert_eq!(table.opaque, [], "{code}");
+        let stated = stated(&table);
+        for wanted in both {
+            assert!(stated.contains(wanted), "{code}: {stated:?}");
+        }
+    }
+    // Any other number may choose anything.
+    check_opaque(
+        "mov rcx, rdi; imul rcx, rcx, 0x3000; lea rdx, [rip + image - 0x3f80]; mov eax, [rdx + rcx]",
+        "no symbol",
+    );
+}
+
+/// What is left of an address in a register is no address.
+#[test]
+fn a_part_of_a_register_can_be_written() {
+    check(
+        "lea rcx, [rip + image - 0x3f80]; mov eax, [rcx]; mov cl, [rcx + 4]; shl rdx, cl",
+        &["time.clock[].seq of 2", "time.clock[].clock_mode of 2"],
+    );
+    check_opaque(
+        "lea rcx, [rip + image - 0x3f80]; mov cl, 0x84; mov eax, [rcx]",
+        "computed with",
+    );
+}
+
+/// Where it counts most that code is small, constants are loaded like this.
+#[test]
+fn constants_have_short_forms() {
+    for constant in ["or rcx, -1", "and ecx, 0", "push -1; pop rcx"] {
+        check(
+            &format!(
+                "lea rcx, [rip + image - 0x3f80]; mov eax, [rcx]; {constant}; mov rax, rcx; shr rax, 3"
+            ),
+            &["time.clock[].seq of 2"],
+        );
+    }
+    check(
+        "lea rcx, [rip + image - 0x3f80]; xchg rcx, rdx; mov eax, [rdx]",
+        &["time.clock[].seq of 2"],
+    );
+}
+
 #[test]
 fn an_index_is_told_by_its_stride() {
     let expected = [

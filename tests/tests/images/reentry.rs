@@ -307,6 +307,68 @@ fn call_frame_information_has_to_agree() {
     assert!(reason.contains("where rbx is"), "{reason}");
 }
 
+/// A function that counts in a register which a helper may have to restore, and the helper's code between the boundaries
+/// 0 and `helper`.
+fn counting(helper: &str) -> Subject {
+    let code = format!(
+        "function __vdso_time
+.cfi_startproc
+push r15
+.cfi_def_cfa_offset 16
+.cfi_offset r15, -16
+push r14
+.cfi_def_cfa_offset 24
+.cfi_offset r14, -24
+xor r15d, r15d
+xor r14d, r14d
+1: call 2f
+add r15, 7
+add r14, 7
+cmp r15, 700
+jne 1b
+pop r14
+.cfi_def_cfa_offset 16
+.cfi_restore r14
+pop r15
+.cfi_def_cfa_offset 8
+.cfi_restore r15
+ret
+.cfi_endproc
+end __vdso_time
+2: .cfi_startproc
+{helper}
+.cfi_endproc"
+    );
+    Subject::of(&code)
+}
+
+/// Where a helper leaves registers alone they are in their place, whatever its caller has in them; and whatever that is,
+/// they are not where something else was put.
+#[test]
+fn a_helper_has_what_nothing_was_written_to() {
+    let code = format!("test eax, eax\nje 3f\n{READ}dec eax\njmp 2b\n3: {READ}ret");
+    let subject = counting(&code);
+    let recipes = 0..subject.old.code.instructions().len();
+    let recipes: Vec<_> = recipes.map(|number| subject.recipe(number)).collect();
+    assert!(recipes.iter().all(Result::is_ok), "{recipes:#?}");
+    // Saved and restored, on one way.
+    let code = format!(
+        "test eax, eax\nje 3f\npush r15\n.cfi_def_cfa_offset 16\n.cfi_offset r15, -16\n{READ}\
+         xor r15d, r15d\n{READ}pop r15\n.cfi_def_cfa_offset 8\n.cfi_restore r15\n3: {READ}ret"
+    );
+    let subject = counting(&code);
+    let recipes = 0..subject.old.code.instructions().len();
+    let recipes: Vec<_> = recipes.map(|number| subject.recipe(number)).collect();
+    assert!(recipes.iter().all(Result::is_ok), "{recipes:#?}");
+    // Both registers may hold the same numbers, but need not hold the same one.
+    for lost in ["mov r15, r14\n", "push r14\npop r15\n", "mov r15d, r15d\n"] {
+        let subject = counting(&format!("{lost}{READ}ret"));
+        let last = subject.old.code.instructions().len() - 1;
+        let reason = subject.recipe(last).unwrap_err();
+        assert!(reason.contains("where r15 is"), "{reason}");
+    }
+}
+
 #[test]
 fn a_state_in_use_is_released() {
     let code = format!(

@@ -21,10 +21,17 @@ use relocator_verify::{ClockMode, Emulation, OldImage, VerifyOptions, VerifyOutc
 
 /// Kernels that nothing here was written for: other configurations, and packages that other compilers made. An archive
 /// does not have all of them all the time, so the first ones that it has are taken.
-const OTHERS: [&str; 5] = ["6.12-amd64", "6.1-rt", "6.12-rt", "6.1-amd64", "7.2-rt"];
+const OTHERS: [&str; 6] = [
+    "6.12-deb12",
+    "6.12-amd64",
+    "6.1-rt",
+    "6.12-rt",
+    "6.1-amd64",
+    "7.2-rt",
+];
 
 /// How many of them.
-const ENOUGH_OTHERS: usize = 2;
+const ENOUGH_OTHERS: usize = 3;
 
 /// Most instructions that move out of line in any pair: three of `clock_gettime` have no room for a displacement.
 const MOST_DETOURS: usize = 3;

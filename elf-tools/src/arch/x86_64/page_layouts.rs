@@ -1,4 +1,5 @@
-//! Which page of the vvar is where in kernels before `enum vdso_pages`.
+//! Which page of the vvar is where in kernels before `enum vdso_pages`, and in those whose description
+//! lacks it.
 //!
 //! They keep it in a linker script (`arch/x86/entry/vdso/vdso-layout.lds.S`) and in `asm/vvar.h`, of
 //! which nothing remains in a built kernel except the code of its vDSO.
@@ -16,12 +17,13 @@ pub(super) fn page_layouts() -> Vec<Placement> {
     // Linux 5.3 brought the generic `struct vdso_data`; there was no time namespace yet.
     let first = Placement {
         origin: Cow::Borrowed("Linux 5.3 to 5.5"),
+        is_listed: true,
         mappings: vec![(VVAR, -3 * PAGE)],
         time: -3 * PAGE,
         timens: None,
         time_data: 0x80,
         rng: None,
-        rng_in_time: 0x280,
+        rng_in_time: Some(0x280),
         pvclock: -2 * PAGE,
         hvclock: -PAGE,
     };
@@ -46,5 +48,14 @@ pub(super) fn page_layouts() -> Vec<Placement> {
         hvclock: -PAGE,
         ..namespaces.clone()
     };
-    vec![first, namespaces, split]
+    // `enum vdso_pages` states this, if whoever made the description of the types has left it in it.
+    let store = Placement {
+        origin: Cow::Borrowed("Linux 6.15 to 7.3"),
+        mappings: vec![(VVAR, -6 * PAGE), (VVAR_VCLOCK, -CLOCK_PAGES * PAGE)],
+        time: -6 * PAGE,
+        timens: Some(-5 * PAGE),
+        rng: Some(-4 * PAGE),
+        ..split.clone()
+    };
+    vec![first, namespaces, split, store]
 }

@@ -11,8 +11,7 @@ use gimli::{
 
 use super::source::Stopped;
 use crate::arch::Arch;
-use crate::derive::machine::State;
-use crate::derive::value::{SetId, UnknownId};
+use crate::derive::value::UnknownId;
 use crate::image::Image;
 use crate::reentry::{NoRecipe, Register};
 use crate::{Error, Result, Svma};
@@ -52,11 +51,11 @@ pub(super) struct Rules {
 }
 
 /// The frame that a thread is in, as the analysis sees it.
-pub(super) struct Active<'a> {
+pub(super) struct Active {
     /// Where the return address of the innermost call is.
     pub(super) returns_at: (UnknownId, i64),
-    /// What was known when that call was made.
-    pub(super) entered: &'a State,
+    /// The depth of that call.
+    pub(super) depth: u32,
 }
 
 impl Rules {
@@ -113,7 +112,7 @@ impl Rules {
         &self,
         boundary: Svma,
         stopped: &Stopped<'_>,
-        active: &Active<'_>,
+        active: &Active,
     ) -> Result<(), NoRecipe> {
         let after = self.rows.partition_point(|row| row.start <= boundary.0);
         let covering = self.rows[..after].last().filter(|row| boundary.0 < row.end);
@@ -134,7 +133,7 @@ fn saved_in(row: &gimli::UnwindTableRow<usize>, register: Register) -> Saved {
 }
 
 impl Row {
-    fn check(&self, stopped: &Stopped<'_>, active: &Active<'_>) -> Result<(), NoRecipe> {
+    fn check(&self, stopped: &Stopped<'_>, active: &Active) -> Result<(), NoRecipe> {
         let Frame::At(base, offset) = self.frame else {
             return Err(NoRecipe::FrameExpression);
         };
@@ -149,13 +148,16 @@ impl Row {
         let registers = stopped.arch.registers().callee_saved;
         for (&register, &saved) in registers.iter().zip(&self.saved) {
             let number = stopped.arch.number(register);
-            let entered = active.entered.registers[usize::from(number)];
-            let found: Option<SetId> = match saved {
-                Saved::InPlace => Some(stopped.state.registers[usize::from(number)]),
-                Saved::At(offset) => stopped.saved(expected.0, expected.1 + offset),
-                Saved::Other => None,
+            let agrees = match saved {
+                Saved::InPlace => {
+                    stopped.state.untouched[usize::from(number)].contains(active.depth)
+                }
+                Saved::At(offset) => stopped
+                    .kept(expected.0, expected.1 + offset)
+                    .is_some_and(|kept| kept.register == number && kept.calls.contains(active.depth)),
+                Saved::Other => false,
             };
-            if found != Some(entered) {
+            if !agrees {
                 return Err(NoRecipe::RegisterElsewhere(register));
             }
         }

@@ -26,7 +26,6 @@ use std::ops::Range;
 
 use crate::arch::{self, Arch};
 use crate::derive::fixpoint::{self, Analysis, Block, Keep};
-use crate::derive::machine::State;
 use crate::derive::value::UnknownId;
 use crate::image::Image;
 use crate::reachability::{Code, Function};
@@ -198,10 +197,10 @@ struct Recipes<'a> {
 }
 
 /// A call that has not returned: where its return address is, and what it returns to.
-struct Frame<'a> {
+struct Frame {
     returns_at: (UnknownId, i64),
     returns_to: Option<Svma>,
-    entered: &'a State,
+    depth: u32,
 }
 
 impl Recipes<'_> {
@@ -246,7 +245,7 @@ impl Recipes<'_> {
     }
 
     /// The calls of a context, innermost first; the last is the one that called the function.
-    fn frames(&self, context: u32) -> Option<Vec<Frame<'_>>> {
+    fn frames(&self, context: u32) -> Option<Vec<Frame>> {
         let stack_pointer = self.arch.number(self.stack_pointer());
         let mut frames = Vec::new();
         let mut next = Some(context);
@@ -265,7 +264,7 @@ impl Recipes<'_> {
                 returns_to: instructions
                     .get(known.returns_to as usize)
                     .map(|instruction| instruction.address),
-                entered: &entered.states[0],
+                depth: known.depth,
             });
             next = (context != 0).then_some(known.caller);
         }
@@ -285,11 +284,11 @@ impl Recipes<'_> {
         &self,
         boundary: Svma,
         stopped: &Stopped<'_>,
-        frames: &[Frame<'_>],
+        frames: &[Frame],
         place: (usize, usize),
     ) -> Result<(Vec<Call>, Recipe), NoRecipe> {
         let (_, local) = frames.split_last().ok_or(NoRecipe::ReturnAddressLost)?;
-        let call = |frame: &Frame<'_>| {
+        let call = |frame: &Frame| {
             let (base, offset) = frame.returns_at;
             Some(Call {
                 at: stopped.stack_location(base, offset)?,
@@ -303,7 +302,7 @@ impl Recipes<'_> {
             stopped,
             &Active {
                 returns_at: frames[0].returns_at,
-                entered: frames[0].entered,
+                depth: frames[0].depth,
             },
         )?;
         Ok((calls, self.recipe(stopped, place)?))

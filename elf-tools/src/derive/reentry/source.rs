@@ -1,6 +1,7 @@
 //! Where a thread still has what it had at the entry of its function.
 
 use crate::arch::Arch;
+use crate::derive::held::Kept;
 use crate::derive::machine::{Spill, State};
 use crate::derive::pool::Pool;
 use crate::derive::value::{SetId, Unknown, UnknownId, Value};
@@ -174,9 +175,9 @@ impl Stopped<'_> {
         points.then_some((term.unknown, value.constant))
     }
 
-    /// What was saved in exactly that place.
-    pub(super) fn saved(&self, base: UnknownId, offset: i64) -> Option<SetId> {
+    /// Which register was saved in exactly that place.
+    pub(super) fn kept(&self, base: UnknownId, offset: i64) -> Option<Kept> {
         let exact = |spill: &&Spill| (spill.base, spill.offset, spill.size) == (base, offset, 8);
-        self.state.stack.iter().find(exact).map(|spill| spill.set)
+        self.state.stack.iter().find(exact).map(|spill| spill.kept)
     }
 }

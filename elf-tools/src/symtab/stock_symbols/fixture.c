@@ -36,7 +36,9 @@ struct vdso_time_data {
     s32 tz_minuteswest, tz_dsttime;
     u32 hrtimer_res;
 };
+#ifndef UNSTATED
 enum vdso_pages { VDSO_TIME_PAGE_OFFSET, VDSO_TIMENS_PAGE_OFFSET, VDSO_RNG_PAGE_OFFSET, VDSO_NR_PAGES = 4 };
+#endif
 #define CLOCKS(page) AT(struct vdso_time_data, page)->clock_data
 #define GLOBALS(page) AT(struct vdso_time_data, page)
 #else

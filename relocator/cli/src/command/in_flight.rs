@@ -188,6 +188,12 @@ fn text(report: &Sweep) -> String {
             skipped.name, skipped.reason
         ));
     }
+    for left_out in &found.left_out {
+        notes.push_str(&format!(
+            "{} were left out: {}\n",
+            left_out.what, left_out.reason
+        ));
+    }
     if let Some(reason) = &found.no_time_namespace {
         notes.push_str(&format!("nothing was done in time namespaces: {reason}\n"));
     }

@@ -48,6 +48,8 @@ pub(super) struct FunctionSweeper<'a, 'b> {
     /// What is tried at each stop.
     pub(super) trials: Vec<Trial<'a, 'b>>,
     pub(super) namespaces: Namespaces,
+    /// What the old kernel's clocks may count with.
+    pub(super) modes: &'a [ClockMode],
     /// The old kernel's pages when they were made.
     pub(super) pristine: Vec<u8>,
 }
@@ -113,7 +115,7 @@ impl FunctionSweeper<'_, '_> {
     /// Sweeps it, and returns what was counted, by approach.
     pub(super) fn sweep(mut self, progress: &mut Progress) -> Result<Vec<Tally>> {
         let mut state = None;
-        for mode in ClockMode::ALL {
+        for &mode in self.modes {
             let pages = self.old.pages(&mut self.thread.stage, mode)?;
             let stage = &self.thread.stage;
             self.pristine = stage.bytes(stage.layout().pages.clone());

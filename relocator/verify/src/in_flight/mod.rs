@@ -15,6 +15,7 @@
 //! | `stage` | the memory of an experiment, shared by the thread and its tracer |
 //! | `spawn`, `traced_thread` | the thread: calls, steps, what it holds at a boundary |
 //! | `old_environment` | the text that threads run in: the old image at home, or linked to another kernel before |
+//! | `home_features` | what the old kernel does not have, and the sweep leaves out |
 //! | `old_kernel`, `pages` | the old kernel, states of its pages, and what happens to them meanwhile |
 //! | `scenario`, `call`, `answer` | what functions are asked, and how answers compare |
 //! | `random` | states of `getrandom` |
@@ -32,6 +33,7 @@ mod answer;
 mod call;
 mod experiment;
 mod function_sweep;
+mod home_features;
 mod judge;
 mod old_environment;
 mod old_kernel;
@@ -70,6 +72,7 @@ use super::target::{OldImage, Running};
 use super::time_namespace::{self, Offsets};
 use crate::{Error, Result};
 use function_sweep::{FunctionSweeper, Trial};
+use home_features::HomeFeatures;
 use old_environment::OldEnvironment;
 use old_kernel::OldKernel;
 use relocator::link::{New, Old};
@@ -82,7 +85,7 @@ use traced_thread::TracedThread;
 use crate::Approach;
 pub use old_environment::Earlier;
 pub use outcome::{
-    Counts, Ending, FailedExperiment, FunctionSweep, InFlight, Namespaces, Part, Skipped,
+    Counts, Ending, FailedExperiment, FunctionSweep, InFlight, LeftOut, Namespaces, Part, Skipped,
     Unreached, Variant, VariantCounts,
 };
 
@@ -162,6 +165,7 @@ pub fn sweep_with<'a>(
         }
         namespaces.retain(|namespaces| !namespaces.any());
     }
+    namespaces.retain(|namespaces| sweep.home.has_time_namespaces || !namespaces.old);
     let refused: Vec<Option<Error>> = sweep.leave_out_what_cannot_be_linked();
     // By approach, and by function.
     let mut tallies = vec![vec![Tally::default(); sweep.functions.len()]; sweep.approaches.len()];
@@ -185,6 +189,7 @@ pub fn sweep_with<'a>(
                     .map(|(names, tally)| sweep.report(names, tally))
                     .collect(),
                 skipped: sweep.skipped.clone(),
+                left_out: sweep.home.left_out.clone(),
             }
         });
     let swept = refused.into_iter().filter_map(|refused| match refused {
@@ -205,6 +210,8 @@ struct Sweep<'a> {
     /// Names of each function that is swept.
     functions: Vec<Vec<String>>,
     skipped: Vec<Skipped>,
+    /// What the old kernel has.
+    home: HomeFeatures,
 }
 
 fn unknown(which: &str) -> Error {
@@ -231,7 +238,9 @@ impl<'a> Sweep<'a> {
             name: names.into_iter().next().unwrap_or_default(),
             reason: "no system call does the same".to_owned(),
         };
+        let home = HomeFeatures::of(&environment, &old);
         Ok(Self {
+            home,
             old,
             reentry,
             environment,
@@ -383,6 +392,7 @@ impl<'a> Sweep<'a> {
             },
             trials: swaps.iter().map(Trial::new).collect(),
             namespaces,
+            modes: &self.home.modes,
             pristine: Vec::new(),
         };
         sweeper.sweep(progress)

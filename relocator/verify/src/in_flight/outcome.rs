@@ -213,6 +213,8 @@ pub struct InFlight {
     pub functions: Vec<FunctionSweep>,
     /// Functions that were not swept, and why.
     pub skipped: Vec<Skipped>,
+    /// What the old kernel does not have, so that no thread can have been inside with it.
+    pub left_out: Vec<LeftOut>,
 }
 
 impl InFlight {
@@ -225,6 +227,16 @@ impl InFlight {
     pub fn failures(&self) -> u64 {
         self.functions.iter().map(|f| f.worst.failures()).sum()
     }
+}
+
+/// Something that an old kernel can have and this one has not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct LeftOut {
+    /// What was not tried.
+    pub what: String,
+    /// How one can tell that the kernel does not have it.
+    pub reason: String,
 }
 
 /// A function that was not swept.

@@ -3,6 +3,7 @@
 //! Moves, address arithmetic and the stack are followed; the results of everything else are numbers
 //! that nothing is known of, and an address that goes into such an instruction makes it opaque.
 
+mod arithmetic;
 mod operand;
 
 use iced_x86::{
@@ -61,11 +62,7 @@ impl Dataflow for Instructions<'_> {
                 number => pool.of_unknown(Unknown::Initial(number)),
             };
         }
-        State {
-            registers,
-            stack: Vec::new(),
-            known: Vec::new(),
-        }
+        State::at_entry(registers)
     }
 
     fn apply(&self, index: u32, machine: &mut Machine<'_>) {
@@ -149,6 +146,15 @@ struct Step<'a, 'm> {
     machine: &'a mut Machine<'m>,
 }
 
+/// Whether a register is the lowest byte of a general register.
+fn is_lowest_byte(register: Register) -> bool {
+    let is_high = matches!(
+        register,
+        Register::AH | Register::BH | Register::CH | Register::DH
+    );
+    register.is_gpr8() && !is_high
+}
+
 /// The number of a general register, whatever part of it is named.
 fn number(register: Register) -> Option<u8> {
     let full = register.full_register();
@@ -181,13 +187,19 @@ impl Step<'_, '_> {
             Mnemonic::Neg => self.multiply(-1),
             Mnemonic::Shl | Mnemonic::Sal => self.shift_left(),
             Mnemonic::Imul => self.imul(),
-            Mnemonic::And => self.align_stack(),
+            Mnemonic::And if self.has_immediate(0) => self.constant(0),
+            Mnemonic::And if self.is_stack_pointer() => self.align_stack(),
+            Mnemonic::And => self.mask(),
+            Mnemonic::Or if self.has_immediate(-1) => self.constant(-1),
+            Mnemonic::Sbb if self.is_same_register_twice() => self.borrow(),
+            Mnemonic::Xchg => self.exchange(),
             Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Bt => self.compare(),
             Mnemonic::Push => self.push(),
             Mnemonic::Pop => self.pop(),
             Mnemonic::Leave => self.leave(),
             Mnemonic::Syscall => self.syscall(),
             _ if self.is_conditional_move() => self.conditional_move(),
+            _ if self.is_condition() => self.condition(),
             _ => None,
         };
         if done.is_none() {
@@ -195,7 +207,12 @@ impl Step<'_, '_> {
         }
     }
 
+    /// Of `xor` and `sub`: the result is zero.
     fn is_zeroing(&self) -> bool {
+        self.is_same_register_twice()
+    }
+
+    fn is_same_register_twice(&self) -> bool {
         let i = self.instruction;
         i.op0_kind() == OpKind::Register
             && i.op1_kind() == OpKind::Register
@@ -203,15 +220,43 @@ impl Step<'_, '_> {
             && i.op0_register().size() >= 4
     }
 
+    /// Whether the second operand is that number, and the first a register.
+    fn has_immediate(&self, number: i64) -> bool {
+        let i = self.instruction;
+        let value = match i.op0_register().size() {
+            4 => i64::from(number as u32),
+            _ => number,
+        };
+        let stored = || match i.op0_register().size() {
+            4 => i64::from(i.immediate(1) as u32),
+            _ => i.immediate(1) as i64,
+        };
+        self.destination().is_some() && is_immediate(i.op1_kind()) && stored() == value
+    }
+
     /// What has a condition and two operands is `cmovcc`.
     fn is_conditional_move(&self) -> bool {
         self.instruction.condition_code() != ConditionCode::None && self.instruction.op_count() == 2
     }
 
+    /// What has a condition and one register is `setcc`.
+    fn is_condition(&self) -> bool {
+        let i = self.instruction;
+        i.condition_code() != ConditionCode::None
+            && i.op_count() == 1
+            && i.op0_kind() == OpKind::Register
+            && is_lowest_byte(i.op0_register())
+    }
+
     fn mov(&mut self) -> Option<()> {
         if let Some((register, size)) = self.destination() {
             let set = self.source(1, size)?;
+            let is_load = self.instruction.op1_kind() == OpKind::Memory && size == 8;
+            let from = self.address().filter(|_| is_load);
             self.machine.write(register, set);
+            if let Some(from) = from {
+                self.machine.restored(from, register);
+            }
             return Some(());
         }
         if self.instruction.op0_kind() != OpKind::Memory {
@@ -230,6 +275,12 @@ impl Step<'_, '_> {
             _ => return None,
         };
         self.store(set);
+        if self.is_register(1, 8)
+            && let Some(saved) = number(self.instruction.op1_register())
+            && let Some(at) = self.address()
+        {
+            self.machine.saved(at, saved);
+        }
         Some(())
     }
 
@@ -247,6 +298,8 @@ impl Step<'_, '_> {
                     self.machine.computed(register)
                 }
             }
+        } else if let Some(bit) = self.extended_bit() {
+            bit
         } else if self.instruction.mnemonic() == Mnemonic::Movsxd && self.is_register(1, 4) {
             let source = number(self.instruction.op1_register())?;
             self.machine
@@ -278,76 +331,6 @@ impl Step<'_, '_> {
         Some(())
     }
 
-    /// `add` and `sub`
-    fn add(&mut self, factor: i64) -> Option<()> {
-        let (register, _) = self.destination().filter(|&(_, size)| size == 8)?;
-        let left = self.machine.read(register);
-        let right = self.source(1, 8)?;
-        let sum = self.machine.pool.sum(left, right, factor)?;
-        self.machine.set_flags(&[left, right]);
-        self.machine.write(register, sum);
-        Some(())
-    }
-
-    fn increment(&mut self, by: i64) -> Option<()> {
-        let (register, _) = self.destination().filter(|&(_, size)| size == 8)?;
-        let left = self.machine.read(register);
-        let by = self.machine.pool.one(Value::constant(by));
-        let sum = self.machine.pool.sum(left, by, 1)?;
-        self.machine.set_flags(&[left]);
-        self.machine.write(register, sum);
-        Some(())
-    }
-
-    fn multiply(&mut self, factor: i64) -> Option<()> {
-        let (register, _) = self.destination().filter(|&(_, size)| size == 8)?;
-        let set = self.machine.read(register);
-        let product = self.machine.pool.product(set, factor)?;
-        self.machine.set_flags(&[set]);
-        self.machine.write(register, product);
-        Some(())
-    }
-
-    fn shift_left(&mut self) -> Option<()> {
-        let immediate = self.instruction.op1_kind() == OpKind::Immediate8;
-        let count = self.instruction.immediate8();
-        if !immediate || count >= 62 {
-            return None;
-        }
-        self.multiply(1 << count)
-    }
-
-    fn imul(&mut self) -> Option<()> {
-        let (register, _) = self.destination().filter(|&(_, size)| size == 8)?;
-        let constant = matches!(
-            self.instruction.op2_kind(),
-            OpKind::Immediate8to64 | OpKind::Immediate32to64
-        );
-        if self.instruction.op_count() != 3 || !constant {
-            return None;
-        }
-        let factor = self.instruction.immediate(2) as i64;
-        let source = self.source(1, 8)?;
-        let id = self.constant_id(true);
-        let product = self.machine.pool.scaled(source, factor, id)?;
-        self.machine.pin(source);
-        self.machine.set_flags(&[source]);
-        self.machine.write(register, product);
-        Some(())
-    }
-
-    /// `and` that rounds the stack pointer down.
-    fn align_stack(&mut self) -> Option<()> {
-        if self.instruction.op0_register() != Register::RSP {
-            return None;
-        }
-        let aligned = Unknown::AlignedStack(self.machine.at);
-        let set = self.machine.pool.of_unknown(aligned);
-        self.machine.write(RSP, set);
-        self.machine.set_flags(&[]);
-        Some(())
-    }
-
     fn compare(&mut self) -> Option<()> {
         let mut operand = |operand: u32| {
             let i = self.instruction;
@@ -365,6 +348,11 @@ impl Step<'_, '_> {
     }
 
     fn push(&mut self) -> Option<()> {
+        if self.is_register(0, 8) {
+            let register = number(self.instruction.op0_register())?;
+            self.machine.push_register(RSP, 8, register);
+            return Some(());
+        }
         let set = self.source(0, 8)?;
         self.machine.push(RSP, 8, set);
         Some(())
@@ -372,16 +360,14 @@ impl Step<'_, '_> {
 
     fn pop(&mut self) -> Option<()> {
         let (register, _) = self.destination().filter(|&(_, size)| size == 8)?;
-        let set = self.machine.pop(RSP, 8);
-        self.machine.write(register, set);
+        self.machine.pop_register(RSP, 8, register);
         Some(())
     }
 
     fn leave(&mut self) -> Option<()> {
         let frame = self.machine.read(RBP);
         self.machine.write(RSP, frame);
-        let saved = self.machine.pop(RSP, 8);
-        self.machine.write(RBP, saved);
+        self.machine.pop_register(RSP, 8, RBP);
         Some(())
     }
 
@@ -427,7 +413,7 @@ impl Step<'_, '_> {
         }
         let has_operand = self.has_memory_operand();
         for used in info.used_registers() {
-            let addresses = has_operand && self.forms_address(used.register());
+            let addresses = has_operand && self.forms_address(used.register(), info);
             let Some(register) = number(used.register()).filter(|_| !addresses) else {
                 continue;
             };
@@ -466,7 +452,10 @@ impl Step<'_, '_> {
             if register == RSP {
                 self.machine.lose_stack(OpaqueReason::StackPointerChanged);
             }
-            self.machine.write_computed(register);
+            match used.register().size() < 4 {
+                true => self.machine.write_part(register),
+                false => self.machine.write_computed(register),
+            }
         }
         if self.instruction.rflags_modified() != 0 {
             self.machine.set_flags(&[]);

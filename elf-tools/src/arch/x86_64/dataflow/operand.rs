@@ -1,6 +1,6 @@
 //! Operands of instructions: what is read, and at which addresses.
 
-use iced_x86::{OpKind, Register};
+use iced_x86::{InstructionInfo, OpAccess, OpKind, Register};
 
 use super::{RAX, RSP, Step, number};
 use crate::derive::value::{ConstantId, SetId, Unknown, Value};
@@ -154,11 +154,12 @@ impl Step<'_, '_> {
     }
 
     /// Whether a register is read for nothing but the address of the memory operand.
-    pub(super) fn forms_address(&self, register: Register) -> bool {
+    pub(super) fn forms_address(&self, register: Register, info: &InstructionInfo) -> bool {
         let i = self.instruction;
         let in_address = register == i.memory_base() || register == i.memory_index();
         let is_operand = (0..i.op_count()).any(|operand| {
             i.op_kind(operand) == OpKind::Register
+                && info.op_access(operand) != OpAccess::Write
                 && i.op_register(operand).full_register() == register.full_register()
         });
         in_address && !is_operand

@@ -1,0 +1,77 @@
+//! What the old kernel has: the clock sources that its vDSO may count with, and time namespaces.
+//!
+//! Kernels are configured with and without hypervisors and time namespaces. What one of them does
+//! not have, none of its threads can have been inside with, so the sweep leaves it out and says so.
+
+use elf_tools::relocation::Relocations;
+use elf_tools::symtab::Symtab;
+use elf_tools::symtab::name::Reference;
+use relocator::link::Old;
+
+use super::old_environment::OldEnvironment;
+use super::outcome::LeftOut;
+use crate::emulated::ClockMode;
+
+/// What the old kernel has, and what not.
+#[derive(Debug)]
+pub(super) struct HomeFeatures {
+    /// What its clocks may count with.
+    pub(super) modes: Vec<ClockMode>,
+    /// Whether a process of it can have been in a time namespace.
+    pub(super) has_time_namespaces: bool,
+    /// What it does not have.
+    pub(super) left_out: Vec<LeftOut>,
+}
+
+impl HomeFeatures {
+    pub(super) fn of(environment: &OldEnvironment<'_>, old: &Old) -> Self {
+        let symtab = environment.symtab();
+        let mut modes = Vec::new();
+        let mut left_out = Vec::new();
+        for mode in ClockMode::ALL {
+            match missing(mode, symtab) {
+                None => modes.push(mode),
+                Some(symbol) => left_out.push(LeftOut {
+                    what: format!("clocks that count with {mode}"),
+                    reason: format!("the old kernel has no `{symbol}`"),
+                }),
+            }
+        }
+        let reason = no_time_namespaces(environment, old);
+        let has_time_namespaces = reason.is_none();
+        left_out.extend(reason.map(|reason| LeftOut {
+            what: "time namespaces of the old kernel".to_owned(),
+            reason: reason.to_owned(),
+        }));
+        Self {
+            modes,
+            has_time_namespaces,
+            left_out,
+        }
+    }
+}
+
+/// The first field of a clock source's page that a kernel does not have.
+fn missing(mode: ClockMode, symtab: &Symtab) -> Option<&'static str> {
+    let fields = mode.page(0).into_iter().map(|(symbol, _)| symbol);
+    fields.into_iter().find(|symbol| symtab.get(symbol).is_none())
+}
+
+/// How one can tell that an old kernel has no time namespaces, if it has none. In one of them, code
+/// finds a page that refers it to another one, so code that never looks there does not support them.
+fn no_time_namespaces(environment: &OldEnvironment<'_>, old: &Old) -> Option<&'static str> {
+    if environment.symtab().get("timens.page").is_none() {
+        return Some("it has no page for them");
+    }
+    let looks_there = |table: &Relocations| {
+        let mut needs = table.needs.iter();
+        needs.any(|need| match &need.reference {
+            Reference::Place(name) => name.name.starts_with("timens."),
+            _ => true,
+        })
+    };
+    let is_home = matches!(environment, OldEnvironment::Home(_));
+    let table = old.relocations.as_ref().filter(|_| is_home);
+    let looks_there = table.is_none_or(looks_there);
+    (!looks_there).then_some("its code never looks at their page")
+}
