@@ -1,12 +1,14 @@
 //! Processes are linked and unlinked again under load. They are started as a restore by CRIU leaves
 //! them: with an old vDSO that libc calls, on zeros, and the new kernel's mappings far away.
 
+mod bounded;
 mod chains;
 mod checkpoint;
 mod cycles;
 mod dry_run;
 mod elsewhere;
 mod home;
+mod hostile;
 mod killed;
 mod linker;
 mod look;
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
     }
     let arguments = Arguments::from_args();
     let trials = [
+        bounded::trials(arguments.list),
         cycles::trials(arguments.list),
         chains::trials(arguments.list),
         checkpoint::trials(arguments.list),

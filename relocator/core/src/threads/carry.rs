@@ -57,6 +57,11 @@ impl Contexts {
     pub fn left_out(&self) -> &[Range<Avma>] {
         &self.0.left_out
     }
+
+    /// Where contexts may be that cannot be read yet: [`Found::absent`].
+    pub fn absent(&self) -> &[Range<Avma>] {
+        &self.0.absent
+    }
 }
 
 /// Decides about each of these threads, and about each of its contexts.
@@ -147,6 +152,7 @@ mod tests {
                 contexts: vec![vec![Interrupted { at, registers }]],
                 returned: BTreeSet::from_iter(returned.iter().copied()),
                 left_out: Vec::new(),
+                absent: Vec::new(),
             });
             carry(&[thread], &contexts, &decide).stuck.len()
         };

@@ -121,6 +121,9 @@ pub struct Found {
     /// Where contexts may be that the search did not look for, because it had read too much
     /// already. Lowest first.
     pub left_out: Vec<Range<Avma>>,
+    /// Where contexts may be, near a stack pointer, that cannot be read before somebody brings the
+    /// memory ([`Populated::absent`](super::Populated::absent)). Lowest first.
+    pub absent: Vec<Range<Avma>>,
 }
 
 /// The contexts of all threads of a process, whose registers these are, that were interrupted

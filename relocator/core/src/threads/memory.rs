@@ -31,6 +31,7 @@ pub trait Memory {
         Populated {
             end: range.end,
             parts: vec![range],
+            absent: Vec::new(),
         }
     }
 }
@@ -40,6 +41,9 @@ pub trait Memory {
 pub struct Populated {
     /// Parts of the range that was asked for, lowest first, that are apart from each other.
     pub parts: Vec<Range<Avma>>,
+    /// Parts that may hold something and cannot be read now: somebody has to bring it first, who
+    /// may be the process itself. Lowest first, apart from `parts`.
+    pub absent: Vec<Range<Avma>>,
     /// How far the answer goes: to the end of the range, or to the first guard page in it. That is
     /// a page which looks like part of its mapping, and where each access fails; so no stack goes
     /// on behind it.

@@ -3,6 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use elf_tools::Avma;
 use nix::unistd::Pid;
 
 use super::kernel::RunningKernel;
@@ -14,7 +15,7 @@ use super::{ApplyOptions, DEADLINE, Work};
 use crate::targets::StoppedTarget;
 use crate::targets::live::{Live, Running, lead_back};
 use crate::tracing::{TraceableProcess, Undisturbed};
-use crate::{Error, Obstacle, Result};
+use crate::{Error, Obstacle, Refusal, Result};
 use relocator::source::Source;
 
 /// How long a thread may take to stop, unless the deadline is longer.
@@ -47,17 +48,21 @@ pub(super) fn attempts(
     process.check_linkable()?;
     let deadline = Instant::now() + options.deadline.unwrap_or(DEADLINE);
     let patience = patience(options);
+    let mut target = Running::until(pid, deadline);
     let mut pause = PAUSE.0;
     let mut attempts = 0;
     let mut still = Still::default();
     loop {
         attempts += 1;
         let is_stopped = process.is_stopped()?;
-        let target = Running::of(pid);
+        target.look_again();
         let planned = Survey::of(&target, kernel, known).and_then(|survey| {
             let planned = work.plan(&target, &survey, kernel, options)?;
             Ok((survey, planned))
         });
+        if let Some(at) = target.unanswered() {
+            return Err(process.explain(unserved(pid, at)));
+        }
         let tried = match planned {
             Ok((_, (None, outcome))) => return Ok(outcome),
             Ok((survey, (Some(transaction), mut outcome))) => {
@@ -80,7 +85,23 @@ pub(super) fn attempts(
             Err(Error::Busy { pid, reason })
                 if still.is_for_ever(is_stopped, &reason) || Instant::now() >= deadline =>
             {
-                return Err(process.explain(Error::Busy { pid, reason }));
+                return Err(process.explain(match reason {
+                    Obstacle::Absent { ranges } if !ranges.is_empty() => {
+                        unserved(pid, ranges[0].start)
+                    }
+                    reason => Error::Busy { pid, reason },
+                }));
+            }
+            Err(Error::Busy {
+                reason: Obstacle::Absent { ranges },
+                ..
+            }) => {
+                // It comes while the process goes on, if it comes.
+                if !target.bring(&ranges)
+                    && let Some(at) = target.unanswered()
+                {
+                    return Err(process.explain(unserved(pid, at)));
+                }
             }
             Err(Error::Busy { .. }) => {}
             Err(error) => return Err(process.explain(error)),
@@ -133,6 +154,20 @@ impl Still {
     }
 }
 
+/// Memory of a process that does not come.
+fn unserved(pid: i32, at: Avma) -> Error {
+    Error::refused(pid, Refusal::Unserved { at })
+}
+
+/// What the tool could not see of a process that has stopped.
+fn absent(live: &Live) -> Option<Error> {
+    let ranges = live.take_absent();
+    (!ranges.is_empty()).then(|| Error::Busy {
+        pid: live.pid().as_raw(),
+        reason: Obstacle::Absent { ranges },
+    })
+}
+
 fn changing(pid: Pid) -> Error {
     Error::Busy {
         pid: pid.as_raw(),
@@ -154,20 +189,20 @@ fn attempt(
     if !survey.has_states() {
         live.set_special(survey.special.clone());
     }
-    let restorers = process.restorers(&survey.mappings);
     for tracee in live.tracees() {
         let registers = tracee.registers()?;
         process.check_thread(tracee.pid(), &registers)?;
         let pc = registers.registers().pc;
-        process.check_restored(tracee.pid(), pc, || tracee.signal_mask(), &restorers)?;
+        process.check_restored(tracee.pid(), pc, || tracee.signal_mask(), &survey.mappings)?;
         lead_back(tracee, &registers)?;
     }
     let Some(mappings) = survey.holds(&live, &transaction.places())? else {
-        return Err(changing(pid));
+        return Err(absent(&live).unwrap_or_else(|| changing(pid)));
     };
     let mut budget = if is_stopped { STEPS } else { 0 };
     let crossed = loop {
         let steps = transaction.steps(survey, kernel, &live, &mappings);
+        let steps = absent(&live).map_or(steps, Err);
         let done = steps.and_then(|(steps, crossed)| {
             live.carry_out(&steps)?;
             Ok(crossed)

@@ -83,6 +83,14 @@ impl Transaction {
         let leftovers = survey.leftovers.iter().cloned();
         let texts: Vec<Range<Avma>> = survey.occupied().chain(leftovers).collect();
         let contexts = Contexts::of(&threads, &writable, &texts, target);
+        if !contexts.absent().is_empty() {
+            return Err(Error::Busy {
+                pid: survey.id,
+                reason: Obstacle::Absent {
+                    ranges: contexts.absent().to_vec(),
+                },
+            });
+        }
         let mut old = Carried::default();
         for (text, (before, after)) in survey.texts.iter().zip(&self.crossings) {
             let crossing = text.crossing(before.as_ref(), after, kernel);

@@ -2,6 +2,7 @@
 
 use relocator::threads::StuckReason;
 use std::fmt;
+use std::ops::Range;
 
 use elf_tools::{Avma, Svma};
 
@@ -14,6 +15,12 @@ pub enum Obstacle {
     /// No thread of it can make system calls now: each is in a restartable sequence, or about to be
     /// carried across.
     NoThreadForCalls,
+    /// Memory that the tool has to see is not there: a `userfaultfd` fills it, or a file server
+    /// (FUSE), which may be the process itself.
+    Absent {
+        /// Where.
+        ranges: Vec<Range<Avma>>,
+    },
     /// A context is inside a vDSO, and cannot be carried across from where it is.
     Inside {
         /// Where in its image it goes on.
@@ -35,6 +42,7 @@ impl Obstacle {
         match self {
             Self::ChangingMappings => "changing-mappings",
             Self::NoThreadForCalls => "no-thread-for-calls",
+            Self::Absent { .. } => "absent-memory",
             Self::Inside { .. } => "thread-inside",
         }
     }
@@ -46,6 +54,13 @@ impl fmt::Display for Obstacle {
         match self {
             Self::ChangingMappings => f.write_str("keeps changing its mappings"),
             Self::NoThreadForCalls => f.write_str("has no thread that can make system calls now"),
+            Self::Absent { ranges } => {
+                f.write_str("has memory that is not there")?;
+                match ranges.first() {
+                    Some(first) => write!(f, ", at {}", first.start),
+                    None => Ok(()),
+                }
+            }
             Self::Inside {
                 place,
                 frame,

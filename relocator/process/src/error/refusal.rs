@@ -72,6 +72,16 @@ pub enum Refusal {
         /// What shows it.
         shown_by: String,
     },
+    /// Memory that the tool has to see does not come.
+    Unserved {
+        /// Where.
+        at: Avma,
+    },
+    /// The process itself would have to consent to changes of its mappings, while it is stopped.
+    Watched {
+        /// The mapping.
+        at: Avma,
+    },
     /// A thread does not stop.
     DoesNotStop {
         /// How long the tool waited.
@@ -180,6 +190,8 @@ impl Refusal {
             Self::SharedMemory { .. } => "shared-memory",
             Self::OtherMachine { .. } => "other-machine",
             Self::OtherCode { .. } => "other-code",
+            Self::Unserved { .. } => "unserved-memory",
+            Self::Watched { .. } => "watched-memory",
             Self::DoesNotStop { .. } => "does-not-stop",
             Self::Uninterruptible { .. } => "uninterruptible",
             Self::NotStopped => "not-stopped",
@@ -253,6 +265,16 @@ impl fmt::Display for Refusal {
             Self::OtherCode { thread, shown_by } => {
                 write!(f, "does not only execute 64-bit code: its thread {thread} {shown_by}")
             }
+            Self::Unserved { at } => write!(
+                f,
+                "has memory at {at} that does not come: a userfaultfd fills it, or a file server (FUSE), and does not \
+                 answer; try again when it does, or when the memory is complete"
+            ),
+            Self::Watched { at } => write!(
+                f,
+                "watches its mapping at {at} by a userfaultfd of its own, and would have to answer while it is stopped; \
+                 try again when it has let go of that memory"
+            ),
             Self::DoesNotStop { patience } => write!(f, "does not stop within {patience:?}"),
             Self::Uninterruptible { thread } => write!(
                 f,

@@ -8,7 +8,7 @@ use nix::libc::{SIGTRAP, c_int};
 
 use super::{PATIENCE, StuckReason, VdsoPlace};
 use crate::Result;
-use crate::tracing::{StackMemory, Standing, Stop, Tracee, Undisturbed};
+use crate::tracing::{Standing, StandingMemory, Stop, Tracee, Undisturbed};
 use relocator::threads::Registers;
 use relocator::threads::frames::{self, Interrupted};
 
@@ -33,7 +33,7 @@ pub(super) struct Surroundings<'a> {
     /// What stacks are part of.
     pub(super) writable: &'a [Range<Avma>],
     /// The memory of stacks.
-    pub(super) memory: &'a StackMemory,
+    pub(super) memory: &'a StandingMemory,
     /// The stack pointers of the other threads.
     pub(super) neighbours: &'a [Avma],
     /// When to give up.

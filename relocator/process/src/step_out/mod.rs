@@ -39,7 +39,7 @@ use elf_tools::{Avma, Svma};
 use crate::Result;
 use crate::targets::live::{Running, blocked_at};
 use crate::targets::{self, Target};
-use crate::tracing::{Seized, StackMemory, TraceableProcess, Tracee, is_gone};
+use crate::tracing::{Seized, StandingMemory, TraceableProcess, Tracee, is_gone};
 use leave::{Inside, Leaving, Left, Surroundings};
 use relocator::threads::{Registers, frames};
 pub use why::StuckReason;
@@ -153,12 +153,15 @@ pub fn step_out(pid: i32, options: &StepOutOptions) -> Result<StepOutOutcome> {
     loop {
         let seized = attempt.run().map_err(|error| subject.explain(error))?;
         // Handlers of a process that is stopped do not return.
-        let is_over = attempt.stuck.is_empty() || was_stopped || Instant::now() >= deadline;
+        let is_out = attempt.stuck.is_empty() || was_stopped;
+        let is_over = is_out && attempt.absent.is_empty() || Instant::now() >= deadline;
         if is_over {
             let stopped = subject.part(seized, was_stopped, options.resume)?;
             return Ok(attempt.outcome(stopped));
         }
         drop(seized);
+        // It comes while the process goes on, if it comes.
+        attempt.running.bring(&attempt.absent);
         thread::sleep(pause);
         pause = (pause * 2).min(PAUSE.1);
     }
@@ -193,6 +196,9 @@ struct Attempt<'a> {
     moved: BTreeMap<i32, Moved>,
     stuck: Vec<Stuck>,
     left_out: Vec<Range<Avma>>,
+    /// Where contexts may be that cannot be read before somebody brings the memory.
+    absent: Vec<Range<Avma>>,
+    running: Running,
     /// Memory that is filled when it is touched.
     on_demand: Vec<Range<Avma>>,
 }
@@ -203,7 +209,11 @@ impl<'a> Attempt<'a> {
         options: &'a StepOutOptions,
         deadline: Instant,
     ) -> Result<Self> {
+        let running = Running::until(subject.pid().as_raw(), deadline);
         Ok(Self {
+            on_demand: running.special()?.on_demand,
+            running,
+            absent: Vec::new(),
             subject,
             options,
             deadline,
@@ -213,7 +223,6 @@ impl<'a> Attempt<'a> {
             moved: BTreeMap::new(),
             stuck: Vec::new(),
             left_out: Vec::new(),
-            on_demand: Running::of(subject.pid().as_raw()).special()?.on_demand,
         })
     }
 
@@ -243,10 +252,11 @@ impl<'a> Attempt<'a> {
         let vdsos = self.vdsos.clone();
         let mappings = self.subject.maps()?;
         let writable = targets::writable(&mappings);
-        let memory = StackMemory::new(self.subject.pid(), &mappings, &self.on_demand);
+        let memory = StandingMemory::new(self.subject.pid(), &mappings, &self.on_demand);
         let registers = standing(seized)?;
         let found = frames::of_threads(&registers, &writable, &vdsos, &memory);
         self.left_out.clone_from(&found.left_out);
+        self.absent.clone_from(&found.absent);
         let pointers: Vec<Avma> = registers.iter().map(Registers::stack_pointer).collect();
         let mut gone = Vec::new();
         for (index, tracee) in seized.threads().iter_mut().enumerate() {
@@ -337,6 +347,7 @@ impl<'a> Attempt<'a> {
     }
 
     fn outcome(self, stopped: bool) -> StepOutOutcome {
+        let left_out = [self.left_out, self.absent].concat();
         StepOutOutcome {
             pid: self.subject.pid().as_raw(),
             vdsos: self.vdsos,
@@ -344,7 +355,7 @@ impl<'a> Attempt<'a> {
             attempts: self.attempts,
             moved: self.moved.into_values().collect(),
             stuck: self.stuck,
-            left_out: self.left_out,
+            left_out: frames::merge(&left_out),
             stopped,
         }
     }

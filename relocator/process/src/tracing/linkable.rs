@@ -8,18 +8,23 @@
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
 use nix::libc;
 use nix::unistd::Pid;
 use procfs::process::{Process, StatFlags, Task};
 
 use super::process::traced;
-use super::{TraceableProcess, UserRegisters, request};
+use super::{TraceableProcess, UserRegisters, reader, request};
 use crate::arch;
 use crate::{Error, Refusal, Result};
 
 /// `e_ident` and what follows, to `e_machine`.
 const IDENTITY: usize = 20;
+
+/// How long the file of a program may take to be read: a file server (FUSE) may bring it, which may
+/// be the process itself.
+const PROGRAM: Duration = Duration::from_secs(1);
 
 impl TraceableProcess {
     /// Refuses a process that cannot be linked: [`Error::Refused`]. It is untouched.
@@ -102,15 +107,19 @@ impl TraceableProcess {
 
     fn check_program(&self) -> Result<()> {
         let path = format!("/proc/{}/exe", self.pid());
-        let mut identity = [0; IDENTITY];
-        let read = File::open(&path).and_then(|mut file| file.read_exact(&mut identity));
-        match read {
-            Ok(()) => {}
+        let identity = match reader::within(PROGRAM, move || identity(&path)) {
+            // Nobody serves the file: the vDSO shows as much.
+            None => return Ok(()),
+            Some(read) => read,
+        };
+        let path = format!("/proc/{}/exe", self.pid());
+        let identity = match identity {
+            Ok(identity) => identity,
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
                 return Err(self.not_permitted());
             }
             Err(error) => return Err(self.explain(Error::path(path)(error))),
-        }
+        };
         match arch::is_native_header(&identity) {
             true => Ok(()),
             false => Err(self.refused(Refusal::OtherMachine {
@@ -169,6 +178,13 @@ impl TraceableProcess {
         let own = size(self.process());
         own.is_some() && own == size(other)
     }
+}
+
+/// The first bytes of a file.
+fn identity(path: &str) -> std::io::Result<[u8; IDENTITY]> {
+    let mut identity = [0; IDENTITY];
+    File::open(path)?.read_exact(&mut identity)?;
+    Ok(identity)
 }
 
 fn is(error: &std::io::Error, number: i32) -> bool {

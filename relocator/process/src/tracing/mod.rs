@@ -6,7 +6,9 @@
 //! | `stop` | why a thread stopped |
 //! | `tracee` | one traced thread |
 //! | `seize` | stops all threads of a process |
-//! | `memory` | reads the memory of a process |
+//! | `memory` | the memory of a process |
+//! | `reader` | reads it while the process goes on, and gives up in time |
+//! | `standing` | reads it while the process stands still, and waits for nothing |
 //! | `pagemap` | which pages of it hold anything |
 //! | `process` | a process: whether its threads can be traced at all, and where its vDSOs are |
 //! | `undisturbed` | no termination of this tool at a moment when it would hurt the process |
@@ -19,19 +21,23 @@ mod linkable;
 mod memory;
 mod pagemap;
 mod process;
+mod reader;
 mod request;
 mod restorer;
 mod seize;
+mod standing;
 mod stop;
 mod tracee;
 mod undisturbed;
 
 pub use crate::arch::UserRegisters;
 pub use memory::ProcessMemory;
-pub(crate) use memory::StackMemory;
+pub(crate) use pagemap::Pagemap;
 pub use process::TraceableProcess;
 pub(crate) use process::{auxv_vdso, proc_error};
+pub(crate) use reader::Reader;
 pub use seize::{Seized, Standing, is_gone};
+pub(crate) use standing::StandingMemory;
 pub use stop::Stop;
 pub use tracee::Tracee;
 pub(crate) use undisturbed::Undisturbed;

@@ -56,6 +56,11 @@ const SWAPPED: u64 = 1 << 4;
 const ZERO: u64 = 1 << 5;
 const GUARD: u64 = 1 << 8;
 
+/// In the highest byte of the number of a page: bit 63 says that it is present, bit 62 that it was
+/// swapped out.
+const PRESENT_BIT: u8 = 0x80;
+const SWAPPED_BIT: u8 = 0x40;
+
 /// How many regions the kernel returns at once.
 const REGIONS: usize = 64;
 
@@ -116,6 +121,7 @@ impl Pagemap {
         };
         Ok(Populated {
             parts: pages.into_iter().filter_map(cut).collect(),
+            absent: Vec::new(),
             end: Avma(end.clamp(range.start.0, range.end.0)),
         })
     }
@@ -134,45 +140,100 @@ impl Pagemap {
         self.populated(range)
     }
 
+    /// The parts of a range that are not present: reading them may wait for somebody. Of a swapped
+    /// page it is not known what it waits for. Where nothing is mapped nothing waits.
+    pub(crate) fn missing(&self, range: Range<Avma>) -> io::Result<Vec<Range<Avma>>> {
+        let range = range.start.0 / PAGE * PAGE..range.end.0.next_multiple_of(PAGE);
+        let missing = match self.interface() {
+            Interface::Numbers => self.numbers_where(range, |number| number & PRESENT_BIT == 0)?,
+            _ => match self.scan_missing(range.clone()) {
+                Ok(missing) => missing,
+                Err(_) => self.numbers_where(range, |number| number & PRESENT_BIT == 0)?,
+            },
+        };
+        let address = |part: Range<u64>| Avma(part.start)..Avma(part.end);
+        Ok(missing.into_iter().map(address).collect())
+    }
+
+    fn scan_missing(&self, range: Range<u64>) -> nix::Result<Vec<Range<u64>>> {
+        let mut found = Vec::new();
+        let arguments = ScanArguments {
+            inverted: PRESENT,
+            all_of: PRESENT,
+            returned: PRESENT,
+            ..ScanArguments::default()
+        };
+        self.regions(range, &arguments, |region| {
+            extend(&mut found, region.start..region.end);
+            true
+        })?;
+        Ok(found)
+    }
+
     /// Pages that hold something, and where the answer ends.
     fn scan(&self, range: Range<u64>, guards: bool) -> nix::Result<(Vec<Range<u64>>, u64)> {
         let mut found: Vec<Range<u64>> = Vec::new();
+        let mut end = range.end;
+        let guard = if guards { GUARD } else { 0 };
+        let arguments = ScanArguments {
+            any_of: PRESENT | SWAPPED,
+            returned: PRESENT | SWAPPED | ZERO | guard,
+            ..ScanArguments::default()
+        };
+        self.regions(range, &arguments, |region| {
+            if region.categories & GUARD != 0 {
+                end = region.start;
+                return false;
+            }
+            if region.categories & ZERO == 0 {
+                extend(&mut found, region.start..region.end);
+            }
+            true
+        })?;
+        Ok((found, end))
+    }
+
+    /// Passes regions on, lowest first, until `take` has enough.
+    fn regions(
+        &self,
+        range: Range<u64>,
+        arguments: &ScanArguments,
+        mut take: impl FnMut(&Region) -> bool,
+    ) -> nix::Result<()> {
         let mut start = range.start;
         while start < range.end {
             let mut regions = [Region::default(); REGIONS];
-            let guard = if guards { GUARD } else { 0 };
             let mut arguments = ScanArguments {
                 size: size_of::<ScanArguments>() as u64,
                 start,
                 end: range.end,
                 regions: regions.as_mut_ptr().addr() as u64,
                 region_count: REGIONS as u64,
-                any_of: PRESENT | SWAPPED,
-                returned: PRESENT | SWAPPED | ZERO | guard,
-                ..ScanArguments::default()
+                ..*arguments
             };
             // SAFETY: the kernel writes to the structure and to the array that it describes, both
             // of which are borrowed here.
             let count = unsafe { pagemap_scan(self.file.as_raw_fd(), &raw mut arguments) }?;
-            for region in regions.iter().take(count.unsigned_abs() as usize) {
-                if region.categories & GUARD != 0 {
-                    return Ok((found, region.start));
-                }
-                if region.categories & ZERO == 0 {
-                    extend(&mut found, region.start..region.end);
-                }
-            }
-            if arguments.walk_end <= start {
+            let mut regions = regions.iter().take(count.unsigned_abs() as usize);
+            if !regions.all(&mut take) || arguments.walk_end <= start {
                 break;
             }
             start = arguments.walk_end;
         }
-        Ok((found, range.end))
+        Ok(())
     }
 
-    /// Pages that hold something, by their numbers: bit 63 says that one is present, bit 62 that it
-    /// was swapped out.
+    /// Pages that hold something, by their numbers.
     fn numbers(&self, range: Range<u64>) -> io::Result<Vec<Range<u64>>> {
+        self.numbers_where(range, |number| number & (PRESENT_BIT | SWAPPED_BIT) != 0)
+    }
+
+    /// Pages of which the highest byte of the number is so.
+    fn numbers_where(
+        &self,
+        range: Range<u64>,
+        is_wanted: impl Fn(u8) -> bool,
+    ) -> io::Result<Vec<Range<u64>>> {
         const NUMBER: u64 = 8;
         /// How many numbers are read at once.
         const COUNT: u64 = 32 << 10;
@@ -184,7 +245,7 @@ impl Pagemap {
             self.file.read_exact_at(&mut bytes, start / PAGE * NUMBER)?;
             let numbers = bytes.chunks_exact(NUMBER as usize);
             for (number, page) in numbers.zip((start..).step_by(PAGE as usize)) {
-                if number[NUMBER as usize - 1] & 0xc0 != 0 {
+                if is_wanted(number[NUMBER as usize - 1]) {
                     extend(&mut found, page..page + PAGE);
                 }
             }
@@ -285,6 +346,27 @@ mod tests {
                 pages.range(40..41).start..odd.end,
             ];
             assert_eq!((found.parts, found.end), (expected.to_vec(), odd.end));
+        }
+    }
+
+    #[test]
+    fn pages_that_were_not_touched_are_missing_by_every_interface() {
+        let pages = Pages::new();
+        pages.touch(3..5);
+        pages.touch(40..PAGES);
+        for interface in [Interface::Guards, Interface::Regions, Interface::Numbers] {
+            let pagemap = Pagemap::open(Pid::this()).unwrap();
+            pagemap.interface.store(interface as u8, Relaxed);
+            let missing = |range| pagemap.missing(pages.range(range)).unwrap();
+            let all = missing(0..PAGES);
+            assert_eq!(
+                all,
+                [pages.range(0..3), pages.range(5..40)],
+                "{interface:?}"
+            );
+            assert_eq!(missing(3..5), []);
+            let odd = pages.range(4..5).start.offset(0x123)..pages.range(5..6).start.offset(1);
+            assert_eq!(pagemap.missing(odd).unwrap(), [pages.range(5..6)]);
         }
     }
 

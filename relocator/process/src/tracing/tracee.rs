@@ -12,11 +12,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use procfs::process::Process;
 
+use super::standing::read_now;
 use super::{ProcessMemory, Stop, UserRegisters};
 use super::{proc_error, request};
 use crate::arch::LARGEST_STATE;
 use crate::{Error, Result};
-use relocator::threads::Memory;
 
 /// Bytes that are written at once.
 const WORD: usize = 8;
@@ -96,6 +96,11 @@ impl Tracee {
     /// Its memory.
     pub fn memory(&self) -> ProcessMemory {
         ProcessMemory::of(self.pid)
+    }
+
+    /// Reads its memory, without waiting for a page that a `userfaultfd` fills. It must be stopped.
+    pub(crate) fn read_now(&self, at: Avma, bytes: &mut [u8]) -> bool {
+        read_now(self.pid, at, bytes)
     }
 
     /// Interrupts a seized thread. The caller then waits for it.
@@ -269,7 +274,7 @@ impl Tracee {
         };
         let mut sequence = [0; 8];
         let at = Avma(area.wrapping_add(SEQUENCE));
-        area != 0 && self.memory().read(at, &mut sequence) && sequence != [0; 8]
+        area != 0 && self.read_now(at, &mut sequence) && sequence != [0; 8]
     }
 
     /// `si_code` of the signal that it was stopped by.

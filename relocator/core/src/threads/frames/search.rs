@@ -20,7 +20,10 @@ use crate::threads::Memory;
 
 /// To what distance of stack pointers is searched before anything farther is looked at. Most frames
 /// are in the first: a frame takes some kilobytes, and what a handler calls not much more.
-const REACHES: [u64; 4] = [256 << 10, 4 << 20, 64 << 20, u64::MAX];
+const REACHES: [u64; 4] = [NEAR, 4 << 20, 64 << 20, u64::MAX];
+
+/// What is that near to a stack pointer is certainly a part of its stack, or next to it.
+const NEAR: u64 = 256 << 10;
 
 /// Most bytes that are read of one process: at some gigabytes a second, that takes less than a
 /// tenth of one. Recursion may be deep. But a stack of a coroutine has no end that could be told,
@@ -63,6 +66,8 @@ pub(super) struct Search<'a> {
     guards: BTreeSet<u64>,
     searched: RangeSet,
     left_out: RangeSet,
+    /// What is near a stack pointer and cannot be read now.
+    absent: RangeSet,
     budget: u64,
     /// Frames in no stack, so far.
     loose: Vec<Frame>,
@@ -93,6 +98,7 @@ impl<'a> Search<'a> {
             guards: BTreeSet::new(),
             searched: RangeSet::default(),
             left_out: RangeSet::default(),
+            absent: RangeSet::default(),
             budget: BUDGET,
             loose: Vec::new(),
             contexts: vec![Vec::new(); pointers.len()],
@@ -129,11 +135,8 @@ impl<'a> Search<'a> {
         Found {
             contexts: self.contexts,
             returned,
-            left_out: self
-                .left_out
-                .iter()
-                .map(|range| Avma(range.start)..Avma(range.end))
-                .collect(),
+            left_out: self.left_out.to_addresses(),
+            absent: self.absent.to_addresses(),
         }
     }
 
@@ -191,7 +194,7 @@ impl<'a> Search<'a> {
         }
         let mut guard = self.guards.range(at..end).next().copied();
         while let Some(gap) = self.searched.first_gap(at..guard.unwrap_or(end)) {
-            at = self.search(gap.clone(), ranges);
+            at = self.search(gap.clone(), reach, ranges);
             if at < gap.end {
                 self.guards.insert(at);
                 guard = Some(at);
@@ -205,7 +208,7 @@ impl<'a> Search<'a> {
     }
 
     /// Has a gap searched, up to its end or to a guard page; says to where.
-    fn search(&mut self, gap: Range<u64>, ranges: &mut Vec<Range<u64>>) -> u64 {
+    fn search(&mut self, gap: Range<u64>, reach: u64, ranges: &mut Vec<Range<u64>>) -> u64 {
         if self.budget == 0 {
             self.searched.insert(gap.clone());
             self.left_out.insert(gap.clone());
@@ -214,6 +217,13 @@ impl<'a> Search<'a> {
         let populated = self.memory.populated(Avma(gap.start)..Avma(gap.end));
         let end = populated.end.0.clamp(gap.start, gap.end);
         self.searched.insert(gap.start..end);
+        for part in populated.absent {
+            let part = part.start.0.max(gap.start)..part.end.0.min(end);
+            match reach {
+                NEAR => self.absent.insert(part),
+                _ => self.left_out.insert(part),
+            }
+        }
         for part in populated.parts {
             self.take(part.start.0.max(gap.start)..part.end.0.min(end), ranges);
         }

@@ -12,7 +12,7 @@ use super::space::Space;
 use super::steps::{self, Before};
 use super::worker::Worker;
 use crate::targets::{Mapping, Step, subtract};
-use crate::tracing::{ProcessMemory, Tracee};
+use crate::tracing::{StandingMemory, Tracee};
 use crate::{Error, Refusal, Result, StepFailure};
 use relocator::placement::PAGE;
 use relocator::threads::Write;
@@ -25,7 +25,7 @@ pub(super) struct Execution<'a> {
     worker: &'a mut Worker,
     others: &'a [Tracee],
     pid: Pid,
-    memory: ProcessMemory,
+    memory: StandingMemory,
     code: Avma,
     space: Space,
     done: Vec<Undo>,
@@ -53,6 +53,7 @@ impl<'a> Execution<'a> {
     pub(super) fn new(
         worker: &'a mut Worker,
         others: &'a [Tracee],
+        memory: StandingMemory,
         mappings: Vec<Mapping>,
     ) -> Result<Self> {
         let pid = worker.tracee()?.pid();
@@ -61,7 +62,7 @@ impl<'a> Execution<'a> {
             worker,
             others,
             pid,
-            memory: ProcessMemory::of(pid),
+            memory,
             space: Space::new(mappings),
             done: Vec::new(),
             copy: Vec::new(),
@@ -160,7 +161,7 @@ impl<'a> Execution<'a> {
         let protection = (libc::PROT_READ | libc::PROT_EXEC) as u64;
         let arguments = [place.0, bytes.len() as u64, protection];
         self.call("mprotect", libc::SYS_mprotect, &arguments)?;
-        match steps::read(self.memory, place, bytes.len())? == bytes {
+        match steps::read(&self.memory, place, bytes.len())? == bytes {
             true => Ok(()),
             false => Err(self.failed(StepFailure::NotWritten { at: place })),
         }
@@ -174,7 +175,7 @@ impl<'a> Execution<'a> {
             }
             Step::Write(bytes) => {
                 let before = |before| self.done.push(Undo::Plain(before));
-                steps::put_bytes(self.worker.tracee()?, bytes, before)
+                steps::put_bytes(self.worker.tracee()?, &self.memory, bytes, before)
             }
             Step::Replace { at, .. } => match prepared.pop_front() {
                 Some(code) => self.replace(*at, code),
@@ -256,7 +257,7 @@ impl<'a> Execution<'a> {
             }
             let size = (end.0 - start.0) as usize;
             let bytes = match is_ours_to_cover(mapping) {
-                true => steps::read(self.memory, start, size)?,
+                true => steps::read(&self.memory, start, size)?,
                 false => {
                     let by = format!("{} {}", mapping.protection, mapping.name);
                     return Err(self.failed(StepFailure::Occupied { at: start, by }));
@@ -296,7 +297,7 @@ impl<'a> Execution<'a> {
             };
             let mut expected = self.with_trampoline(*at, bytes);
             overwrite(*at, &mut expected, &all[index + 1..]);
-            if steps::read(self.memory, *at, expected.len())? != expected {
+            if steps::read(&self.memory, *at, expected.len())? != expected {
                 return Err(self.failed(StepFailure::NotWritten { at: *at }));
             }
         }

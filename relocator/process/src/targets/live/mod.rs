@@ -39,7 +39,7 @@ pub(crate) use running::blocked_at;
 use super::{Mapping, Step, StoppedTarget, Target, Thread, Whereabouts};
 use crate::maps::SpecialMemory;
 use crate::tracing::{
-    self, ProcessMemory, Seized, StackMemory, Standing, Stop, Tracee, UserRegisters, is_gone,
+    self, Seized, Standing, StandingMemory, Stop, Tracee, UserRegisters, is_gone,
 };
 use crate::{Error, Refusal, Result};
 use relocator::threads::{Memory, Populated};
@@ -57,8 +57,8 @@ pub struct Live {
     mappings: OnceCell<Vec<Mapping>>,
     /// Its special memory, if that is known.
     special: OnceCell<SpecialMemory>,
-    /// What is asked about stacks.
-    stacks: OnceCell<StackMemory>,
+    /// Its memory, once it was asked for.
+    memory: OnceCell<StandingMemory>,
 }
 
 impl Live {
@@ -83,7 +83,7 @@ impl Live {
             since,
             mappings: OnceCell::new(),
             special: OnceCell::new(),
-            stacks: OnceCell::new(),
+            memory: OnceCell::new(),
         })
     }
 
@@ -130,18 +130,24 @@ impl Live {
     /// long.
     pub fn set_special(&mut self, known: SpecialMemory) {
         self.special = OnceCell::from(known);
-        self.stacks.take();
+        self.memory.take();
     }
 
-    /// Its stacks; `None` if its mappings cannot be read.
-    fn stacks(&self) -> Option<&StackMemory> {
-        if self.stacks.get().is_none() {
+    /// Its memory; `None` if its mappings cannot be read.
+    fn memory(&self) -> Option<&StandingMemory> {
+        if self.memory.get().is_none() {
             let mappings = self.mappings().ok()?;
             let on_demand = self.special().ok()?.on_demand;
-            let stacks = StackMemory::new(self.pid, &mappings, &on_demand);
-            return Some(self.stacks.get_or_init(|| stacks));
+            let memory = StandingMemory::new(self.pid, &mappings, &on_demand);
+            return Some(self.memory.get_or_init(|| memory));
         }
-        self.stacks.get()
+        self.memory.get()
+    }
+
+    /// What could not be read, since this was last asked, because somebody has to bring it first.
+    pub(crate) fn take_absent(&self) -> Vec<Range<Avma>> {
+        let known = self.memory.get();
+        known.map(StandingMemory::take_absent).unwrap_or_default()
     }
 
     /// Its number.
@@ -175,7 +181,7 @@ pub(crate) fn auxv_vdso(pid: Pid) -> Option<Avma> {
 /// Moves a stopped thread to where it would go by itself, if a killed tool has left it in an
 /// injected call. Its process may be stopped by a signal, so that it would not get there.
 pub(crate) fn lead_back(tracee: &Tracee, registers: &UserRegisters) -> Result<()> {
-    match injected_call::led_back(&registers.registers(), &tracee.memory()) {
+    match injected_call::led_back(&registers.registers(), &Now(tracee)) {
         // If this tool is killed in between as well, the thread is still on its way.
         Some(thread) => tracee
             .set_signal_mask(thread.mask)
@@ -184,19 +190,33 @@ pub(crate) fn lead_back(tracee: &Tracee, registers: &UserRegisters) -> Result<()
     }
 }
 
+/// The memory of a stopped thread's process.
+struct Now<'a>(&'a Tracee);
+
+impl Memory for Now<'_> {
+    fn read(&self, at: Avma, bytes: &mut [u8]) -> bool {
+        self.0.read_now(at, bytes)
+    }
+}
+
 impl Memory for Live {
     fn read(&self, at: Avma, bytes: &mut [u8]) -> bool {
-        ProcessMemory::of(self.pid).read(at, bytes)
+        self.memory().is_some_and(|memory| memory.read(at, bytes))
     }
 
     fn read_ranges(&self, ranges: &[Range<Avma>], bytes: &mut [u8]) -> usize {
-        ProcessMemory::of(self.pid).read_ranges(ranges, bytes)
+        let memory = self.memory();
+        memory.map_or(0, |memory| memory.read_ranges(ranges, bytes))
     }
 
     fn populated(&self, range: Range<Avma>) -> Populated {
-        match self.stacks() {
-            Some(stacks) => stacks.populated(range),
-            None => ProcessMemory::of(self.pid).populated(range),
+        match self.memory() {
+            Some(memory) => memory.populated(range),
+            None => Populated {
+                parts: Vec::new(),
+                end: range.end,
+                absent: vec![range],
+            },
         }
     }
 }
@@ -255,7 +275,8 @@ impl StoppedTarget for Live {
     fn carry_out(&mut self, steps: &[Step]) -> Result<()> {
         let mappings = self.mappings()?;
         self.mappings.take();
-        self.stacks.take();
-        steps::carry_out(self, steps, mappings)
+        let result = steps::carry_out(self, steps, mappings);
+        self.memory.take();
+        result
     }
 }

@@ -2,6 +2,8 @@
 
 use std::cell::OnceCell;
 use std::fs;
+use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use elf_tools::Avma;
 use nix::unistd::Pid;
@@ -9,7 +11,7 @@ use nix::unistd::Pid;
 use super::auxv_vdso;
 use crate::maps::SpecialMemory;
 use crate::targets::{Mapping, Target, Whereabouts};
-use crate::tracing::ProcessMemory;
+use crate::tracing::{Pagemap, ProcessMemory, Reader};
 use crate::{Error, Result, maps};
 use relocator::threads::Memory;
 
@@ -20,15 +22,49 @@ pub struct Running {
     pid: Pid,
     /// As they were when they were first asked for.
     mappings: OnceCell<Vec<Mapping>>,
+    pagemap: Option<Pagemap>,
+    reader: Reader,
 }
 
+/// How long somebody may take to bring memory, where no deadline was given.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 impl Running {
-    /// A process. Nothing is opened before it is asked for.
+    /// A process.
     pub fn of(pid: i32) -> Self {
+        Self::until(pid, Instant::now() + PATIENCE)
+    }
+
+    /// A process whose memory, where somebody has to bring it, is waited for until a deadline.
+    pub fn until(pid: i32, deadline: Instant) -> Self {
+        let pid = Pid::from_raw(pid);
         Self {
-            pid: Pid::from_raw(pid),
+            pid,
             mappings: OnceCell::new(),
+            pagemap: Pagemap::open(pid).ok(),
+            reader: Reader::until(pid, deadline),
         }
+    }
+
+    /// Forgets its mappings, which are read again when they are asked for.
+    pub(crate) fn look_again(&mut self) {
+        self.mappings.take();
+    }
+
+    /// Has memory brought; whether that was answered in time.
+    pub(crate) fn bring(&self, ranges: &[Range<Avma>]) -> bool {
+        self.reader.bring(ranges)
+    }
+
+    /// Memory that did not come in time, if there is any.
+    pub(crate) fn unanswered(&self) -> Option<Avma> {
+        self.reader.unanswered()
+    }
+
+    fn is_present(&self, range: Range<Avma>) -> bool {
+        let pagemap = self.pagemap.as_ref();
+        let missing = pagemap.and_then(|pagemap| pagemap.missing(range).ok());
+        missing.is_none_or(|missing| missing.is_empty())
     }
 
     /// Whether its mappings are others now. One that has ended has not changed.
@@ -40,7 +76,10 @@ impl Running {
 
 impl Memory for Running {
     fn read(&self, at: Avma, bytes: &mut [u8]) -> bool {
-        ProcessMemory::of(self.pid).read(at, bytes)
+        match self.is_present(at..Avma(at.0.saturating_add(bytes.len() as u64))) {
+            true => ProcessMemory::of(self.pid).read(at, bytes),
+            false => self.reader.read(at, bytes),
+        }
     }
 }
 

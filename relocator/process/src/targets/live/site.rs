@@ -11,7 +11,6 @@ use elf_tools::{Avma, Svma};
 use super::steps::{read, replaced};
 use super::{Live, injected_call};
 use crate::targets::{Mapping, Step, StoppedTarget, overlaps, writable};
-use crate::tracing::ProcessMemory;
 use crate::{Error, Refusal, Result};
 use relocator::placement::PAGE;
 use relocator::threads::carry::{Contexts, carry};
@@ -27,10 +26,9 @@ struct Candidate {
 
 /// A place in a process with these mappings.
 pub(super) fn find(live: &Live, steps: &[Step], mappings: &[Mapping]) -> Result<Avma> {
-    let memory = ProcessMemory::of(live.pid);
     for Candidate { end, is_file } in candidates(steps, mappings) {
         let page = Avma(end.0 - PAGE);
-        let Ok(mut bytes) = read(memory, page, PAGE as usize) else {
+        let Ok(mut bytes) = read(live, page, PAGE as usize) else {
             continue;
         };
         erase(live, mappings, page, &mut bytes, is_file)?;

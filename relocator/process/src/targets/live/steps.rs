@@ -5,19 +5,19 @@
 //! the worker, prepares all new mappings, and the rest follows. The tool keeps what was there
 //! before each step, and restores it in the opposite order if anything fails.
 
-use std::io::IoSlice;
+use std::fs::OpenOptions;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 
 use elf_tools::Avma;
 use nix::libc;
-use nix::sys::uio::{RemoteIoVec, process_vm_writev};
 use nix::unistd::Pid;
 
 use super::execution::Execution;
 use super::worker::Worker;
 use super::{Live, injected_call, site};
-use crate::targets::{Mapping, Step, Thread, WORD};
-use crate::tracing::{ProcessMemory, Tracee};
+use crate::targets::{Mapping, Step, Target, Thread, WORD};
+use crate::tracing::{StandingMemory, Tracee};
 use crate::{Error, Obstacle, Refusal, Result};
 use relocator::threads::{Memory, Write};
 
@@ -60,7 +60,7 @@ fn plain_steps(live: &Live, steps: &[Step], done: &mut Vec<Before>) -> Result<()
             Step::Registers(registers) => {
                 put_registers(threads, registers, |before| done.push(before))?
             }
-            Step::Write(bytes) => put_bytes(first(live)?, bytes, |before| done.push(before))?,
+            Step::Write(bytes) => put_bytes(first(live)?, live, bytes, |before| done.push(before))?,
             _ => unreachable!("steps that need a system call come behind"),
         }
     }
@@ -111,10 +111,10 @@ pub(super) fn put_registers(
 /// Writes bytes by a thread of the process, and passes on what they were.
 pub(super) fn put_bytes(
     writer: &Tracee,
+    memory: &dyn Memory,
     bytes: &Write,
     mut before: impl FnMut(Before),
 ) -> Result<()> {
-    let memory = ProcessMemory::of(writer.pid());
     before(Before::Bytes(Write {
         at: bytes.at,
         bytes: read(memory, bytes.at, bytes.bytes.len())?,
@@ -137,7 +137,7 @@ fn set_registers(tracee: &Tracee, thread: &Thread) -> Result<Thread> {
 }
 
 /// Reads memory, all of it.
-pub(super) fn read(memory: ProcessMemory, at: Avma, size: usize) -> Result<Vec<u8>> {
+pub(super) fn read(memory: &dyn Memory, at: Avma, size: usize) -> Result<Vec<u8>> {
     let mut bytes = vec![0; size];
     match memory.read(at, &mut bytes) {
         true => Ok(bytes),
@@ -157,18 +157,15 @@ fn write(tracee: &Tracee, write: &Write) -> Result<()> {
     tracee.poke(write.at, &write.bytes)
 }
 
-/// Writes memory that may be written.
+/// Writes memory, by the file that stands for it: for that the kernel does not wait for a
+/// `userfaultfd`, as it does for `process_vm_writev`.
 pub(super) fn fill(pid: Pid, write: &Write) -> Result<()> {
-    let remote = [RemoteIoVec {
-        base: write.at.0 as usize,
-        len: write.bytes.len(),
-    }];
     let what = || format!("writing {:#x} bytes at {}", write.bytes.len(), write.at);
-    match process_vm_writev(pid, &[IoSlice::new(&write.bytes)], &remote) {
-        Ok(size) if size == write.bytes.len() => Ok(()),
-        Ok(_) => Err(Error::io(what())(nix::errno::Errno::EFAULT.into())),
-        Err(errno) => Err(Error::io(what())(errno.into())),
-    }
+    let memory = OpenOptions::new()
+        .write(true)
+        .open(format!("/proc/{pid}/mem"));
+    let written = memory.and_then(|memory| memory.write_all_at(&write.bytes, write.at.0));
+    written.map_err(|error| Error::io(what())(error))
 }
 
 /// Carries out steps that need system calls, and puts the thread that makes them back afterwards.
@@ -176,9 +173,11 @@ fn with_worker(live: &mut Live, steps: &[Step], mappings: Vec<Mapping>) -> Resul
     let code = site::find(live, steps, &mappings)?;
     let index = eligible(live, steps)?;
     let tracee = live.tracees().swap_remove(index);
+    let on_demand = live.special()?.on_demand;
+    let memory = StandingMemory::new(live.pid, &mappings, &on_demand);
     let mut worker = Worker::take(tracee, code)?;
     let result = is_dumpable(&mut worker)
-        .and_then(|()| Execution::new(&mut worker, live.seized.standing(), mappings))
+        .and_then(|()| Execution::new(&mut worker, live.seized.standing(), memory, mappings))
         .and_then(|execution| execution.carry_out(steps));
     let tracee = worker.release()?;
     let erased = tracee.poke(code, &[0; injected_call::SIZE]);

@@ -75,6 +75,7 @@ impl Memory for Sparse {
         let part = |(&page, _): (&u64, _)| start.max(Avma(page))..end.min(Avma(page + PAGE));
         Populated {
             parts: merge(&pages.map(part).collect::<Vec<_>>()),
+            absent: Vec::new(),
             end,
         }
     }
