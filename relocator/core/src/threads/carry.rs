@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use elf_tools::{Avma, Svma};
 
-use super::frames::{self, Found};
+use super::frames::{self, Found, Scope};
 use super::{Memory, Registers, StuckReason, Thread, Verdict, Write};
 
 /// What carries threads across.
@@ -48,9 +48,12 @@ impl Contexts {
         writable: &[Range<Avma>],
         texts: &[Range<Avma>],
         memory: &dyn Memory,
+        scope: &Scope,
     ) -> Self {
         let registers = threads.iter().map(|thread| &thread.registers);
-        Self(frames::of_threads(registers, writable, texts, memory))
+        Self(frames::of_threads(
+            registers, writable, texts, memory, scope,
+        ))
     }
 
     /// Where contexts may be that nobody has looked for: [`Found::left_out`].

@@ -1,5 +1,6 @@
 //! Works on a live process until no thread is in the way, or until the deadline.
 
+use std::ops::Range;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,13 +11,15 @@ use super::kernel::RunningKernel;
 use super::outcome::{ApplyOutcome, ApplyTimes};
 use super::survey::Survey;
 use super::text::Known;
-use super::transaction::Transaction;
+use super::transaction::{Crossed, Transaction};
 use super::{ApplyOptions, DEADLINE, Work};
+use crate::maps::Watch;
 use crate::targets::StoppedTarget;
 use crate::targets::live::{Live, Running, lead_back};
 use crate::tracing::{TraceableProcess, Undisturbed};
 use crate::{Error, Obstacle, Refusal, Result};
 use relocator::source::Source;
+use relocator::threads::frames::Earlier;
 
 /// How long a thread may take to stop, unless the deadline is longer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -52,6 +55,7 @@ pub(super) fn attempts(
     let mut pause = PAUSE.0;
     let mut attempts = 0;
     let mut still = Still::default();
+    let mut earlier = None;
     loop {
         attempts += 1;
         let is_stopped = process.is_stopped()?;
@@ -68,7 +72,16 @@ pub(super) fn attempts(
             Ok((survey, (Some(transaction), mut outcome))) => {
                 let work = (&survey, &transaction);
                 let stopped = (is_stopped, patience);
-                let done = attempt(&process, stopped, kernel, work, &mut outcome);
+                let done = attempt(&process, stopped, kernel, work, &earlier, &mut outcome);
+                if let Err(Error::Busy {
+                    reason: Obstacle::Unsearched { ranges },
+                    ..
+                }) = &done
+                {
+                    let texts: Vec<Range<Avma>> = survey.occupied().collect();
+                    earlier = Some(target.search(ranges, &texts)?);
+                    continue;
+                }
                 done.map(|()| outcome)
             }
             // What could not be made out may have been on its way.
@@ -168,6 +181,15 @@ fn absent(live: &Live) -> Option<Error> {
     })
 }
 
+/// What the tool has not searched, and can search while the process goes on.
+fn unsearched(pid: Pid, crossed: &Crossed) -> Option<Error> {
+    let ranges = crossed.left_out.clone();
+    (!ranges.is_empty()).then(|| Error::Busy {
+        pid: pid.as_raw(),
+        reason: Obstacle::Unsearched { ranges },
+    })
+}
+
 fn changing(pid: Pid) -> Error {
     Error::Busy {
         pid: pid.as_raw(),
@@ -181,14 +203,18 @@ fn attempt(
     (is_stopped, patience): (bool, Duration),
     kernel: &RunningKernel,
     (survey, transaction): (&Survey, &Transaction),
+    earlier: &Option<Earlier>,
     outcome: &mut ApplyOutcome,
 ) -> Result<()> {
     let pid = process.pid();
+    let watch = match survey.has_states() {
+        true => Watch::begin(pid.as_raw(), &survey.special.droppable),
+        false => None,
+    };
     let mut live = Live::stop(pid.as_raw(), patience)?;
     let stop = live.stopped_for();
-    if !survey.has_states() {
-        live.set_special(survey.special.clone());
-    }
+    live.set_special(survey.special.clone());
+    live.set_known(earlier.clone().unwrap_or_default(), watch);
     for tracee in live.tracees() {
         let registers = tracee.registers()?;
         process.check_thread(tracee.pid(), &registers)?;
@@ -203,6 +229,10 @@ fn attempt(
     let crossed = loop {
         let steps = transaction.steps(survey, kernel, &live, &mappings);
         let steps = absent(&live).map_or(steps, Err);
+        let steps = steps.and_then(|steps| match earlier {
+            None => unsearched(pid, &steps.1).map_or(Ok(steps), Err),
+            Some(_) => Ok(steps),
+        });
         let done = steps.and_then(|(steps, crossed)| {
             live.carry_out(&steps)?;
             Ok(crossed)

@@ -129,9 +129,7 @@ impl Survey {
         if !self.has_states() {
             return Ok(true);
         }
-        let now = target.special()?;
-        let (droppable, undumped) = (&self.special.droppable, &self.special.undumped);
-        Ok(now.droppable == *droppable && now.undumped == *undumped)
+        target.holds_droppable(&self.special.droppable)
     }
 
     /// Whether a stopped process is what it was, as far as it matters: text, the kernel's mappings,

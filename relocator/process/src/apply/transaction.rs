@@ -82,7 +82,7 @@ impl Transaction {
         let writable = writable(mappings);
         let leftovers = survey.leftovers.iter().cloned();
         let texts: Vec<Range<Avma>> = survey.occupied().chain(leftovers).collect();
-        let contexts = Contexts::of(&threads, &writable, &texts, target);
+        let contexts = Contexts::of(&threads, &writable, &texts, target, &target.scope());
         if !contexts.absent().is_empty() {
             return Err(Error::Busy {
                 pid: survey.id,

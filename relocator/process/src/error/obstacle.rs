@@ -21,6 +21,11 @@ pub enum Obstacle {
         /// Where.
         ranges: Vec<Range<Avma>>,
     },
+    /// There is more in its stacks than the tool searches while the process stands still.
+    Unsearched {
+        /// Where.
+        ranges: Vec<Range<Avma>>,
+    },
     /// A context is inside a vDSO, and cannot be carried across from where it is.
     Inside {
         /// Where in its image it goes on.
@@ -43,6 +48,7 @@ impl Obstacle {
             Self::ChangingMappings => "changing-mappings",
             Self::NoThreadForCalls => "no-thread-for-calls",
             Self::Absent { .. } => "absent-memory",
+            Self::Unsearched { .. } => "unsearched-stacks",
             Self::Inside { .. } => "thread-inside",
         }
     }
@@ -61,6 +67,7 @@ impl fmt::Display for Obstacle {
                     None => Ok(()),
                 }
             }
+            Self::Unsearched { .. } => f.write_str("has stacks that were not searched yet"),
             Self::Inside {
                 place,
                 frame,

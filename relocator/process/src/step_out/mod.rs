@@ -41,6 +41,7 @@ use crate::targets::live::{Running, blocked_at};
 use crate::targets::{self, Target};
 use crate::tracing::{Seized, StandingMemory, TraceableProcess, Tracee, is_gone};
 use leave::{Inside, Leaving, Left, Surroundings};
+use relocator::threads::frames::{Earlier, Scope};
 use relocator::threads::{Registers, frames};
 pub use why::StuckReason;
 
@@ -154,7 +155,8 @@ pub fn step_out(pid: i32, options: &StepOutOptions) -> Result<StepOutOutcome> {
         let seized = attempt.run().map_err(|error| subject.explain(error))?;
         // Handlers of a process that is stopped do not return.
         let is_out = attempt.stuck.is_empty() || was_stopped;
-        let is_over = is_out && attempt.absent.is_empty() || Instant::now() >= deadline;
+        let is_seen = attempt.absent.is_empty() && !attempt.is_unsearched();
+        let is_over = is_out && is_seen || Instant::now() >= deadline;
         if is_over {
             let stopped = subject.part(seized, was_stopped, options.resume)?;
             return Ok(attempt.outcome(stopped));
@@ -162,6 +164,10 @@ pub fn step_out(pid: i32, options: &StepOutOptions) -> Result<StepOutOutcome> {
         drop(seized);
         // It comes while the process goes on, if it comes.
         attempt.running.bring(&attempt.absent);
+        if attempt.is_unsearched() {
+            let (ranges, texts) = (&attempt.left_out, &attempt.vdsos);
+            attempt.earlier = Some(attempt.running.search(ranges, texts)?);
+        }
         thread::sleep(pause);
         pause = (pause * 2).min(PAUSE.1);
     }
@@ -198,6 +204,8 @@ struct Attempt<'a> {
     left_out: Vec<Range<Avma>>,
     /// Where contexts may be that cannot be read before somebody brings the memory.
     absent: Vec<Range<Avma>>,
+    /// What was found in stacks while it went on, once that was sought.
+    earlier: Option<Earlier>,
     running: Running,
     /// Memory that is filled when it is touched.
     on_demand: Vec<Range<Avma>>,
@@ -214,6 +222,7 @@ impl<'a> Attempt<'a> {
             on_demand: running.special()?.on_demand,
             running,
             absent: Vec::new(),
+            earlier: None,
             subject,
             options,
             deadline,
@@ -224,6 +233,12 @@ impl<'a> Attempt<'a> {
             stuck: Vec::new(),
             left_out: Vec::new(),
         })
+    }
+
+    /// Whether there is more in stacks than is searched while the process stands still, and it can
+    /// be searched while that goes on.
+    fn is_unsearched(&self) -> bool {
+        self.earlier.is_none() && !self.left_out.is_empty()
     }
 
     /// Makes one: all threads have stopped afterwards, and contexts inside are in `stuck`.
@@ -254,7 +269,9 @@ impl<'a> Attempt<'a> {
         let writable = targets::writable(&mappings);
         let memory = StandingMemory::new(self.subject.pid(), &mappings, &self.on_demand);
         let registers = standing(seized)?;
-        let found = frames::of_threads(&registers, &writable, &vdsos, &memory);
+        let earlier = self.earlier.clone().unwrap_or_default();
+        let scope = Scope::brief(registers.len(), earlier);
+        let found = frames::of_threads(&registers, &writable, &vdsos, &memory, &scope);
         self.left_out.clone_from(&found.left_out);
         self.absent.clone_from(&found.absent);
         let pointers: Vec<Avma> = registers.iter().map(Registers::stack_pointer).collect();
@@ -271,6 +288,7 @@ impl<'a> Attempt<'a> {
                 writable: &writable,
                 memory: &memory,
                 neighbours: &neighbours,
+                scope: &scope,
                 deadline: self.deadline,
             };
             match self.thread_leaves(tracee, first, surroundings) {

@@ -21,6 +21,7 @@ use elf_tools::Avma;
 
 use crate::Result;
 use crate::maps::SpecialMemory;
+use relocator::threads::frames::Scope;
 use relocator::threads::{Memory, Write};
 
 pub use relocator::threads::Thread;
@@ -77,6 +78,17 @@ pub trait Target: Memory {
 pub trait StoppedTarget: Target {
     /// Its threads, of which there is at least one.
     fn threads(&self) -> Result<Vec<Thread>>;
+
+    /// How much of its stacks is searched for contexts that signals have interrupted.
+    fn scope(&self) -> Scope {
+        Scope::whole()
+    }
+
+    /// Whether all droppable memory that there was in `ranges` is still that, each range as a
+    /// mapping of its own.
+    fn holds_droppable(&self, ranges: &[Range<Avma>]) -> Result<bool> {
+        Ok(self.special()?.droppable == ranges)
+    }
 
     /// Carries out steps in their order: all of them, or none.
     fn carry_out(&mut self, steps: &[Step]) -> Result<()>;

@@ -83,6 +83,17 @@ impl Reader {
         self.unanswered.get()
     }
 
+    /// What `work` returns, if it returns before the deadline.
+    pub(crate) fn within<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        within(
+            self.deadline.saturating_duration_since(Instant::now()),
+            work,
+        )
+    }
+
     fn ask(&self, at: Avma, question: Question) -> Option<Vec<u8>> {
         let mut thread = self.thread.borrow_mut();
         let left = self.deadline.saturating_duration_since(Instant::now());

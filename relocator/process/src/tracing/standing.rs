@@ -132,13 +132,15 @@ impl Memory for StandingMemory {
         self.memory.read_ranges(ranges, bytes)
     }
 
-    fn populated(&self, range: Range<Avma>) -> Populated {
+    fn populated(&self, range: Range<Avma>, enough: u64) -> Populated {
         let mut found = Populated {
             parts: Vec::new(),
             absent: Vec::new(),
             end: range.end,
+            at_guard: false,
         };
         let mut at = range.start;
+        let mut left = enough;
         for known in around(&self.zeros, &range) {
             let known = known.start.max(at)..known.end.min(range.end);
             if at < known.start {
@@ -146,12 +148,15 @@ impl Memory for StandingMemory {
             }
             at = known.end;
             let pagemap = self.pagemap.as_ref();
-            match pagemap.and_then(|pagemap| pagemap.populated(known.clone()).ok()) {
+            match pagemap.and_then(|pagemap| pagemap.populated(known.clone(), left).ok()) {
                 None => found.parts.push(known),
                 Some(populated) => {
+                    let size = populated.parts.iter().map(|part| part.end.0 - part.start.0);
+                    left = left.saturating_sub(size.sum());
                     found.parts.extend(populated.parts);
-                    if populated.end < known.end {
+                    if populated.end < known.end || left == 0 {
                         found.end = populated.end;
+                        found.at_guard = populated.at_guard;
                         return found;
                     }
                 }

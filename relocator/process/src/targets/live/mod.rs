@@ -37,11 +37,12 @@ pub use running::Running;
 pub(crate) use running::blocked_at;
 
 use super::{Mapping, Step, StoppedTarget, Target, Thread, Whereabouts};
-use crate::maps::SpecialMemory;
+use crate::maps::{SpecialMemory, Watch};
 use crate::tracing::{
     self, Seized, Standing, StandingMemory, Stop, Tracee, UserRegisters, is_gone,
 };
 use crate::{Error, Refusal, Result};
+use relocator::threads::frames::{Earlier, Scope};
 use relocator::threads::{Memory, Populated};
 
 /// How long a thread that was stepped may take to stop again.
@@ -59,6 +60,10 @@ pub struct Live {
     special: OnceCell<SpecialMemory>,
     /// Its memory, once it was asked for.
     memory: OnceCell<StandingMemory>,
+    /// How much of its stacks is searched.
+    scope: Scope,
+    /// By what is told whether droppable memory is still that.
+    watch: Option<Watch>,
 }
 
 impl Live {
@@ -78,6 +83,8 @@ impl Live {
             return Err(Error::refused(pid, Refusal::Ended));
         }
         Ok(Self {
+            scope: Scope::brief(seized.threads().len(), Earlier::default()),
+            watch: None,
             pid,
             seized,
             since,
@@ -131,6 +138,12 @@ impl Live {
     pub fn set_special(&mut self, known: SpecialMemory) {
         self.special = OnceCell::from(known);
         self.memory.take();
+    }
+
+    /// Takes over what was found in its stacks, and in its list of mappings, while it ran.
+    pub(crate) fn set_known(&mut self, earlier: Earlier, watch: Option<Watch>) {
+        self.scope = Scope::brief(self.seized.standing().len(), earlier);
+        self.watch = watch;
     }
 
     /// Its memory; `None` if its mappings cannot be read.
@@ -209,12 +222,13 @@ impl Memory for Live {
         memory.map_or(0, |memory| memory.read_ranges(ranges, bytes))
     }
 
-    fn populated(&self, range: Range<Avma>) -> Populated {
+    fn populated(&self, range: Range<Avma>, enough: u64) -> Populated {
         match self.memory() {
-            Some(memory) => memory.populated(range),
+            Some(memory) => memory.populated(range, enough),
             None => Populated {
                 parts: Vec::new(),
                 end: range.end,
+                at_guard: false,
                 absent: vec![range],
             },
         }
@@ -269,6 +283,17 @@ impl StoppedTarget for Live {
         match threads.is_empty() {
             true => Err(Error::refused(self.pid, Refusal::Ended)),
             false => Ok(threads),
+        }
+    }
+
+    fn scope(&self) -> Scope {
+        self.scope.clone()
+    }
+
+    fn holds_droppable(&self, ranges: &[Range<Avma>]) -> Result<bool> {
+        match &self.watch {
+            Some(watch) => Ok(watch.holds(ranges)),
+            None => Ok(running::special(self.pid)?.droppable == ranges),
         }
     }
 

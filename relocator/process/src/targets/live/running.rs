@@ -11,9 +11,10 @@ use nix::unistd::Pid;
 use super::auxv_vdso;
 use crate::maps::SpecialMemory;
 use crate::targets::{Mapping, Target, Whereabouts};
-use crate::tracing::{Pagemap, ProcessMemory, Reader};
+use crate::tracing::{Pagemap, ProcessMemory, Reader, StandingMemory};
 use crate::{Error, Result, maps};
 use relocator::threads::Memory;
+use relocator::threads::frames::Earlier;
 
 /// A live process that runs while the tool looks at it. Surveys read this, so that the stop is as
 /// short as possible.
@@ -59,6 +60,16 @@ impl Running {
     /// Memory that did not come in time, if there is any.
     pub(crate) fn unanswered(&self) -> Option<Avma> {
         self.reader.unanswered()
+    }
+
+    /// Searches stacks while it goes on. What cannot be read then is left out.
+    pub(crate) fn search(&self, ranges: &[Range<Avma>], texts: &[Range<Avma>]) -> Result<Earlier> {
+        let mappings = maps::of(self.id());
+        let mappings = mappings.map_err(Error::io(format!("mappings of process {}", self.pid)))?;
+        let memory = StandingMemory::new(self.pid, &mappings, &self.special()?.on_demand);
+        let (ranges, texts) = (ranges.to_vec(), texts.to_vec());
+        let search = move || Earlier::search(&ranges, &texts, &memory);
+        Ok(self.reader.within(search).unwrap_or_default())
     }
 
     fn is_present(&self, range: Range<Avma>) -> bool {

@@ -91,7 +91,13 @@ fn erase(
 fn is_executed(live: &Live, mappings: &[Mapping], place: Range<Avma>) -> Result<bool> {
     let threads = live.threads()?;
     let writable = writable(mappings);
-    let contexts = Contexts::of(&threads, &writable, std::slice::from_ref(&place), live);
+    let contexts = Contexts::of(
+        &threads,
+        &writable,
+        std::slice::from_ref(&place),
+        live,
+        &live.scope(),
+    );
     let decide = |registers: &Registers| match place.contains(&registers.pc) {
         true => Verdict::Stuck {
             place: Svma(registers.pc.0 - place.start.0),
