@@ -157,6 +157,8 @@ pub struct SpecialMemory {
     pub undumped: Vec<Range<Avma>>,
     /// What another process fills when it is touched (`userfaultfd`): `um`.
     pub on_demand: Vec<Range<Avma>>,
+    /// What can be neither moved nor unmapped nor covered any more (`mseal`): `sl`.
+    pub sealed: Vec<Range<Avma>>,
 }
 
 impl SpecialMemory {
@@ -166,6 +168,9 @@ impl SpecialMemory {
         let is_own = protection.write && !protection.shared && !mapping.name.starts_with('/');
         if has("um") {
             self.on_demand.push(mapping.range.clone());
+        }
+        if has("sl") {
+            self.sealed.push(mapping.range.clone());
         }
         if has("dp") {
             self.droppable.push(mapping.range);
@@ -293,11 +298,13 @@ mod tests {
         add("5000-6000 rw-p 00000000 00:00 0 ", " rd wr mr mw me um");
         add("6000-7000 rw-p 00000000 00:00 0  [anon:a]", " rd wr dd ac");
         add("7000-8000 rw-p 00000000 00:00 0 ", " rd wr ac");
+        add("8000-9000 r-xp 00000000 00:00 0 ", " rd ex mr mw me sl");
         let page = |at: u64| Avma(at)..Avma(at + 0x1000);
         let expected = SpecialMemory {
             droppable: vec![page(0x1000)],
             undumped: vec![page(0x2000), page(0x6000)],
             on_demand: vec![page(0x5000)],
+            sealed: vec![page(0x8000)],
         };
         assert_eq!(found, expected);
     }

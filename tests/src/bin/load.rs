@@ -153,29 +153,40 @@ fn fill(memory: *mut c_void, size: usize, forged: bool) {
     let bytes = unsafe { std::slice::from_raw_parts_mut(memory.cast::<u8>(), size) };
     match forged {
         false => bytes.fill(0x33),
-        true => bytes.chunks_exact_mut(CONTEXT).for_each(forge),
+        true => {
+            let entry = entry();
+            let places = bytes.chunks_exact_mut(CONTEXT);
+            places.for_each(|place| forge(place, entry));
+        }
     }
 }
 
 /// From one forged context to the next.
 const CONTEXT: usize = 512;
 
-/// What a search takes for a context, in the middle of the old vDSO: it has no floating point
+/// Where a function of the old vDSO begins.
+fn entry() -> u64 {
+    let image = elf_tools::image::Image::parse(old_text()).expect("an image");
+    let export = image.exports().first().expect("a function");
+    let start = old_text().as_ptr().addr() as u64;
+    export.address.at(elf_tools::Avma(start)).0
+}
+
+/// What a search takes for a context, at an entry of the old vDSO: it has no floating point
 /// state, and what its handler returns to cannot be read.
-fn forge(place: &mut [u8]) {
+fn forge(place: &mut [u8], entry: u64) {
     const AT: usize = 16;
     let at = place.as_ptr().addr() as u64;
     let mut put = |offset: usize, word: u64| {
         place[AT + offset..][..8].copy_from_slice(&word.to_le_bytes());
     };
     // Below: where the handler returns to.
-    let text = old_text().as_ptr().addr() as u64;
     for (offset, word) in [
         // The mode of the alternate stack: none.
         (24, 2),
         // The stack pointer, the program counter, the flags and the segments.
         (160, at),
-        (168, text + 0x400),
+        (168, entry),
         (176, 0x246),
         (184, 0x002b_0000_0000_0033),
     ] {

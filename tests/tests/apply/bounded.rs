@@ -13,9 +13,13 @@ use relocator_tests::command::relocator;
 use relocator_tests::running::in_words;
 use relocator_tests::trials::{ensure, trial};
 
-use crate::hostile::{self, STACK_SERVED, STACK_UNSERVED, TEXT_SERVED, TEXT_UNSERVED};
+use crate::hostile::{
+    self, FILE_STACK_SERVED, FILE_STACK_UNSERVED, FILES_SERVED, FILES_UNSERVED, STACK_SERVED,
+    STACK_UNSERVED, TEXT_SERVED, TEXT_UNSERVED,
+};
 use crate::places::{OLD, fetched};
 use crate::refused::Odd;
+use crate::served;
 
 /// What a command is told.
 const DEADLINE: &str = "2";
@@ -28,19 +32,24 @@ pub(crate) fn trials(listing: bool) -> Vec<Trial> {
     let possible = fetched(listing);
     let served = possible.clone().and_then(|()| has_userfaultfd());
     let mut trials = Vec::new();
-    for (what, linked) in [
-        (STACK_UNSERVED, false),
-        (STACK_SERVED, true),
-        (TEXT_UNSERVED, false),
-        (TEXT_SERVED, true),
+    let files = possible.clone().and_then(|()| served::can_be());
+    for (what, linked, possible) in [
+        (STACK_UNSERVED, false, &served),
+        (STACK_SERVED, true, &served),
+        (TEXT_UNSERVED, false, &served),
+        (TEXT_SERVED, true, &served),
+        (FILES_SERVED, true, &files),
+        (FILES_UNSERVED, true, &files),
+        (FILE_STACK_SERVED, true, &files),
+        (FILE_STACK_UNSERVED, false, &files),
     ] {
         let name = format!("bounded::{what}");
-        trials.push(trial(name, &served, move || match linked {
+        trials.push(trial(name, possible, move || match linked {
             true => links(what),
-            false => gives_up(what, "userfaultfd"),
+            false => gives_up(what, "userfaultfd fills it, or a file server (FUSE)"),
         }));
         let name = format!("bounded::step_out_{what}");
-        trials.push(trial(name, &served, move || steps_out(what)));
+        trials.push(trial(name, possible, move || steps_out(what)));
     }
     trials
 }
@@ -122,14 +131,14 @@ pub(crate) fn apply(odd: &Odd) -> Result<Ended, String> {
     ])
 }
 
-fn links(what: &str) -> Result<(), String> {
+pub(crate) fn links(what: &str) -> Result<(), String> {
     let mut odd = start(what)?;
     let ended = apply(&odd)?;
     ensure(ended.status == Some(0), || format!("{ended:?}"))?;
     goes_on(&mut odd)
 }
 
-fn gives_up(what: &str, words: &str) -> Result<(), String> {
+pub(crate) fn gives_up(what: &str, words: &str) -> Result<(), String> {
     let mut odd = start(what)?;
     let ended = apply(&odd)?;
     let is_clear = ended.said.trim_end().lines().count() == 1 && ended.said.contains(words);

@@ -7,11 +7,15 @@ use std::ffi::{c_int, c_void};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsRawFd, FromRawFd};
+use std::sync::atomic::AtomicU8;
+use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
 
 use nix::libc;
+use relocator_tests::odd::control;
 
-use crate::odd::{rest, say_and_rest};
+use crate::odd::{rest, say, say_and_rest};
+use crate::served;
 
 /// A `userfaultfd` fills what is above the stack pointer of a thread, and nobody reads from it.
 pub(crate) const STACK_UNSERVED: &str = "stack-unserved";
@@ -21,6 +25,37 @@ pub(crate) const STACK_SERVED: &str = "stack-served";
 pub(crate) const TEXT_UNSERVED: &str = "text-unserved";
 /// The same, and a thread brings what was there.
 pub(crate) const TEXT_SERVED: &str = "text-served";
+
+/// Its old vDSO is sealed.
+pub(crate) const SEALED_TEXT: &str = "sealed-text";
+/// The kernel's mappings are.
+pub(crate) const SEALED_KERNEL: &str = "sealed-kernel";
+/// It must not make data executable.
+pub(crate) const NO_NEW_CODE: &str = "no-new-code";
+/// Its system calls may go to itself, and do not at the moment.
+pub(crate) const DISPATCHING: &str = "dispatching";
+/// They do, but for those of libc.
+pub(crate) const DISPATCHED: &str = "dispatched";
+/// It has all the address space that it may have.
+pub(crate) const FULL_SPACE: &str = "full-space";
+/// It has all the private memory that it may have.
+pub(crate) const FULL_DATA: &str = "full-data";
+/// It has as many mappings as there can be.
+pub(crate) const FULL_MAPPINGS: &str = "full-mappings";
+/// Its old vDSO cannot be read.
+pub(crate) const EXECUTE_ONLY: &str = "execute-only";
+/// Its first thread has ended.
+pub(crate) const HEADLESS: &str = "headless";
+/// It has files in its memory that it serves itself, and has not looked at.
+pub(crate) const FILES_SERVED: &str = "files-served";
+/// The same, and no file is ever answered for.
+pub(crate) const FILES_UNSERVED: &str = "files-unserved";
+/// The stack of a thread is next to memory of such a file.
+pub(crate) const FILE_STACK_SERVED: &str = "file-stack-served";
+/// The same, and no file is ever answered for.
+pub(crate) const FILE_STACK_UNSERVED: &str = "file-stack-unserved";
+/// It uses most of its main stack when it is told to.
+pub(crate) const DEEP: &str = "deep";
 
 const PAGE: usize = 0x1000;
 
@@ -40,15 +75,186 @@ pub(crate) fn live(what: &str) {
             take_text(Filled::serve);
             rest(0);
         }
+        SEALED_TEXT => {
+            let text = named(|_, start| start == text());
+            text.iter().for_each(|pages| seal(*pages));
+            rest(0);
+        }
+        SEALED_KERNEL => {
+            let kernel = named(|name, _| ["[vdso]", "[vvar]", "[vvar_vclock]"].contains(&name));
+            kernel.iter().for_each(|pages| seal(*pages));
+            rest(0);
+        }
+        NO_NEW_CODE => {
+            // PR_MDWE_REFUSE_EXEC_GAIN
+            control(libc::PR_SET_MDWE, 1, 0);
+            rest(0);
+        }
+        DISPATCHING => dispatch(0, Pages { start: 0, size: 0 }),
+        DISPATCHED => {
+            let own = libc::pause as *const () as usize;
+            let libc = named(|_, start| start <= own);
+            let libc = libc
+                .into_iter()
+                .rfind(|pages| own < pages.start + pages.size);
+            dispatch(1, libc.expect("libc is mapped"));
+        }
+        FULL_SPACE => limit(libc::RLIMIT_AS, "VmSize:"),
+        FULL_DATA => limit(libc::RLIMIT_DATA, "VmData:"),
+        FULL_MAPPINGS => {
+            map_all();
+            rest(0);
+        }
+        EXECUTE_ONLY => {
+            for pages in named(|_, start| start == text()) {
+                // SAFETY: it is executed as before.
+                let done = unsafe { libc::mprotect(pages.pointer(), pages.size, libc::PROT_EXEC) };
+                assert_eq!(done, 0);
+            }
+            rest(0);
+        }
+        HEADLESS => end_alone(),
+        FILES_SERVED | FILES_UNSERVED => {
+            let file = served::file(what == FILES_SERVED);
+            for _ in 0..20 {
+                served::map(&file, libc::PROT_READ | libc::PROT_EXEC, None);
+            }
+            rest(0);
+        }
+        FILE_STACK_SERVED | FILE_STACK_UNSERVED => {
+            let file = served::file(what == FILE_STACK_SERVED);
+            let protection = libc::PROT_READ | libc::PROT_WRITE;
+            on_stack(|above| served::map(&file, protection, Some(above)));
+        }
+        DEEP => {
+            say(0);
+            let mut told = [0];
+            std::io::stdin().read_exact(&mut told).expect("it is told");
+            let used = dig(DEEP_BYTES);
+            say(i32::from(used));
+            rest(0);
+        }
         other => unreachable!("{other}"),
     }
 }
 
+/// How much of the main stack that is, of the usual 8 MiB.
+const DEEP_BYTES: usize = (7 << 20) + (768 << 10);
+
+/// Uses that much of the stack.
+fn dig(bytes: usize) -> u8 {
+    let page = [1u8; 16 << 10];
+    let page = std::hint::black_box(&page);
+    match bytes.checked_sub(page.len() + (1 << 10)) {
+        Some(rest) => dig(rest).max(page[rest % page.len()]),
+        None => page[0],
+    }
+}
+
+/// Where the old vDSO begins.
+fn text() -> usize {
+    // SAFETY: it asks for a number.
+    unsafe { libc::getauxval(libc::AT_SYSINFO_EHDR) as usize }
+}
+
+/// Mappings of this process of which the name and the start are such.
+fn named(is_it: impl Fn(&str, usize) -> bool) -> Vec<Pages> {
+    let own = relocator_process::maps::own().expect("its mappings");
+    let own = own.iter().map(|mapping| {
+        let start = mapping.range.start.0 as usize;
+        let size = mapping.size() as usize;
+        (mapping.name.as_str(), Pages { start, size })
+    });
+    let found = own.filter(|(name, pages)| is_it(name, pages.start));
+    found.map(|(_, pages)| pages).collect()
+}
+
+fn seal(pages: Pages) {
+    const MSEAL: libc::c_long = 462;
+    // SAFETY: nothing about the memory is changed but that it cannot be changed.
+    let done = unsafe { libc::syscall(MSEAL, pages.start, pages.size, 0) };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// Whether this kernel can seal memory.
+pub(crate) fn can_seal() -> Result<(), String> {
+    let page = Pages::map(PAGE);
+    const MSEAL: libc::c_long = 462;
+    // SAFETY: as above; nobody uses the page.
+    match unsafe { libc::syscall(MSEAL, page.start, PAGE, 0) } {
+        0 => Ok(()),
+        _ => Err(format!("mseal: {}", std::io::Error::last_os_error())),
+    }
+}
+
+/// System calls from everywhere but these pages go to this process while the selector is 1.
+fn dispatch(selector: u8, exempt: Pages) -> ! {
+    static SELECTOR: AtomicU8 = AtomicU8::new(0);
+    /// `PR_SET_SYSCALL_USER_DISPATCH`, `PR_SYS_DISPATCH_ON`
+    const DISPATCH: (c_int, usize) = (59, 1);
+    let selected = SELECTOR.as_ptr();
+    // SAFETY: the selector stays where it is.
+    let done = unsafe { libc::prctl(DISPATCH.0, DISPATCH.1, exempt.start, exempt.size, selected) };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    say(0);
+    SELECTOR.store(selector, SeqCst);
+    loop {
+        // SAFETY: it waits.
+        unsafe { libc::pause() };
+    }
+}
+
+/// May have no more of something than it has.
+fn limit(resource: libc::__rlimit_resource_t, line: &str) -> ! {
+    let status = std::fs::read_to_string("/proc/self/status").expect("its status");
+    let value = status.lines().find_map(|each| each.strip_prefix(line));
+    let kib = value.and_then(|value| value.trim().split(' ').next()?.parse::<u64>().ok());
+    let bytes = kib.expect("a number") * 1024;
+    let limit = libc::rlimit {
+        rlim_cur: bytes,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    say(0);
+    // SAFETY: the kernel reads the structure.
+    assert_eq!(unsafe { libc::setrlimit(resource, &raw const limit) }, 0);
+    loop {
+        nix::unistd::pause();
+    }
+}
+
+/// Maps pages until there can be no more mappings.
+fn map_all() {
+    let most = std::fs::read_to_string("/proc/sys/vm/max_map_count").expect("a limit");
+    let pages = 2 * most.trim().parse::<usize>().expect("a number");
+    let all = Pages::map(pages * PAGE);
+    for page in (0..pages).step_by(2) {
+        let at = all.pointer().wrapping_byte_add(page * PAGE);
+        // SAFETY: nobody uses the page.
+        if unsafe { libc::mprotect(at, PAGE, libc::PROT_READ) } != 0 {
+            return;
+        }
+    }
+}
+
+/// The main thread ends, and another one sleeps.
+fn end_alone() -> ! {
+    thread::spawn(|| {
+        let stat = format!("/proc/{}/stat", std::process::id());
+        while !std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") Z ")) {
+            thread::yield_now();
+        }
+        rest(0);
+    });
+    // SAFETY: nothing of this thread is needed any more; its stack stays.
+    unsafe { libc::syscall(libc::SYS_exit, 0) };
+    unreachable!("it has ended");
+}
+
 /// Pages of this process.
 #[derive(Debug, Clone, Copy)]
-struct Pages {
-    start: usize,
-    size: usize,
+pub(crate) struct Pages {
+    pub(crate) start: usize,
+    pub(crate) size: usize,
 }
 
 impl Pages {
@@ -62,7 +268,7 @@ impl Pages {
         Self { start, size }
     }
 
-    fn pointer(self) -> *mut c_void {
+    pub(crate) fn pointer(self) -> *mut c_void {
         std::ptr::with_exposed_provenance_mut(self.start)
     }
 }
@@ -98,10 +304,8 @@ fn on_stack(fill: impl FnOnce(Pages)) {
 
 /// Takes the first page of the old vDSO away, which comes back when it is touched.
 fn take_text(then: impl FnOnce(Filled, Vec<u8>)) {
-    // SAFETY: it asks for a number.
-    let text = unsafe { libc::getauxval(libc::AT_SYSINFO_EHDR) } as usize;
     let page = Pages {
-        start: text,
+        start: text(),
         size: PAGE,
     };
     // SAFETY: it can be read.

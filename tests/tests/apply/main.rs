@@ -16,8 +16,10 @@ mod odd;
 mod places;
 mod programs;
 mod protection;
+mod reasons;
 mod refused;
 mod seen;
+mod served;
 mod snapshot;
 mod states;
 mod tool;
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         places::trials(arguments.list),
         programs::trials(arguments.list),
         protection::trials(arguments.list),
+        reasons::trials(arguments.list),
         refused::trials(arguments.list),
         seen::trials(arguments.list),
         states::trials(arguments.list),

@@ -155,7 +155,7 @@ fn remap(place: *mut c_void) {
     }
 }
 
-fn say(number: i32) {
+pub(crate) fn say(number: i32) {
     let mut output = std::io::stdout();
     let said = writeln!(output, "{number}").and_then(|()| output.flush());
     said.expect("somebody listens");

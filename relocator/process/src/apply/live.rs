@@ -9,6 +9,7 @@ use nix::unistd::Pid;
 
 use super::kernel::RunningKernel;
 use super::outcome::{ApplyOutcome, ApplyTimes};
+use super::precondition;
 use super::survey::Survey;
 use super::text::Known;
 use super::transaction::{Crossed, Transaction};
@@ -70,6 +71,7 @@ pub(super) fn attempts(
         let tried = match planned {
             Ok((_, (None, outcome))) => return Ok(outcome),
             Ok((survey, (Some(transaction), mut outcome))) => {
+                precondition::check(&process, &survey, &transaction)?;
                 let work = (&survey, &transaction);
                 let stopped = (is_stopped, patience);
                 let done = attempt(&process, stopped, kernel, work, &earlier, &mut outcome);

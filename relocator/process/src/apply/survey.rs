@@ -8,13 +8,14 @@ use elf_tools::image::Image;
 
 use super::kernel::RunningKernel;
 use super::origins::Origins;
+use super::place::with_growth;
 use super::recognise::{FoundVdsos, KernelUnit, OldText, recognise};
 use super::record::Record;
 use super::recovery::{RecoveryCopy, cut_off, is_beside};
 use super::text::{Known, Text, in_words};
 use crate::maps::SpecialMemory;
 use crate::targets::live::injected_call;
-use crate::targets::{Mapping, Step, StoppedTarget, Target, overlaps};
+use crate::targets::{Growth, Mapping, Step, StoppedTarget, Target, mapping_of, overlaps};
 use crate::{Error, Refusal, Result, Unlinkable};
 use relocator::source::Source;
 use relocator::threads::Memory;
@@ -26,6 +27,10 @@ pub(super) struct Survey {
     /// The number of the process.
     pub(super) id: i32,
     pub(super) mappings: Vec<Mapping>,
+    /// What the main stack and the heap may still take.
+    growth: Growth,
+    /// The mappings with that: where nothing can be placed.
+    pub(super) taken: Vec<Mapping>,
     pub(super) found: FoundVdsos,
     /// Old texts that are in use, without what killed tools have left in them.
     pub(super) texts: Vec<Text>,
@@ -65,13 +70,16 @@ impl Survey {
         check_named(target.id(), &all, known.sources)?;
         let read = |old| Text::read(old, known, &copies, &mappings, target);
         let texts: Vec<Text> = all.into_iter().map(read).collect::<Result<_>>()?;
-        for mapping in &mappings {
+        for mapping in texts.iter().flat_map(|text| beside(text, &mappings)) {
             if is_cut_off(mapping, &texts, target) && !leftovers.contains(&mapping.range) {
                 leftovers.push(mapping.range.clone());
             }
         }
+        let growth = target.growth();
         Ok(Self {
             id: target.id(),
+            growth,
+            taken: with_growth(&mappings, growth),
             mappings,
             found,
             origins: Origins::of(&texts, &copies),
@@ -149,7 +157,12 @@ impl Survey {
                 .filter_map(|text| text.placeholder.clone()),
         );
         all.extend_from_slice(places);
-        let matters = |mapping: &&Mapping| all.iter().any(|range| overlaps(range, &mapping.range));
+        let all = merge(&all);
+        let matters = |mapping: &&Mapping| {
+            let first = all.partition_point(|range| range.end <= mapping.range.start);
+            all.get(first)
+                .is_some_and(|range| overlaps(range, &mapping.range))
+        };
         let same = now
             .iter()
             .filter(matters)
@@ -160,7 +173,10 @@ impl Survey {
             injected_call::erase(&mut bytes);
             was_read && bytes == text.found.bytes
         };
-        let holds = same && self.texts.iter().all(is_same) && self.holds_states(target)?;
+        let holds = same
+            && target.growth() == self.growth
+            && self.texts.iter().all(is_same)
+            && self.holds_states(target)?;
         Ok(holds.then_some(now))
     }
 }
@@ -200,9 +216,16 @@ fn check_named(id: i32, texts: &[OldText], sources: &[Source]) -> Result<()> {
 /// Whether a text is in a file, and not the vDSO by the auxiliary vector: the program reads it, and
 /// does not call it.
 fn is_file(old: &OldText, mappings: &[Mapping]) -> bool {
-    let mut mappings = mappings.iter();
-    let mapping = mappings.find(|mapping| mapping.range == old.mapping);
+    let mapping = mapping_of(mappings, old.mapping.start);
     !old.is_by_auxv && mapping.is_some_and(|mapping| mapping.name.starts_with('/'))
+}
+
+/// The mappings next to a text.
+fn beside<'a>(text: &Text, mappings: &'a [Mapping]) -> &'a [Mapping] {
+    let place = &text.found.mapping;
+    let first = mappings.partition_point(|mapping| mapping.range.end < place.start);
+    let next = mappings.partition_point(|mapping| mapping.range.start <= place.end);
+    &mappings[first..next.max(first)]
 }
 
 /// Whether a mapping is what an earlier link had added to a text: its tool was killed before it
@@ -227,8 +250,8 @@ fn without_replacements(
     let linked: Vec<Option<RecoveryCopy>> = linked.collect::<Result<_>>()?;
     let known: Vec<&RecoveryCopy> = copies.iter().chain(linked.iter().flatten()).collect();
     let is_replacement = |old: &OldText| {
-        let mut mappings = mappings.iter();
-        let mapping = mappings.find(|mapping| mapping.range == old.mapping);
+        let mapping = mapping_of(mappings, old.mapping.start);
+        let mapping = mapping.filter(|mapping| mapping.range == old.mapping);
         let is_plain = mapping.is_some_and(|one| one.is_private_code() && one.name.is_empty());
         let is_in_place = old.is_by_auxv || known.iter().any(|copy| copy.image() == old.image);
         is_plain && !is_in_place && known.iter().any(|copy| copy.is_of_replacement(old))

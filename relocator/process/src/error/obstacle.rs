@@ -26,6 +26,12 @@ pub enum Obstacle {
         /// Where.
         ranges: Vec<Range<Avma>>,
     },
+    /// System calls of its threads go to the program instead of the kernel at the moment (syscall
+    /// user dispatch).
+    Dispatched {
+        /// One of them.
+        thread: i32,
+    },
     /// A context is inside a vDSO, and cannot be carried across from where it is.
     Inside {
         /// Where in its image it goes on.
@@ -49,6 +55,7 @@ impl Obstacle {
             Self::NoThreadForCalls => "no-thread-for-calls",
             Self::Absent { .. } => "absent-memory",
             Self::Unsearched { .. } => "unsearched-stacks",
+            Self::Dispatched { .. } => "dispatched-calls",
             Self::Inside { .. } => "thread-inside",
         }
     }
@@ -67,6 +74,12 @@ impl fmt::Display for Obstacle {
                     None => Ok(()),
                 }
             }
+            Self::Dispatched { thread } => write!(
+                f,
+                "has no thread that can make system calls now: those of its thread {thread} are dispatched to the \
+                 program itself (PR_SET_SYSCALL_USER_DISPATCH), as Wine does while it executes another system's code; \
+                 try again, with a longer deadline"
+            ),
             Self::Unsearched { .. } => f.write_str("has stacks that were not searched yet"),
             Self::Inside {
                 place,

@@ -70,6 +70,11 @@ pub trait Target: Memory {
     /// such a page does not hold zeros.
     fn special(&self) -> Result<SpecialMemory>;
 
+    /// What its main stack and its heap may still take.
+    fn growth(&self) -> Growth {
+        Growth::default()
+    }
+
     /// Where its threads are, as far as the target knows without stopping them.
     fn whereabouts(&self) -> Result<Vec<Whereabouts>>;
 }
@@ -92,6 +97,15 @@ pub trait StoppedTarget: Target {
 
     /// Carries out steps in their order: all of them, or none.
     fn carry_out(&mut self, steps: &[Step]) -> Result<()>;
+}
+
+/// What a process may still take of its address space without mapping it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Growth {
+    /// Bytes that the main stack may have (`RLIMIT_STACK`); `None` if that is unknown.
+    pub stack: Option<u64>,
+    /// Where the heap begins (`brk`), whether it has anything or not; `None` if that is unknown.
+    pub heap: Option<Avma>,
 }
 
 /// Where a thread is.
@@ -207,6 +221,13 @@ pub(crate) fn writable(mappings: &[Mapping]) -> Vec<Range<Avma>> {
         protection.read && protection.write
     });
     writable.map(|mapping| mapping.range.clone()).collect()
+}
+
+/// The mapping that an address is in, of mappings that are lowest first.
+pub(crate) fn mapping_of(mappings: &[Mapping], at: Avma) -> Option<&Mapping> {
+    let first = mappings.partition_point(|mapping| mapping.range.end <= at);
+    let mapping = mappings.get(first)?;
+    mapping.range.contains(&at).then_some(mapping)
 }
 
 /// Whether ranges share an address.

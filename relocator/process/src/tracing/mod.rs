@@ -12,11 +12,15 @@
 //! | `pagemap` | which pages of it hold anything |
 //! | `process` | a process: whether its threads can be traced at all, and where its vDSOs are |
 //! | `undisturbed` | no termination of this tool at a moment when it would hurt the process |
+//! | `frozen` | whether its control group lets it stop |
+//! | `limits` | whether there is room for what linking it takes |
 //! | `linkable` | what else a process must be to be changed |
 //! | `restorer` | whether CRIU has finished restoring it |
 //!
 //! A tracee belongs to the thread that began to trace it: the kernel refuses every other one.
 
+mod frozen;
+mod limits;
 mod linkable;
 mod memory;
 mod pagemap;
@@ -31,6 +35,7 @@ mod tracee;
 mod undisturbed;
 
 pub use crate::arch::UserRegisters;
+pub use limits::Limit;
 pub use memory::ProcessMemory;
 pub(crate) use pagemap::Pagemap;
 pub use process::TraceableProcess;

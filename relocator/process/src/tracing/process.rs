@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use procfs::ProcError;
 use procfs::process::{Process, StatFlags, Status};
 
-use super::{StandingMemory, is_gone, restorer};
+use super::{StandingMemory, frozen, is_gone, restorer};
 use crate::targets::Mapping;
 use crate::targets::live::Running;
 use crate::{Error, Refusal, Result, arch, maps};
@@ -60,6 +60,7 @@ impl TraceableProcess {
     /// [`Error::NoSuchProcess`] and [`Error::NotAProcess`].
     pub fn open(pid: i32) -> Result<Self> {
         let pid = Pid::from_raw(pid);
+        Self::check_namespace()?;
         if pid == Pid::this() {
             return Err(Error::refused(pid, Refusal::OwnProcess));
         }
@@ -99,8 +100,12 @@ impl TraceableProcess {
             Refusal::KernelThread
         } else if matches!(stat.state, 'Z' | 'X' | 'x') && stat.num_threads <= 1 {
             Refusal::Zombie
+        } else if matches!(stat.state, 'Z' | 'X' | 'x') {
+            Refusal::NoFirstThread
         } else if status.tracerpid != 0 {
             traced(&status)
+        } else if let Some(group) = frozen::frozen_by(self.pid) {
+            Refusal::Frozen { group }
         } else {
             let vdsos = self.vdsos_in(&self.maps()?, &Running::of(self.pid.as_raw()));
             return self.check_width(&vdsos);
@@ -136,6 +141,14 @@ impl TraceableProcess {
         while !self.is_ending() {
             if started.elapsed() >= patience {
                 return match &error {
+                    // It was frozen meanwhile.
+                    Error::Refused {
+                        reason: Refusal::DoesNotStop { .. } | Refusal::Uninterruptible { .. },
+                        ..
+                    } => match frozen::frozen_by(self.pid) {
+                        Some(group) => self.refused(Refusal::Frozen { group }),
+                        None => error,
+                    },
                     Error::Io { source, .. }
                         if source.raw_os_error() == Some(Errno::EPERM as i32) =>
                     {

@@ -13,8 +13,8 @@ use nix::unistd::Pid;
 
 use super::{StandingMemory, TraceableProcess};
 use crate::maps;
-use crate::targets::Mapping;
 use crate::targets::live::blocked_at;
+use crate::targets::{Mapping, mapping_of};
 use crate::{Refusal, Result};
 use relocator::placement::PAGE;
 use relocator::threads::Memory;
@@ -74,13 +74,6 @@ impl TraceableProcess {
         mapping
             .is_some_and(|mapping| is_nameless_code(mapping) && !holds_image(self.pid(), mapping))
     }
-}
-
-/// The mapping that an address is in.
-fn mapping_of(mappings: &[Mapping], at: Avma) -> Option<&Mapping> {
-    let first = mappings.partition_point(|mapping| mapping.range.end <= at);
-    let mapping = mappings.get(first)?;
-    mapping.range.contains(&at).then_some(mapping)
 }
 
 /// Whether a mapping is code without a file, no more than a restorer has.

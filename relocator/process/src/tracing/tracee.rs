@@ -277,6 +277,21 @@ impl Tracee {
         area != 0 && self.read_now(at, &mut sequence) && sequence != [0; 8]
     }
 
+    /// Whether a system call that it made at an address would go to its program instead of the
+    /// kernel (`PR_SET_SYSCALL_USER_DISPATCH`). It must be stopped.
+    pub(crate) fn is_dispatched(&self, at: Avma) -> bool {
+        /// `SYSCALL_DISPATCH_FILTER_ALLOW`
+        const ALLOW: u8 = 0;
+        let dispatch = request::dispatch(self.pid).filter(|dispatch| dispatch.mode != 0);
+        dispatch.is_some_and(|dispatch| {
+            let is_exempt = at.0.wrapping_sub(dispatch.start) < dispatch.size;
+            let mut selector = [ALLOW];
+            let known =
+                dispatch.selector == 0 || self.read_now(Avma(dispatch.selector), &mut selector);
+            !is_exempt && !(known && selector[0] == ALLOW && dispatch.selector != 0)
+        })
+    }
+
     /// `si_code` of the signal that it was stopped by.
     pub fn signal_code(&self) -> Result<c_int> {
         request::signal_code(self.pid).map_err(self.failed("reading the signal of"))

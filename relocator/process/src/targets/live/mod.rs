@@ -36,7 +36,7 @@ use procfs::process::Process;
 pub use running::Running;
 pub(crate) use running::blocked_at;
 
-use super::{Mapping, Step, StoppedTarget, Target, Thread, Whereabouts};
+use super::{Growth, Mapping, Step, StoppedTarget, Target, Thread, Whereabouts};
 use crate::maps::{SpecialMemory, Watch};
 use crate::tracing::{
     self, Seized, Standing, StandingMemory, Stop, Tracee, UserRegisters, is_gone,
@@ -254,6 +254,10 @@ impl Target for Live {
         }
         let read = running::special(self.pid)?;
         Ok(self.special.get_or_init(|| read).clone())
+    }
+
+    fn growth(&self) -> Growth {
+        running::growth(self.pid)
     }
 
     fn whereabouts(&self) -> Result<Vec<Whereabouts>> {

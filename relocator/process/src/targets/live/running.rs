@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 
 use elf_tools::Avma;
 use nix::unistd::Pid;
+use procfs::process::{LimitValue, Process};
 
 use super::auxv_vdso;
 use crate::maps::SpecialMemory;
-use crate::targets::{Mapping, Target, Whereabouts};
+use crate::targets::{Growth, Mapping, Target, Whereabouts, subtract};
 use crate::tracing::{Pagemap, ProcessMemory, Reader, StandingMemory};
 use crate::{Error, Result, maps};
-use relocator::threads::Memory;
 use relocator::threads::frames::Earlier;
+use relocator::threads::{Memory, Populated};
 
 /// A live process that runs while the tool looks at it. Surveys read this, so that the stop is as
 /// short as possible.
@@ -92,6 +93,19 @@ impl Memory for Running {
             false => self.reader.read(at, bytes),
         }
     }
+
+    /// What is not present may be anything: the process goes on.
+    fn populated(&self, range: Range<Avma>, _: u64) -> Populated {
+        let pagemap = self.pagemap.as_ref();
+        let missing = pagemap.and_then(|pagemap| pagemap.missing(range.clone()).ok());
+        let absent = missing.unwrap_or_default();
+        Populated {
+            parts: subtract(vec![range.clone()], absent.iter().cloned()),
+            absent,
+            end: range.end,
+            at_guard: false,
+        }
+    }
 }
 
 impl Target for Running {
@@ -109,6 +123,10 @@ impl Target for Running {
 
     fn special(&self) -> Result<SpecialMemory> {
         special(self.pid)
+    }
+
+    fn growth(&self) -> Growth {
+        growth(self.pid)
     }
 
     /// By `/proc/PID/task/TID/syscall`, which has the program counter of a thread that waits in the
@@ -144,6 +162,26 @@ pub(super) fn cached(known: &OnceCell<Vec<Mapping>>, pid: Pid) -> Result<Vec<Map
     let read = maps::of(pid.as_raw());
     let read = read.map_err(Error::io(format!("mappings of process {pid}")))?;
     Ok(known.get_or_init(|| read).clone())
+}
+
+/// What `/proc` says about limits and the heap of a process.
+pub(super) fn growth(pid: Pid) -> Growth {
+    let process = Process::new(pid.as_raw()).ok();
+    let limit = |process: &Process| match process.limits().ok()?.max_stack_size.soft_limit {
+        LimitValue::Value(limit) => Some(limit),
+        LimitValue::Unlimited => Some(u64::MAX),
+    };
+    let heap = |process: &Process| {
+        let start = process.stat().ok()?.start_brk?;
+        usize::try_from(start).ok().filter(|start| *start > 0)
+    };
+    Growth {
+        stack: process.as_ref().and_then(limit),
+        heap: process
+            .as_ref()
+            .and_then(heap)
+            .map(|start| Avma(start as u64)),
+    }
 }
 
 pub(super) fn special(pid: Pid) -> Result<SpecialMemory> {

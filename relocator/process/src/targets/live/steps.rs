@@ -171,7 +171,7 @@ pub(super) fn fill(pid: Pid, write: &Write) -> Result<()> {
 /// Carries out steps that need system calls, and puts the thread that makes them back afterwards.
 fn with_worker(live: &mut Live, steps: &[Step], mappings: Vec<Mapping>) -> Result<()> {
     let code = site::find(live, steps, &mappings)?;
-    let index = eligible(live, steps)?;
+    let index = eligible(live, steps, code)?;
     let tracee = live.tracees().swap_remove(index);
     let on_demand = live.special()?.on_demand;
     let memory = StandingMemory::new(live.pid, &mappings, &on_demand);
@@ -196,7 +196,7 @@ fn is_dumpable(worker: &mut Worker) -> Result<()> {
 }
 
 /// A thread that can be the worker, best one first: one that is in no system call.
-fn eligible(live: &mut Live, steps: &[Step]) -> Result<usize> {
+fn eligible(live: &mut Live, steps: &[Step], code: Avma) -> Result<usize> {
     let is_changed = |tracee: &Tracee| {
         let id = tracee.pid().as_raw();
         let threads = steps.iter().filter_map(|step| match step {
@@ -205,11 +205,15 @@ fn eligible(live: &mut Live, steps: &[Step]) -> Result<usize> {
         });
         threads.flatten().any(|thread| thread.id == id)
     };
-    let mut found = None;
+    let (mut found, mut dispatched) = (None, None);
     for (index, tracee) in live.seized.standing().iter().enumerate() {
         let is_free = tracee.registers()?.registers().system_call == -1;
         // Of a thousand threads that sleep, the first is as good as any.
         if !is_free && found.is_some() || is_changed(tracee) || tracee.is_in_sequence() {
+            continue;
+        }
+        if tracee.is_dispatched(code) {
+            dispatched = Some(tracee.pid().as_raw());
             continue;
         }
         match is_free {
@@ -219,6 +223,9 @@ fn eligible(live: &mut Live, steps: &[Step]) -> Result<usize> {
     }
     found.ok_or_else(|| Error::Busy {
         pid: live.pid.as_raw(),
-        reason: Obstacle::NoThreadForCalls,
+        reason: match dispatched {
+            Some(thread) => Obstacle::Dispatched { thread },
+            None => Obstacle::NoThreadForCalls,
+        },
     })
 }
