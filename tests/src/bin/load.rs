@@ -96,7 +96,11 @@ fn main() {
         Kind::Texts => {
             let text = old_text();
             for _ in 0..amount {
-                let memory = map(text.len() + PAGE, WRITE, PRIVATE);
+                // Room for its record is free behind each.
+                let memory = map(text.len() + ROOM, WRITE, PRIVATE);
+                let behind = memory.wrapping_byte_add(text.len());
+                // SAFETY: nobody uses it.
+                assert_eq!(unsafe { libc::munmap(behind, ROOM) }, 0);
                 // SAFETY: there is room for it.
                 unsafe {
                     memory
@@ -160,6 +164,9 @@ fn fill(memory: *mut c_void, size: usize, forged: bool) {
         }
     }
 }
+
+/// Bytes that are free behind a copy of a text: fewer than the next one takes.
+const ROOM: usize = 2 * PAGE;
 
 /// From one forged context to the next.
 const CONTEXT: usize = 512;

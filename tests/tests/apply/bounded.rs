@@ -2,7 +2,7 @@
 //! process goes on.
 
 use std::io::Read;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -71,6 +71,7 @@ pub(crate) fn start(what: &str) -> Result<Odd, String> {
 pub(crate) struct Ended {
     pub(crate) status: Option<i32>,
     pub(crate) said: String,
+    pub(crate) output: String,
     #[allow(dead_code, reason = "shown where a test fails")]
     pub(crate) took: Duration,
 }
@@ -79,15 +80,17 @@ pub(crate) struct Ended {
 pub(crate) fn run(arguments: &[&str]) -> Result<Ended, String> {
     let mut command = relocator();
     command.args(arguments);
-    bounded(command)
+    bounded_output(command)
 }
 
-fn bounded(mut command: Command) -> Result<Ended, String> {
+/// The same of one that is about to be run.
+pub(crate) fn bounded_output(mut command: Command) -> Result<Ended, String> {
     let failed = |error: std::io::Error| in_words(&error);
-    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let started = Instant::now();
     let mut child = command.spawn().map_err(failed)?;
-    let said = collect(&mut child)?;
+    let said = collect(child.stderr.take())?;
+    let output = collect(child.stdout.take())?;
     let status = loop {
         if let Some(status) = child.try_wait().map_err(failed)? {
             break status;
@@ -100,19 +103,24 @@ fn bounded(mut command: Command) -> Result<Ended, String> {
         thread::sleep(Duration::from_millis(2));
     };
     let took = started.elapsed();
-    let said = said.join().map_err(|_| "a reader has panicked")?;
+    let joined =
+        |text: thread::JoinHandle<String>| text.join().map_err(|_| "a reader has panicked");
+    let (said, output) = (joined(said)?, joined(output)?);
     Ok(Ended {
+        output,
         status: status.code(),
         said,
         took,
     })
 }
 
-fn collect(child: &mut Child) -> Result<thread::JoinHandle<String>, String> {
-    let mut stderr = child.stderr.take().ok_or("no standard error")?;
+fn collect(
+    output: Option<impl Read + Send + 'static>,
+) -> Result<thread::JoinHandle<String>, String> {
+    let mut output = output.ok_or("no output")?;
     Ok(thread::spawn(move || {
         let mut said = String::new();
-        let _ = stderr.read_to_string(&mut said);
+        let _ = output.read_to_string(&mut said);
         said
     }))
 }

@@ -13,6 +13,7 @@ mod killed;
 mod linker;
 mod look;
 mod odd;
+mod odd_processes;
 mod places;
 mod programs;
 mod protection;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         elsewhere::trials(arguments.list),
         home::trials(arguments.list),
         killed::trials(arguments.list),
+        odd_processes::trials(arguments.list),
         places::trials(arguments.list),
         programs::trials(arguments.list),
         protection::trials(arguments.list),

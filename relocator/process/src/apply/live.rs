@@ -17,7 +17,7 @@ use super::{ApplyOptions, DEADLINE, Work};
 use crate::maps::Watch;
 use crate::targets::StoppedTarget;
 use crate::targets::live::{Live, Running, lead_back};
-use crate::tracing::{TraceableProcess, Undisturbed};
+use crate::tracing::{StandingMemory, TraceableProcess, Undisturbed};
 use crate::{Error, Obstacle, Refusal, Result};
 use relocator::source::Source;
 use relocator::threads::frames::Earlier;
@@ -213,9 +213,11 @@ fn attempt(
         true => Watch::begin(pid.as_raw(), &survey.special.droppable),
         false => None,
     };
+    let memory = StandingMemory::new(pid, &survey.mappings, &survey.special.on_demand);
     let mut live = Live::stop(pid.as_raw(), patience)?;
     let stop = live.stopped_for();
     live.set_special(survey.special.clone());
+    live.set_memory(memory);
     live.set_known(earlier.clone().unwrap_or_default(), watch);
     for tracee in live.tracees() {
         let registers = tracee.registers()?;

@@ -2,6 +2,7 @@
 //! possible.
 
 use std::ops::Range;
+use std::rc::Rc;
 
 use elf_tools::Avma;
 use elf_tools::image::Image;
@@ -26,7 +27,7 @@ use relocator::threads::frames::merge;
 pub(super) struct Survey {
     /// The number of the process.
     pub(super) id: i32,
-    pub(super) mappings: Vec<Mapping>,
+    pub(super) mappings: Rc<Vec<Mapping>>,
     /// What the main stack and the heap may still take.
     growth: Growth,
     /// The mappings with that: where nothing can be placed.
@@ -80,7 +81,7 @@ impl Survey {
             id: target.id(),
             growth,
             taken: with_growth(&mappings, growth),
-            mappings,
+            mappings: Rc::new(mappings),
             found,
             origins: Origins::of(&texts, &copies),
             texts,
@@ -146,27 +147,22 @@ impl Survey {
         &self,
         target: &impl StoppedTarget,
         places: &[Range<Avma>],
-    ) -> Result<Option<Vec<Mapping>>> {
-        let now = target.mappings()?;
-        let kernel = self.found.kernel.iter().flat_map(|unit| &unit.mappings);
-        let mut all: Vec<Range<Avma>> = kernel.map(|mapping| mapping.range.clone()).collect();
-        all.extend(self.texts.iter().map(|text| text.found.mapping.clone()));
-        all.extend(
-            self.texts
-                .iter()
-                .filter_map(|text| text.placeholder.clone()),
-        );
-        all.extend_from_slice(places);
-        let all = merge(&all);
+    ) -> Result<Option<Rc<Vec<Mapping>>>> {
+        let all = self.important(places);
+        let now = match target.confirms(&self.mappings, &all)? {
+            true => self.mappings.clone(),
+            false => Rc::new(target.mappings()?),
+        };
         let matters = |mapping: &&Mapping| {
             let first = all.partition_point(|range| range.end <= mapping.range.start);
             all.get(first)
                 .is_some_and(|range| overlaps(range, &mapping.range))
         };
-        let same = now
-            .iter()
-            .filter(matters)
-            .eq(self.mappings.iter().filter(matters));
+        let same = Rc::ptr_eq(&now, &self.mappings)
+            || now
+                .iter()
+                .filter(matters)
+                .eq(self.mappings.iter().filter(matters));
         let is_same = |text: &Text| {
             let mut bytes = vec![0; text.found.bytes.len()];
             let was_read = target.read(text.found.mapping.start, &mut bytes);
@@ -178,6 +174,20 @@ impl Survey {
             && self.texts.iter().all(is_same)
             && self.holds_states(target)?;
         Ok(holds.then_some(now))
+    }
+
+    /// Where mappings matter: text, the kernel's mappings, zeros, and `places`. Lowest first.
+    fn important(&self, places: &[Range<Avma>]) -> Vec<Range<Avma>> {
+        let kernel = self.found.kernel.iter().flat_map(|unit| &unit.mappings);
+        let mut all: Vec<Range<Avma>> = kernel.map(|mapping| mapping.range.clone()).collect();
+        all.extend(self.texts.iter().map(|text| text.found.mapping.clone()));
+        all.extend(
+            self.texts
+                .iter()
+                .filter_map(|text| text.placeholder.clone()),
+        );
+        all.extend_from_slice(places);
+        merge(&all)
     }
 }
 

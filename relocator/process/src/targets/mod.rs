@@ -16,6 +16,7 @@ pub(crate) mod pretended;
 
 use std::fmt;
 use std::ops::Range;
+use std::rc::Rc;
 
 use elf_tools::Avma;
 
@@ -83,6 +84,12 @@ pub trait Target: Memory {
 pub trait StoppedTarget: Target {
     /// Its threads, of which there is at least one.
     fn threads(&self) -> Result<Vec<Thread>>;
+
+    /// Whether what was known of its mappings is still true of these ranges and of stacks, if that
+    /// can be told without reading all of them. If so, the target goes on with what was known.
+    fn confirms(&self, _known: &Rc<Vec<Mapping>>, _ranges: &[Range<Avma>]) -> Result<bool> {
+        Ok(false)
+    }
 
     /// How much of its stacks is searched for contexts that signals have interrupted.
     fn scope(&self) -> Scope {

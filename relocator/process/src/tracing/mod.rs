@@ -2,7 +2,8 @@
 //!
 //! | module | does |
 //! |---|---|
-//! | `request` | the system calls; `unsafe` is here and in `pagemap` only |
+//! | `query` | single mappings of it |
+//! | `request` | the system calls; `unsafe` is here, in `pagemap` and in `query` only |
 //! | `stop` | why a thread stopped |
 //! | `tracee` | one traced thread |
 //! | `seize` | stops all threads of a process |
@@ -25,6 +26,7 @@ mod linkable;
 mod memory;
 mod pagemap;
 mod process;
+mod query;
 mod reader;
 mod request;
 mod restorer;
@@ -40,6 +42,7 @@ pub use memory::ProcessMemory;
 pub(crate) use pagemap::Pagemap;
 pub use process::TraceableProcess;
 pub(crate) use process::{auxv_vdso, proc_error};
+pub(crate) use query::MappingQuery;
 pub(crate) use reader::Reader;
 pub use seize::{Seized, Standing, is_gone};
 pub(crate) use standing::StandingMemory;

@@ -12,8 +12,9 @@ use relocator::placement::{END, PAGE};
 /// below a stack at least when it starts a program (`mmap_base`).
 pub(super) const GROWTH: u64 = 128 << 20;
 
-/// The most that is left free behind the heap, which has no limit as a rule.
-pub(super) const HEAP_GROWTH: u64 = 64 << 30;
+/// The most that is left free behind the heap, which has no limit as a rule. What is behind that is
+/// still in reach of a text beside the heap.
+pub(super) const HEAP_GROWTH: u64 = 1 << 30;
 
 /// The least that is left: the kernel's `stack_guard_gap`, without which a stack cannot grow at
 /// all.

@@ -49,12 +49,12 @@ enum Undo {
 }
 
 impl<'a> Execution<'a> {
-    /// In a process with these mappings.
+    /// In a process with this memory and address space.
     pub(super) fn new(
         worker: &'a mut Worker,
         others: &'a [Tracee],
         memory: StandingMemory,
-        mappings: Vec<Mapping>,
+        space: Space,
     ) -> Result<Self> {
         let pid = worker.tracee()?.pid();
         Ok(Self {
@@ -63,7 +63,7 @@ impl<'a> Execution<'a> {
             others,
             pid,
             memory,
-            space: Space::new(mappings),
+            space,
             done: Vec::new(),
             copy: Vec::new(),
         })

@@ -24,8 +24,9 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::ops::Range;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use elf_tools::Avma;
@@ -39,7 +40,7 @@ pub(crate) use running::blocked_at;
 use super::{Growth, Mapping, Step, StoppedTarget, Target, Thread, Whereabouts};
 use crate::maps::{SpecialMemory, Watch};
 use crate::tracing::{
-    self, Seized, Standing, StandingMemory, Stop, Tracee, UserRegisters, is_gone,
+    self, MappingQuery, Seized, Standing, StandingMemory, Stop, Tracee, UserRegisters, is_gone,
 };
 use crate::{Error, Refusal, Result};
 use relocator::threads::frames::{Earlier, Scope};
@@ -55,11 +56,13 @@ pub struct Live {
     seized: Seized,
     since: Instant,
     /// Its mappings, once they were read. Only this tool can change them while it has stopped.
-    mappings: OnceCell<Vec<Mapping>>,
+    mappings: OnceCell<Rc<Vec<Mapping>>>,
     /// Its special memory, if that is known.
     special: OnceCell<SpecialMemory>,
     /// Its memory, once it was asked for.
     memory: OnceCell<StandingMemory>,
+    /// The same, if its mappings are what they were while it ran.
+    prepared: Cell<Option<StandingMemory>>,
     /// How much of its stacks is searched.
     scope: Scope,
     /// By what is told whether droppable memory is still that.
@@ -91,6 +94,7 @@ impl Live {
             mappings: OnceCell::new(),
             special: OnceCell::new(),
             memory: OnceCell::new(),
+            prepared: Cell::new(None),
         })
     }
 
@@ -146,10 +150,24 @@ impl Live {
         self.watch = watch;
     }
 
+    /// Takes over what there is to be known of its memory if mappings are those that were known
+    /// while it ran.
+    pub(crate) fn set_memory(&mut self, memory: StandingMemory) {
+        self.prepared = Cell::new(Some(memory));
+    }
+
+    fn all_mappings(&self) -> Result<Rc<Vec<Mapping>>> {
+        if let Some(known) = self.mappings.get() {
+            return Ok(known.clone());
+        }
+        let read = Rc::new(running::mappings(self.pid)?);
+        Ok(self.mappings.get_or_init(|| read).clone())
+    }
+
     /// Its memory; `None` if its mappings cannot be read.
     fn memory(&self) -> Option<&StandingMemory> {
         if self.memory.get().is_none() {
-            let mappings = self.mappings().ok()?;
+            let mappings = self.all_mappings().ok()?;
             let on_demand = self.special().ok()?.on_demand;
             let memory = StandingMemory::new(self.pid, &mappings, &on_demand);
             return Some(self.memory.get_or_init(|| memory));
@@ -241,7 +259,7 @@ impl Target for Live {
     }
 
     fn mappings(&self) -> Result<Vec<Mapping>> {
-        running::cached(&self.mappings, self.pid)
+        Ok(self.all_mappings()?.to_vec())
     }
 
     fn auxv_vdso(&self) -> Option<Avma> {
@@ -290,6 +308,32 @@ impl StoppedTarget for Live {
         }
     }
 
+    /// Reading the list takes 1 to 2 microseconds for each mapping, and asking for one as long.
+    fn confirms(&self, known: &Rc<Vec<Mapping>>, ranges: &[Range<Avma>]) -> Result<bool> {
+        /// Fewer are read.
+        const MANY: usize = 256;
+        if known.len() < MANY + 2 * self.seized.standing().len() {
+            return Ok(false);
+        }
+        let Some(query) = MappingQuery::open(self.pid) else {
+            return Ok(false);
+        };
+        let pointers = self.threads()?;
+        let pointers = pointers
+            .iter()
+            .map(|thread| thread.registers.stack_pointer());
+        let pointers = pointers.map(|pointer| pointer..pointer.offset(1));
+        let mut all = ranges.iter().cloned().chain(pointers);
+        let holds = all.all(|range| query.is_as_known(&range, known));
+        if holds {
+            let _ = self.mappings.set(known.clone());
+            if let Some(memory) = self.prepared.take() {
+                let _ = self.memory.set(memory);
+            }
+        }
+        Ok(holds)
+    }
+
     fn scope(&self) -> Scope {
         self.scope.clone()
     }
@@ -302,9 +346,9 @@ impl StoppedTarget for Live {
     }
 
     fn carry_out(&mut self, steps: &[Step]) -> Result<()> {
-        let mappings = self.mappings()?;
+        let mappings = self.all_mappings()?;
+        let result = steps::carry_out(self, steps, &mappings);
         self.mappings.take();
-        let result = steps::carry_out(self, steps, mappings);
         self.memory.take();
         result
     }

@@ -65,8 +65,7 @@ impl Running {
 
     /// Searches stacks while it goes on. What cannot be read then is left out.
     pub(crate) fn search(&self, ranges: &[Range<Avma>], texts: &[Range<Avma>]) -> Result<Earlier> {
-        let mappings = maps::of(self.id());
-        let mappings = mappings.map_err(Error::io(format!("mappings of process {}", self.pid)))?;
+        let mappings = mappings(self.pid)?;
         let memory = StandingMemory::new(self.pid, &mappings, &self.special()?.on_demand);
         let (ranges, texts) = (ranges.to_vec(), texts.to_vec());
         let search = move || Earlier::search(&ranges, &texts, &memory);
@@ -114,7 +113,11 @@ impl Target for Running {
     }
 
     fn mappings(&self) -> Result<Vec<Mapping>> {
-        cached(&self.mappings, self.pid)
+        if let Some(known) = self.mappings.get() {
+            return Ok(known.clone());
+        }
+        let read = mappings(self.pid)?;
+        Ok(self.mappings.get_or_init(|| read).clone())
     }
 
     fn auxv_vdso(&self) -> Option<Avma> {
@@ -154,14 +157,9 @@ pub(crate) fn blocked_at(thread: Pid) -> Option<Avma> {
     u64::from_str_radix(digits, 16).ok().map(Avma)
 }
 
-/// The mappings of a process, read once.
-pub(super) fn cached(known: &OnceCell<Vec<Mapping>>, pid: Pid) -> Result<Vec<Mapping>> {
-    if let Some(known) = known.get() {
-        return Ok(known.clone());
-    }
-    let read = maps::of(pid.as_raw());
-    let read = read.map_err(Error::io(format!("mappings of process {pid}")))?;
-    Ok(known.get_or_init(|| read).clone())
+/// The mappings of a process.
+pub(super) fn mappings(pid: Pid) -> Result<Vec<Mapping>> {
+    maps::of(pid.as_raw()).map_err(Error::io(format!("mappings of process {pid}")))
 }
 
 /// What `/proc` says about limits and the heap of a process.

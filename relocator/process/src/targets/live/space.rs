@@ -14,17 +14,23 @@ use relocator::placement::{END, PAGE};
 pub(super) struct Space {
     /// By their starts.
     mappings: BTreeMap<Avma, Mapping>,
-    /// What is left of the largest gap, once that was sought: finding it takes a look at everything.
+    /// What is left of the largest gap between all mappings.
     gap: Option<Range<u64>>,
 }
 
 impl Space {
-    pub(super) fn new(mappings: Vec<Mapping>) -> Self {
-        let mappings = mappings.into_iter();
-        let mappings = mappings.map(|mapping| (mapping.range.start, mapping));
+    /// Of all mappings, lowest first, those that have a part of `places`, which are lowest first
+    /// and apart: steps meet no others.
+    pub(super) fn new(mappings: &[Mapping], places: &[Range<Avma>]) -> Self {
+        let met = places.iter().flat_map(|place| {
+            let first = mappings.partition_point(|mapping| mapping.range.end <= place.start);
+            let met = mappings[first..].iter();
+            met.take_while(|mapping| mapping.range.start < place.end)
+        });
+        let met = met.map(|mapping| (mapping.range.start, mapping.clone()));
         Self {
-            mappings: mappings.collect(),
-            gap: None,
+            mappings: met.collect(),
+            gap: largest_gap(mappings),
         }
     }
 
@@ -40,24 +46,12 @@ impl Space {
     /// A place for so many bytes, next to nothing else: the kernel merges neighbours of one kind,
     /// so that no reader knows any more where one of them has begun.
     pub(super) fn remote_place(&mut self, size: u64) -> Option<Avma> {
-        let gap = self.gap.clone().or_else(|| self.largest_gap())?;
+        let gap = self.gap.clone()?;
         let before = (gap.end - gap.start).checked_sub(size)? / 2 / PAGE * PAGE;
         let place = gap.start + before;
         // The next one goes above, with free pages between them.
         self.gap = Some(place + size..gap.end);
         (before > 0).then_some(Avma(place))
-    }
-
-    fn largest_gap(&self) -> Option<Range<u64>> {
-        let ranges = self.mappings.values().map(|mapping| &mapping.range);
-        let mut ranges = ranges.filter(|range| range.start.0 < END);
-        let mut free = ranges.next()?.end.0;
-        let gaps = ranges.map(|range| {
-            let gap = free..range.start.0.max(free);
-            free = free.max(range.end.0);
-            gap
-        });
-        gaps.max_by_key(|gap| gap.end - gap.start)
     }
 
     /// Private code without a name is put into a place.
@@ -113,6 +107,18 @@ impl Space {
     }
 }
 
+fn largest_gap(mappings: &[Mapping]) -> Option<Range<u64>> {
+    let ranges = mappings.iter().map(|mapping| &mapping.range);
+    let mut ranges = ranges.filter(|range| range.start.0 < END);
+    let mut free = ranges.next()?.end.0;
+    let gaps = ranges.map(|range| {
+        let gap = free..range.start.0.max(free);
+        free = free.max(range.end.0);
+        gap
+    });
+    gaps.max_by_key(|gap| gap.end - gap.start)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,14 +134,14 @@ mod tests {
             protection: Protection::default(),
             name: String::new(),
         };
-        // Not sorted, and the last one is the kernel's.
+        // The last one is the kernel's.
         let mappings = vec![
-            mapping(0xa0_0000, 0xa0_1000),
             mapping(0x1000, 0x2000),
             mapping(0x9000, 0xa000),
+            mapping(0xa0_0000, 0xa0_1000),
             mapping(u64::MAX - 0xfff, u64::MAX),
         ];
-        let mut space = Space::new(mappings);
+        let mut space = Space::new(&mappings, &[]);
         let place = space.remote_place(0x3000).unwrap();
         assert_eq!(place.0 % PAGE, 0);
         assert!((0x10_0000..0x90_0000).contains(&place.0), "{place}");
@@ -143,7 +149,7 @@ mod tests {
         let next = space.remote_place(0x3000).unwrap();
         assert!((place.0 + 0x4000..0x9f_0000).contains(&next.0), "{next}");
         assert_eq!(space.remote_place(0x9f_6000), None);
-        assert_eq!(Space::new(Vec::new()).remote_place(PAGE), None);
+        assert_eq!(Space::new(&[], &[]).remote_place(PAGE), None);
     }
 
     #[test]
@@ -153,7 +159,7 @@ mod tests {
             protection: Protection::default(),
             name: "a".to_owned(),
         };
-        let mut space = Space::new(vec![mapping]);
+        let mut space = Space::new(&[mapping], &[range(0, 20)]);
         space.code(&range(3, 5));
         space.placeholder(&range(8, 12));
         space.rename(&range(3, 5), Avma(10));

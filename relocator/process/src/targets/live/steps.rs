@@ -14,15 +14,17 @@ use nix::libc;
 use nix::unistd::Pid;
 
 use super::execution::Execution;
+use super::space::Space;
 use super::worker::Worker;
 use super::{Live, injected_call, site};
 use crate::targets::{Mapping, Step, Target, Thread, WORD};
 use crate::tracing::{StandingMemory, Tracee};
 use crate::{Error, Obstacle, Refusal, Result};
+use relocator::threads::frames::merge;
 use relocator::threads::{Memory, Write};
 
 /// Carries out all steps, or none, in a process with these mappings.
-pub(super) fn carry_out(live: &mut Live, steps: &[Step], mappings: Vec<Mapping>) -> Result<()> {
+pub(super) fn carry_out(live: &mut Live, steps: &[Step], mappings: &[Mapping]) -> Result<()> {
     let replaced: Vec<Range<Avma>> = steps.iter().filter_map(replaced).collect();
     let is_plain = |step: &&Step| match step {
         Step::Registers(_) => true,
@@ -169,21 +171,45 @@ pub(super) fn fill(pid: Pid, write: &Write) -> Result<()> {
 }
 
 /// Carries out steps that need system calls, and puts the thread that makes them back afterwards.
-fn with_worker(live: &mut Live, steps: &[Step], mappings: Vec<Mapping>) -> Result<()> {
-    let code = site::find(live, steps, &mappings)?;
+fn with_worker(live: &mut Live, steps: &[Step], mappings: &[Mapping]) -> Result<()> {
+    let code = site::find(live, steps, mappings)?;
     let index = eligible(live, steps, code)?;
     let tracee = live.tracees().swap_remove(index);
-    let on_demand = live.special()?.on_demand;
-    let memory = StandingMemory::new(live.pid, &mappings, &on_demand);
+    let memory = match live.memory.take() {
+        Some(memory) => memory,
+        None => StandingMemory::new(live.pid, mappings, &live.special()?.on_demand),
+    };
+    let moves = steps.iter().filter_map(|step| match step {
+        Step::Move { from, to } => {
+            let end = to.offset((from.end.0 - from.start.0) as i64);
+            Some([from.clone(), *to..end])
+        }
+        _ => None,
+    });
+    let places = steps.iter().filter_map(place).chain(moves.flatten());
+    let places: Vec<Range<Avma>> = places.collect();
+    let space = Space::new(mappings, &merge(&places));
     let mut worker = Worker::take(tracee, code)?;
     let result = is_dumpable(&mut worker)
-        .and_then(|()| Execution::new(&mut worker, live.seized.standing(), memory, mappings))
+        .and_then(|()| Execution::new(&mut worker, live.seized.standing(), memory, space))
         .and_then(|execution| execution.carry_out(steps));
     let tracee = worker.release()?;
     let erased = tracee.poke(code, &[0; injected_call::SIZE]);
     live.tracees().push(tracee);
     result?;
     erased
+}
+
+/// What a step covers, but for what moves.
+fn place(step: &Step) -> Option<Range<Avma>> {
+    match step {
+        Step::Replace { .. } => replaced(step),
+        Step::Move { .. } => None,
+        Step::Placeholder(range) | Step::Unmap(range) | Step::Separate(range) => {
+            Some(range.clone())
+        }
+        Step::Registers(_) | Step::Write(_) | Step::RecoveryCopy(_) | Step::Forget(_) => None,
+    }
 }
 
 /// Refuses a process that is not dumpable. Only the process itself can ask (`PR_GET_DUMPABLE`).
