@@ -24,7 +24,7 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
-use std::cell::{Cell, OnceCell};
+use std::cell::{OnceCell, RefCell};
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -62,7 +62,7 @@ pub struct Live {
     /// Its memory, once it was asked for.
     memory: OnceCell<StandingMemory>,
     /// The same, if its mappings are what they were while it ran.
-    prepared: Cell<Option<StandingMemory>>,
+    prepared: RefCell<Option<StandingMemory>>,
     /// How much of its stacks is searched.
     scope: Scope,
     /// By what is told whether droppable memory is still that.
@@ -94,7 +94,7 @@ impl Live {
             mappings: OnceCell::new(),
             special: OnceCell::new(),
             memory: OnceCell::new(),
-            prepared: Cell::new(None),
+            prepared: RefCell::default(),
         })
     }
 
@@ -153,7 +153,7 @@ impl Live {
     /// Takes over what there is to be known of its memory if mappings are those that were known
     /// while it ran.
     pub(crate) fn set_memory(&mut self, memory: StandingMemory) {
-        self.prepared = Cell::new(Some(memory));
+        self.prepared = RefCell::new(Some(memory));
     }
 
     fn all_mappings(&self) -> Result<Rc<Vec<Mapping>>> {
