@@ -119,12 +119,17 @@ pub(crate) fn live(what: &str) {
             for _ in 0..20 {
                 served::map(&file, libc::PROT_READ | libc::PROT_EXEC, None);
             }
+            // When the process ends, nobody answers for files that it has open.
+            drop(file);
             rest(0);
         }
         FILE_STACK_SERVED | FILE_STACK_UNSERVED => {
             let file = served::file(what == FILE_STACK_SERVED);
             let protection = libc::PROT_READ | libc::PROT_WRITE;
-            on_stack(|above| served::map(&file, protection, Some(above)));
+            on_stack(|above| {
+                served::map(&file, protection, Some(above));
+                drop(file);
+            });
         }
         DEEP => {
             say(0);

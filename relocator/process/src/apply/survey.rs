@@ -10,7 +10,7 @@ use elf_tools::image::Image;
 use super::kernel::RunningKernel;
 use super::origins::Origins;
 use super::place::with_growth;
-use super::recognise::{FoundVdsos, KernelUnit, OldText, recognise};
+use super::recognise::{FoundVdsos, KernelUnit, MAX_TEXT, OldText, recognise};
 use super::record::Record;
 use super::recovery::{RecoveryCopy, cut_off, is_beside};
 use super::text::{Known, Text, in_words};
@@ -18,6 +18,7 @@ use crate::maps::SpecialMemory;
 use crate::targets::live::injected_call;
 use crate::targets::{Growth, Mapping, Step, StoppedTarget, Target, mapping_of, overlaps};
 use crate::{Error, Refusal, Result, Unlinkable};
+use relocator::criu::Mark;
 use relocator::source::Source;
 use relocator::threads::Memory;
 use relocator::threads::frames::merge;
@@ -39,6 +40,8 @@ pub(super) struct Survey {
     pub(super) origins: Origins,
     /// Copies of texts that a killed tool has not put in their place.
     pub(super) leftovers: Vec<Range<Avma>>,
+    /// What they hold; `None` of one that cannot be read.
+    left: Vec<Option<Vec<u8>>>,
     /// Memory that is not as most is.
     pub(super) special: SpecialMemory,
 }
@@ -77,6 +80,8 @@ impl Survey {
             }
         }
         let growth = target.growth();
+        let left = leftovers.iter().map(|range| content(target, range));
+        let left = left.collect();
         Ok(Self {
             id: target.id(),
             growth,
@@ -86,6 +91,7 @@ impl Survey {
             origins: Origins::of(&texts, &copies),
             texts,
             leftovers,
+            left,
             special: target.special()?,
         })
     }
@@ -169,11 +175,26 @@ impl Survey {
             injected_call::erase(&mut bytes);
             was_read && bytes == text.found.bytes
         };
+        let mut leftovers = self.leftovers.iter().zip(&self.left);
         let holds = same
             && target.growth() == self.growth
             && self.texts.iter().all(is_same)
+            && leftovers.all(|(range, left)| content(target, range) == *left)
+            && self.has_mark(target)
             && self.holds_states(target)?;
         Ok(holds.then_some(now))
+    }
+
+    /// Whether CRIU's mark is what it was.
+    fn has_mark(&self, target: &impl StoppedTarget) -> bool {
+        let Some(unit) = self.found.kernel.as_ref() else {
+            return true;
+        };
+        let Some(vdso) = unit.vdso() else {
+            return true;
+        };
+        let mut header = [0; Mark::SIZE];
+        target.read(vdso.range.start, &mut header) && Mark::read(&header) == unit.mark
     }
 
     /// Where mappings matter: text, the kernel's mappings, zeros, and `places`. Lowest first.
@@ -189,6 +210,15 @@ impl Survey {
         all.extend_from_slice(places);
         merge(&all)
     }
+}
+
+/// What a range holds, without what killed tools have left in it; `None` if it cannot be read.
+fn content(memory: &dyn Memory, range: &Range<Avma>) -> Option<Vec<u8>> {
+    let size = range.end.0.saturating_sub(range.start.0).min(MAX_TEXT);
+    let mut bytes = vec![0; size as usize];
+    let was_read = memory.read(range.start, &mut bytes);
+    injected_call::erase(&mut bytes);
+    was_read.then_some(bytes)
 }
 
 /// Refuses images that the user has named if none of them is in the process. Build-ids are never
@@ -280,3 +310,6 @@ fn is_leftover(old: &OldText) -> Result<bool> {
         || injected_call::is_displaced(&old.bytes, start);
     Ok(!is_linked && !old.is_by_auxv && is_copy)
 }
+
+#[cfg(test)]
+mod tests;

@@ -174,6 +174,7 @@ pub(super) fn fill(pid: Pid, write: &Write) -> Result<()> {
 fn with_worker(live: &mut Live, steps: &[Step], mappings: &[Mapping]) -> Result<()> {
     let code = site::find(live, steps, mappings)?;
     let index = eligible(live, steps, code)?;
+    check_filter(live.pid, live.seized.standing()[index].pid())?;
     let tracee = live.tracees().swap_remove(index);
     let memory = match live.memory.take() {
         Some(memory) => memory,
@@ -218,6 +219,20 @@ fn is_dumpable(worker: &mut Worker) -> Result<()> {
     match worker.call(libc::SYS_prctl, &[libc::PR_GET_DUMPABLE as u64])? {
         Ok(1) => Ok(()),
         _ => Err(Error::refused(pid, Refusal::NotDumpable)),
+    }
+}
+
+/// Refuses a worker whose system calls are filtered by now: the filter may end the process.
+fn check_filter(pid: Pid, worker: Pid) -> Result<()> {
+    let thread = worker.as_raw();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/task/{thread}/status"));
+    let status = status.map_err(Error::io(format!("status of thread {thread}")))?;
+    let filter = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Seccomp:"));
+    match filter.is_none_or(|mode| mode.trim() == "0") {
+        true => Ok(()),
+        false => Err(Error::refused(pid, Refusal::Seccomp { thread })),
     }
 }
 
