@@ -13,6 +13,7 @@ use elf_tools::symtab::mapping_name;
 use nix::errno::Errno;
 
 use crate::targets::{Mapping, Protection};
+use crate::tracing::{Device, device, shared_memory};
 
 /// The names that the kernel gives to the mappings of its vDSO.
 const KERNEL_NAMES: [&str; 3] = [
@@ -41,6 +42,7 @@ pub fn special(pid: i32) -> io::Result<SpecialMemory> {
     let bytes = contents(&format!("/proc/{pid}/smaps"))?;
     let text = String::from_utf8_lossy(&bytes);
     let mut found = SpecialMemory::default();
+    let memory = shared_memory();
     let mut current = None;
     for line in text.lines() {
         if let Some(flags) = line.strip_prefix(FLAGS) {
@@ -48,6 +50,9 @@ pub fn special(pid: i32) -> io::Result<SpecialMemory> {
                 found.add(mapping, flags);
             }
         } else if let Some(mapping) = mapping(line) {
+            if mapping.protection.shared && memory.is_some() && device_of(line) == memory {
+                found.shared.push(mapping.range.clone());
+            }
             current = Some(mapping);
         }
     }
@@ -146,6 +151,11 @@ fn flags_of_next(mut file: &File, range: &Range<Avma>) -> Option<String> {
     (found.range == *range).then(|| flags.to_owned())
 }
 
+/// The device of the file that a line of the list is about.
+fn device_of(line: &str) -> Option<Device> {
+    device(line.split(' ').nth(3)?)
+}
+
 /// Ranges of memory with flags.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SpecialMemory {
@@ -157,6 +167,8 @@ pub struct SpecialMemory {
     pub undumped: Vec<Range<Avma>>,
     /// What another process fills when it is touched (`userfaultfd`): `um`.
     pub on_demand: Vec<Range<Avma>>,
+    /// Memory without a file that is shared with other processes, or may be.
+    pub shared: Vec<Range<Avma>>,
     /// What can be neither moved nor unmapped nor covered any more (`mseal`): `sl`.
     pub sealed: Vec<Range<Avma>>,
 }
@@ -305,6 +317,7 @@ mod tests {
             undumped: vec![page(0x2000), page(0x6000)],
             on_demand: vec![page(0x5000)],
             sealed: vec![page(0x8000)],
+            shared: Vec::new(),
         };
         assert_eq!(found, expected);
     }

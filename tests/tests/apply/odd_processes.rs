@@ -152,7 +152,7 @@ const ROWS: [(&str, Start, &str); 48] = [
     (
         "has a file that nobody serves next to a stack",
         Kind(hostile::FILE_STACK_UNSERVED),
-        "does not come",
+        "linked",
     ),
     (
         "has sealed its old vDSO (`mseal`)",

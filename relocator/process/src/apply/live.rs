@@ -213,7 +213,7 @@ fn attempt(
         true => Watch::begin(pid.as_raw(), &survey.special.droppable),
         false => None,
     };
-    let memory = StandingMemory::new(pid, &survey.mappings, &survey.special.on_demand);
+    let memory = StandingMemory::new(pid, &survey.mappings, &survey.special);
     let mut live = Live::stop(pid.as_raw(), patience)?;
     let stop = live.stopped_for();
     live.set_special(survey.special.clone());

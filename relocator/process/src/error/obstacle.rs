@@ -15,8 +15,8 @@ pub enum Obstacle {
     /// No thread of it can make system calls now: each is in a restartable sequence, or about to be
     /// carried across.
     NoThreadForCalls,
-    /// Memory that the tool has to see is not there: a `userfaultfd` fills it, or a file server
-    /// (FUSE), which may be the process itself.
+    /// Memory that the tool has to see is not there: a `userfaultfd` fills it, of somebody who may be
+    /// the process itself.
     Absent {
         /// Where.
         ranges: Vec<Range<Avma>>,

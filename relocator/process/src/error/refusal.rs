@@ -321,8 +321,7 @@ impl fmt::Display for Refusal {
             ),
             Self::Unserved { at } => write!(
                 f,
-                "has memory at {at} that does not come: a userfaultfd fills it, or a file server (FUSE), and does not \
-                 answer; try again when it does, or when the memory is complete"
+                "has memory at {at} that does not come: a userfaultfd fills it, and nobody answers that; try again when it does, or when the memory is complete"
             ),
             Self::Watched { at } => write!(
                 f,

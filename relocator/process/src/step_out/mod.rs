@@ -37,6 +37,7 @@ use std::time::{Duration, Instant};
 use elf_tools::{Avma, Svma};
 
 use crate::Result;
+use crate::maps::SpecialMemory;
 use crate::targets::live::{Running, blocked_at};
 use crate::targets::{self, Target};
 use crate::tracing::{Seized, StandingMemory, TraceableProcess, Tracee, is_gone};
@@ -207,8 +208,8 @@ struct Attempt<'a> {
     /// What was found in stacks while it went on, once that was sought.
     earlier: Option<Earlier>,
     running: Running,
-    /// Memory that is filled when it is touched.
-    on_demand: Vec<Range<Avma>>,
+    /// Memory that is not as most is.
+    special: SpecialMemory,
 }
 
 impl<'a> Attempt<'a> {
@@ -219,7 +220,7 @@ impl<'a> Attempt<'a> {
     ) -> Result<Self> {
         let running = Running::until(subject.pid().as_raw(), deadline);
         Ok(Self {
-            on_demand: running.special()?.on_demand,
+            special: running.special()?,
             running,
             absent: Vec::new(),
             earlier: None,
@@ -267,7 +268,7 @@ impl<'a> Attempt<'a> {
         let vdsos = self.vdsos.clone();
         let mappings = self.subject.maps()?;
         let writable = targets::writable(&mappings);
-        let memory = StandingMemory::new(self.subject.pid(), &mappings, &self.on_demand);
+        let memory = StandingMemory::new(self.subject.pid(), &mappings, &self.special);
         let registers = standing(seized)?;
         let earlier = self.earlier.clone().unwrap_or_default();
         let scope = Scope::brief(registers.len(), earlier);

@@ -8,23 +8,19 @@
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
-use std::time::Duration;
+use std::path::Path;
 
 use nix::libc;
 use nix::unistd::Pid;
 use procfs::process::{Process, StatFlags, Task};
 
 use super::process::traced;
-use super::{TraceableProcess, UserRegisters, reader, request};
+use super::{TraceableProcess, UserRegisters, request, served};
 use crate::arch;
 use crate::{Error, Refusal, Result};
 
 /// `e_ident` and what follows, to `e_machine`.
 const IDENTITY: usize = 20;
-
-/// How long the file of a program may take to be read: a file server (FUSE) may bring it, which may
-/// be the process itself.
-const PROGRAM: Duration = Duration::from_secs(1);
 
 impl TraceableProcess {
     /// Refuses a process that cannot be linked: [`Error::Refused`]. It is untouched.
@@ -107,13 +103,11 @@ impl TraceableProcess {
 
     fn check_program(&self) -> Result<()> {
         let path = format!("/proc/{}/exe", self.pid());
-        let identity = match reader::within(PROGRAM, move || identity(&path)) {
-            // Nobody serves the file: the vDSO shows as much.
-            None => return Ok(()),
-            Some(read) => read,
-        };
-        let path = format!("/proc/{}/exe", self.pid());
-        let identity = match identity {
+        if served::is_served_file(self.pid(), Path::new(&path)) {
+            // The vDSO shows as much.
+            return Ok(());
+        }
+        let identity = match identity(&path) {
             Ok(identity) => identity,
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
                 return Err(self.not_permitted());

@@ -9,6 +9,7 @@
 //! | `seize` | stops all threads of a process |
 //! | `memory` | the memory of a process |
 //! | `reader` | reads it while the process goes on, and gives up in time |
+//! | `served` | which files somebody serves, who may not answer |
 //! | `standing` | reads it while the process stands still, and waits for nothing |
 //! | `pagemap` | which pages of it hold anything |
 //! | `process` | a process: whether its threads can be traced at all, and where its vDSOs are |
@@ -31,6 +32,7 @@ mod reader;
 mod request;
 mod restorer;
 mod seize;
+mod served;
 mod standing;
 mod stop;
 mod tracee;
@@ -45,7 +47,8 @@ pub(crate) use process::{auxv_vdso, proc_error};
 pub(crate) use query::MappingQuery;
 pub(crate) use reader::Reader;
 pub use seize::{Seized, Standing, is_gone};
-pub(crate) use standing::StandingMemory;
+pub(crate) use served::{Device, device, is_served, shared_memory};
+pub(crate) use standing::{StandingMemory, read_now};
 pub use stop::Stop;
 pub use tracee::Tracee;
 pub(crate) use undisturbed::Undisturbed;

@@ -17,6 +17,7 @@ use procfs::ProcError;
 use procfs::process::{Process, StatFlags, Status};
 
 use super::{StandingMemory, frozen, is_gone, restorer};
+use crate::maps::SpecialMemory;
 use crate::targets::Mapping;
 use crate::targets::live::Running;
 use crate::{Error, Refusal, Result, arch, maps};
@@ -177,7 +178,7 @@ impl TraceableProcess {
     /// that somebody has to bring first, and that was not there earlier either, is none.
     pub fn vdsos(&self) -> Result<Vec<Range<Avma>>> {
         let maps = self.maps()?;
-        let memory = StandingMemory::new(self.pid, &maps, &[]);
+        let memory = StandingMemory::new(self.pid, &maps, &SpecialMemory::default());
         Ok(self.vdsos_in(&maps, &memory))
     }
 

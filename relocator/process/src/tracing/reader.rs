@@ -1,9 +1,10 @@
 //! Reads the memory of a process that goes on meanwhile, and gives up in time.
 //!
-//! Some pages are there only when somebody brings them: a `userfaultfd` fills memory, a file server
-//! (FUSE) fills files. That may be the process itself, and it may never happen. The kernel lets a
-//! reader wait without an end, and no signal but a deadly one wakes it. So a thread reads, which
-//! this module leaves behind if it does not answer: it ends when the page comes, or with the tool.
+//! Some pages are there only when somebody brings them: a `userfaultfd` fills memory. That may be
+//! the process itself, and it may never happen. The kernel lets a reader wait without an end, and no
+//! signal but a deadly one wakes it. So a thread reads, which this module leaves behind if it does
+//! not answer: it ends when the page comes, or with the tool. (Not even that is so of pages that a
+//! file server brings, which are not read: [`super::served`].)
 //!
 //! A thread that is left behind has asked for its pages. If the process brings them later, they are
 //! there at the next attempt.
@@ -129,7 +130,7 @@ impl Reading {
 }
 
 /// What `work` returns, if it returns in time. It is left behind otherwise.
-pub(super) fn within<T: Send + 'static>(
+fn within<T: Send + 'static>(
     limit: Duration,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {

@@ -12,7 +12,7 @@ use elf_tools::Avma;
 use nix::unistd::Pid;
 
 use super::{StandingMemory, TraceableProcess};
-use crate::maps;
+use crate::maps::{self, SpecialMemory};
 use crate::targets::live::blocked_at;
 use crate::targets::{Mapping, mapping_of};
 use crate::{Refusal, Result};
@@ -87,7 +87,11 @@ fn is_nameless_code(mapping: &Mapping) -> bool {
 /// calls as well.
 fn holds_image(pid: Pid, mapping: &Mapping) -> bool {
     const ELF: [u8; 4] = *b"\x7fELF";
-    let memory = StandingMemory::new(pid, std::slice::from_ref(mapping), &[]);
+    let memory = StandingMemory::new(
+        pid,
+        std::slice::from_ref(mapping),
+        &SpecialMemory::default(),
+    );
     let pages = (mapping.range.start.0..mapping.range.end.0).step_by(PAGE as usize);
     pages.map(Avma).any(|page| {
         let mut magic = [0; ELF.len()];

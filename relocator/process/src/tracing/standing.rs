@@ -6,9 +6,9 @@
 //! |---|---|
 //! | that is present | by `process_vm_readv` |
 //! | of memory without a file | by `/proc/PID/mem`, for which the kernel does not wait for a `userfaultfd`: its fault cannot be repeated, so it fails |
-//! | of a file, and not present | not at all: the file may be served (FUSE) |
+//! | of a file, and not present | not at all: the file may be served (FUSE). The process has not written it either, so no signal has left anything there |
 //!
-//! What could not be read for that reason is remembered, so that somebody can bring it while the
+//! What a `userfaultfd` would have to bring first is remembered, so that it can be brought while the
 //! process goes on.
 
 use std::cell::RefCell;
@@ -21,7 +21,7 @@ use nix::unistd::Pid;
 
 use super::ProcessMemory;
 use super::pagemap::Pagemap;
-use crate::maps;
+use crate::maps::{self, SpecialMemory};
 use crate::targets::{Mapping, overlaps, subtract};
 use relocator::threads::frames::merge;
 use relocator::threads::{Memory, Populated};
@@ -32,33 +32,41 @@ pub(crate) struct StandingMemory {
     memory: ProcessMemory,
     file: Option<File>,
     pagemap: Option<Pagemap>,
-    /// Where a page that is neither present nor swapped out holds zeros: memory without a file, but
-    /// for what a `userfaultfd` fills when it is touched. Lowest first.
-    zeros: Vec<Range<Avma>>,
-    /// What that fills.
+    /// Where a page that is neither present nor swapped out holds nothing that the process has
+    /// written: all but what a `userfaultfd` fills when it is touched, and what other processes
+    /// share. Lowest first.
+    quiet: Vec<Range<Avma>>,
+    /// What a `userfaultfd` fills.
     on_demand: Vec<Range<Avma>>,
-    /// Files, and memory that is shared.
+    /// Memory without a file that is shared: what is not present may have been written all the same.
+    shared: Vec<Range<Avma>>,
+    /// Files.
     files: Vec<Range<Avma>>,
     absent: RefCell<Vec<Range<Avma>>>,
 }
 
 impl StandingMemory {
-    /// Of a process with these mappings, of which `on_demand` are filled when they are touched.
-    pub(crate) fn new(pid: Pid, mappings: &[Mapping], on_demand: &[Range<Avma>]) -> Self {
+    /// Of a process with these mappings, of which some are special.
+    pub(crate) fn new(pid: Pid, mappings: &[Mapping], special: &SpecialMemory) -> Self {
         let readable = mappings.iter().filter(|mapping| mapping.protection.read);
         let others = readable.filter(|mapping| maps::kernel_name(mapping).is_none());
-        let (anonymous, files): (Vec<_>, Vec<_>) = others.partition(|one| one.is_anonymous());
-        let ranges = |mappings: Vec<&Mapping>| {
-            let ranges = mappings.iter().map(|mapping| mapping.range.clone());
-            merge(&ranges.collect::<Vec<_>>())
-        };
+        let ranges = others.clone().map(|mapping| mapping.range.clone());
+        let ranges = merge(&ranges.collect::<Vec<_>>());
+        let files = others.filter(|mapping| !mapping.is_anonymous());
+        let files = merge(
+            &files
+                .map(|mapping| mapping.range.clone())
+                .collect::<Vec<_>>(),
+        );
+        let loud = [special.on_demand.as_slice(), special.shared.as_slice()].concat();
         Self {
             memory: ProcessMemory::of(pid),
             file: File::open(format!("/proc/{pid}/mem")).ok(),
             pagemap: Pagemap::open(pid).ok(),
-            zeros: without(&ranges(anonymous), on_demand),
-            on_demand: merge(on_demand),
-            files: ranges(files),
+            quiet: without(&ranges, &loud),
+            files: without(&files, &special.shared),
+            on_demand: merge(&special.on_demand),
+            shared: merge(&special.shared),
             absent: RefCell::default(),
         }
     }
@@ -82,7 +90,7 @@ impl StandingMemory {
         };
         let file = self.file.as_ref().filter(|_| !is_in(&self.files));
         let read = file.is_some_and(|file| file.read_exact_at(bytes, at.0).is_ok());
-        if !read && (is_in(&self.files) || is_in(&self.on_demand)) {
+        if !read && is_in(&self.on_demand) {
             self.absent.borrow_mut().extend_from_slice(missing);
         }
         read
@@ -90,6 +98,22 @@ impl StandingMemory {
 
     /// What may be in memory of which a page that is not there says nothing.
     fn unknown(&self, range: Range<Avma>, found: &mut Populated) {
+        let demand: Vec<Range<Avma>> = around(&self.on_demand, &range).cloned().collect();
+        let plain = subtract(vec![range.clone()], demand.iter().cloned());
+        let shared = plain.iter().flat_map(|plain| {
+            let part =
+                |shared: &Range<Avma>| shared.start.max(plain.start)..shared.end.min(plain.end);
+            around(&self.shared, plain).map(part)
+        });
+        found.parts.extend(shared);
+        for part in demand {
+            let part = part.start.max(range.start)..part.end.min(range.end);
+            self.on_demand(part, found);
+        }
+        found.parts.sort_by_key(|part| part.start);
+    }
+
+    fn on_demand(&self, range: Range<Avma>, found: &mut Populated) {
         let missing = self.missing(&range);
         found
             .parts
@@ -141,7 +165,7 @@ impl Memory for StandingMemory {
         };
         let mut at = range.start;
         let mut left = enough;
-        for known in around(&self.zeros, &range) {
+        for known in around(&self.quiet, &range) {
             let known = known.start.max(at)..known.end.min(range.end);
             if at < known.start {
                 self.unknown(at..known.start, &mut found);

@@ -168,8 +168,7 @@ impl Live {
     fn memory(&self) -> Option<&StandingMemory> {
         if self.memory.get().is_none() {
             let mappings = self.all_mappings().ok()?;
-            let on_demand = self.special().ok()?.on_demand;
-            let memory = StandingMemory::new(self.pid, &mappings, &on_demand);
+            let memory = StandingMemory::new(self.pid, &mappings, &self.special().ok()?);
             return Some(self.memory.get_or_init(|| memory));
         }
         self.memory.get()

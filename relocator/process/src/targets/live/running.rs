@@ -11,8 +11,8 @@ use procfs::process::{LimitValue, Process};
 
 use super::auxv_vdso;
 use crate::maps::SpecialMemory;
-use crate::targets::{Growth, Mapping, Target, Whereabouts, subtract};
-use crate::tracing::{Pagemap, ProcessMemory, Reader, StandingMemory};
+use crate::targets::{Growth, Mapping, Target, Whereabouts, mapping_of, subtract};
+use crate::tracing::{Pagemap, ProcessMemory, Reader, StandingMemory, is_served, read_now};
 use crate::{Error, Result, maps};
 use relocator::threads::frames::Earlier;
 use relocator::threads::{Memory, Populated};
@@ -66,10 +66,30 @@ impl Running {
     /// Searches stacks while it goes on. What cannot be read then is left out.
     pub(crate) fn search(&self, ranges: &[Range<Avma>], texts: &[Range<Avma>]) -> Result<Earlier> {
         let mappings = mappings(self.pid)?;
-        let memory = StandingMemory::new(self.pid, &mappings, &self.special()?.on_demand);
+        let memory = StandingMemory::new(self.pid, &mappings, &self.special()?);
         let (ranges, texts) = (ranges.to_vec(), texts.to_vec());
         let search = move || Earlier::search(&ranges, &texts, &memory);
         Ok(self.reader.within(search).unwrap_or_default())
+    }
+
+    /// The mapping that an address is in.
+    fn mapping(&self, at: Avma) -> Option<Mapping> {
+        if self.mappings.get().is_none() {
+            self.mappings().ok()?;
+        }
+        mapping_of(self.mappings.get()?, at).cloned()
+    }
+
+    fn is_file(&self, at: Avma) -> bool {
+        let mapping = self.mapping(at);
+        mapping.is_some_and(|mapping| !mapping.is_anonymous())
+    }
+
+    /// Whether something is mapped there that is not the kernel's, which cannot be read.
+    fn is_mapped(&self, at: Avma) -> bool {
+        let mapping = self.mapping(at);
+        mapping
+            .is_some_and(|mapping| mapping.protection.read && maps::kernel_name(&mapping).is_none())
     }
 
     fn is_present(&self, range: Range<Avma>) -> bool {
@@ -87,10 +107,14 @@ impl Running {
 
 impl Memory for Running {
     fn read(&self, at: Avma, bytes: &mut [u8]) -> bool {
-        match self.is_present(at..Avma(at.0.saturating_add(bytes.len() as u64))) {
-            true => ProcessMemory::of(self.pid).read(at, bytes),
-            false => self.reader.read(at, bytes),
+        if self.is_present(at..Avma(at.0.saturating_add(bytes.len() as u64))) {
+            return ProcessMemory::of(self.pid).read(at, bytes);
         }
+        if self.is_file(at) {
+            return !is_served(self.pid, at) && ProcessMemory::of(self.pid).read(at, bytes);
+        }
+        // That fails where a `userfaultfd` is to bring it.
+        read_now(self.pid, at, bytes) || self.is_mapped(at) && self.reader.read(at, bytes)
     }
 
     /// What is not present may be anything: the process goes on.

@@ -178,7 +178,7 @@ fn with_worker(live: &mut Live, steps: &[Step], mappings: &[Mapping]) -> Result<
     let tracee = live.tracees().swap_remove(index);
     let memory = match live.memory.take() {
         Some(memory) => memory,
-        None => StandingMemory::new(live.pid, mappings, &live.special()?.on_demand),
+        None => StandingMemory::new(live.pid, mappings, &live.special()?),
     };
     let moves = steps.iter().filter_map(|step| match step {
         Step::Move { from, to } => {
