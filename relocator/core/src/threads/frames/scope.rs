@@ -19,7 +19,7 @@ use crate::threads::Memory;
 const WHOLE: u64 = 256 << 20;
 
 /// Most bytes that are read of a process that is to go on soon, and for each of its threads.
-const BRIEF: (u64, u64) = (1 << 20, 64 << 10);
+const BRIEF: (u64, u64) = (1 << 20, 32 << 10);
 
 /// How many frames a search passes on to the next one. Nothing but a program that makes them has so
 /// many.

@@ -26,7 +26,7 @@ const REACHES: [u64; 5] = [NEXT, NEAR, 4 << 20, 64 << 20, u64::MAX];
 
 /// What is searched of each stack whatever an earlier search has seen of it: signals come all the
 /// time, and handlers do not call that deep.
-const NEXT: u64 = 64 << 10;
+const NEXT: u64 = 32 << 10;
 
 /// What is that near to a stack pointer is certainly a part of its stack, or next to it.
 const NEAR: u64 = 256 << 10;

@@ -292,7 +292,7 @@ fn a_brief_search_reads_so_much_and_no_more() {
         let (memory, threads, writable) = in_use(20, size);
         let scope = Scope::brief(threads.len(), Earlier::default());
         let found = of_threads(&threads, &[writable.clone()], &[TEXT], &memory, &scope);
-        assert!(memory.asked.get().bytes <= (1 << 20) + (20 << 16));
+        assert!(memory.asked.get().bytes <= (1 << 20) + (20 << 15));
         // What it has not read it says.
         let left_out: u64 = found
             .left_out
