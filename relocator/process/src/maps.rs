@@ -13,6 +13,7 @@ use elf_tools::symtab::mapping_name;
 use nix::errno::Errno;
 
 use crate::targets::{Mapping, Protection};
+use crate::tracing::{Device, device, shared_memory};
 
 /// The names that the kernel gives to the mappings of its vDSO.
 const KERNEL_NAMES: [&str; 3] = [
@@ -41,17 +42,118 @@ pub fn special(pid: i32) -> io::Result<SpecialMemory> {
     let bytes = contents(&format!("/proc/{pid}/smaps"))?;
     let text = String::from_utf8_lossy(&bytes);
     let mut found = SpecialMemory::default();
+    let memory = shared_memory();
     let mut current = None;
     for line in text.lines() {
-        if let Some(flags) = line.strip_prefix("VmFlags:") {
+        if let Some(flags) = line.strip_prefix(FLAGS) {
             if let Some(mapping) = current.take() {
                 found.add(mapping, flags);
             }
         } else if let Some(mapping) = mapping(line) {
+            if mapping.protection.shared && memory.is_some() && device_of(line) == memory {
+                found.shared.push(mapping.range.clone());
+            }
             current = Some(mapping);
         }
     }
     Ok(found)
+}
+
+/// How many mappings are watched. A library has one or two for its states.
+const WATCHED: usize = 16;
+
+/// Tells of a stopped process whether mappings are still droppable, without having all of `smaps`
+/// read: for that, the kernel goes through all pages of all mappings.
+///
+/// Each mapping has a file of its own that was read up to that mapping while the process ran. The
+/// kernel writes one record more then.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    files: Vec<(Range<Avma>, File)>,
+}
+
+impl Watch {
+    /// Of mappings of a process that runs; `None` if they are too many, or not where they were.
+    pub(crate) fn begin(pid: i32, ranges: &[Range<Avma>]) -> Option<Self> {
+        if ranges.len() > WATCHED {
+            return None;
+        }
+        let path = format!("/proc/{pid}/smaps");
+        let all = match ranges.is_empty() {
+            true => Vec::new(),
+            false => contents(&path).ok()?,
+        };
+        let files = ranges.iter().map(|range| {
+            let file = read_up_to(&path, &all, range)?;
+            Some((range.clone(), file))
+        });
+        let files = files.collect::<Option<_>>()?;
+        Some(Self { files })
+    }
+
+    /// Whether these are the mappings, and each is droppable. It can be asked once.
+    pub(crate) fn holds(&self, ranges: &[Range<Avma>]) -> bool {
+        let is_it = |((known, file), range): (&(Range<Avma>, File), &Range<Avma>)| {
+            let flags = (known == range).then(|| flags_of_next(file, range));
+            flags.flatten().is_some_and(|flags| {
+                let mut flags = flags.split_whitespace();
+                flags.any(|flag| flag == "dp")
+            })
+        };
+        self.files.len() == ranges.len() && self.files.iter().zip(ranges).all(is_it)
+    }
+}
+
+/// What the kernel calls the flags of a mapping.
+const FLAGS: &str = "VmFlags:";
+
+/// `smaps`, read up to the record of a mapping as it is in `all`.
+fn read_up_to(path: &str, all: &[u8], range: &Range<Avma>) -> Option<File> {
+    let text = std::str::from_utf8(all).ok()?;
+    let mut before = 0;
+    for line in text.split_inclusive('\n') {
+        if mapping(line.trim_end()).is_some_and(|mapping| mapping.range == *range) {
+            break;
+        }
+        before += line.len();
+    }
+    let file = File::open(path).ok()?;
+    let mut read = Vec::with_capacity(before);
+    (&file).take(before as u64).read_to_end(&mut read).ok()?;
+    // The kernel has written nothing of the record yet: it writes whole ones.
+    let last = read.strip_suffix(b"\n").unwrap_or(&read);
+    let last = last.rsplit(|byte| *byte == b'\n').next()?;
+    (read.is_empty() || last.starts_with(FLAGS.as_bytes())).then_some(file)
+}
+
+/// The flags in the next record, if that is of a mapping.
+fn flags_of_next(mut file: &File, range: &Range<Avma>) -> Option<String> {
+    /// Bytes that are read at once. Where a read goes beyond the record, the kernel writes another
+    /// one; the line of flags is the last one of a record, and longer than this.
+    const PART: usize = 16;
+    const LONGEST: usize = 4096;
+    let mut record: Vec<u8> = Vec::new();
+    let mut part = [0; PART];
+    while record.len() < LONGEST {
+        let last = record.rsplit(|byte| *byte == b'\n').next()?;
+        let is_last = last.starts_with(FLAGS.as_bytes());
+        let wanted = if is_last || last.is_empty() { 1 } else { PART };
+        let read = file.read(&mut part[..wanted]).ok()?;
+        record.extend_from_slice(&part[..read]);
+        if read == 0 || is_last && part[0] == b'\n' {
+            break;
+        }
+    }
+    let text = String::from_utf8(record).ok()?;
+    let mut lines = text.lines();
+    let found = mapping(lines.next()?)?;
+    let flags = lines.find_map(|line| line.strip_prefix(FLAGS))?;
+    (found.range == *range).then(|| flags.to_owned())
+}
+
+/// The device of the file that a line of the list is about.
+fn device_of(line: &str) -> Option<Device> {
+    device(line.split(' ').nth(3)?)
 }
 
 /// Ranges of memory with flags.
@@ -65,6 +167,10 @@ pub struct SpecialMemory {
     pub undumped: Vec<Range<Avma>>,
     /// What another process fills when it is touched (`userfaultfd`): `um`.
     pub on_demand: Vec<Range<Avma>>,
+    /// Memory without a file that is shared with other processes, or may be.
+    pub shared: Vec<Range<Avma>>,
+    /// What can be neither moved nor unmapped nor covered any more (`mseal`): `sl`.
+    pub sealed: Vec<Range<Avma>>,
 }
 
 impl SpecialMemory {
@@ -74,6 +180,9 @@ impl SpecialMemory {
         let is_own = protection.write && !protection.shared && !mapping.name.starts_with('/');
         if has("um") {
             self.on_demand.push(mapping.range.clone());
+        }
+        if has("sl") {
+            self.sealed.push(mapping.range.clone());
         }
         if has("dp") {
             self.droppable.push(mapping.range);
@@ -140,6 +249,11 @@ fn mapping(line: &str) -> Option<Mapping> {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroUsize;
+    use std::ptr::NonNull;
+
+    use nix::libc::{self, c_void};
+    use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
     use nix::unistd::Pid;
 
     use super::*;
@@ -196,25 +310,63 @@ mod tests {
         add("5000-6000 rw-p 00000000 00:00 0 ", " rd wr mr mw me um");
         add("6000-7000 rw-p 00000000 00:00 0  [anon:a]", " rd wr dd ac");
         add("7000-8000 rw-p 00000000 00:00 0 ", " rd wr ac");
+        add("8000-9000 r-xp 00000000 00:00 0 ", " rd ex mr mw me sl");
         let page = |at: u64| Avma(at)..Avma(at + 0x1000);
         let expected = SpecialMemory {
             droppable: vec![page(0x1000)],
             undumped: vec![page(0x2000), page(0x6000)],
             on_demand: vec![page(0x5000)],
+            sealed: vec![page(0x8000)],
+            shared: Vec::new(),
         };
         assert_eq!(found, expected);
     }
 
+    /// `MAP_DROPPABLE`, since Linux 6.11.
+    const DROPPABLE: i32 = 8;
+
+    /// Memory of a kind, of three pages.
+    fn map(kind: i32, at: Option<NonZeroUsize>) -> nix::Result<NonNull<c_void>> {
+        let size = NonZeroUsize::new(SIZE).unwrap();
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let fixed = if at.is_some() { libc::MAP_FIXED } else { 0 };
+        let flags = MapFlags::from_bits_retain(kind | fixed);
+        // SAFETY: new memory is mapped where the kernel likes, or over what nobody uses.
+        unsafe { mmap_anonymous(at, size, protection, flags) }
+    }
+
+    const SIZE: usize = 0x3000;
+
+    #[test]
+    fn a_watch_tells_when_memory_is_no_longer_droppable() {
+        let Ok(start) = map(DROPPABLE, None) else {
+            // An older kernel, which has no such memory.
+            return;
+        };
+        let own = Pid::this().as_raw();
+        let at = Avma(start.addr().get() as u64);
+        let range = at..at.offset(SIZE as i64);
+        // Other tests map memory meanwhile.
+        let begin = || Watch::begin(own, std::slice::from_ref(&range));
+        let watch = || {
+            std::iter::repeat_with(begin)
+                .find_map(|watch| watch)
+                .unwrap()
+        };
+        let (first, other) = (watch(), watch());
+        assert!(first.holds(std::slice::from_ref(&range)));
+        assert!(!other.holds(&[]));
+        let late = watch();
+        map(libc::MAP_PRIVATE, Some(start.addr())).unwrap();
+        assert!(!late.holds(std::slice::from_ref(&range)));
+        assert!(!watch().holds(std::slice::from_ref(&range)));
+        // SAFETY: nobody uses it.
+        unsafe { munmap(start, SIZE) }.unwrap();
+    }
+
     #[test]
     fn droppable_memory_of_this_process_is_found() {
-        use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
-        /// `MAP_DROPPABLE`, since Linux 6.11.
-        const DROPPABLE: i32 = 8;
-        let size = std::num::NonZeroUsize::new(0x3000).unwrap();
-        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        let flags = MapFlags::from_bits_retain(DROPPABLE);
-        // SAFETY: new memory is mapped where the kernel likes.
-        let mapped = unsafe { mmap_anonymous(None, size, protection, flags) };
+        let mapped = map(DROPPABLE, None);
         let Ok(start) = mapped else {
             // An older kernel, which has no such memory.
             assert!(own_special().droppable.is_empty());
@@ -227,6 +379,6 @@ mod tests {
             "{found:?}"
         );
         // SAFETY: nobody uses it.
-        unsafe { munmap(start, size.get()) }.unwrap();
+        unsafe { munmap(start, SIZE) }.unwrap();
     }
 }

@@ -1,21 +1,26 @@
 //! Processes are linked and unlinked again under load. They are started as a restore by CRIU leaves
 //! them: with an old vDSO that libc calls, on zeros, and the new kernel's mappings far away.
 
+mod bounded;
 mod chains;
 mod checkpoint;
 mod cycles;
 mod dry_run;
 mod elsewhere;
 mod home;
+mod hostile;
 mod killed;
 mod linker;
 mod look;
 mod odd;
+mod odd_processes;
 mod places;
 mod programs;
 mod protection;
+mod reasons;
 mod refused;
 mod seen;
+mod served;
 mod snapshot;
 mod states;
 mod tool;
@@ -33,6 +38,7 @@ fn main() -> ExitCode {
     }
     let arguments = Arguments::from_args();
     let trials = [
+        bounded::trials(arguments.list),
         cycles::trials(arguments.list),
         chains::trials(arguments.list),
         checkpoint::trials(arguments.list),
@@ -40,9 +46,11 @@ fn main() -> ExitCode {
         elsewhere::trials(arguments.list),
         home::trials(arguments.list),
         killed::trials(arguments.list),
+        odd_processes::trials(arguments.list),
         places::trials(arguments.list),
         programs::trials(arguments.list),
         protection::trials(arguments.list),
+        reasons::trials(arguments.list),
         refused::trials(arguments.list),
         seen::trials(arguments.list),
         unheard::trials(arguments.list),

@@ -113,7 +113,7 @@ pub(crate) fn live(what: &str) {
             let place = map(None, DROPPABLE);
             again_and_again(|| remap(place));
         }
-        other => unreachable!("{other}"),
+        other => crate::hostile::live(other),
     }
 }
 
@@ -155,18 +155,24 @@ fn remap(place: *mut c_void) {
     }
 }
 
-fn say(number: i32) {
+pub(crate) fn say(number: i32) {
     let mut output = std::io::stdout();
     let said = writeln!(output, "{number}").and_then(|()| output.flush());
     said.expect("somebody listens");
 }
 
 /// Sleeps in a single system call.
-fn rest(number: i32) {
+pub(crate) fn rest(number: i32) {
     say(number);
     loop {
         nix::unistd::pause();
     }
+}
+
+/// The same in a thread that is begun by libc's interface.
+pub(crate) extern "C" fn say_and_rest(_: *mut c_void) -> *mut c_void {
+    rest(0);
+    std::ptr::null_mut()
 }
 
 fn again_and_again(once: impl Fn()) {

@@ -138,6 +138,11 @@ impl Odd {
         Ok(Self { restored, said })
     }
 
+    /// One that was started in another way.
+    pub(crate) fn of(restored: Restored) -> Self {
+        Self { restored, said: 0 }
+    }
+
     pub(crate) fn pid(&self) -> i32 {
         self.restored.pid()
     }

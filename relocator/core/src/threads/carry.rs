@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use elf_tools::{Avma, Svma};
 
-use super::frames::{self, Found};
+use super::frames::{self, Found, Scope};
 use super::{Memory, Registers, StuckReason, Thread, Verdict, Write};
 
 /// What carries threads across.
@@ -48,14 +48,22 @@ impl Contexts {
         writable: &[Range<Avma>],
         texts: &[Range<Avma>],
         memory: &dyn Memory,
+        scope: &Scope,
     ) -> Self {
         let registers = threads.iter().map(|thread| &thread.registers);
-        Self(frames::of_threads(registers, writable, texts, memory))
+        Self(frames::of_threads(
+            registers, writable, texts, memory, scope,
+        ))
     }
 
     /// Where contexts may be that nobody has looked for: [`Found::left_out`].
     pub fn left_out(&self) -> &[Range<Avma>] {
         &self.0.left_out
+    }
+
+    /// Where contexts may be that cannot be read yet: [`Found::absent`].
+    pub fn absent(&self) -> &[Range<Avma>] {
+        &self.0.absent
     }
 }
 
@@ -147,6 +155,7 @@ mod tests {
                 contexts: vec![vec![Interrupted { at, registers }]],
                 returned: BTreeSet::from_iter(returned.iter().copied()),
                 left_out: Vec::new(),
+                absent: Vec::new(),
             });
             carry(&[thread], &contexts, &decide).stuck.len()
         };

@@ -15,10 +15,12 @@
 //! | module | does |
 //! |---|---|
 //! | `search` | decides where to look, for all threads at once |
+//! | `scope` | how much a search reads |
 //! | `window` | reads, and looks there |
 //! | `range_set` | what was searched already |
 
 mod range_set;
+mod scope;
 mod search;
 mod window;
 
@@ -30,7 +32,9 @@ use elf_tools::Avma;
 
 use super::{Memory, Registers, Write};
 use crate::arch::native::signal_frame;
+pub use scope::{Earlier, Scope};
 use search::Search;
+use window::Checks;
 
 /// A context that a signal interrupted.
 ///
@@ -66,7 +70,8 @@ pub fn interrupted(
     text: &Range<Avma>,
     memory: &dyn Memory,
 ) -> Vec<Interrupted> {
-    let frames = window::frames(&[window::marks(whole(stack))], memory);
+    let range = window::marks(whole(stack));
+    let frames = window::frames(&[range], memory, &mut Checks::default());
     let inside = frames
         .iter()
         .filter_map(|(at, frame)| frame.inside(*at, text));
@@ -86,7 +91,8 @@ pub fn of_thread(
     text: &Range<Avma>,
     memory: &dyn Memory,
 ) -> Vec<Interrupted> {
-    of_thread_among(registers, &[], writable, slice::from_ref(text), memory)
+    let texts = slice::from_ref(text);
+    of_thread_among(registers, &[], writable, texts, memory, &Scope::whole())
 }
 
 /// The contexts of a thread that were interrupted inside one of several texts, and that belong to
@@ -97,12 +103,13 @@ pub fn of_thread_among(
     writable: &[Range<Avma>],
     texts: &[Range<Avma>],
     memory: &dyn Memory,
+    scope: &Scope,
 ) -> Vec<Interrupted> {
     let writable = merge(writable);
     let mut neighbours = neighbours.to_vec();
     neighbours.sort();
     let pointers = [registers.stack_pointer()];
-    let search = Search::new(&pointers, &neighbours, &writable, texts, memory);
+    let search = Search::new(&pointers, &neighbours, &writable, texts, memory, scope);
     search.run().contexts.pop().unwrap_or_default()
 }
 
@@ -121,6 +128,9 @@ pub struct Found {
     /// Where contexts may be that the search did not look for, because it had read too much
     /// already. Lowest first.
     pub left_out: Vec<Range<Avma>>,
+    /// Where contexts may be, near a stack pointer, that cannot be read before somebody brings the
+    /// memory ([`Populated::absent`](super::Populated::absent)). Lowest first.
+    pub absent: Vec<Range<Avma>>,
 }
 
 /// The contexts of all threads of a process, whose registers these are, that were interrupted
@@ -130,11 +140,17 @@ pub fn of_threads<'a>(
     writable: &[Range<Avma>],
     texts: &[Range<Avma>],
     memory: &dyn Memory,
+    scope: &Scope,
 ) -> Found {
     let writable = merge(writable);
     let pointers = registers.into_iter().map(Registers::stack_pointer);
     let pointers: Vec<Avma> = pointers.collect();
-    Search::new(&pointers, &[], &writable, texts, memory).run()
+    Search::new(&pointers, &[], &writable, texts, memory, scope).run()
+}
+
+/// Whether a frame is of a context that was interrupted in one of several texts.
+fn inside_any(frame: &signal_frame::Ucontext, at: Avma, texts: &[Range<Avma>]) -> bool {
+    texts.iter().any(|text| frame.inside(at, text).is_some())
 }
 
 /// Where in a range an `ucontext` can begin that is in it as a whole.

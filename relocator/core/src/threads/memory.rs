@@ -26,11 +26,14 @@ pub trait Memory {
     }
 
     /// Which parts of a range may hold something else than zeros, as far as that can be told
-    /// without reading them. Where nothing can be told, it is the whole range.
-    fn populated(&self, range: Range<Avma>) -> Populated {
+    /// without reading them. Where nothing can be told, it is the whole range. The answer may end
+    /// where its parts have `enough` bytes.
+    fn populated(&self, range: Range<Avma>, _enough: u64) -> Populated {
         Populated {
             end: range.end,
+            at_guard: false,
             parts: vec![range],
+            absent: Vec::new(),
         }
     }
 }
@@ -40,10 +43,15 @@ pub trait Memory {
 pub struct Populated {
     /// Parts of the range that was asked for, lowest first, that are apart from each other.
     pub parts: Vec<Range<Avma>>,
-    /// How far the answer goes: to the end of the range, or to the first guard page in it. That is
-    /// a page which looks like part of its mapping, and where each access fails; so no stack goes
-    /// on behind it.
+    /// Parts that may hold something and cannot be read now: somebody has to bring it first, who
+    /// may be the process itself. Lowest first, apart from `parts`.
+    pub absent: Vec<Range<Avma>>,
+    /// How far the answer goes: to the end of the range, to the first guard page in it, or to where
+    /// there was enough.
     pub end: Avma,
+    /// Whether a guard page is at the end. That is a page which looks like part of its mapping, and
+    /// where each access fails; so no stack goes on behind it.
+    pub at_guard: bool,
 }
 
 /// Memory can be read in pages or not at all.

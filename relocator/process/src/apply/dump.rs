@@ -60,7 +60,7 @@ pub(super) fn guard(
     let new = || {
         let taken: Vec<_> = placed.iter().map(Placed::range).collect();
         let taken: Vec<_> = taken.into_iter().chain(survey.placeholders()).collect();
-        let free = place::apart(vvar, PAGE, &taken, &survey.mappings, limits);
+        let free = place::apart(vvar, PAGE, &taken, &survey.taken, limits);
         free.map(|at| at..at.offset(PAGE as i64))
     };
     let chosen = known

@@ -18,7 +18,7 @@ use super::survey::Survey;
 use super::text::{GETRANDOM, Text};
 use super::{Planned, Transaction};
 use crate::maps::SpecialMemory;
-use crate::targets::{Step, Target, subtract};
+use crate::targets::{Step, Target, overlaps, subtract};
 use crate::{Error, Result, Unlinkable};
 use relocator::link::{Old, link};
 use relocator::placement::{PAGE, Placement};
@@ -146,17 +146,22 @@ fn link_all(
     let choose = |zeros: Option<Range<Avma>>| {
         let mappings = &unit.mappings;
         let limits = kernel.limits;
-        place::place(
-            Unit { mappings },
-            &reserved,
-            zeros,
-            &survey.mappings,
-            limits,
-        )
+        place::place(Unit { mappings }, &reserved, zeros, &survey.taken, limits)
     };
     let mut texts = survey.texts.iter();
     let placeholder = texts.find_map(|text| text.placeholder.clone());
-    let chosen = choose(stale.clone()).or_else(|_| choose(placeholder));
+    let is_sealed = |range: &Range<Avma>| {
+        let mut sealed = survey.special.sealed.iter();
+        sealed.any(|sealed| overlaps(sealed, range))
+    };
+    let stale = stale.filter(|stale| !is_sealed(stale));
+    let placeholder = placeholder.filter(|placeholder| !is_sealed(placeholder));
+    let chosen = match unit.mappings.iter().any(|part| is_sealed(&part.range)) {
+        true => Err(Unreachable::sealed(Unit {
+            mappings: &unit.mappings,
+        })),
+        false => choose(stale.clone()).or_else(|_| choose(placeholder)),
+    };
     let placed = match chosen {
         Ok(place) => placed(unit, place),
         Err(unreachable) => {
@@ -231,13 +236,7 @@ fn trusted<'a>(text: &'a Text, special: &SpecialMemory) -> Cow<'a, Old> {
 /// The pages next to a text that are kept for its record: behind it, or else the one before it.
 fn room(text: &Text, survey: &Survey, kernel: &RunningKernel) -> place::Room {
     let placeholder = text.placeholder.clone();
-    let room = place::room(
-        &text.found,
-        placeholder,
-        &survey.mappings,
-        kernel.limits,
-        ROOM,
-    );
+    let room = place::room(&text.found, placeholder, &survey.taken, kernel.limits, ROOM);
     match room.behind {
         0 => place::Room {
             behind: 0,

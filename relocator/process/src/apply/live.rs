@@ -1,23 +1,26 @@
 //! Works on a live process until no thread is in the way, or until the deadline.
 
-use std::sync::mpsc::{Sender, channel};
-use std::thread::{self, JoinHandle};
+use std::ops::Range;
+use std::thread;
 use std::time::{Duration, Instant};
 
+use elf_tools::Avma;
 use nix::unistd::Pid;
 
 use super::kernel::RunningKernel;
 use super::outcome::{ApplyOutcome, ApplyTimes};
+use super::precondition;
 use super::survey::Survey;
 use super::text::Known;
-use super::transaction::Transaction;
+use super::transaction::{Crossed, Transaction};
 use super::{ApplyOptions, DEADLINE, Work};
-use crate::maps::SpecialMemory;
+use crate::maps::Watch;
+use crate::targets::StoppedTarget;
 use crate::targets::live::{Live, Running, lead_back};
-use crate::targets::{StoppedTarget, Target};
-use crate::tracing::{TraceableProcess, Undisturbed};
-use crate::{Error, Obstacle, Result};
+use crate::tracing::{StandingMemory, TraceableProcess, Undisturbed};
+use crate::{Error, Obstacle, Refusal, Result};
 use relocator::source::Source;
+use relocator::threads::frames::Earlier;
 
 /// How long a thread may take to stop, unless the deadline is longer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -49,23 +52,38 @@ pub(super) fn attempts(
     process.check_linkable()?;
     let deadline = Instant::now() + options.deadline.unwrap_or(DEADLINE);
     let patience = patience(options);
+    let mut target = Running::until(pid, deadline);
     let mut pause = PAUSE.0;
     let mut attempts = 0;
     let mut still = Still::default();
+    let mut earlier = None;
     loop {
         attempts += 1;
         let is_stopped = process.is_stopped()?;
-        let target = Running::of(pid);
+        target.look_again();
         let planned = Survey::of(&target, kernel, known).and_then(|survey| {
             let planned = work.plan(&target, &survey, kernel, options)?;
             Ok((survey, planned))
         });
+        if let Some(at) = target.unanswered() {
+            return Err(process.explain(unserved(pid, at)));
+        }
         let tried = match planned {
             Ok((_, (None, outcome))) => return Ok(outcome),
             Ok((survey, (Some(transaction), mut outcome))) => {
+                precondition::check(&process, &survey, &transaction)?;
                 let work = (&survey, &transaction);
                 let stopped = (is_stopped, patience);
-                let done = attempt(&process, stopped, kernel, work, &mut outcome);
+                let done = attempt(&process, stopped, kernel, work, &earlier, &mut outcome);
+                if let Err(Error::Busy {
+                    reason: Obstacle::Unsearched { ranges },
+                    ..
+                }) = &done
+                {
+                    let texts: Vec<Range<Avma>> = survey.occupied().collect();
+                    earlier = Some(target.search(ranges, &texts)?);
+                    continue;
+                }
                 done.map(|()| outcome)
             }
             // What could not be made out may have been on its way.
@@ -82,7 +100,23 @@ pub(super) fn attempts(
             Err(Error::Busy { pid, reason })
                 if still.is_for_ever(is_stopped, &reason) || Instant::now() >= deadline =>
             {
-                return Err(process.explain(Error::Busy { pid, reason }));
+                return Err(process.explain(match reason {
+                    Obstacle::Absent { ranges } if !ranges.is_empty() => {
+                        unserved(pid, ranges[0].start)
+                    }
+                    reason => Error::Busy { pid, reason },
+                }));
+            }
+            Err(Error::Busy {
+                reason: Obstacle::Absent { ranges },
+                ..
+            }) => {
+                // It comes while the process goes on, if it comes.
+                if !target.bring(&ranges)
+                    && let Some(at) = target.unanswered()
+                {
+                    return Err(process.explain(unserved(pid, at)));
+                }
             }
             Err(Error::Busy { .. }) => {}
             Err(error) => return Err(process.explain(error)),
@@ -135,44 +169,33 @@ impl Still {
     }
 }
 
+/// Memory of a process that does not come.
+fn unserved(pid: i32, at: Avma) -> Error {
+    Error::refused(pid, Refusal::Unserved { at })
+}
+
+/// What the tool could not see of a process that has stopped.
+fn absent(live: &Live) -> Option<Error> {
+    let ranges = live.take_absent();
+    (!ranges.is_empty()).then(|| Error::Busy {
+        pid: live.pid().as_raw(),
+        reason: Obstacle::Absent { ranges },
+    })
+}
+
+/// What the tool has not searched, and can search while the process goes on.
+fn unsearched(pid: Pid, crossed: &Crossed) -> Option<Error> {
+    let ranges = crossed.left_out.clone();
+    (!ranges.is_empty()).then(|| Error::Busy {
+        pid: pid.as_raw(),
+        reason: Obstacle::Unsearched { ranges },
+    })
+}
+
 fn changing(pid: Pid) -> Error {
     Error::Busy {
         pid: pid.as_raw(),
         reason: Obstacle::ChangingMappings,
-    }
-}
-
-/// Reads the special memory of a process that stands still, beside the search for contexts, which
-/// takes as long. A reading whose result nobody wants ends by itself.
-struct SpecialReading {
-    go: Sender<()>,
-    reader: JoinHandle<Option<Result<SpecialMemory>>>,
-}
-
-impl SpecialReading {
-    /// The thread that reads is there before the process stops.
-    fn prepare(pid: Pid) -> Self {
-        let (go, wait) = channel();
-        let read = move || {
-            wait.recv()
-                .ok()
-                .map(|()| Running::of(pid.as_raw()).special())
-        };
-        Self {
-            go,
-            reader: thread::spawn(read),
-        }
-    }
-
-    fn begin(&self) {
-        // It waits for that and for nothing else.
-        let _ = self.go.send(());
-    }
-
-    fn end(self, pid: Pid) -> Result<SpecialMemory> {
-        drop(self.go);
-        let read = self.reader.join().ok().flatten();
-        read.unwrap_or_else(|| Err(changing(pid)))
     }
 }
 
@@ -182,34 +205,39 @@ fn attempt(
     (is_stopped, patience): (bool, Duration),
     kernel: &RunningKernel,
     (survey, transaction): (&Survey, &Transaction),
+    earlier: &Option<Earlier>,
     outcome: &mut ApplyOutcome,
 ) -> Result<()> {
     let pid = process.pid();
-    let mut states = survey.drops_states().then(|| SpecialReading::prepare(pid));
+    let watch = match survey.has_states() {
+        true => Watch::begin(pid.as_raw(), &survey.special.droppable),
+        false => None,
+    };
+    let memory = StandingMemory::new(pid, &survey.mappings, &survey.special);
     let mut live = Live::stop(pid.as_raw(), patience)?;
     let stop = live.stopped_for();
-    states.iter().for_each(SpecialReading::begin);
     live.set_special(survey.special.clone());
-    let restorers = process.restorers(&survey.mappings);
+    live.set_memory(memory);
+    live.set_known(earlier.clone().unwrap_or_default(), watch);
     for tracee in live.tracees() {
         let registers = tracee.registers()?;
         process.check_thread(tracee.pid(), &registers)?;
         let pc = registers.registers().pc;
-        process.check_restored(tracee.pid(), pc, || tracee.signal_mask(), &restorers)?;
+        process.check_restored(tracee.pid(), pc, || tracee.signal_mask(), &survey.mappings)?;
         lead_back(tracee, &registers)?;
     }
     let Some(mappings) = survey.holds(&live, &transaction.places())? else {
-        return Err(changing(pid));
+        return Err(absent(&live).unwrap_or_else(|| changing(pid)));
     };
     let mut budget = if is_stopped { STEPS } else { 0 };
     let crossed = loop {
         let steps = transaction.steps(survey, kernel, &live, &mappings);
+        let steps = absent(&live).map_or(steps, Err);
+        let steps = steps.and_then(|steps| match earlier {
+            None => unsearched(pid, &steps.1).map_or(Ok(steps), Err),
+            Some(_) => Ok(steps),
+        });
         let done = steps.and_then(|(steps, crossed)| {
-            if let Some(reading) = states.take()
-                && !survey.holds_states(&reading.end(pid)?)
-            {
-                return Err(changing(pid));
-            }
             live.carry_out(&steps)?;
             Ok(crossed)
         });

@@ -7,6 +7,7 @@
 //! | `chunk` | a piece of memory |
 //! | `kernel` | the kernel that runs now |
 //! | `survey` | all of that, read while the process runs |
+//! | `precondition` | what a plan needs of a live process, beyond that it can be traced |
 //! | `place` | where the kernel's mappings go |
 //! | `layout` | the text as it will be |
 //! | `interim` | its entries while it takes the place of another text |
@@ -47,6 +48,7 @@ pub mod originals;
 mod origins;
 pub mod outcome;
 pub mod place;
+mod precondition;
 mod prepare;
 pub mod recognise;
 pub mod record;

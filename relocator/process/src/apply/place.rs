@@ -5,6 +5,7 @@
 //! must not overlap the present one.
 
 mod gaps;
+mod growth;
 
 use std::fmt;
 use std::ops::Range;
@@ -14,6 +15,7 @@ use elf_tools::Avma;
 use super::recognise::{KernelMapping, OldText};
 use crate::targets::Mapping;
 use gaps::Gaps;
+pub(super) use growth::with_growth;
 use relocator::placement::PAGE;
 
 /// How far the first and the last byte of code and data may be from each other.
@@ -54,6 +56,20 @@ pub struct Unreachable {
     pub reach: Range<Avma>,
     /// Size of the largest hole in there.
     pub largest: u64,
+    /// Whether one of the kernel's mappings is sealed (`mseal`), so that no place is sought.
+    pub sealed: bool,
+}
+
+impl Unreachable {
+    /// The kernel's mappings are sealed where they are.
+    pub(super) fn sealed(unit: Unit<'_>) -> Self {
+        Self {
+            size: unit.size(),
+            reach: Avma(0)..Avma(0),
+            largest: 0,
+            sealed: true,
+        }
+    }
 }
 
 impl fmt::Display for Unreachable {
@@ -62,8 +78,12 @@ impl fmt::Display for Unreachable {
             size,
             reach,
             largest,
+            sealed,
         } = self;
         let (start, end) = (reach.start, reach.end);
+        if *sealed {
+            return f.write_str("the kernel's mappings are sealed (mseal) and cannot be moved");
+        }
         match start < end {
             true => write!(
                 f,
@@ -175,6 +195,7 @@ fn place_within(
             size,
             largest: gaps.largest(&reach),
             reach: Avma(reach.start)..Avma(reach.end),
+            sealed: false,
         }
     })
 }
@@ -281,6 +302,7 @@ pub(super) fn near(
             size,
             largest: gaps.largest(&reach),
             reach: Avma(reach.start)..Avma(reach.end),
+            sealed: false,
         }
     })
 }
@@ -303,8 +325,16 @@ pub fn room(
     pages: usize,
 ) -> Room {
     let placeholder = placeholder.map(|placeholder| placeholder.start.0..placeholder.end.0);
-    let gaps = Gaps::between(mappings, &[], placeholder.as_ref(), limits);
     let (start, end) = (text.mapping.start.0, text.mapping.end.0);
+    // Only what is near matters, and what grows.
+    let near = (pages as u64 + 1) * PAGE;
+    let near = start.saturating_sub(near)..end.saturating_add(near);
+    let matters = |mapping: &&Mapping| {
+        let range = &mapping.range;
+        range.start.0 < near.end && near.start < range.end.0 || gaps::grows(mapping)
+    };
+    let mappings: Vec<Mapping> = mappings.iter().filter(matters).cloned().collect();
+    let gaps = Gaps::between(&mappings, &[], placeholder.as_ref(), limits);
     let count = |is_next: &dyn Fn(&&Range<u64>) -> bool| {
         let gap = gaps.all().iter().find(is_next);
         let size = gap.map_or(0, |gap| gap.end - gap.start);

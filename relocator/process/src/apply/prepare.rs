@@ -84,7 +84,7 @@ pub(super) fn plan(survey: &Survey, kernel: &RunningKernel) -> Result<Planned> {
         let mut draft = Draft::new(text, base);
         let size = (draft.stubs_end() as u64).next_multiple_of(PAGE);
         let span = &draft.base.range();
-        let at = place::near(REACH, span, size, &taken, &survey.mappings, kernel.limits);
+        let at = place::near(REACH, span, size, &taken, &survey.taken, kernel.limits);
         let at = at.map_err(|unreachable| Error::Unlinkable {
             what: format!("the vDSO at {}", text.found.image),
             reason: Unlinkable::NoPlace(unreachable),
@@ -148,7 +148,7 @@ fn make_way(survey: &Survey, unit: &KernelUnit, kernel: &RunningKernel) -> Resul
     let texts = survey.texts.iter().map(|text| &text.found.mapping);
     let first = texts.min_by_key(|text| text.start).cloned();
     let first = first.unwrap_or(Avma(0)..Avma(0));
-    let (all, limits) = (&survey.mappings, kernel.limits);
+    let (all, limits) = (&survey.taken, kernel.limits);
     let mappings = &unit.mappings;
     let size = Unit { mappings }.size();
     let at = place::near(u64::MAX, &first, size, &placeholders, all, limits);

@@ -2,20 +2,23 @@
 //! possible.
 
 use std::ops::Range;
+use std::rc::Rc;
 
 use elf_tools::Avma;
 use elf_tools::image::Image;
 
 use super::kernel::RunningKernel;
 use super::origins::Origins;
-use super::recognise::{FoundVdsos, KernelUnit, OldText, recognise};
+use super::place::with_growth;
+use super::recognise::{FoundVdsos, KernelUnit, MAX_TEXT, OldText, recognise};
 use super::record::Record;
 use super::recovery::{RecoveryCopy, cut_off, is_beside};
 use super::text::{Known, Text, in_words};
 use crate::maps::SpecialMemory;
 use crate::targets::live::injected_call;
-use crate::targets::{Mapping, Step, StoppedTarget, Target, overlaps};
+use crate::targets::{Growth, Mapping, Step, StoppedTarget, Target, mapping_of, overlaps};
 use crate::{Error, Refusal, Result, Unlinkable};
+use relocator::criu::Mark;
 use relocator::source::Source;
 use relocator::threads::Memory;
 use relocator::threads::frames::merge;
@@ -25,7 +28,11 @@ use relocator::threads::frames::merge;
 pub(super) struct Survey {
     /// The number of the process.
     pub(super) id: i32,
-    pub(super) mappings: Vec<Mapping>,
+    pub(super) mappings: Rc<Vec<Mapping>>,
+    /// What the main stack and the heap may still take.
+    growth: Growth,
+    /// The mappings with that: where nothing can be placed.
+    pub(super) taken: Vec<Mapping>,
     pub(super) found: FoundVdsos,
     /// Old texts that are in use, without what killed tools have left in them.
     pub(super) texts: Vec<Text>,
@@ -33,6 +40,8 @@ pub(super) struct Survey {
     pub(super) origins: Origins,
     /// Copies of texts that a killed tool has not put in their place.
     pub(super) leftovers: Vec<Range<Avma>>,
+    /// What they hold; `None` of one that cannot be read.
+    left: Vec<Option<Vec<u8>>>,
     /// Memory that is not as most is.
     pub(super) special: SpecialMemory,
 }
@@ -65,18 +74,24 @@ impl Survey {
         check_named(target.id(), &all, known.sources)?;
         let read = |old| Text::read(old, known, &copies, &mappings, target);
         let texts: Vec<Text> = all.into_iter().map(read).collect::<Result<_>>()?;
-        for mapping in &mappings {
+        for mapping in texts.iter().flat_map(|text| beside(text, &mappings)) {
             if is_cut_off(mapping, &texts, target) && !leftovers.contains(&mapping.range) {
                 leftovers.push(mapping.range.clone());
             }
         }
+        let growth = target.growth();
+        let left = leftovers.iter().map(|range| content(target, range));
+        let left = left.collect();
         Ok(Self {
             id: target.id(),
-            mappings,
+            growth,
+            taken: with_growth(&mappings, growth),
+            mappings: Rc::new(mappings),
             found,
             origins: Origins::of(&texts, &copies),
             texts,
             leftovers,
+            left,
             special: target.special()?,
         })
     }
@@ -123,28 +138,67 @@ impl Survey {
         self.texts.iter().any(Text::has_states)
     }
 
-    /// Whether memory is dropped for the random states in it. Where there is no droppable memory,
-    /// nothing is dropped and `getrandom` makes the system call, whatever there is by now.
-    pub(super) fn drops_states(&self) -> bool {
-        self.has_states() && !self.special.droppable.is_empty()
-    }
-
     /// Whether random states are where they were: mappings may have come and gone since, and other
     /// memory may be where droppable memory was.
-    pub(super) fn holds_states(&self, now: &SpecialMemory) -> bool {
-        let (droppable, undumped) = (&self.special.droppable, &self.special.undumped);
-        now.droppable == *droppable && now.undumped == *undumped
+    fn holds_states(&self, target: &impl StoppedTarget) -> Result<bool> {
+        if !self.has_states() {
+            return Ok(true);
+        }
+        target.holds_droppable(&self.special.droppable)
     }
 
     /// Whether a stopped process is what it was, as far as it matters: text, the kernel's mappings,
-    /// zeros, and `places` that the steps use. Its mappings now, if it is. Random states are another
-    /// question: [`Survey::holds_states`].
+    /// zeros, and `places` that the steps use. Its mappings now, if it is.
     pub(super) fn holds(
         &self,
         target: &impl StoppedTarget,
         places: &[Range<Avma>],
-    ) -> Result<Option<Vec<Mapping>>> {
-        let now = target.mappings()?;
+    ) -> Result<Option<Rc<Vec<Mapping>>>> {
+        let all = self.important(places);
+        let now = match target.confirms(&self.mappings, &all)? {
+            true => self.mappings.clone(),
+            false => Rc::new(target.mappings()?),
+        };
+        let matters = |mapping: &&Mapping| {
+            let first = all.partition_point(|range| range.end <= mapping.range.start);
+            all.get(first)
+                .is_some_and(|range| overlaps(range, &mapping.range))
+        };
+        let same = Rc::ptr_eq(&now, &self.mappings)
+            || now
+                .iter()
+                .filter(matters)
+                .eq(self.mappings.iter().filter(matters));
+        let is_same = |text: &Text| {
+            let mut bytes = vec![0; text.found.bytes.len()];
+            let was_read = target.read(text.found.mapping.start, &mut bytes);
+            injected_call::erase(&mut bytes);
+            was_read && bytes == text.found.bytes
+        };
+        let mut leftovers = self.leftovers.iter().zip(&self.left);
+        let holds = same
+            && target.growth() == self.growth
+            && self.texts.iter().all(is_same)
+            && leftovers.all(|(range, left)| content(target, range) == *left)
+            && self.has_mark(target)
+            && self.holds_states(target)?;
+        Ok(holds.then_some(now))
+    }
+
+    /// Whether CRIU's mark is what it was.
+    fn has_mark(&self, target: &impl StoppedTarget) -> bool {
+        let Some(unit) = self.found.kernel.as_ref() else {
+            return true;
+        };
+        let Some(vdso) = unit.vdso() else {
+            return true;
+        };
+        let mut header = [0; Mark::SIZE];
+        target.read(vdso.range.start, &mut header) && Mark::read(&header) == unit.mark
+    }
+
+    /// Where mappings matter: text, the kernel's mappings, zeros, and `places`. Lowest first.
+    fn important(&self, places: &[Range<Avma>]) -> Vec<Range<Avma>> {
         let kernel = self.found.kernel.iter().flat_map(|unit| &unit.mappings);
         let mut all: Vec<Range<Avma>> = kernel.map(|mapping| mapping.range.clone()).collect();
         all.extend(self.texts.iter().map(|text| text.found.mapping.clone()));
@@ -154,20 +208,17 @@ impl Survey {
                 .filter_map(|text| text.placeholder.clone()),
         );
         all.extend_from_slice(places);
-        let matters = |mapping: &&Mapping| all.iter().any(|range| overlaps(range, &mapping.range));
-        let same = now
-            .iter()
-            .filter(matters)
-            .eq(self.mappings.iter().filter(matters));
-        let is_same = |text: &Text| {
-            let mut bytes = vec![0; text.found.bytes.len()];
-            let was_read = target.read(text.found.mapping.start, &mut bytes);
-            injected_call::erase(&mut bytes);
-            was_read && bytes == text.found.bytes
-        };
-        let holds = same && self.texts.iter().all(is_same);
-        Ok(holds.then_some(now))
+        merge(&all)
     }
+}
+
+/// What a range holds, without what killed tools have left in it; `None` if it cannot be read.
+fn content(memory: &dyn Memory, range: &Range<Avma>) -> Option<Vec<u8>> {
+    let size = range.end.0.saturating_sub(range.start.0).min(MAX_TEXT);
+    let mut bytes = vec![0; size as usize];
+    let was_read = memory.read(range.start, &mut bytes);
+    injected_call::erase(&mut bytes);
+    was_read.then_some(bytes)
 }
 
 /// Refuses images that the user has named if none of them is in the process. Build-ids are never
@@ -205,9 +256,16 @@ fn check_named(id: i32, texts: &[OldText], sources: &[Source]) -> Result<()> {
 /// Whether a text is in a file, and not the vDSO by the auxiliary vector: the program reads it, and
 /// does not call it.
 fn is_file(old: &OldText, mappings: &[Mapping]) -> bool {
-    let mut mappings = mappings.iter();
-    let mapping = mappings.find(|mapping| mapping.range == old.mapping);
+    let mapping = mapping_of(mappings, old.mapping.start);
     !old.is_by_auxv && mapping.is_some_and(|mapping| mapping.name.starts_with('/'))
+}
+
+/// The mappings next to a text.
+fn beside<'a>(text: &Text, mappings: &'a [Mapping]) -> &'a [Mapping] {
+    let place = &text.found.mapping;
+    let first = mappings.partition_point(|mapping| mapping.range.end < place.start);
+    let next = mappings.partition_point(|mapping| mapping.range.start <= place.end);
+    &mappings[first..next.max(first)]
 }
 
 /// Whether a mapping is what an earlier link had added to a text: its tool was killed before it
@@ -232,8 +290,8 @@ fn without_replacements(
     let linked: Vec<Option<RecoveryCopy>> = linked.collect::<Result<_>>()?;
     let known: Vec<&RecoveryCopy> = copies.iter().chain(linked.iter().flatten()).collect();
     let is_replacement = |old: &OldText| {
-        let mut mappings = mappings.iter();
-        let mapping = mappings.find(|mapping| mapping.range == old.mapping);
+        let mapping = mapping_of(mappings, old.mapping.start);
+        let mapping = mapping.filter(|mapping| mapping.range == old.mapping);
         let is_plain = mapping.is_some_and(|one| one.is_private_code() && one.name.is_empty());
         let is_in_place = old.is_by_auxv || known.iter().any(|copy| copy.image() == old.image);
         is_plain && !is_in_place && known.iter().any(|copy| copy.is_of_replacement(old))
@@ -252,3 +310,6 @@ fn is_leftover(old: &OldText) -> Result<bool> {
         || injected_call::is_displaced(&old.bytes, start);
     Ok(!is_linked && !old.is_by_auxv && is_copy)
 }
+
+#[cfg(test)]
+mod tests;

@@ -49,9 +49,14 @@ pub struct Crossed {
 }
 
 impl Transaction {
+    /// The steps that are known before any thread has stopped.
+    pub(super) fn fixed_steps(&self) -> impl Iterator<Item = &Step> {
+        self.early.iter().chain(&self.kernel).chain(&self.late)
+    }
+
     /// Places that the steps need to be as they were.
     pub(super) fn places(&self) -> Vec<Range<Avma>> {
-        let steps = self.early.iter().chain(&self.kernel).chain(&self.late);
+        let steps = self.fixed_steps();
         let place = |step: &Step| {
             let (at, size) = match step {
                 Step::Replace { at, bytes } => (*at, bytes.len() as u64),
@@ -82,27 +87,46 @@ impl Transaction {
         let writable = writable(mappings);
         let leftovers = survey.leftovers.iter().cloned();
         let texts: Vec<Range<Avma>> = survey.occupied().chain(leftovers).collect();
-        let contexts = Contexts::of(&threads, &writable, &texts, target);
-        let mut old = Carried::default();
-        for (text, (before, after)) in survey.texts.iter().zip(&self.crossings) {
+        let contexts = Contexts::of(&threads, &writable, &texts, target, &target.scope());
+        if !contexts.absent().is_empty() {
+            return Err(Error::Busy {
+                pid: survey.id,
+                reason: Obstacle::Absent {
+                    ranges: contexts.absent().to_vec(),
+                },
+            });
+        }
+        let gone = survey
+            .texts
+            .iter()
+            .map(|text| CodeNow::gone(text.found.bytes.len()));
+        let gone: Vec<CodeNow> = gone.collect();
+        let crossings = survey.texts.iter().zip(&self.crossings).zip(&gone);
+        let crossings = crossings.map(|((text, (before, after)), gone)| {
             let crossing = text.crossing(before.as_ref(), after, kernel);
-            let range = text.found.mapping.clone();
-            let gone = CodeNow::gone(text.found.bytes.len());
             let away = Crossing {
-                after: &gone,
+                after: gone,
                 ..crossing
             };
-            let decide = |registers: &Registers| {
-                let left = self
-                    .evacuates
-                    .then(|| decide(&away, &range, registers, target));
-                match left {
-                    Some(verdict) if !matches!(verdict, Verdict::Stuck { .. }) => verdict,
-                    _ => decide(&crossing, &range, registers, target),
-                }
+            (text.found.mapping.clone(), crossing, away)
+        });
+        // By address, so that each context is asked about once, however many texts there are.
+        let mut crossings: Vec<_> = crossings.collect();
+        crossings.sort_by_key(|(range, ..)| range.start);
+        let decide = |registers: &Registers| {
+            let first = crossings.partition_point(|(range, ..)| range.end <= registers.pc);
+            let Some((range, crossing, away)) = crossings.get(first) else {
+                return Verdict::Outside;
             };
-            add(&mut old, carry(&threads, &contexts, &decide));
-        }
+            let left = self
+                .evacuates
+                .then(|| decide(away, range, registers, target));
+            match left {
+                Some(verdict) if !matches!(verdict, Verdict::Stuck { .. }) => verdict,
+                _ => decide(crossing, range, registers, target),
+            }
+        };
+        let mut old = carry(&threads, &contexts, &decide);
         let (left, in_use) = stubs::leave(survey, kernel, &threads, &contexts, target);
         add(&mut old, left);
         let new = self.leave_kernel(survey, kernel, target, &threads, &contexts);

@@ -1,11 +1,13 @@
 //! Why the tool refuses a process.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use elf_tools::Avma;
+use nix::errno::Errno;
 
-use crate::tracing::Stop;
+use crate::tracing::{Limit, Stop};
 
 /// Why the tool refuses a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +73,37 @@ pub enum Refusal {
         thread: i32,
         /// What shows it.
         shown_by: String,
+    },
+    /// Its control group lets it execute nothing, so that it does not stop either.
+    Frozen {
+        /// The directory of the group.
+        group: PathBuf,
+    },
+    /// It may not have as much more of something as linking it takes.
+    Limited {
+        /// The limit.
+        limit: Limit,
+        /// How much it has, in bytes or mappings.
+        used: u64,
+        /// How much it may have.
+        allowed: u64,
+        /// How much more it would need.
+        needed: u64,
+    },
+    /// A mapping that would have to be changed is sealed (`mseal`).
+    Sealed {
+        /// Where.
+        at: Avma,
+    },
+    /// Memory that the tool has to see does not come.
+    Unserved {
+        /// Where.
+        at: Avma,
+    },
+    /// The process itself would have to consent to changes of its mappings, while it is stopped.
+    Watched {
+        /// The mapping.
+        at: Avma,
     },
     /// A thread does not stop.
     DoesNotStop {
@@ -148,6 +181,15 @@ pub enum StepFailure {
         /// Where they begin.
         at: Avma,
     },
+    /// A system call that a thread of it was made to make has failed.
+    Call {
+        /// The call.
+        name: String,
+        /// Its first argument.
+        at: Avma,
+        /// What the kernel says.
+        errno: Errno,
+    },
     /// The kernel has moved a mapping to another place than the tool asked for.
     MovedElsewhere {
         /// Where it should be.
@@ -180,6 +222,11 @@ impl Refusal {
             Self::SharedMemory { .. } => "shared-memory",
             Self::OtherMachine { .. } => "other-machine",
             Self::OtherCode { .. } => "other-code",
+            Self::Frozen { .. } => "frozen",
+            Self::Limited { .. } => "limited",
+            Self::Sealed { .. } => "sealed",
+            Self::Unserved { .. } => "unserved-memory",
+            Self::Watched { .. } => "watched-memory",
             Self::DoesNotStop { .. } => "does-not-stop",
             Self::Uninterruptible { .. } => "uninterruptible",
             Self::NotStopped => "not-stopped",
@@ -253,6 +300,34 @@ impl fmt::Display for Refusal {
             Self::OtherCode { thread, shown_by } => {
                 write!(f, "does not only execute 64-bit code: its thread {thread} {shown_by}")
             }
+            Self::Frozen { group } => write!(
+                f,
+                "is frozen by its control group {}, and cannot be stopped for a change; thaw it first",
+                group.display()
+            ),
+            Self::Limited {
+                limit,
+                used,
+                allowed,
+                needed,
+            } => write!(
+                f,
+                "has {used} and would need {needed} more than that, of {allowed} that its limit allows: {limit}"
+            ),
+            Self::Sealed { at } => write!(
+                f,
+                "has sealed its old vDSO at {at} (mseal), which nobody can put another text in place of any more; \
+                 restore it without the seal"
+            ),
+            Self::Unserved { at } => write!(
+                f,
+                "has memory at {at} that does not come: a userfaultfd fills it, and nobody answers that; try again when it does, or when the memory is complete"
+            ),
+            Self::Watched { at } => write!(
+                f,
+                "watches its mapping at {at} by a userfaultfd of its own, and would have to answer while it is stopped; \
+                 try again when it has let go of that memory"
+            ),
             Self::DoesNotStop { patience } => write!(f, "does not stop within {patience:?}"),
             Self::Uninterruptible { thread } => write!(
                 f,
@@ -294,6 +369,18 @@ impl fmt::Display for StepFailure {
             Self::InUse { at } => write!(f, "{at} is in use"),
             Self::Occupied { at, by } => write!(f, "{at} holds {by}"),
             Self::Data { at } => write!(f, "{at} holds data"),
+            Self::Call { name, at, errno } => {
+                write!(f, "{name} of {at} has failed: {}", errno.desc())?;
+                match errno {
+                    Errno::ENOMEM => {
+                        f.write_str(" (RLIMIT_AS, RLIMIT_DATA or vm.max_map_count leave no room)")
+                    }
+                    Errno::EACCES => f.write_str(
+                        " (a security module, or PR_SET_MDWE, does not let it have new code)",
+                    ),
+                    _ => Ok(()),
+                }
+            }
             Self::MovedElsewhere { to, instead } => {
                 write!(f, "a mapping was to go to {to}, and went to {instead}")
             }

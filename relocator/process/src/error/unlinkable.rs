@@ -57,6 +57,10 @@ pub enum Unlinkable {
         /// The address by its link record.
         image: Avma,
     },
+    /// It can be executed and not be read.
+    ExecuteOnly,
+    /// There are more vDSOs in it than the tool looks at.
+    TooManyTexts,
     /// Its link record keeps another one, and that another one, without an end.
     EndlessRecords {
         /// Where the next one is.
@@ -96,6 +100,8 @@ impl Unlinkable {
             Self::NotRecorded => "not-recorded",
             Self::NoRoomForRecord => "no-room-for-record",
             Self::CopyOfNothing { .. } => "copy-of-nothing",
+            Self::ExecuteOnly => "execute-only",
+            Self::TooManyTexts => "too-many-vdsos",
             Self::EndlessRecords { .. } => "endless-records",
             Self::OutsideText { .. } => "outside-text",
             Self::BadRecord(_) => "bad-record",
@@ -148,6 +154,13 @@ impl fmt::Display for Unlinkable {
             Self::CopyOfNothing { image } => {
                 write!(f, "its link record is of an image at {image}")
             }
+            Self::ExecuteOnly => f.write_str(
+                "it can only be executed (PROT_EXEC without PROT_READ), and code that cannot be read is not linked; \
+                 make it readable",
+            ),
+            Self::TooManyTexts => f.write_str(
+                "its old vDSOs take more memory than the tool looks at: a process that was restored has one",
+            ),
             Self::EndlessRecords { at } => write!(
                 f,
                 "its link records keep each other without an end, and the next one is at {at}: no tool has written them"

@@ -8,9 +8,9 @@ use nix::libc::{SIGTRAP, c_int};
 
 use super::{PATIENCE, StuckReason, VdsoPlace};
 use crate::Result;
-use crate::tracing::{StackMemory, Standing, Stop, Tracee, Undisturbed};
+use crate::tracing::{Standing, StandingMemory, Stop, Tracee, Undisturbed};
 use relocator::threads::Registers;
-use relocator::threads::frames::{self, Interrupted};
+use relocator::threads::frames::{self, Interrupted, Scope};
 
 /// How long to let a thread run, at least and at most. The first is too short for most, but
 /// costs nothing.
@@ -33,9 +33,11 @@ pub(super) struct Surroundings<'a> {
     /// What stacks are part of.
     pub(super) writable: &'a [Range<Avma>],
     /// The memory of stacks.
-    pub(super) memory: &'a StackMemory,
+    pub(super) memory: &'a StandingMemory,
     /// The stack pointers of the other threads.
     pub(super) neighbours: &'a [Avma],
+    /// How much of stacks is searched.
+    pub(super) scope: &'a Scope,
     /// When to give up.
     pub(super) deadline: Instant,
 }
@@ -112,10 +114,11 @@ impl<'a> Leaving<'a> {
             writable,
             memory,
             neighbours,
+            scope,
             ..
         } = self.surroundings;
         let registers = self.tracee.registers()?.registers();
-        let found = frames::of_thread_among(&registers, neighbours, writable, vdsos, memory);
+        let found = frames::of_thread_among(&registers, neighbours, writable, vdsos, memory, scope);
         Ok(inside(vdsos, &registers, &found))
     }
 

@@ -37,10 +37,12 @@ use std::time::{Duration, Instant};
 use elf_tools::{Avma, Svma};
 
 use crate::Result;
+use crate::maps::SpecialMemory;
 use crate::targets::live::{Running, blocked_at};
 use crate::targets::{self, Target};
-use crate::tracing::{Seized, StackMemory, TraceableProcess, Tracee, is_gone};
+use crate::tracing::{Seized, StandingMemory, TraceableProcess, Tracee, is_gone};
 use leave::{Inside, Leaving, Left, Surroundings};
+use relocator::threads::frames::{Earlier, Scope};
 use relocator::threads::{Registers, frames};
 pub use why::StuckReason;
 
@@ -153,12 +155,20 @@ pub fn step_out(pid: i32, options: &StepOutOptions) -> Result<StepOutOutcome> {
     loop {
         let seized = attempt.run().map_err(|error| subject.explain(error))?;
         // Handlers of a process that is stopped do not return.
-        let is_over = attempt.stuck.is_empty() || was_stopped || Instant::now() >= deadline;
+        let is_out = attempt.stuck.is_empty() || was_stopped;
+        let is_seen = attempt.absent.is_empty() && !attempt.is_unsearched();
+        let is_over = is_out && is_seen || Instant::now() >= deadline;
         if is_over {
             let stopped = subject.part(seized, was_stopped, options.resume)?;
             return Ok(attempt.outcome(stopped));
         }
         drop(seized);
+        // It comes while the process goes on, if it comes.
+        attempt.running.bring(&attempt.absent);
+        if attempt.is_unsearched() {
+            let (ranges, texts) = (&attempt.left_out, &attempt.vdsos);
+            attempt.earlier = Some(attempt.running.search(ranges, texts)?);
+        }
         thread::sleep(pause);
         pause = (pause * 2).min(PAUSE.1);
     }
@@ -193,8 +203,13 @@ struct Attempt<'a> {
     moved: BTreeMap<i32, Moved>,
     stuck: Vec<Stuck>,
     left_out: Vec<Range<Avma>>,
-    /// Memory that is filled when it is touched.
-    on_demand: Vec<Range<Avma>>,
+    /// Where contexts may be that cannot be read before somebody brings the memory.
+    absent: Vec<Range<Avma>>,
+    /// What was found in stacks while it went on, once that was sought.
+    earlier: Option<Earlier>,
+    running: Running,
+    /// Memory that is not as most is.
+    special: SpecialMemory,
 }
 
 impl<'a> Attempt<'a> {
@@ -203,7 +218,12 @@ impl<'a> Attempt<'a> {
         options: &'a StepOutOptions,
         deadline: Instant,
     ) -> Result<Self> {
+        let running = Running::until(subject.pid().as_raw(), deadline);
         Ok(Self {
+            special: running.special()?,
+            running,
+            absent: Vec::new(),
+            earlier: None,
             subject,
             options,
             deadline,
@@ -213,8 +233,13 @@ impl<'a> Attempt<'a> {
             moved: BTreeMap::new(),
             stuck: Vec::new(),
             left_out: Vec::new(),
-            on_demand: Running::of(subject.pid().as_raw()).special()?.on_demand,
         })
+    }
+
+    /// Whether there is more in stacks than is searched while the process stands still, and it can
+    /// be searched while that goes on.
+    fn is_unsearched(&self) -> bool {
+        self.earlier.is_none() && !self.left_out.is_empty()
     }
 
     /// Makes one: all threads have stopped afterwards, and contexts inside are in `stuck`.
@@ -243,10 +268,13 @@ impl<'a> Attempt<'a> {
         let vdsos = self.vdsos.clone();
         let mappings = self.subject.maps()?;
         let writable = targets::writable(&mappings);
-        let memory = StackMemory::new(self.subject.pid(), &mappings, &self.on_demand);
+        let memory = StandingMemory::new(self.subject.pid(), &mappings, &self.special);
         let registers = standing(seized)?;
-        let found = frames::of_threads(&registers, &writable, &vdsos, &memory);
+        let earlier = self.earlier.clone().unwrap_or_default();
+        let scope = Scope::brief(registers.len(), earlier);
+        let found = frames::of_threads(&registers, &writable, &vdsos, &memory, &scope);
         self.left_out.clone_from(&found.left_out);
+        self.absent.clone_from(&found.absent);
         let pointers: Vec<Avma> = registers.iter().map(Registers::stack_pointer).collect();
         let mut gone = Vec::new();
         for (index, tracee) in seized.threads().iter_mut().enumerate() {
@@ -261,6 +289,7 @@ impl<'a> Attempt<'a> {
                 writable: &writable,
                 memory: &memory,
                 neighbours: &neighbours,
+                scope: &scope,
                 deadline: self.deadline,
             };
             match self.thread_leaves(tracee, first, surroundings) {
@@ -337,6 +366,7 @@ impl<'a> Attempt<'a> {
     }
 
     fn outcome(self, stopped: bool) -> StepOutOutcome {
+        let left_out = [self.left_out, self.absent].concat();
         StepOutOutcome {
             pid: self.subject.pid().as_raw(),
             vdsos: self.vdsos,
@@ -344,7 +374,7 @@ impl<'a> Attempt<'a> {
             attempts: self.attempts,
             moved: self.moved.into_values().collect(),
             stuck: self.stuck,
-            left_out: self.left_out,
+            left_out: frames::merge(&left_out),
             stopped,
         }
     }

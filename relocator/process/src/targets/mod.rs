@@ -16,11 +16,13 @@ pub(crate) mod pretended;
 
 use std::fmt;
 use std::ops::Range;
+use std::rc::Rc;
 
 use elf_tools::Avma;
 
 use crate::Result;
 use crate::maps::SpecialMemory;
+use relocator::threads::frames::Scope;
 use relocator::threads::{Memory, Write};
 
 pub use relocator::threads::Thread;
@@ -69,6 +71,11 @@ pub trait Target: Memory {
     /// such a page does not hold zeros.
     fn special(&self) -> Result<SpecialMemory>;
 
+    /// What its main stack and its heap may still take.
+    fn growth(&self) -> Growth {
+        Growth::default()
+    }
+
     /// Where its threads are, as far as the target knows without stopping them.
     fn whereabouts(&self) -> Result<Vec<Whereabouts>>;
 }
@@ -78,8 +85,34 @@ pub trait StoppedTarget: Target {
     /// Its threads, of which there is at least one.
     fn threads(&self) -> Result<Vec<Thread>>;
 
+    /// Whether what was known of its mappings is still true of these ranges and of stacks, if that
+    /// can be told without reading all of them. If so, the target goes on with what was known.
+    fn confirms(&self, _known: &Rc<Vec<Mapping>>, _ranges: &[Range<Avma>]) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// How much of its stacks is searched for contexts that signals have interrupted.
+    fn scope(&self) -> Scope {
+        Scope::whole()
+    }
+
+    /// Whether all droppable memory that there was in `ranges` is still that, each range as a
+    /// mapping of its own.
+    fn holds_droppable(&self, ranges: &[Range<Avma>]) -> Result<bool> {
+        Ok(self.special()?.droppable == ranges)
+    }
+
     /// Carries out steps in their order: all of them, or none.
     fn carry_out(&mut self, steps: &[Step]) -> Result<()>;
+}
+
+/// What a process may still take of its address space without mapping it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Growth {
+    /// Bytes that the main stack may have (`RLIMIT_STACK`); `None` if that is unknown.
+    pub stack: Option<u64>,
+    /// Where the heap begins (`brk`), whether it has anything or not; `None` if that is unknown.
+    pub heap: Option<Avma>,
 }
 
 /// Where a thread is.
@@ -195,6 +228,13 @@ pub(crate) fn writable(mappings: &[Mapping]) -> Vec<Range<Avma>> {
         protection.read && protection.write
     });
     writable.map(|mapping| mapping.range.clone()).collect()
+}
+
+/// The mapping that an address is in, of mappings that are lowest first.
+pub(crate) fn mapping_of(mappings: &[Mapping], at: Avma) -> Option<&Mapping> {
+    let first = mappings.partition_point(|mapping| mapping.range.end <= at);
+    let mapping = mappings.get(first)?;
+    mapping.range.contains(&at).then_some(mapping)
 }
 
 /// Whether ranges share an address.

@@ -9,7 +9,8 @@ use elf_tools::Avma;
 
 use super::live::injected_call;
 use super::{
-    Mapping, Protection, Step, StoppedTarget, Target, Thread, Whereabouts, overlaps, subtract,
+    Growth, Mapping, Protection, Step, StoppedTarget, Target, Thread, Whereabouts, overlaps,
+    subtract,
 };
 use crate::maps::SpecialMemory;
 use crate::{Error, Result};
@@ -27,6 +28,8 @@ pub(crate) struct Pretended {
     pub(crate) auxv: Option<Avma>,
     /// Its memory that is not as most is.
     pub(crate) special: SpecialMemory,
+    /// What it may still take.
+    pub(crate) growth: Growth,
     /// Its threads.
     pub(crate) threads: Vec<Thread>,
     /// Whether injected calls go into another mapping than the old text's.
@@ -220,6 +223,10 @@ impl Target for Pretended {
 
     fn special(&self) -> Result<SpecialMemory> {
         Ok(self.special.clone())
+    }
+
+    fn growth(&self) -> Growth {
+        self.growth
     }
 
     fn whereabouts(&self) -> Result<Vec<Whereabouts>> {

@@ -8,13 +8,14 @@
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use nix::libc;
 use nix::unistd::Pid;
 use procfs::process::{Process, StatFlags, Task};
 
 use super::process::traced;
-use super::{TraceableProcess, UserRegisters, request};
+use super::{TraceableProcess, UserRegisters, request, served};
 use crate::arch;
 use crate::{Error, Refusal, Result};
 
@@ -102,15 +103,17 @@ impl TraceableProcess {
 
     fn check_program(&self) -> Result<()> {
         let path = format!("/proc/{}/exe", self.pid());
-        let mut identity = [0; IDENTITY];
-        let read = File::open(&path).and_then(|mut file| file.read_exact(&mut identity));
-        match read {
-            Ok(()) => {}
+        if served::is_served_file(self.pid(), Path::new(&path)) {
+            // The vDSO shows as much.
+            return Ok(());
+        }
+        let identity = match identity(&path) {
+            Ok(identity) => identity,
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
                 return Err(self.not_permitted());
             }
             Err(error) => return Err(self.explain(Error::path(path)(error))),
-        }
+        };
         match arch::is_native_header(&identity) {
             true => Ok(()),
             false => Err(self.refused(Refusal::OtherMachine {
@@ -169,6 +172,13 @@ impl TraceableProcess {
         let own = size(self.process());
         own.is_some() && own == size(other)
     }
+}
+
+/// The first bytes of a file.
+fn identity(path: &str) -> std::io::Result<[u8; IDENTITY]> {
+    let mut identity = [0; IDENTITY];
+    File::open(path)?.read_exact(&mut identity)?;
+    Ok(identity)
 }
 
 fn is(error: &std::io::Error, number: i32) -> bool {

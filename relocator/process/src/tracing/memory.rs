@@ -7,12 +7,13 @@ use elf_tools::Avma;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 
-use super::pagemap::Pagemap;
-use crate::targets::Mapping;
-use relocator::threads::frames::merge;
-use relocator::threads::{Memory, Populated};
+use relocator::threads::Memory;
 
 /// What a process has in its memory. It is read without being stopped for it.
+///
+/// A page that is not there may have to be brought by somebody, who may be the process itself, and
+/// reading it waits for that without an end. [`super::Reader`] gives up in time, and
+/// [`super::StandingMemory`] does not wait.
 #[derive(Debug, Clone, Copy)]
 pub struct ProcessMemory {
     pid: Pid,
@@ -59,73 +60,5 @@ impl Memory for ProcessMemory {
             }
         }
         done
-    }
-}
-
-/// The memory of a process as far as stacks are concerned: it also knows which pages hold nothing.
-#[derive(Debug)]
-pub(crate) struct StackMemory {
-    memory: ProcessMemory,
-    pagemap: Option<Pagemap>,
-    /// Where a page that is neither present nor swapped out holds zeros, lowest first: private
-    /// memory without a file, but for what a `userfaultfd` fills when it is touched.
-    anonymous: Vec<Range<Avma>>,
-}
-
-impl StackMemory {
-    /// Of a process with these mappings, of which `on_demand` are filled when they are touched.
-    pub(crate) fn new(pid: Pid, mappings: &[Mapping], on_demand: &[Range<Avma>]) -> Self {
-        let anonymous = mappings.iter().filter(|mapping| mapping.is_anonymous());
-        let anonymous: Vec<_> = anonymous.map(|mapping| mapping.range.clone()).collect();
-        let anonymous = crate::targets::subtract(merge(&anonymous), on_demand.iter().cloned());
-        Self {
-            memory: ProcessMemory::of(pid),
-            pagemap: Pagemap::open(pid).ok(),
-            anonymous,
-        }
-    }
-}
-
-impl Memory for StackMemory {
-    fn read(&self, at: Avma, bytes: &mut [u8]) -> bool {
-        self.memory.read(at, bytes)
-    }
-
-    fn read_ranges(&self, ranges: &[Range<Avma>], bytes: &mut [u8]) -> usize {
-        self.memory.read_ranges(ranges, bytes)
-    }
-
-    fn populated(&self, range: Range<Avma>) -> Populated {
-        let mut parts = Vec::new();
-        let mut at = range.start;
-        let first = self.anonymous.partition_point(|known| known.end <= at);
-        for known in &self.anonymous[first..] {
-            let known = known.start.max(at)..known.end.min(range.end);
-            if known.is_empty() {
-                break;
-            }
-            if at < known.start {
-                parts.push(at..known.start);
-            }
-            at = known.end;
-            let pagemap = self.pagemap.as_ref();
-            match pagemap.and_then(|pagemap| pagemap.populated(known.clone()).ok()) {
-                None => parts.push(known),
-                Some(found) => {
-                    parts.extend(found.parts);
-                    if found.end < known.end {
-                        let end = found.end;
-                        return Populated { parts, end };
-                    }
-                }
-            }
-        }
-        if at < range.end {
-            parts.push(at..range.end);
-        }
-        Populated {
-            parts,
-            end: range.end,
-        }
     }
 }

@@ -56,6 +56,11 @@ const SWAPPED: u64 = 1 << 4;
 const ZERO: u64 = 1 << 5;
 const GUARD: u64 = 1 << 8;
 
+/// In the highest byte of the number of a page: bit 63 says that it is present, bit 62 that it was
+/// swapped out.
+const PRESENT_BIT: u8 = 0x80;
+const SWAPPED_BIT: u8 = 0x40;
+
 /// How many regions the kernel returns at once.
 const REGIONS: usize = 64;
 
@@ -79,6 +84,14 @@ enum Interface {
     Numbers,
 }
 
+/// Pages that were found.
+struct Found {
+    pages: Vec<Range<u64>>,
+    /// How far the answer goes.
+    end: u64,
+    at_guard: bool,
+}
+
 /// The pages of a process.
 #[derive(Debug)]
 pub(crate) struct Pagemap {
@@ -95,18 +108,22 @@ impl Pagemap {
     }
 
     /// What of a range of private anonymous memory may hold anything but zeros, up to the first
-    /// guard page.
-    pub(crate) fn populated(&self, range: Range<Avma>) -> io::Result<Populated> {
+    /// guard page, or to where that has `enough` bytes.
+    pub(crate) fn populated(&self, range: Range<Avma>, enough: u64) -> io::Result<Populated> {
         let start = range.start.0 / PAGE * PAGE;
         let end = range.end.0.next_multiple_of(PAGE);
-        let (pages, end) = match self.interface() {
-            Interface::Numbers => (self.numbers(start..end)?, end),
-            interface => match self.scan(start..end, interface == Interface::Guards) {
+        let Found {
+            pages,
+            end,
+            at_guard,
+        } = match self.interface() {
+            Interface::Numbers => self.numbers(start..end, enough)?,
+            interface => match self.scan(start..end, enough, interface == Interface::Guards) {
                 // The kernel does not know the category, or the request.
                 Err(Errno::EINVAL) if interface == Interface::Guards => {
-                    return self.without(Interface::Regions, range);
+                    return self.without(Interface::Regions, range, enough);
                 }
-                Err(_) => return self.without(Interface::Numbers, range),
+                Err(_) => return self.without(Interface::Numbers, range, enough),
                 Ok(found) => found,
             },
         };
@@ -116,6 +133,8 @@ impl Pagemap {
         };
         Ok(Populated {
             parts: pages.into_iter().filter_map(cut).collect(),
+            absent: Vec::new(),
+            at_guard,
             end: Avma(end.clamp(range.start.0, range.end.0)),
         })
     }
@@ -129,67 +148,157 @@ impl Pagemap {
     }
 
     /// The same by another interface, from now on.
-    fn without(&self, interface: Interface, range: Range<Avma>) -> io::Result<Populated> {
+    fn without(
+        &self,
+        interface: Interface,
+        range: Range<Avma>,
+        enough: u64,
+    ) -> io::Result<Populated> {
         self.interface.store(interface as u8, Relaxed);
-        self.populated(range)
+        self.populated(range, enough)
+    }
+
+    /// The parts of a range that are not present: reading them may wait for somebody. Of a swapped
+    /// page it is not known what it waits for. Where nothing is mapped nothing waits.
+    pub(crate) fn missing(&self, range: Range<Avma>) -> io::Result<Vec<Range<Avma>>> {
+        let range = range.start.0 / PAGE * PAGE..range.end.0.next_multiple_of(PAGE);
+        let missing = match self.interface() {
+            Interface::Numbers => self.numbers_missing(range)?,
+            _ => match self.scan_missing(range.clone()) {
+                Ok(missing) => missing,
+                Err(_) => self.numbers_missing(range)?,
+            },
+        };
+        let address = |part: Range<u64>| Avma(part.start)..Avma(part.end);
+        Ok(missing.into_iter().map(address).collect())
+    }
+
+    fn scan_missing(&self, range: Range<u64>) -> nix::Result<Vec<Range<u64>>> {
+        let mut found = Vec::new();
+        let arguments = ScanArguments {
+            inverted: PRESENT,
+            all_of: PRESENT,
+            returned: PRESENT,
+            ..ScanArguments::default()
+        };
+        self.regions(range, &arguments, u64::MAX, |region| {
+            extend(&mut found, region.start..region.end);
+            true
+        })?;
+        Ok(found)
+    }
+
+    fn numbers_missing(&self, range: Range<u64>) -> io::Result<Vec<Range<u64>>> {
+        let found = self.numbers_where(range, u64::MAX, |number| number & PRESENT_BIT == 0)?;
+        Ok(found.pages)
     }
 
     /// Pages that hold something, and where the answer ends.
-    fn scan(&self, range: Range<u64>, guards: bool) -> nix::Result<(Vec<Range<u64>>, u64)> {
+    fn scan(&self, range: Range<u64>, enough: u64, guards: bool) -> nix::Result<Found> {
         let mut found: Vec<Range<u64>> = Vec::new();
+        let mut at_guard = None;
+        let guard = if guards { GUARD } else { 0 };
+        let arguments = ScanArguments {
+            any_of: PRESENT | SWAPPED,
+            returned: PRESENT | SWAPPED | ZERO | guard,
+            ..ScanArguments::default()
+        };
+        let end = self.regions(range, &arguments, enough, |region| {
+            if region.categories & GUARD != 0 {
+                at_guard = Some(region.start);
+                return false;
+            }
+            if region.categories & ZERO == 0 {
+                extend(&mut found, region.start..region.end);
+            }
+            true
+        })?;
+        Ok(Found {
+            pages: found,
+            end: at_guard.unwrap_or(end),
+            at_guard: at_guard.is_some(),
+        })
+    }
+
+    /// Passes regions on, lowest first, until `take` wants no more or until they have `enough`
+    /// bytes; says to where.
+    fn regions(
+        &self,
+        range: Range<u64>,
+        arguments: &ScanArguments,
+        enough: u64,
+        mut take: impl FnMut(&Region) -> bool,
+    ) -> nix::Result<u64> {
         let mut start = range.start;
-        while start < range.end {
+        let mut left = enough.div_ceil(PAGE);
+        while start < range.end && left > 0 {
             let mut regions = [Region::default(); REGIONS];
-            let guard = if guards { GUARD } else { 0 };
             let mut arguments = ScanArguments {
                 size: size_of::<ScanArguments>() as u64,
                 start,
                 end: range.end,
                 regions: regions.as_mut_ptr().addr() as u64,
                 region_count: REGIONS as u64,
-                any_of: PRESENT | SWAPPED,
-                returned: PRESENT | SWAPPED | ZERO | guard,
-                ..ScanArguments::default()
+                max_pages: left,
+                ..*arguments
             };
             // SAFETY: the kernel writes to the structure and to the array that it describes, both
             // of which are borrowed here.
             let count = unsafe { pagemap_scan(self.file.as_raw_fd(), &raw mut arguments) }?;
-            for region in regions.iter().take(count.unsigned_abs() as usize) {
-                if region.categories & GUARD != 0 {
-                    return Ok((found, region.start));
-                }
-                if region.categories & ZERO == 0 {
-                    extend(&mut found, region.start..region.end);
-                }
-            }
-            if arguments.walk_end <= start {
-                break;
+            let mut regions = regions.iter().take(count.unsigned_abs() as usize);
+            let more = regions.all(|region| {
+                left = left.saturating_sub((region.end - region.start) / PAGE);
+                take(region)
+            });
+            if !more || arguments.walk_end <= start {
+                return Ok(start);
             }
             start = arguments.walk_end;
         }
-        Ok((found, range.end))
+        Ok(start)
     }
 
-    /// Pages that hold something, by their numbers: bit 63 says that one is present, bit 62 that it
-    /// was swapped out.
-    fn numbers(&self, range: Range<u64>) -> io::Result<Vec<Range<u64>>> {
+    /// Pages that hold something, by their numbers.
+    fn numbers(&self, range: Range<u64>, enough: u64) -> io::Result<Found> {
+        self.numbers_where(range, enough, |number| {
+            number & (PRESENT_BIT | SWAPPED_BIT) != 0
+        })
+    }
+
+    /// Pages of which the highest byte of the number is so.
+    fn numbers_where(
+        &self,
+        range: Range<u64>,
+        enough: u64,
+        is_wanted: impl Fn(u8) -> bool,
+    ) -> io::Result<Found> {
         const NUMBER: u64 = 8;
         /// How many numbers are read at once.
         const COUNT: u64 = 32 << 10;
         let mut found = Vec::new();
+        let (mut end, mut size) = (range.start, 0);
         let mut bytes = Vec::new();
         for start in range.clone().step_by((COUNT * PAGE) as usize) {
+            if size >= enough {
+                break;
+            }
             let pages = ((range.end - start) / PAGE).min(COUNT);
             bytes.resize((pages * NUMBER) as usize, 0);
             self.file.read_exact_at(&mut bytes, start / PAGE * NUMBER)?;
             let numbers = bytes.chunks_exact(NUMBER as usize);
             for (number, page) in numbers.zip((start..).step_by(PAGE as usize)) {
-                if number[NUMBER as usize - 1] & 0xc0 != 0 {
+                if is_wanted(number[NUMBER as usize - 1]) {
                     extend(&mut found, page..page + PAGE);
+                    size += PAGE;
                 }
             }
+            end = start + pages * PAGE;
         }
-        Ok(found)
+        Ok(Found {
+            pages: found,
+            end,
+            at_guard: false,
+        })
     }
 }
 
@@ -273,18 +382,56 @@ mod tests {
                 expected.push(pages.range(50..51));
             }
             let all = pages.range(0..PAGES);
-            let found = pagemap.populated(all.clone()).unwrap();
+            let found = pagemap.populated(all.clone(), u64::MAX).unwrap();
             assert_eq!(found.end, all.end);
             if pagemap.interface() == interface {
                 assert_eq!(found.parts, expected, "{interface:?}");
             }
             let odd = pages.range(4..5).start.offset(0x123)..pages.range(40..41).start.offset(8);
-            let found = pagemap.populated(odd.clone()).unwrap();
+            let found = pagemap.populated(odd.clone(), u64::MAX).unwrap();
             let expected = [
                 odd.start..pages.range(4..5).end,
                 pages.range(40..41).start..odd.end,
             ];
             assert_eq!((found.parts, found.end), (expected.to_vec(), odd.end));
+        }
+    }
+
+    #[test]
+    fn pages_that_were_not_touched_are_missing_by_every_interface() {
+        let pages = Pages::new();
+        pages.touch(3..5);
+        pages.touch(40..PAGES);
+        for interface in [Interface::Guards, Interface::Regions, Interface::Numbers] {
+            let pagemap = Pagemap::open(Pid::this()).unwrap();
+            pagemap.interface.store(interface as u8, Relaxed);
+            let missing = |range| pagemap.missing(pages.range(range)).unwrap();
+            let all = missing(0..PAGES);
+            assert_eq!(
+                all,
+                [pages.range(0..3), pages.range(5..40)],
+                "{interface:?}"
+            );
+            assert_eq!(missing(3..5), []);
+            let odd = pages.range(4..5).start.offset(0x123)..pages.range(5..6).start.offset(1);
+            assert_eq!(pagemap.missing(odd).unwrap(), [pages.range(5..6)]);
+        }
+    }
+
+    #[test]
+    fn an_answer_ends_where_there_is_enough() {
+        let pages = Pages::new();
+        pages.touch(3..5);
+        pages.touch(40..PAGES);
+        for interface in [Interface::Guards, Interface::Regions] {
+            let pagemap = Pagemap::open(Pid::this()).unwrap();
+            pagemap.interface.store(interface as u8, Relaxed);
+            let found = pagemap.populated(pages.range(0..PAGES), 4 * PAGE).unwrap();
+            if pagemap.interface() == interface {
+                let expected = [pages.range(3..5), pages.range(40..42)];
+                assert_eq!(found.parts, expected, "{interface:?}");
+                assert_eq!((found.end, found.at_guard), (expected[1].end, false));
+            }
         }
     }
 
@@ -295,7 +442,7 @@ mod tests {
             pages.touch(page..page + 1);
         }
         let pagemap = Pagemap::open(Pid::this()).unwrap();
-        let found = pagemap.populated(pages.range(0..PAGES)).unwrap();
+        let found = pagemap.populated(pages.range(0..PAGES), u64::MAX).unwrap();
         assert_eq!(found.parts.len(), PAGES / 2);
     }
 
@@ -305,21 +452,21 @@ mod tests {
         pages.touch(0..PAGES);
         let pagemap = Pagemap::open(Pid::this()).unwrap();
         let all = pages.range(0..PAGES);
-        let before = pagemap.populated(all.clone()).unwrap();
+        let before = pagemap.populated(all.clone(), u64::MAX).unwrap();
         assert_eq!((before.parts, before.end), (vec![all.clone()], all.end));
         if !pages.guard(20) {
             // An older kernel, on which no stack has such a page.
             return;
         }
-        let found = pagemap.populated(all.clone()).unwrap();
+        let found = pagemap.populated(all.clone(), u64::MAX).unwrap();
         if pagemap.interface() == Interface::Guards {
             assert_eq!(
                 (found.parts, found.end),
                 (vec![pages.range(0..20)], pages.range(20..21).start)
             );
-            let behind = pagemap.populated(pages.range(21..PAGES)).unwrap();
+            let behind = pagemap.populated(pages.range(21..PAGES), u64::MAX).unwrap();
             assert_eq!(behind.parts, [pages.range(21..PAGES)]);
-            let inside = pagemap.populated(pages.range(20..22)).unwrap();
+            let inside = pagemap.populated(pages.range(20..22), u64::MAX).unwrap();
             assert_eq!(
                 (inside.parts, inside.end),
                 (vec![], pages.range(20..21).start)

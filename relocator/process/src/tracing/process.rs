@@ -1,11 +1,13 @@
 //! A process: whether its threads can be traced at all, and where its vDSOs are.
 
+use std::cell::RefCell;
 use std::io;
 use std::ops::Range;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use elf_tools::Avma;
+use elf_tools::arch::Machine;
 use elf_tools::image::Image;
 use elf_tools::symtab::mapping_name;
 use nix::errno::Errno;
@@ -14,8 +16,10 @@ use nix::unistd::Pid;
 use procfs::ProcError;
 use procfs::process::{Process, StatFlags, Status};
 
-use super::{ProcessMemory, is_gone, restorer};
+use super::{StandingMemory, frozen, is_gone, restorer};
+use crate::maps::SpecialMemory;
 use crate::targets::Mapping;
+use crate::targets::live::Running;
 use crate::{Error, Refusal, Result, arch, maps};
 use relocator::threads::Memory;
 
@@ -37,6 +41,19 @@ pub(crate) fn auxv_vdso(process: &Process) -> Option<Avma> {
 pub struct TraceableProcess {
     pid: Pid,
     process: Process,
+    /// What has been seen to be mapped where a vDSO may be.
+    seen: RefCell<Vec<(Range<Avma>, Seen)>>,
+}
+
+/// What is mapped where a vDSO may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Seen {
+    /// It is no image, or cannot be read.
+    Nothing,
+    /// An image for this machine.
+    Native,
+    /// An image for another one.
+    Other(Machine),
 }
 
 impl TraceableProcess {
@@ -44,11 +61,16 @@ impl TraceableProcess {
     /// [`Error::NoSuchProcess`] and [`Error::NotAProcess`].
     pub fn open(pid: i32) -> Result<Self> {
         let pid = Pid::from_raw(pid);
+        Self::check_namespace()?;
         if pid == Pid::this() {
             return Err(Error::refused(pid, Refusal::OwnProcess));
         }
         let process = Process::new(pid.as_raw()).map_err(|error| proc_error(pid, error))?;
-        let subject = Self { pid, process };
+        let subject = Self {
+            pid,
+            process,
+            seen: RefCell::default(),
+        };
         subject.check()?;
         Ok(subject)
     }
@@ -79,10 +101,15 @@ impl TraceableProcess {
             Refusal::KernelThread
         } else if matches!(stat.state, 'Z' | 'X' | 'x') && stat.num_threads <= 1 {
             Refusal::Zombie
+        } else if matches!(stat.state, 'Z' | 'X' | 'x') {
+            Refusal::NoFirstThread
         } else if status.tracerpid != 0 {
             traced(&status)
+        } else if let Some(group) = frozen::frozen_by(self.pid) {
+            Refusal::Frozen { group }
         } else {
-            return self.check_width(&self.vdsos()?);
+            let vdsos = self.vdsos_in(&self.maps()?, &Running::of(self.pid.as_raw()));
+            return self.check_width(&vdsos);
         };
         Err(self.refused(reason))
     }
@@ -90,11 +117,11 @@ impl TraceableProcess {
     /// The vDSO shows which kind of process it is, since the kernel maps the one that fits. A
     /// process that executes another program may become one of the other kind.
     pub fn check_width(&self, vdsos: &[Range<Avma>]) -> Result<()> {
-        for range in vdsos {
-            if let Some(image) = self.image(range)
-                && !arch::is_native(&image)
+        for (range, seen) in self.seen.borrow().iter() {
+            if let Seen::Other(machine) = seen
+                && vdsos.contains(range)
             {
-                let shown_by = format!("its vDSO is for {}", image.machine());
+                let shown_by = format!("its vDSO is for {machine}");
                 return Err(self.refused(Refusal::OtherMachine { shown_by }));
             }
         }
@@ -115,6 +142,14 @@ impl TraceableProcess {
         while !self.is_ending() {
             if started.elapsed() >= patience {
                 return match &error {
+                    // It was frozen meanwhile.
+                    Error::Refused {
+                        reason: Refusal::DoesNotStop { .. } | Refusal::Uninterruptible { .. },
+                        ..
+                    } => match frozen::frozen_by(self.pid) {
+                        Some(group) => self.refused(Refusal::Frozen { group }),
+                        None => error,
+                    },
                     Error::Io { source, .. }
                         if source.raw_os_error() == Some(Errno::EPERM as i32) =>
                     {
@@ -139,19 +174,28 @@ impl TraceableProcess {
     }
 
     /// Mappings that are vDSOs, the kernel's own first: the one of that name, and the one that the
-    /// auxiliary vector names, which a restore leaves where it was.
+    /// auxiliary vector names, which a restore leaves where it was. This waits for nothing: memory
+    /// that somebody has to bring first, and that was not there earlier either, is none.
     pub fn vdsos(&self) -> Result<Vec<Range<Avma>>> {
-        let by_auxv = auxv_vdso(&self.process);
         let maps = self.maps()?;
+        let memory = StandingMemory::new(self.pid, &maps, &SpecialMemory::default());
+        Ok(self.vdsos_in(&maps, &memory))
+    }
+
+    fn vdsos_in(&self, maps: &[Mapping], memory: &dyn Memory) -> Vec<Range<Avma>> {
+        let by_auxv = auxv_vdso(&self.process);
         let named = maps.iter().filter(|map| map.name == mapping_name::VDSO);
         let mut vdsos: Vec<_> = named.map(|map| map.range.clone()).collect();
+        for range in &vdsos {
+            self.look(range, memory);
+        }
         let others = maps.iter().filter(|map| Some(map.range.start) == by_auxv);
         for other in others.map(|map| &map.range) {
-            if !vdsos.contains(other) && self.image(other).is_some() {
+            if !vdsos.contains(other) && self.look(other, memory) != Seen::Nothing {
                 vdsos.push(other.clone());
             }
         }
-        Ok(vdsos)
+        vdsos
     }
 
     /// Its mappings.
@@ -159,12 +203,22 @@ impl TraceableProcess {
         maps::of(self.pid.as_raw()).map_err(|error| io_error(self.pid, error))
     }
 
-    /// The image that is mapped there, if it is one.
-    fn image(&self, range: &Range<Avma>) -> Option<Image> {
-        let size = range.end.0.checked_sub(range.start.0)?;
-        let mut bytes = vec![0; usize::try_from(size.min(MAX_VDSO)).ok()?];
-        let read = ProcessMemory::of(self.pid).read(range.start, &mut bytes);
-        Image::parse(&bytes).ok().filter(|_| read)
+    /// What is mapped there. Where there was an image, it still is.
+    fn look(&self, range: &Range<Avma>, memory: &dyn Memory) -> Seen {
+        let known = |seen: &&(Range<Avma>, Seen)| seen.0 == *range;
+        if let Some((_, seen)) = self.seen.borrow().iter().find(known) {
+            return seen.clone();
+        }
+        let mut bytes = vec![0; range.end.0.saturating_sub(range.start.0).min(MAX_VDSO) as usize];
+        let read = memory.read(range.start, &mut bytes);
+        let image = Image::parse(&bytes).ok().filter(|_| read);
+        let seen = match image {
+            None => return Seen::Nothing,
+            Some(image) if arch::is_native(&image) => Seen::Native,
+            Some(image) => Seen::Other(image.machine()),
+        };
+        self.seen.borrow_mut().push((range.clone(), seen.clone()));
+        seen
     }
 
     /// An error of the operating system about it.

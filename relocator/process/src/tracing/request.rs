@@ -124,6 +124,30 @@ pub(super) fn rseq(pid: Pid) -> Option<u64> {
     Some(configuration[0])
 }
 
+/// How system calls of a thread are dispatched to its program (`struct ptrace_sud_config`).
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub(super) struct Dispatch {
+    /// 1 if they are.
+    pub(super) mode: u64,
+    /// Where a byte says whether they are at the moment.
+    pub(super) selector: u64,
+    /// Code that makes system calls in any case.
+    pub(super) start: u64,
+    pub(super) size: u64,
+}
+
+/// How system calls of a thread are dispatched; `None` where the kernel does not say (before 6.4).
+pub(super) fn dispatch(pid: Pid) -> Option<Dispatch> {
+    const GET_SYSCALL_USER_DISPATCH_CONFIG: c_uint = 0x4211;
+    let mut dispatch = Dispatch::default();
+    let size = ptr::without_provenance_mut::<c_void>(size_of::<Dispatch>());
+    let request = GET_SYSCALL_USER_DISPATCH_CONFIG;
+    // SAFETY: the kernel writes as many bytes as it was told.
+    check(unsafe { libc::ptrace(request, pid.as_raw(), size, &raw mut dispatch) }).ok()?;
+    Some(dispatch)
+}
+
 /// `si_code` of the signal that a thread was stopped by.
 pub(super) fn signal_code(pid: Pid) -> Result<c_int> {
     let mut info = MaybeUninit::<libc::siginfo_t>::uninit();

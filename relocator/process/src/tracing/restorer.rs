@@ -7,15 +7,14 @@
 //! threads.
 
 use std::fs;
-use std::ops::Range;
 
 use elf_tools::Avma;
 use nix::unistd::Pid;
 
-use super::{ProcessMemory, TraceableProcess};
-use crate::maps;
-use crate::targets::Mapping;
+use super::{StandingMemory, TraceableProcess};
+use crate::maps::{self, SpecialMemory};
 use crate::targets::live::blocked_at;
+use crate::targets::{Mapping, mapping_of};
 use crate::{Refusal, Result};
 use relocator::placement::PAGE;
 use relocator::threads::Memory;
@@ -49,50 +48,53 @@ impl TraceableProcess {
         }
     }
 
-    /// The same for a thread that has stopped at `pc`.
+    /// The same for a thread that has stopped at `pc`, in a process with these mappings, lowest
+    /// first.
     pub fn check_restored(
         &self,
         thread: Pid,
         pc: Avma,
         mask: impl FnOnce() -> Result<u64>,
-        candidates: &[Range<Avma>],
+        mappings: &[Mapping],
     ) -> Result<()> {
-        let is_inside = candidates.iter().any(|range| range.contains(&pc));
-        if !is_inside || mask()? != ALL_SIGNALS {
+        let inside = mapping_of(mappings, pc).filter(|mapping| is_nameless_code(mapping));
+        let Some(mapping) = inside else {
+            return Ok(());
+        };
+        if mask()? != ALL_SIGNALS || holds_image(self.pid(), mapping) {
             return Ok(());
         }
         let thread = thread.as_raw();
         Err(self.refused(Refusal::BeingRestored { thread }))
     }
 
-    /// Mappings that may be a restorer.
-    pub fn restorers(&self, mappings: &[Mapping]) -> Vec<Range<Avma>> {
-        let mappings = mappings.iter();
-        let ranges = mappings.filter(|mapping| self.may_be_restorer(mapping));
-        ranges.map(|mapping| mapping.range.clone()).collect()
-    }
-
     fn is_restorer(&self, pc: Avma) -> bool {
         let mappings = maps::of(self.pid().as_raw()).unwrap_or_default();
-        let mut mappings = mappings.iter();
-        let mapping = mappings.find(|mapping| mapping.range.contains(&pc));
-        mapping.is_some_and(|mapping| self.may_be_restorer(mapping))
+        let mapping = mapping_of(&mappings, pc);
+        mapping
+            .is_some_and(|mapping| is_nameless_code(mapping) && !holds_image(self.pid(), mapping))
     }
+}
 
-    /// Whether a mapping is code without a file and holds no image, as an old vDSO does, from which
-    /// threads make system calls as well.
-    fn may_be_restorer(&self, mapping: &Mapping) -> bool {
-        const ELF: [u8; 4] = *b"\x7fELF";
-        let protection = mapping.protection;
-        let is_code = protection.execute && !protection.shared && mapping.name.is_empty();
-        if !is_code || mapping.size() > MAX_RESTORER {
-            return false;
-        }
-        let memory = ProcessMemory::of(self.pid());
-        let pages = (mapping.range.start.0..mapping.range.end.0).step_by(PAGE as usize);
-        !pages.map(Avma).any(|page| {
-            let mut magic = [0; ELF.len()];
-            memory.read(page, &mut magic) && magic == ELF
-        })
-    }
+/// Whether a mapping is code without a file, no more than a restorer has.
+fn is_nameless_code(mapping: &Mapping) -> bool {
+    let protection = mapping.protection;
+    let is_code = protection.execute && !protection.shared && mapping.name.is_empty();
+    is_code && mapping.size() <= MAX_RESTORER
+}
+
+/// Whether a mapping holds an image, as that of an old vDSO does, from which threads make system
+/// calls as well.
+fn holds_image(pid: Pid, mapping: &Mapping) -> bool {
+    const ELF: [u8; 4] = *b"\x7fELF";
+    let memory = StandingMemory::new(
+        pid,
+        std::slice::from_ref(mapping),
+        &SpecialMemory::default(),
+    );
+    let pages = (mapping.range.start.0..mapping.range.end.0).step_by(PAGE as usize);
+    pages.map(Avma).any(|page| {
+        let mut magic = [0; ELF.len()];
+        memory.read(page, &mut magic) && magic == ELF
+    })
 }

@@ -12,11 +12,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use procfs::process::Process;
 
+use super::standing::read_now;
 use super::{ProcessMemory, Stop, UserRegisters};
 use super::{proc_error, request};
 use crate::arch::LARGEST_STATE;
 use crate::{Error, Result};
-use relocator::threads::Memory;
 
 /// Bytes that are written at once.
 const WORD: usize = 8;
@@ -96,6 +96,11 @@ impl Tracee {
     /// Its memory.
     pub fn memory(&self) -> ProcessMemory {
         ProcessMemory::of(self.pid)
+    }
+
+    /// Reads its memory, without waiting for a page that a `userfaultfd` fills. It must be stopped.
+    pub(crate) fn read_now(&self, at: Avma, bytes: &mut [u8]) -> bool {
+        read_now(self.pid, at, bytes)
     }
 
     /// Interrupts a seized thread. The caller then waits for it.
@@ -269,7 +274,22 @@ impl Tracee {
         };
         let mut sequence = [0; 8];
         let at = Avma(area.wrapping_add(SEQUENCE));
-        area != 0 && self.memory().read(at, &mut sequence) && sequence != [0; 8]
+        area != 0 && self.read_now(at, &mut sequence) && sequence != [0; 8]
+    }
+
+    /// Whether a system call that it made at an address would go to its program instead of the
+    /// kernel (`PR_SET_SYSCALL_USER_DISPATCH`). It must be stopped.
+    pub(crate) fn is_dispatched(&self, at: Avma) -> bool {
+        /// `SYSCALL_DISPATCH_FILTER_ALLOW`
+        const ALLOW: u8 = 0;
+        let dispatch = request::dispatch(self.pid).filter(|dispatch| dispatch.mode != 0);
+        dispatch.is_some_and(|dispatch| {
+            let is_exempt = at.0.wrapping_sub(dispatch.start) < dispatch.size;
+            let mut selector = [ALLOW];
+            let known =
+                dispatch.selector == 0 || self.read_now(Avma(dispatch.selector), &mut selector);
+            !is_exempt && !(known && selector[0] == ALLOW && dispatch.selector != 0)
+        })
     }
 
     /// `si_code` of the signal that it was stopped by.

@@ -18,6 +18,7 @@ use relocator::link::{LinkedImage, New, Old, link};
 use relocator::placement::{PAGE, Placement};
 use relocator::plan::Policy;
 use relocator::threads::carry::{Contexts, Stuck, carry};
+use relocator::threads::frames::Scope;
 use relocator::threads::{CodeNow, Crossing, Registers, Thread, Write, random};
 use relocator_process::tracing::UserRegisters;
 
@@ -178,7 +179,7 @@ impl<'a> Swap<'a> {
             registers: thread.registers(),
         }];
         let stacks = [stage.stack(), stage.alternate_stack()];
-        let contexts = Contexts::of(&threads, &stacks, &[text], stage);
+        let contexts = Contexts::of(&threads, &stacks, &[text], stage, &Scope::whole());
         let decide = |registers: &Registers| crossing.thread(registers, stage);
         let carried = carry(&threads, &contexts, &decide);
         if let Some(Stuck { place, reason, .. }) = carried.stuck.first() {

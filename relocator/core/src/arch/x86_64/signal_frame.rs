@@ -170,9 +170,11 @@ impl Ucontext {
 
     /// As a context that was interrupted in `text`, if it was.
     pub(crate) fn inside(&self, at: Avma, text: &Range<Avma>) -> Option<Interrupted> {
-        let registers = self.registers();
-        text.contains(&registers.pc)
-            .then_some(Interrupted { at, registers })
+        let pc = Avma(self.0.context.saved.pc);
+        text.contains(&pc).then(|| Interrupted {
+            at,
+            registers: self.registers(),
+        })
     }
 
     /// The stack pointer of what was interrupted.

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use elf_tools::Avma;
+
 /// A set of addresses, as ranges that are apart from each other.
 #[derive(Debug, Default)]
 pub(super) struct RangeSet {
@@ -40,6 +42,12 @@ impl RangeSet {
     pub(super) fn contains(&self, address: u64) -> bool {
         let before = self.ranges.range(..=address).next_back();
         before.is_some_and(|(_, &end)| address < end)
+    }
+
+    /// All ranges, lowest first, as addresses.
+    pub(super) fn to_addresses(&self) -> Vec<Range<Avma>> {
+        let addresses = |range: Range<u64>| Avma(range.start)..Avma(range.end);
+        self.iter().map(addresses).collect()
     }
 
     /// All ranges, lowest first.

@@ -14,18 +14,22 @@ use std::ops::Range;
 use elf_tools::Avma;
 
 use super::range_set::RangeSet;
-use super::{Found, Interrupted, window};
+use super::scope::{Earlier, Scope};
+use super::window::{self, Checks};
+use super::{Found, Interrupted};
 use crate::arch::native::signal_frame::Ucontext;
 use crate::threads::Memory;
 
 /// To what distance of stack pointers is searched before anything farther is looked at. Most frames
 /// are in the first: a frame takes some kilobytes, and what a handler calls not much more.
-const REACHES: [u64; 4] = [256 << 10, 4 << 20, 64 << 20, u64::MAX];
+const REACHES: [u64; 5] = [NEXT, NEAR, 4 << 20, 64 << 20, u64::MAX];
 
-/// Most bytes that are read of one process: at some gigabytes a second, that takes less than a
-/// tenth of one. Recursion may be deep. But a stack of a coroutine has no end that could be told,
-/// and behind it may be a heap of any size.
-pub(super) const BUDGET: u64 = 256 << 20;
+/// What is searched of each stack whatever an earlier search has seen of it: signals come all the
+/// time, and handlers do not call that deep.
+const NEXT: u64 = 32 << 10;
+
+/// What is that near to a stack pointer is certainly a part of its stack, or next to it.
+const NEAR: u64 = 256 << 10;
 
 /// How many stacks a thread can have, by the frames that lead to them. Two are usual: its own and
 /// the alternate one.
@@ -63,7 +67,10 @@ pub(super) struct Search<'a> {
     guards: BTreeSet<u64>,
     searched: RangeSet,
     left_out: RangeSet,
+    /// What is near a stack pointer and cannot be read now.
+    absent: RangeSet,
     budget: u64,
+    earlier: &'a Earlier,
     /// Frames in no stack, so far.
     loose: Vec<Frame>,
     contexts: Vec<Vec<Interrupted>>,
@@ -81,6 +88,7 @@ impl<'a> Search<'a> {
         writable: &'a [Range<Avma>],
         texts: &'a [Range<Avma>],
         memory: &'a dyn Memory,
+        scope: &'a Scope,
     ) -> Self {
         let mut search = Self {
             writable,
@@ -93,7 +101,9 @@ impl<'a> Search<'a> {
             guards: BTreeSet::new(),
             searched: RangeSet::default(),
             left_out: RangeSet::default(),
-            budget: BUDGET,
+            absent: RangeSet::default(),
+            budget: scope.budget,
+            earlier: &scope.earlier,
             loose: Vec::new(),
             contexts: vec![Vec::new(); pointers.len()],
             pointers: pointers.iter().chain(neighbours).copied().collect(),
@@ -105,36 +115,50 @@ impl<'a> Search<'a> {
         search
     }
 
-    #[cfg(test)]
-    pub(super) fn with_budget(mut self, budget: u64) -> Self {
-        self.budget = budget;
-        self
-    }
-
     pub(super) fn run(mut self) -> Found {
+        let mut checks = Checks::default();
         for reach in REACHES {
             loop {
                 let ranges = self.next_ranges(reach);
                 if ranges.is_empty() {
                     break;
                 }
-                let frames = window::frames(&ranges, self.memory);
-                let found = frames.into_iter().map(|(at, frame)| Frame { at, frame });
-                self.loose.extend(found);
-                self.loose.sort_by_key(|found| found.at);
-                while self.count() {}
+                let frames = window::frames(&ranges, self.memory, &mut checks);
+                self.add_frames(frames);
+            }
+            if reach == NEXT {
+                let frames = self.seen_earlier(&mut checks);
+                self.add_frames(frames);
             }
         }
         let returned = self.returned();
         Found {
             contexts: self.contexts,
             returned,
-            left_out: self
-                .left_out
-                .iter()
-                .map(|range| Avma(range.start)..Avma(range.end))
-                .collect(),
+            left_out: self.left_out.to_addresses(),
+            absent: self.absent.to_addresses(),
         }
+    }
+
+    fn add_frames(&mut self, frames: Vec<(Avma, Ucontext)>) {
+        let found = frames.into_iter().map(|(at, frame)| Frame { at, frame });
+        self.loose.extend(found);
+        self.loose.sort_by_key(|found| found.at);
+        while self.count() {}
+    }
+
+    /// What is there now of the frames that an earlier search has found; and what it has searched
+    /// is not searched again.
+    fn seen_earlier(&mut self, checks: &mut Checks) -> Vec<(Avma, Ucontext)> {
+        let places = self.earlier.frames.iter();
+        let mark = |at: Avma| window::marks(at..at).start;
+        let places = places.filter(|at| !self.searched.contains(mark(**at)));
+        let frames = places.filter_map(|&at| Some((at, checks.frame(at, self.memory)?)));
+        let frames = frames.collect();
+        for range in &self.earlier.searched {
+            self.searched.insert(range.start.0..range.end.0);
+        }
+        frames
     }
 
     /// Adds a stack of a thread, unless its pointer leads nowhere.
@@ -191,7 +215,7 @@ impl<'a> Search<'a> {
         }
         let mut guard = self.guards.range(at..end).next().copied();
         while let Some(gap) = self.searched.first_gap(at..guard.unwrap_or(end)) {
-            at = self.search(gap.clone(), ranges);
+            at = self.search(gap.clone(), reach, ranges);
             if at < gap.end {
                 self.guards.insert(at);
                 guard = Some(at);
@@ -205,15 +229,28 @@ impl<'a> Search<'a> {
     }
 
     /// Has a gap searched, up to its end or to a guard page; says to where.
-    fn search(&mut self, gap: Range<u64>, ranges: &mut Vec<Range<u64>>) -> u64 {
+    fn search(&mut self, gap: Range<u64>, reach: u64, ranges: &mut Vec<Range<u64>>) -> u64 {
         if self.budget == 0 {
             self.searched.insert(gap.clone());
             self.left_out.insert(gap.clone());
             return gap.end;
         }
-        let populated = self.memory.populated(Avma(gap.start)..Avma(gap.end));
-        let end = populated.end.0.clamp(gap.start, gap.end);
+        let asked = Avma(gap.start)..Avma(gap.end);
+        let populated = self.memory.populated(asked, self.budget);
+        let mut end = populated.end.0.clamp(gap.start, gap.end);
+        if end < gap.end && !populated.at_guard {
+            // It is too much.
+            self.left_out.insert(end..gap.end);
+            end = gap.end;
+        }
         self.searched.insert(gap.start..end);
+        for part in populated.absent {
+            let part = part.start.0.max(gap.start)..part.end.0.min(end);
+            match reach {
+                0..=NEAR => self.absent.insert(part),
+                _ => self.left_out.insert(part),
+            }
+        }
         for part in populated.parts {
             self.take(part.start.0.max(gap.start)..part.end.0.min(end), ranges);
         }

@@ -382,7 +382,7 @@ fn a_handler_that_has_left_its_alternate_stack_has_returned() {
     pages.put_word(uc + MODE as u64 + 8, PAGE);
     let returned = |pages: &Pages, pointers: &[u64]| {
         let all: Vec<Registers> = pointers.iter().map(|&at| registers(1, at)).collect();
-        let found = of_threads(&all, &[STACK_RANGE], &[TEXT], pages);
+        let found = of_threads(&all, &[STACK_RANGE], &[TEXT], pages, &Scope::whole());
         assert_eq!(places(&found.contexts.concat()), [uc], "{pointers:x?}");
         found.returned.iter().map(|at| at.0).collect::<Vec<u64>>()
     };

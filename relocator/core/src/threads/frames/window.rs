@@ -4,6 +4,9 @@
 //! context: its value is rare. What else belongs to a context is taken from what was read, or read
 //! where it fits, so that a context may go from one part to the next.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Range;
 
 use elf_tools::Avma;
@@ -26,9 +29,84 @@ pub(super) fn marks(begins: Range<Avma>) -> Range<u64> {
     start..end.max(start)
 }
 
+/// Whether memory looks like a frame, for one search.
+///
+/// A frame that a signal has left is together in memory, and all handlers return to one or two
+/// places. So a search hardly ever has to read something besides what it searches. What a program
+/// has made to look like frames may lead anywhere, each to another place; of that the search reads
+/// so much and no more.
+#[derive(Debug, Default)]
+pub(super) struct Checks {
+    /// What was read at places that handlers return to, or would.
+    known: RefCell<BTreeMap<(Avma, usize), Option<Vec<u8>>>>,
+}
+
+/// How many places besides what is searched are read in one search.
+const PLACES: usize = 256;
+
+/// How much of a frame is read at once: the context and most of the floating point state, or only
+/// the context.
+const FRAME: [usize; 2] = [2048, signal_frame::SIZE + 8];
+
+impl Checks {
+    /// The frame at an address, if there is one.
+    pub(super) fn frame(&self, at: Avma, memory: &dyn Memory) -> Option<Ucontext> {
+        let start = Avma(at.0.checked_sub(8)?);
+        let read = |size| {
+            let mut bytes = vec![0; size];
+            memory.read(start, &mut bytes).then_some(bytes)
+        };
+        let bytes = FRAME.into_iter().find_map(read)?;
+        let known = Known {
+            at: start,
+            bytes: &bytes,
+            rest: Rest {
+                checks: self,
+                memory,
+            },
+        };
+        Ucontext::read(at, &known)
+    }
+
+    fn read(&self, at: Avma, bytes: &mut [u8], memory: &dyn Memory) -> bool {
+        let mut known = self.known.borrow_mut();
+        let is_full = known.len() >= PLACES;
+        let read = match known.entry((at, bytes.len())) {
+            Entry::Occupied(known) => known.into_mut(),
+            // What cannot be read says nothing.
+            Entry::Vacant(_) if is_full => return false,
+            Entry::Vacant(place) => {
+                let read = memory.read(at, bytes);
+                place.insert(read.then(|| bytes.to_vec()))
+            }
+        };
+        match read {
+            Some(read) => bytes.copy_from_slice(read),
+            None => return false,
+        }
+        true
+    }
+}
+
+/// Memory of which only so many places are read.
+struct Rest<'a> {
+    checks: &'a Checks,
+    memory: &'a dyn Memory,
+}
+
+impl Memory for Rest<'_> {
+    fn read(&self, at: Avma, bytes: &mut [u8]) -> bool {
+        self.checks.read(at, bytes, self.memory)
+    }
+}
+
 /// All frames whose segments are in these ranges, in the order of the ranges. Pages that cannot be
 /// read are left out.
-pub(super) fn frames(ranges: &[Range<u64>], memory: &dyn Memory) -> Vec<(Avma, Ucontext)> {
+pub(super) fn frames(
+    ranges: &[Range<u64>],
+    memory: &dyn Memory,
+    checks: &mut Checks,
+) -> Vec<(Avma, Ucontext)> {
     let mut found = Vec::new();
     let mut buffer = Vec::new();
     let mut left = split(ranges).peekable();
@@ -41,7 +119,7 @@ pub(super) fn frames(ranges: &[Range<u64>], memory: &dyn Memory) -> Vec<(Avma, U
             size += range.end.0 - range.start.0;
             batch.push(range);
         }
-        search(&batch, &mut buffer, memory, &mut found);
+        search(&batch, &mut buffer, memory, checks, &mut found);
         batch.clear();
     }
     found
@@ -60,6 +138,7 @@ fn search(
     batch: &[Range<Avma>],
     buffer: &mut Vec<u8>,
     memory: &dyn Memory,
+    checks: &Checks,
     found: &mut Vec<(Avma, Ucontext)>,
 ) {
     let mut rest = batch.to_vec();
@@ -75,7 +154,7 @@ fn search(
             let known = Known {
                 at: range.start,
                 bytes: &buffer[place..place + read],
-                rest: memory,
+                rest: Rest { checks, memory },
             };
             known.search(found);
             place += read;
@@ -98,7 +177,7 @@ fn search(
 struct Known<'a> {
     at: Avma,
     bytes: &'a [u8],
-    rest: &'a dyn Memory,
+    rest: Rest<'a>,
 }
 
 impl Memory for Known<'_> {

@@ -12,6 +12,10 @@ use relocator::placement::{END, PAGE};
 /// below a stack at least when it starts a program (`mmap_base`).
 pub(super) const GROWTH: u64 = 128 << 20;
 
+/// The most that is left free behind the heap, which has no limit as a rule. What is behind that is
+/// still in reach of a text beside the heap.
+pub(super) const HEAP_GROWTH: u64 = 1 << 30;
+
 /// The least that is left: the kernel's `stack_guard_gap`, without which a stack cannot grow at
 /// all.
 pub(super) const GUARD: u64 = 256 * PAGE;
@@ -80,23 +84,28 @@ impl Gaps {
     }
 }
 
+/// Whether a mapping may grow.
+pub(super) fn grows(mapping: &Mapping) -> bool {
+    mapping.name.starts_with("[stack") || mapping.name == "[heap]"
+}
+
 /// What a mapping takes, with what it may grow into: half of the space up to the next one, within
 /// limits.
 ///
 /// Other stacks that grow, which programs can map (`MAP_GROWSDOWN`), have no name that shows it.
 fn occupied(mapping: &Mapping, mappings: &[Mapping]) -> Range<u64> {
     let Range { start, end } = mapping.range.start.0..mapping.range.end.0;
-    let room = |free: u64| (free / 2 / PAGE * PAGE).clamp(GUARD, GROWTH).min(free);
+    let room = |free: u64, most| (free / 2 / PAGE * PAGE).clamp(GUARD, most).min(free);
     match mapping.name.as_str() {
         name if name.starts_with("[stack") => {
             let ends = mappings.iter().map(|other| other.range.end.0);
             let below = ends.filter(|end| *end <= start).max();
-            start - room(start - below.unwrap_or(0))..end
+            start - room(start - below.unwrap_or(0), GROWTH)..end
         }
         "[heap]" => {
             let starts = mappings.iter().map(|other| other.range.start.0);
             let above = starts.filter(|start| *start >= end).min();
-            start..end + room(above.unwrap_or(u64::MAX) - end)
+            start..end + room(above.unwrap_or(u64::MAX) - end, HEAP_GROWTH)
         }
         _ => start..end,
     }

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::gaps::{GROWTH, GUARD};
+use super::gaps::{GROWTH, GUARD, HEAP_GROWTH};
 use super::*;
 use crate::targets::Protection;
 
@@ -134,7 +134,7 @@ fn growing_stacks_and_the_heap_keep_their_room() {
     }
     let heap = mapping(range(TEXT + 2 * PAGE, 16), "[heap]");
     let before = mapping(Avma(LIMITS.lowest + 64 * PAGE)..Avma(TEXT), "");
-    let place = TEXT + 18 * PAGE + GROWTH;
+    let place = TEXT + 18 * PAGE + HEAP_GROWTH;
     assert_eq!(near_text(&unit, 0, &[before, heap]), at(place));
 }
 

@@ -103,6 +103,10 @@ fn vdso(
     let mut best: Option<(u8, &Mapping, Option<Mark>)> = None;
     for mapping in mappings {
         let is_named = mapping.name == mapping_name::VDSO;
+        // It is no file's, which somebody might have to bring.
+        if mapping.name.starts_with('/') {
+            continue;
+        }
         if !is_named && (!mapping.protection.execute || mapping.size() != own.vdso_size()) {
             continue;
         }

@@ -30,10 +30,8 @@ pub fn vvar_placeholder(
 ) -> Option<Range<Avma>> {
     let mut start = below;
     let lowest = below.0.saturating_sub(MAX_PLACEHOLDER * PAGE);
-    for mapping in mappings.iter().rev() {
-        if mapping.range.end > start {
-            continue;
-        }
+    let first = mappings.partition_point(|mapping| mapping.range.end <= start);
+    for mapping in mappings[..first].iter().rev() {
         let is_alike = mapping.range.end == start
             && is_zeros(mapping)
             && mapping.size() <= MAX_PLACEHOLDER * PAGE;

@@ -1,18 +1,20 @@
 //! Pages before a text that have its link record: they belong to it, though they are a mapping of
 //! their own, so that a dump by CRIU finds the text where a mapping begins.
 
+use elf_tools::Avma;
+
 use super::OldText;
 use super::text::MAX_TEXT;
 use crate::apply::record::{Before, Record};
-use crate::targets::Mapping;
 use crate::targets::live::injected_call;
+use crate::targets::{Mapping, mapping_of};
 use relocator::threads::Memory;
 
 /// Makes such pages part of the texts that they belong to.
 pub(super) fn join(texts: &mut [OldText], mappings: &[Mapping], memory: &dyn Memory) {
     for text in texts {
-        let mut before = mappings.iter();
-        let before = before.find(|mapping| mapping.range.end == text.mapping.start);
+        let below = text.mapping.start.0.checked_sub(1);
+        let before = below.and_then(|below| mapping_of(mappings, Avma(below)));
         if let Some((mapping, mut bytes)) = before.and_then(|one| page_of(one, text, memory)) {
             bytes.extend_from_slice(&text.bytes);
             text.bytes = bytes;

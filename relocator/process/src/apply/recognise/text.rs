@@ -6,7 +6,7 @@ use elf_tools::symtab::mapping_name;
 
 use super::OldText;
 use super::no_image::NoImage;
-use crate::targets::Mapping;
+use crate::targets::{Mapping, mapping_of};
 use crate::{Error, Result, Unlinkable, arch};
 use relocator::placement::PAGE;
 use relocator::threads::Memory;
@@ -14,6 +14,14 @@ use relocator::threads::Memory;
 /// The largest mapping that may have an old vDSO in it. Stock images have up to 3
 /// pages.
 pub const MAX_TEXT: u64 = 1 << 20;
+
+/// How many bytes all mappings with old vDSOs may have that are no files: programs choose how many
+/// there are, and how large they are. A process that was restored has one, of some pages.
+const MAX_TEXTS: u64 = 64 << 20;
+
+/// How many mappings of files that have a vDSO, and that nothing says is one, are looked at
+/// closer: nothing is linked in them.
+const FILES: usize = 16;
 
 /// In how many pages of a mapping the tool looks for the start of an image: the first, and as many
 /// as a link record before it may have. Elsewhere an image is found if something says that it is
@@ -66,18 +74,36 @@ pub(super) fn find(
 ) -> Result<Vec<OldText>> {
     let mut found: Vec<OldText> = Vec::new();
     let mut reasons: Vec<(Avma, NoImage)> = Vec::new();
+    let (mut files, mut size) = (0, 0);
     for mapping in mappings {
         if Some(mapping.range.start) == hints.kernel {
             continue;
         }
         for at in starts(mapping, hints) {
+            if is_absent_file(mapping, at, hints, memory) {
+                continue;
+            }
             let last = found.last();
             if last.is_some_and(|last| at < last.image.offset(last.size as i64)) {
                 reasons.push((at, NoImage::InsideAnother));
                 continue;
             }
             match look(mapping, at, hints, memory)? {
-                Ok(text) => found.push(text),
+                Ok(text) if is_unused_file(mapping, &text) => {
+                    files += 1;
+                    if files <= FILES {
+                        found.push(text);
+                    }
+                }
+                Ok(text) => {
+                    size += text.bytes.len() as u64;
+                    if size > MAX_TEXTS {
+                        let what = format!("process with a vDSO at {at}");
+                        let reason = Unlinkable::TooManyTexts;
+                        return Err(Error::Unlinkable { what, reason });
+                    }
+                    found.push(text);
+                }
                 Err(reason) => reasons.push((at, reason)),
             }
         }
@@ -86,6 +112,13 @@ pub(super) fn find(
         if found.iter().any(|text| text.image == at) {
             continue;
         }
+        let mapping = mapping_of(mappings, at).map(|mapping| mapping.protection);
+        if mapping.is_some_and(|it| it.execute && !it.read && !it.shared) {
+            return Err(Error::Unlinkable {
+                what: format!("the vDSO at {at}"),
+                reason: Unlinkable::ExecuteOnly,
+            });
+        }
         let reason = reasons.iter().find(|reason| reason.0 == at);
         let reason = reason.map_or(&NoImage::NotMapped, |reason| &reason.1);
         misleading_names.push(format!("{who} says that a vDSO is at {at}: {reason}"));
@@ -93,20 +126,38 @@ pub(super) fn find(
     for text in &found {
         misleading_names.extend(remark(text, mappings));
     }
+    if files > FILES {
+        let more = files - FILES;
+        misleading_names.push(format!("{more} more mappings of files have a vDSO"));
+    }
     Ok(found)
+}
+
+/// Whether an image is in a file, and not the vDSO by the auxiliary vector: the program reads it,
+/// and does not call it.
+fn is_unused_file(mapping: &Mapping, text: &OldText) -> bool {
+    !text.is_by_auxv && mapping.name.starts_with('/')
 }
 
 /// A remark about an old vDSO in a strange mapping.
 fn remark(text: &OldText, mappings: &[Mapping]) -> Option<String> {
-    let mapping = mappings
-        .iter()
-        .find(|mapping| mapping.range == text.mapping)?;
+    let mapping = mapping_of(mappings, text.mapping.start)?;
     let (at, name, protection) = (text.image, &mapping.name, mapping.protection);
     match protection.write {
         true => Some(format!("the vDSO at {at} can be written: {protection}")),
         false if !name.is_empty() => Some(format!("the vDSO at {at} is called `{name}`")),
         false => None,
     }
+}
+
+/// Whether the program has never looked at what is there: a file that nothing says has a vDSO. To
+/// look is to have somebody bring it, who may not answer.
+fn is_absent_file(mapping: &Mapping, at: Avma, hints: &Hints, memory: &dyn Memory) -> bool {
+    if !mapping.name.starts_with('/') || hints.is_named(at) {
+        return false;
+    }
+    let header = at..at.offset(HEADER as i64);
+    !memory.populated(header, HEADER as u64).absent.is_empty()
 }
 
 /// Where in a mapping an image may begin, lowest first.

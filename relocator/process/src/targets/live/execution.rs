@@ -12,7 +12,7 @@ use super::space::Space;
 use super::steps::{self, Before};
 use super::worker::Worker;
 use crate::targets::{Mapping, Step, subtract};
-use crate::tracing::{ProcessMemory, Tracee};
+use crate::tracing::{StandingMemory, Tracee};
 use crate::{Error, Refusal, Result, StepFailure};
 use relocator::placement::PAGE;
 use relocator::threads::Write;
@@ -25,7 +25,7 @@ pub(super) struct Execution<'a> {
     worker: &'a mut Worker,
     others: &'a [Tracee],
     pid: Pid,
-    memory: ProcessMemory,
+    memory: StandingMemory,
     code: Avma,
     space: Space,
     done: Vec<Undo>,
@@ -49,11 +49,12 @@ enum Undo {
 }
 
 impl<'a> Execution<'a> {
-    /// In a process with these mappings.
+    /// In a process with this memory and address space.
     pub(super) fn new(
         worker: &'a mut Worker,
         others: &'a [Tracee],
-        mappings: Vec<Mapping>,
+        memory: StandingMemory,
+        space: Space,
     ) -> Result<Self> {
         let pid = worker.tracee()?.pid();
         Ok(Self {
@@ -61,8 +62,8 @@ impl<'a> Execution<'a> {
             worker,
             others,
             pid,
-            memory: ProcessMemory::of(pid),
-            space: Space::new(mappings),
+            memory,
+            space,
             done: Vec::new(),
             copy: Vec::new(),
         })
@@ -129,9 +130,17 @@ impl<'a> Execution<'a> {
 
     /// Maps code anywhere: it is written first, and only then executable.
     fn prepare(&mut self, bytes: &[u8]) -> Result<Avma> {
-        let place = self.map_remote(bytes.len() as u64)?;
+        let size = bytes.len() as u64;
+        let mut place = self.map_remote(size, libc::PROT_READ | libc::PROT_WRITE)?;
+        let mut filled = self.fill_code(place, bytes);
+        if is_denied(&filled) {
+            // The process must not make data executable (`PR_SET_MDWE`). It may have new code,
+            // which only a tracer can write.
+            self.unmap(&range(place, bytes.len()))?;
+            place = self.map_remote(size, libc::PROT_READ | libc::PROT_EXEC)?;
+            filled = self.write_code(place, bytes);
+        }
         let all = range(place, bytes.len());
-        let filled = self.fill_code(place, bytes);
         match filled.is_err() {
             true => drop(self.unmap(&all)),
             false => self.space.code(&all),
@@ -139,9 +148,8 @@ impl<'a> Execution<'a> {
         filled.map(|()| place)
     }
 
-    /// Maps data, next to nothing if there is such a place.
-    fn map_remote(&mut self, size: u64) -> Result<Avma> {
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
+    /// Maps new memory, next to nothing if there is such a place.
+    fn map_remote(&mut self, size: u64, protection: i32) -> Result<Avma> {
         if let Some(place) = self.space.remote_place(size) {
             let mapped = self.map(place.0, size, protection, libc::MAP_FIXED_NOREPLACE);
             if let Ok(place) = mapped {
@@ -160,7 +168,16 @@ impl<'a> Execution<'a> {
         let protection = (libc::PROT_READ | libc::PROT_EXEC) as u64;
         let arguments = [place.0, bytes.len() as u64, protection];
         self.call("mprotect", libc::SYS_mprotect, &arguments)?;
-        match steps::read(self.memory, place, bytes.len())? == bytes {
+        self.check_code(place, bytes)
+    }
+
+    fn write_code(&mut self, place: Avma, bytes: &[u8]) -> Result<()> {
+        self.worker.tracee()?.poke(place, bytes)?;
+        self.check_code(place, bytes)
+    }
+
+    fn check_code(&self, place: Avma, bytes: &[u8]) -> Result<()> {
+        match steps::read(&self.memory, place, bytes.len())? == bytes {
             true => Ok(()),
             false => Err(self.failed(StepFailure::NotWritten { at: place })),
         }
@@ -174,7 +191,7 @@ impl<'a> Execution<'a> {
             }
             Step::Write(bytes) => {
                 let before = |before| self.done.push(Undo::Plain(before));
-                steps::put_bytes(self.worker.tracee()?, bytes, before)
+                steps::put_bytes(self.worker.tracee()?, &self.memory, bytes, before)
             }
             Step::Replace { at, .. } => match prepared.pop_front() {
                 Some(code) => self.replace(*at, code),
@@ -248,15 +265,12 @@ impl<'a> Execution<'a> {
     /// What is in a place that is about to be covered: nothing, zeros, or code.
     fn covered(&self, place: &Range<Avma>) -> Result<Vec<Undo>> {
         let mut covered = Vec::new();
-        for mapping in self.space.mappings() {
+        for mapping in self.space.within(place) {
             let start = mapping.range.start.max(place.start);
             let end = mapping.range.end.min(place.end);
-            if start >= end {
-                continue;
-            }
             let size = (end.0 - start.0) as usize;
             let bytes = match is_ours_to_cover(mapping) {
-                true => steps::read(self.memory, start, size)?,
+                true => steps::read(&self.memory, start, size)?,
                 false => {
                     let by = format!("{} {}", mapping.protection, mapping.name);
                     return Err(self.failed(StepFailure::Occupied { at: start, by }));
@@ -296,7 +310,7 @@ impl<'a> Execution<'a> {
             };
             let mut expected = self.with_trampoline(*at, bytes);
             overwrite(*at, &mut expected, &all[index + 1..]);
-            if steps::read(self.memory, *at, expected.len())? != expected {
+            if steps::read(&self.memory, *at, expected.len())? != expected {
                 return Err(self.failed(StepFailure::NotWritten { at: *at }));
             }
         }
@@ -339,14 +353,29 @@ impl<'a> Execution<'a> {
         let said = self.worker.call(number, arguments)?;
         let place = arguments.first().copied().unwrap_or_default();
         said.map_err(|errno| {
-            let what = format!("{name} of {place:#x} in process {}", self.pid);
-            Error::io(what)(errno.into())
+            self.failed(StepFailure::Call {
+                name: name.to_owned(),
+                at: Avma(place),
+                errno,
+            })
         })
     }
 
     fn failed(&self, failure: StepFailure) -> Error {
         Error::refused(self.pid, Refusal::Step(failure))
     }
+}
+
+/// Whether the process was not allowed what it was to do.
+fn is_denied(done: &Result<()>) -> bool {
+    let Err(Error::Refused {
+        reason: Refusal::Step(StepFailure::Call { errno, .. }),
+        ..
+    }) = done
+    else {
+        return false;
+    };
+    *errno == nix::errno::Errno::EACCES
 }
 
 /// Whether a mapping is of a kind that steps may cover: zeros that cannot be written, or private

@@ -24,8 +24,9 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::ops::Range;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use elf_tools::Avma;
@@ -36,12 +37,13 @@ use procfs::process::Process;
 pub use running::Running;
 pub(crate) use running::blocked_at;
 
-use super::{Mapping, Step, StoppedTarget, Target, Thread, Whereabouts};
-use crate::maps::SpecialMemory;
+use super::{Growth, Mapping, Step, StoppedTarget, Target, Thread, Whereabouts};
+use crate::maps::{SpecialMemory, Watch};
 use crate::tracing::{
-    self, ProcessMemory, Seized, StackMemory, Standing, Stop, Tracee, UserRegisters, is_gone,
+    self, MappingQuery, Seized, Standing, StandingMemory, Stop, Tracee, UserRegisters, is_gone,
 };
 use crate::{Error, Refusal, Result};
+use relocator::threads::frames::{Earlier, Scope};
 use relocator::threads::{Memory, Populated};
 
 /// How long a thread that was stepped may take to stop again.
@@ -54,11 +56,17 @@ pub struct Live {
     seized: Seized,
     since: Instant,
     /// Its mappings, once they were read. Only this tool can change them while it has stopped.
-    mappings: OnceCell<Vec<Mapping>>,
+    mappings: OnceCell<Rc<Vec<Mapping>>>,
     /// Its special memory, if that is known.
     special: OnceCell<SpecialMemory>,
-    /// What is asked about stacks.
-    stacks: OnceCell<StackMemory>,
+    /// Its memory, once it was asked for.
+    memory: OnceCell<StandingMemory>,
+    /// The same, if its mappings are what they were while it ran.
+    prepared: RefCell<Option<StandingMemory>>,
+    /// How much of its stacks is searched.
+    scope: Scope,
+    /// By what is told whether droppable memory is still that.
+    watch: Option<Watch>,
 }
 
 impl Live {
@@ -78,12 +86,15 @@ impl Live {
             return Err(Error::refused(pid, Refusal::Ended));
         }
         Ok(Self {
+            scope: Scope::brief(seized.threads().len(), Earlier::default()),
+            watch: None,
             pid,
             seized,
             since,
             mappings: OnceCell::new(),
             special: OnceCell::new(),
-            stacks: OnceCell::new(),
+            memory: OnceCell::new(),
+            prepared: RefCell::default(),
         })
     }
 
@@ -130,18 +141,43 @@ impl Live {
     /// long.
     pub fn set_special(&mut self, known: SpecialMemory) {
         self.special = OnceCell::from(known);
-        self.stacks.take();
+        self.memory.take();
     }
 
-    /// Its stacks; `None` if its mappings cannot be read.
-    fn stacks(&self) -> Option<&StackMemory> {
-        if self.stacks.get().is_none() {
-            let mappings = self.mappings().ok()?;
-            let on_demand = self.special().ok()?.on_demand;
-            let stacks = StackMemory::new(self.pid, &mappings, &on_demand);
-            return Some(self.stacks.get_or_init(|| stacks));
+    /// Takes over what was found in its stacks, and in its list of mappings, while it ran.
+    pub(crate) fn set_known(&mut self, earlier: Earlier, watch: Option<Watch>) {
+        self.scope = Scope::brief(self.seized.standing().len(), earlier);
+        self.watch = watch;
+    }
+
+    /// Takes over what there is to be known of its memory if mappings are those that were known
+    /// while it ran.
+    pub(crate) fn set_memory(&mut self, memory: StandingMemory) {
+        self.prepared = RefCell::new(Some(memory));
+    }
+
+    fn all_mappings(&self) -> Result<Rc<Vec<Mapping>>> {
+        if let Some(known) = self.mappings.get() {
+            return Ok(known.clone());
         }
-        self.stacks.get()
+        let read = Rc::new(running::mappings(self.pid)?);
+        Ok(self.mappings.get_or_init(|| read).clone())
+    }
+
+    /// Its memory; `None` if its mappings cannot be read.
+    fn memory(&self) -> Option<&StandingMemory> {
+        if self.memory.get().is_none() {
+            let mappings = self.all_mappings().ok()?;
+            let memory = StandingMemory::new(self.pid, &mappings, &self.special().ok()?);
+            return Some(self.memory.get_or_init(|| memory));
+        }
+        self.memory.get()
+    }
+
+    /// What could not be read, since this was last asked, because somebody has to bring it first.
+    pub(crate) fn take_absent(&self) -> Vec<Range<Avma>> {
+        let known = self.memory.get();
+        known.map(StandingMemory::take_absent).unwrap_or_default()
     }
 
     /// Its number.
@@ -175,7 +211,7 @@ pub(crate) fn auxv_vdso(pid: Pid) -> Option<Avma> {
 /// Moves a stopped thread to where it would go by itself, if a killed tool has left it in an
 /// injected call. Its process may be stopped by a signal, so that it would not get there.
 pub(crate) fn lead_back(tracee: &Tracee, registers: &UserRegisters) -> Result<()> {
-    match injected_call::led_back(&registers.registers(), &tracee.memory()) {
+    match injected_call::led_back(&registers.registers(), &Now(tracee)) {
         // If this tool is killed in between as well, the thread is still on its way.
         Some(thread) => tracee
             .set_signal_mask(thread.mask)
@@ -184,19 +220,34 @@ pub(crate) fn lead_back(tracee: &Tracee, registers: &UserRegisters) -> Result<()
     }
 }
 
+/// The memory of a stopped thread's process.
+struct Now<'a>(&'a Tracee);
+
+impl Memory for Now<'_> {
+    fn read(&self, at: Avma, bytes: &mut [u8]) -> bool {
+        self.0.read_now(at, bytes)
+    }
+}
+
 impl Memory for Live {
     fn read(&self, at: Avma, bytes: &mut [u8]) -> bool {
-        ProcessMemory::of(self.pid).read(at, bytes)
+        self.memory().is_some_and(|memory| memory.read(at, bytes))
     }
 
     fn read_ranges(&self, ranges: &[Range<Avma>], bytes: &mut [u8]) -> usize {
-        ProcessMemory::of(self.pid).read_ranges(ranges, bytes)
+        let memory = self.memory();
+        memory.map_or(0, |memory| memory.read_ranges(ranges, bytes))
     }
 
-    fn populated(&self, range: Range<Avma>) -> Populated {
-        match self.stacks() {
-            Some(stacks) => stacks.populated(range),
-            None => ProcessMemory::of(self.pid).populated(range),
+    fn populated(&self, range: Range<Avma>, enough: u64) -> Populated {
+        match self.memory() {
+            Some(memory) => memory.populated(range, enough),
+            None => Populated {
+                parts: Vec::new(),
+                end: range.end,
+                at_guard: false,
+                absent: vec![range],
+            },
         }
     }
 }
@@ -207,7 +258,7 @@ impl Target for Live {
     }
 
     fn mappings(&self) -> Result<Vec<Mapping>> {
-        running::cached(&self.mappings, self.pid)
+        Ok(self.all_mappings()?.to_vec())
     }
 
     fn auxv_vdso(&self) -> Option<Avma> {
@@ -220,6 +271,10 @@ impl Target for Live {
         }
         let read = running::special(self.pid)?;
         Ok(self.special.get_or_init(|| read).clone())
+    }
+
+    fn growth(&self) -> Growth {
+        running::growth(self.pid)
     }
 
     fn whereabouts(&self) -> Result<Vec<Whereabouts>> {
@@ -252,10 +307,48 @@ impl StoppedTarget for Live {
         }
     }
 
+    /// Reading the list takes 1 to 2 microseconds for each mapping, and asking for one as long.
+    fn confirms(&self, known: &Rc<Vec<Mapping>>, ranges: &[Range<Avma>]) -> Result<bool> {
+        /// Fewer are read.
+        const MANY: usize = 256;
+        if known.len() < MANY + 2 * self.seized.standing().len() {
+            return Ok(false);
+        }
+        let Some(query) = MappingQuery::open(self.pid) else {
+            return Ok(false);
+        };
+        let pointers = self.threads()?;
+        let pointers = pointers
+            .iter()
+            .map(|thread| thread.registers.stack_pointer());
+        let pointers = pointers.map(|pointer| pointer..pointer.offset(1));
+        let mut all = ranges.iter().cloned().chain(pointers);
+        let holds = all.all(|range| query.is_as_known(&range, known));
+        if holds {
+            let _ = self.mappings.set(known.clone());
+            if let Some(memory) = self.prepared.take() {
+                let _ = self.memory.set(memory);
+            }
+        }
+        Ok(holds)
+    }
+
+    fn scope(&self) -> Scope {
+        self.scope.clone()
+    }
+
+    fn holds_droppable(&self, ranges: &[Range<Avma>]) -> Result<bool> {
+        match &self.watch {
+            Some(watch) => Ok(watch.holds(ranges)),
+            None => Ok(running::special(self.pid)?.droppable == ranges),
+        }
+    }
+
     fn carry_out(&mut self, steps: &[Step]) -> Result<()> {
-        let mappings = self.mappings()?;
+        let mappings = self.all_mappings()?;
+        let result = steps::carry_out(self, steps, &mappings);
         self.mappings.take();
-        self.stacks.take();
-        steps::carry_out(self, steps, mappings)
+        self.memory.take();
+        result
     }
 }

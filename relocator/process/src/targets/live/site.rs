@@ -10,8 +10,7 @@ use elf_tools::{Avma, Svma};
 
 use super::steps::{read, replaced};
 use super::{Live, injected_call};
-use crate::targets::{Mapping, Step, StoppedTarget, overlaps, writable};
-use crate::tracing::ProcessMemory;
+use crate::targets::{Mapping, Step, StoppedTarget, mapping_of, overlaps, writable};
 use crate::{Error, Refusal, Result};
 use relocator::placement::PAGE;
 use relocator::threads::carry::{Contexts, carry};
@@ -27,10 +26,9 @@ struct Candidate {
 
 /// A place in a process with these mappings.
 pub(super) fn find(live: &Live, steps: &[Step], mappings: &[Mapping]) -> Result<Avma> {
-    let memory = ProcessMemory::of(live.pid);
     for Candidate { end, is_file } in candidates(steps, mappings) {
         let page = Avma(end.0 - PAGE);
-        let Ok(mut bytes) = read(memory, page, PAGE as usize) else {
+        let Ok(mut bytes) = read(live, page, PAGE as usize) else {
             continue;
         };
         erase(live, mappings, page, &mut bytes, is_file)?;
@@ -48,21 +46,32 @@ pub(super) fn find(live: &Live, steps: &[Step], mappings: &[Mapping]) -> Result<
 
 /// The last pages of code, and of what will be in its place. The old vDSO's pages, which come
 /// first, are private already, while those of a file would be copied for this.
-fn candidates(steps: &[Step], mappings: &[Mapping]) -> Vec<Candidate> {
-    let own: Vec<Range<Avma>> = steps.iter().filter_map(replaced).collect();
+fn candidates<'a>(
+    steps: &[Step],
+    mappings: &'a [Mapping],
+) -> impl Iterator<Item = Candidate> + use<'a> {
+    let own: Vec<Avma> = steps
+        .iter()
+        .filter_map(replaced)
+        .map(|own| own.end)
+        .collect();
     let is_usable =
         |mapping: &&Mapping| mapping.is_private_code() && !mapping.name.starts_with('[');
-    let ends = mappings.iter().filter(is_usable).flat_map(|mapping| {
+    let usable = || mappings.iter().filter(is_usable);
+    let end_of = |mapping: &Mapping| Candidate {
+        end: mapping.range.end,
+        is_file: !mapping.name.is_empty(),
+    };
+    let nameless = usable().filter(|mapping| mapping.name.is_empty());
+    let files = usable().filter(|mapping| !mapping.name.is_empty());
+    let inside = own.into_iter().filter_map(move |end| {
+        let mapping = mapping_of(mappings, Avma(end.0 - 1)).filter(is_usable)?;
         let is_file = !mapping.name.is_empty();
-        let range = &mapping.range;
-        let inside = |end: &Avma| range.start < *end && *end < range.end;
-        let replaced = own.iter().map(|range| range.end).filter(inside);
-        let ends = [range.end].into_iter().chain(replaced);
-        ends.map(move |end| Candidate { end, is_file })
+        (end < mapping.range.end).then_some(Candidate { end, is_file })
     });
-    let mut all: Vec<Candidate> = ends.collect();
-    all.sort_by_key(|candidate| candidate.is_file);
-    all
+    let (inside, of_files): (Vec<_>, Vec<_>) = inside.partition(|one| !one.is_file);
+    let inside = inside.into_iter().chain(nameless.map(end_of));
+    inside.chain(of_files).chain(files.map(end_of))
 }
 
 /// Erases what a killed tool has left. In old texts no thread executes it any more.
@@ -93,7 +102,13 @@ fn erase(
 fn is_executed(live: &Live, mappings: &[Mapping], place: Range<Avma>) -> Result<bool> {
     let threads = live.threads()?;
     let writable = writable(mappings);
-    let contexts = Contexts::of(&threads, &writable, std::slice::from_ref(&place), live);
+    let contexts = Contexts::of(
+        &threads,
+        &writable,
+        std::slice::from_ref(&place),
+        live,
+        &live.scope(),
+    );
     let decide = |registers: &Registers| match place.contains(&registers.pc) {
         true => Verdict::Stuck {
             place: Svma(registers.pc.0 - place.start.0),

@@ -5,24 +5,26 @@
 //! the worker, prepares all new mappings, and the rest follows. The tool keeps what was there
 //! before each step, and restores it in the opposite order if anything fails.
 
-use std::io::IoSlice;
+use std::fs::OpenOptions;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 
 use elf_tools::Avma;
 use nix::libc;
-use nix::sys::uio::{RemoteIoVec, process_vm_writev};
 use nix::unistd::Pid;
 
 use super::execution::Execution;
+use super::space::Space;
 use super::worker::Worker;
 use super::{Live, injected_call, site};
-use crate::targets::{Mapping, Step, Thread, WORD};
-use crate::tracing::{ProcessMemory, Tracee};
+use crate::targets::{Mapping, Step, Target, Thread, WORD};
+use crate::tracing::{StandingMemory, Tracee};
 use crate::{Error, Obstacle, Refusal, Result};
+use relocator::threads::frames::merge;
 use relocator::threads::{Memory, Write};
 
 /// Carries out all steps, or none, in a process with these mappings.
-pub(super) fn carry_out(live: &mut Live, steps: &[Step], mappings: Vec<Mapping>) -> Result<()> {
+pub(super) fn carry_out(live: &mut Live, steps: &[Step], mappings: &[Mapping]) -> Result<()> {
     let replaced: Vec<Range<Avma>> = steps.iter().filter_map(replaced).collect();
     let is_plain = |step: &&Step| match step {
         Step::Registers(_) => true,
@@ -60,7 +62,7 @@ fn plain_steps(live: &Live, steps: &[Step], done: &mut Vec<Before>) -> Result<()
             Step::Registers(registers) => {
                 put_registers(threads, registers, |before| done.push(before))?
             }
-            Step::Write(bytes) => put_bytes(first(live)?, bytes, |before| done.push(before))?,
+            Step::Write(bytes) => put_bytes(first(live)?, live, bytes, |before| done.push(before))?,
             _ => unreachable!("steps that need a system call come behind"),
         }
     }
@@ -111,10 +113,10 @@ pub(super) fn put_registers(
 /// Writes bytes by a thread of the process, and passes on what they were.
 pub(super) fn put_bytes(
     writer: &Tracee,
+    memory: &dyn Memory,
     bytes: &Write,
     mut before: impl FnMut(Before),
 ) -> Result<()> {
-    let memory = ProcessMemory::of(writer.pid());
     before(Before::Bytes(Write {
         at: bytes.at,
         bytes: read(memory, bytes.at, bytes.bytes.len())?,
@@ -137,7 +139,7 @@ fn set_registers(tracee: &Tracee, thread: &Thread) -> Result<Thread> {
 }
 
 /// Reads memory, all of it.
-pub(super) fn read(memory: ProcessMemory, at: Avma, size: usize) -> Result<Vec<u8>> {
+pub(super) fn read(memory: &dyn Memory, at: Avma, size: usize) -> Result<Vec<u8>> {
     let mut bytes = vec![0; size];
     match memory.read(at, &mut bytes) {
         true => Ok(bytes),
@@ -157,34 +159,58 @@ fn write(tracee: &Tracee, write: &Write) -> Result<()> {
     tracee.poke(write.at, &write.bytes)
 }
 
-/// Writes memory that may be written.
+/// Writes memory, by the file that stands for it: for that the kernel does not wait for a
+/// `userfaultfd`, as it does for `process_vm_writev`.
 pub(super) fn fill(pid: Pid, write: &Write) -> Result<()> {
-    let remote = [RemoteIoVec {
-        base: write.at.0 as usize,
-        len: write.bytes.len(),
-    }];
     let what = || format!("writing {:#x} bytes at {}", write.bytes.len(), write.at);
-    match process_vm_writev(pid, &[IoSlice::new(&write.bytes)], &remote) {
-        Ok(size) if size == write.bytes.len() => Ok(()),
-        Ok(_) => Err(Error::io(what())(nix::errno::Errno::EFAULT.into())),
-        Err(errno) => Err(Error::io(what())(errno.into())),
-    }
+    let memory = OpenOptions::new()
+        .write(true)
+        .open(format!("/proc/{pid}/mem"));
+    let written = memory.and_then(|memory| memory.write_all_at(&write.bytes, write.at.0));
+    written.map_err(|error| Error::io(what())(error))
 }
 
 /// Carries out steps that need system calls, and puts the thread that makes them back afterwards.
-fn with_worker(live: &mut Live, steps: &[Step], mappings: Vec<Mapping>) -> Result<()> {
-    let code = site::find(live, steps, &mappings)?;
-    let index = eligible(live, steps)?;
+fn with_worker(live: &mut Live, steps: &[Step], mappings: &[Mapping]) -> Result<()> {
+    let code = site::find(live, steps, mappings)?;
+    let index = eligible(live, steps, code)?;
+    check_filter(live.pid, live.seized.standing()[index].pid())?;
     let tracee = live.tracees().swap_remove(index);
+    let memory = match live.memory.take() {
+        Some(memory) => memory,
+        None => StandingMemory::new(live.pid, mappings, &live.special()?),
+    };
+    let moves = steps.iter().filter_map(|step| match step {
+        Step::Move { from, to } => {
+            let end = to.offset((from.end.0 - from.start.0) as i64);
+            Some([from.clone(), *to..end])
+        }
+        _ => None,
+    });
+    let places = steps.iter().filter_map(place).chain(moves.flatten());
+    let places: Vec<Range<Avma>> = places.collect();
+    let space = Space::new(mappings, &merge(&places));
     let mut worker = Worker::take(tracee, code)?;
     let result = is_dumpable(&mut worker)
-        .and_then(|()| Execution::new(&mut worker, live.seized.standing(), mappings))
+        .and_then(|()| Execution::new(&mut worker, live.seized.standing(), memory, space))
         .and_then(|execution| execution.carry_out(steps));
     let tracee = worker.release()?;
     let erased = tracee.poke(code, &[0; injected_call::SIZE]);
     live.tracees().push(tracee);
     result?;
     erased
+}
+
+/// What a step covers, but for what moves.
+fn place(step: &Step) -> Option<Range<Avma>> {
+    match step {
+        Step::Replace { .. } => replaced(step),
+        Step::Move { .. } => None,
+        Step::Placeholder(range) | Step::Unmap(range) | Step::Separate(range) => {
+            Some(range.clone())
+        }
+        Step::Registers(_) | Step::Write(_) | Step::RecoveryCopy(_) | Step::Forget(_) => None,
+    }
 }
 
 /// Refuses a process that is not dumpable. Only the process itself can ask (`PR_GET_DUMPABLE`).
@@ -196,8 +222,22 @@ fn is_dumpable(worker: &mut Worker) -> Result<()> {
     }
 }
 
+/// Refuses a worker whose system calls are filtered by now: the filter may end the process.
+fn check_filter(pid: Pid, worker: Pid) -> Result<()> {
+    let thread = worker.as_raw();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/task/{thread}/status"));
+    let status = status.map_err(Error::io(format!("status of thread {thread}")))?;
+    let filter = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Seccomp:"));
+    match filter.is_none_or(|mode| mode.trim() == "0") {
+        true => Ok(()),
+        false => Err(Error::refused(pid, Refusal::Seccomp { thread })),
+    }
+}
+
 /// A thread that can be the worker, best one first: one that is in no system call.
-fn eligible(live: &mut Live, steps: &[Step]) -> Result<usize> {
+fn eligible(live: &mut Live, steps: &[Step], code: Avma) -> Result<usize> {
     let is_changed = |tracee: &Tracee| {
         let id = tracee.pid().as_raw();
         let threads = steps.iter().filter_map(|step| match step {
@@ -206,11 +246,15 @@ fn eligible(live: &mut Live, steps: &[Step]) -> Result<usize> {
         });
         threads.flatten().any(|thread| thread.id == id)
     };
-    let mut found = None;
+    let (mut found, mut dispatched) = (None, None);
     for (index, tracee) in live.seized.standing().iter().enumerate() {
         let is_free = tracee.registers()?.registers().system_call == -1;
         // Of a thousand threads that sleep, the first is as good as any.
         if !is_free && found.is_some() || is_changed(tracee) || tracee.is_in_sequence() {
+            continue;
+        }
+        if tracee.is_dispatched(code) {
+            dispatched = Some(tracee.pid().as_raw());
             continue;
         }
         match is_free {
@@ -220,6 +264,9 @@ fn eligible(live: &mut Live, steps: &[Step]) -> Result<usize> {
     }
     found.ok_or_else(|| Error::Busy {
         pid: live.pid.as_raw(),
-        reason: Obstacle::NoThreadForCalls,
+        reason: match dispatched {
+            Some(thread) => Obstacle::Dispatched { thread },
+            None => Obstacle::NoThreadForCalls,
+        },
     })
 }

@@ -66,7 +66,7 @@ impl Memory for Sparse {
         done
     }
 
-    fn populated(&self, range: Range<Avma>) -> Populated {
+    fn populated(&self, range: Range<Avma>, _: u64) -> Populated {
         self.count(0, 0, 1);
         let Range { start, end } = range;
         let guard = self.guards.range(start.0 / PAGE * PAGE..end.0).next();
@@ -75,6 +75,8 @@ impl Memory for Sparse {
         let part = |(&page, _): (&u64, _)| start.max(Avma(page))..end.min(Avma(page + PAGE));
         Populated {
             parts: merge(&pages.map(part).collect::<Vec<_>>()),
+            absent: Vec::new(),
+            at_guard: guard.is_some(),
             end,
         }
     }
@@ -112,7 +114,7 @@ fn shared(threads: u64) -> (Sparse, Vec<Registers>, Range<Avma>) {
 }
 
 fn of_all(memory: &Sparse, threads: &[Registers], writable: Range<Avma>) -> Vec<Vec<u64>> {
-    let found = of_threads(threads, &[writable], &[TEXT], memory);
+    let found = of_threads(threads, &[writable], &[TEXT], memory, &Scope::whole());
     assert_eq!(found.left_out, []);
     found.contexts.iter().map(|found| places(found)).collect()
 }
@@ -231,6 +233,7 @@ fn frames_of_neighbours_belong_to_them() {
             &all,
             &texts,
             &memory,
+            &Scope::whole(),
         ))
     };
     assert_eq!(alone(&[]), [first, second]);
@@ -249,8 +252,8 @@ fn what_is_too_much_is_left_out_and_said() {
     let pointers = [threads[0].stack_pointer()];
     let (all, texts) = ([writable.clone()], [TEXT]);
     let search = |budget| {
-        let search = Search::new(&pointers, &[], &all, &texts, &memory);
-        search.with_budget(budget).run()
+        let scope = Scope::of(budget);
+        Search::new(&pointers, &[], &all, &texts, &memory, &scope).run()
     };
     let enough = search(u64::MAX);
     assert_eq!(
@@ -264,4 +267,134 @@ fn what_is_too_much_is_left_out_and_said() {
     };
     assert!(left_out.contains(&Avma(far)));
     assert!(Avma(near) < left_out.start);
+}
+
+/// Threads whose stacks are parts of one mapping that is in use as a whole, without guard pages:
+/// those of coroutines in a heap.
+fn in_use(threads: u64, size: u64) -> (Sparse, Vec<Registers>, Range<Avma>) {
+    let mut memory = Sparse::default();
+    let all = SHARED..SHARED + threads * size;
+    memory.pages.map(all.clone());
+    memory
+        .pages
+        .map(RESTORER / PAGE * PAGE..RESTORER / PAGE * PAGE + 2 * PAGE);
+    memory
+        .pages
+        .put(RESTORER, &[0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05]);
+    let pointers = (0..threads).map(|thread| SHARED + thread * size + 0x100);
+    let registers = pointers.map(|pointer| registers(1, pointer)).collect();
+    (memory, registers, Avma(all.start)..Avma(all.end))
+}
+
+#[test]
+fn a_brief_search_reads_so_much_and_no_more() {
+    for size in [1 << 18, 1 << 20] {
+        let (memory, threads, writable) = in_use(20, size);
+        let scope = Scope::brief(threads.len(), Earlier::default());
+        let found = of_threads(&threads, &[writable.clone()], &[TEXT], &memory, &scope);
+        assert!(memory.asked.get().bytes <= (1 << 20) + (20 << 15));
+        // What it has not read it says.
+        let left_out: u64 = found
+            .left_out
+            .iter()
+            .map(|range| range.end.0 - range.start.0)
+            .sum();
+        let read = memory.asked.get().bytes as u64;
+        let all = writable.end.0 - writable.start.0;
+        assert!(read + left_out + (1 << 12) > all, "{read} {left_out} {all}");
+    }
+}
+
+#[test]
+fn what_was_searched_earlier_is_not_read_again() {
+    let (mut memory, threads, writable) = in_use(20, 1 << 20);
+    let far = threads[3].stack_pointer().0 + (600 << 10) & !15;
+    let near = threads[7].stack_pointer().0 + 0x1000 & !15;
+    for uc in [far, near] {
+        memory.pages.put_frame(uc, &inside(uc + 0x600));
+    }
+    let search = |scope: &Scope| of_threads(&threads, &[writable.clone()], &[TEXT], &memory, scope);
+    let brief = search(&Scope::brief(20, Earlier::default()));
+    let all = |found: &Found| -> Vec<u64> {
+        found
+            .contexts
+            .iter()
+            .flat_map(|found| places(found))
+            .collect()
+    };
+    assert_eq!(all(&brief), [near]);
+    let earlier = Earlier::search(&brief.left_out, &[TEXT], &memory);
+    assert_eq!(earlier.searched(), brief.left_out);
+    let asked = memory.asked.take().bytes;
+    let scope = Scope::brief(20, earlier);
+    let found = search(&scope);
+    assert_eq!(
+        (all(&found), &found.left_out[..]),
+        (vec![far, near], &[][..])
+    );
+    assert!(memory.asked.get().bytes < asked / 2);
+    // A handler that has returned meanwhile has left nothing.
+    memory
+        .pages
+        .map(far / PAGE * PAGE..far / PAGE * PAGE + PAGE);
+    let found = of_threads(&threads, &[writable.clone()], &[TEXT], &memory, &scope);
+    assert_eq!(all(&found), [near]);
+}
+
+#[test]
+fn forged_frames_make_a_search_read_little_besides() {
+    let (mut memory, threads, writable) = in_use(1, 1 << 20);
+    let pointer = threads[0].stack_pointer().0;
+    let places: Vec<u64> = (pointer + 0x400 & !15..writable.end.0 - 0x1000)
+        .step_by(0x600)
+        .collect();
+    for (index, &uc) in places.iter().enumerate() {
+        memory.pages.put_frame(uc, &inside(uc + 0x500));
+        // Each returns to another place.
+        memory
+            .pages
+            .put_word(uc - 8, 0x6000_0000_0000 + index as u64 * 16);
+    }
+    let scope = Scope::brief(1, Earlier::default());
+    let found = of_threads(&threads, &[writable], &[TEXT], &memory, &scope);
+    assert!(!found.contexts[0].is_empty());
+    assert!(
+        places.len() > 600 && memory.asked.get().reads < 300,
+        "{:?}",
+        memory.asked
+    );
+}
+
+#[test]
+fn what_somebody_has_to_bring_is_said() {
+    /// Memory of which a page is absent.
+    struct Absent<'a>(&'a Sparse, u64);
+    impl Memory for Absent<'_> {
+        fn read(&self, at: Avma, bytes: &mut [u8]) -> bool {
+            let page = at.0 / PAGE * PAGE;
+            page != self.1 && self.0.read(at, bytes)
+        }
+
+        fn populated(&self, range: Range<Avma>, enough: u64) -> Populated {
+            let mut found = self.0.populated(range.clone(), enough);
+            let page = Avma(self.1)..Avma(self.1 + PAGE);
+            if range.start < page.end && page.start < range.end {
+                found.absent.push(page.clone());
+                found.parts = vec![range.start..page.start, page.end..range.end];
+                found.parts.retain(|part| !part.is_empty());
+            }
+            found
+        }
+    }
+    let (memory, threads, writable) = in_use(1, 1 << 20);
+    for (page, near) in [(SHARED + 0x8000, true), (SHARED + 0x8_0000, false)] {
+        let memory = Absent(&memory, page);
+        let scope = Scope::brief(1, Earlier::default());
+        let found = of_threads(&threads, &[writable.clone()], &[TEXT], &memory, &scope);
+        let expected = [Avma(page)..Avma(page + PAGE)];
+        match near {
+            true => assert_eq!(found.absent, expected),
+            false => assert!(found.absent.is_empty() && found.left_out == expected),
+        }
+    }
 }
