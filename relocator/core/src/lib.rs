@@ -78,6 +78,7 @@ mod reason;
 pub mod source;
 pub mod tables;
 pub mod threads;
+mod unwind;
 
 pub use error::{Error, InstructionFault, Result, in_words};
 pub use input::{New, Old};
