@@ -19,6 +19,7 @@ mod seen;
 mod snapshot;
 mod states;
 mod tool;
+mod unwinding;
 
 use std::process::ExitCode;
 
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         refused::trials(arguments.list),
         seen::trials(arguments.list),
         states::trials(arguments.list),
+        unwinding::trials(arguments.list),
     ];
     let trials = trials.into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit_code()

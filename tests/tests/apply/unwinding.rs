@@ -1,0 +1,209 @@
+//! Unwinders in a linked process find callers at every instruction that it executes in its vDSO, and
+//! threads that are cancelled there run their cleanups.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::process::{ChildStdout, Command, Stdio};
+
+use elf_tools::Svma;
+use kernel_source::Cache;
+use libtest_mimic::Trial;
+use relocator::plan::Policy;
+use relocator_cli::source::Spec;
+use relocator_process::apply::outcome::ApplyState;
+use relocator_tests::bed::{Bed, OldVdso, Restored, old_vdso};
+use relocator_tests::running::in_words;
+use relocator_tests::trials::{ensure, trial};
+use relocator_tests::unwinding::Frames;
+use tempfile::TempDir;
+
+use crate::linker::Linker;
+
+/// Threads that are cancelled, unless [`CANCELLATIONS`] says otherwise.
+const USUAL: usize = 1000;
+
+/// The environment variable that says how many.
+const CANCELLATIONS: &str = "RELOCATOR_CANCELLATIONS";
+
+/// Unwinders that every machine has.
+const LIBGCC: &str = "libgcc";
+
+/// What is done to a process before it asks.
+#[derive(Debug, Clone, Copy)]
+enum Work {
+    /// It is linked so.
+    Link(Policy),
+    /// It is linked so, and rolled back.
+    RollBack(Policy),
+}
+
+/// Each with its name, and whether the process has random states.
+const WORKS: [(&str, Work, bool); 6] = [
+    ("auto", Work::Link(Policy::Auto), true),
+    ("auto_without_states", Work::Link(Policy::Auto), false),
+    ("proxy", Work::Link(Policy::Proxy), true),
+    ("syscall", Work::Link(Policy::Syscall), true),
+    ("rolled_back", Work::RollBack(Policy::Auto), true),
+    ("stubs_rolled_back", Work::RollBack(Policy::Syscall), false),
+];
+
+pub(crate) fn trials(listing: bool) -> Vec<Trial> {
+    let cache = Cache::locate();
+    let mut trials = Vec::new();
+    for version in kernel_source::VERSIONS {
+        let fetched = match listing {
+            true => Ok(()),
+            false => cache.fetch(version).map(drop),
+        };
+        let fetched = fetched.map_err(|error| in_words(&error));
+        let possible = fetched.and_then(|()| program().map(drop));
+        let spec = Spec::Kernel(version.to_owned());
+        for (name, work, has_states) in WORKS {
+            let spec = spec.clone();
+            trials.push(trial(
+                format!("unwinding::{version}::{name}"),
+                &possible,
+                move || callers_are_found(&spec, work, has_states),
+            ));
+        }
+        trials.push(trial(
+            format!("unwinding::{version}::cancelled"),
+            &possible,
+            move || cleanups_run(&spec),
+        ));
+    }
+    trials
+}
+
+/// The program that asks, or why there is none.
+fn program() -> Result<&'static [u8], String> {
+    const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/unwinder"));
+    let failure = option_env!("RELOCATOR_TESTS_NO_UNWINDER");
+    failure.map_or(Ok(PROGRAM), |failure| Err(failure.to_owned()))
+}
+
+/// The program on a bed.
+struct Unwinder {
+    restored: Restored,
+    output: BufReader<ChildStdout>,
+    _directory: TempDir,
+}
+
+fn failed(error: std::io::Error) -> String {
+    error.to_string()
+}
+
+impl Unwinder {
+    fn start(old: OldVdso, arguments: &[&str]) -> Result<Self, String> {
+        let directory = TempDir::new().map_err(failed)?;
+        let path = directory.path().join("unwinder");
+        fs::write(&path, program()?).map_err(failed)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).map_err(failed)?;
+        let mut command = Command::new(path);
+        command.args(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut restored = Bed::new(old).launch(command)?;
+        let output = restored.child.stdout.take().ok_or("no standard output")?;
+        let mut unwinder = Self {
+            restored,
+            output: BufReader::new(output),
+            _directory: directory,
+        };
+        let ready = unwinder.line()?;
+        ensure(ready == "ready", || format!("it says {ready:?}"))?;
+        Ok(unwinder)
+    }
+
+    fn line(&mut self) -> Result<String, String> {
+        let mut line = String::new();
+        self.output.read_line(&mut line).map_err(failed)?;
+        Ok(line.trim().to_owned())
+    }
+
+    /// Lets it do what it is to do, and returns what it says.
+    fn run(mut self) -> Result<Vec<String>, String> {
+        let input = self.restored.child.stdin.as_mut();
+        writeln!(input.ok_or("no standard input")?).map_err(failed)?;
+        let mut said = Vec::new();
+        loop {
+            let line = self.line()?;
+            match line.as_str() {
+                "done" => return Ok(said),
+                "" => {
+                    let ended = self.restored.child.wait().map_err(failed)?;
+                    return Err(format!("it ended: {ended}: {said:#?}"));
+                }
+                _ => said.push(line),
+            }
+        }
+    }
+}
+
+fn work_on(spec: &Spec, pid: i32, work: Work) -> Result<(), String> {
+    let (Work::Link(policy) | Work::RollBack(policy)) = work;
+    let linker = Linker::by(spec, policy)?;
+    let linked = linker.apply(pid)?.state;
+    ensure(linked == ApplyState::Linked, || format!("{linked:?}"))?;
+    if let Work::RollBack(_) = work {
+        let undone = linker.roll_back(pid)?.state;
+        ensure(undone == ApplyState::RolledBack, || format!("{undone:?}"))?;
+    }
+    Ok(())
+}
+
+/// No unwinder fails at an instruction where the old image says where frames are.
+fn callers_are_found(spec: &Spec, work: Work, has_states: bool) -> Result<(), String> {
+    let old = old_vdso(spec)?;
+    let image = old.image.clone();
+    let arguments: &[&str] = match has_states {
+        true => &["walk", "with-state"],
+        false => &["walk"],
+    };
+    let unwinder = Unwinder::start(old, arguments)?;
+    work_on(spec, unwinder.restored.pid(), work)?;
+    let said = unwinder.run()?;
+    let home = Frames::of(image.bytes())?;
+    let mut bad: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
+    let mut faults = Vec::new();
+    for line in &said {
+        let words: Vec<&str> = line.splitn(4, ' ').collect();
+        match words[..] {
+            ["bad", unwinder, at, fault] => {
+                let at = u64::from_str_radix(at.trim_start_matches("0x"), 16);
+                let at = at.map_err(|error| format!("{line}: {error}"))?;
+                bad.entry(unwinder.to_owned()).or_default().insert(at);
+                if home.rules(Svma(at))?.is_some() || at >= image.loaded_size() {
+                    faults.push(format!("{unwinder} at {at:#x}: {fault}"));
+                }
+            }
+            ["asked", unwinder, places] => {
+                let places: usize = places.parse().map_err(|_| line.clone())?;
+                eprintln!(
+                    "{spec}, {work:?}: {unwinder} at {places} places, {} without rules at home",
+                    bad.get(unwinder).map_or(0, BTreeSet::len)
+                );
+                ensure(unwinder != LIBGCC || places > 10, || {
+                    format!("only {places} places: {said:?}")
+                })?;
+            }
+            _ => return Err(format!("it says {line:?}")),
+        }
+    }
+    ensure(faults.is_empty(), || {
+        format!("{} faults: {faults:#?}", faults.len())
+    })
+}
+
+/// No thread that is cancelled at any moment misses its cleanup.
+fn cleanups_run(spec: &Spec) -> Result<(), String> {
+    let asked = std::env::var(CANCELLATIONS).ok();
+    let count = asked.and_then(|text| text.parse().ok()).unwrap_or(USUAL);
+    let unwinder = Unwinder::start(old_vdso(spec)?, &["cancel", &count.to_string()])?;
+    work_on(spec, unwinder.restored.pid(), Work::Link(Policy::Auto))?;
+    let said = unwinder.run()?;
+    ensure(said == [format!("missed 0 of {count}")], || {
+        format!("{said:?}")
+    })
+}
