@@ -35,7 +35,8 @@
 
 typedef long (*function)(long, long, long, long, long);
 
-static uintptr_t base;
+/* Where it begins, and how large its mapping is. */
+static uintptr_t base, extent;
 
 /* DWARF's numbers of the registers that functions preserve, and where a signal frame has them. */
 static const int dwarf[PRESERVED] = { 3, 6, 12, 13, 14, 15 };
@@ -106,7 +107,7 @@ static sigjmp_buf crashed;
 
 static int in_vdso(uintptr_t pc)
 {
-	return pc - base < EXTENT;
+	return pc - base < extent;
 }
 
 /* How many frames are behind the call, or why the trace is wrong. */
@@ -211,6 +212,20 @@ static __attribute__((noinline)) long stepped(function called, long a, long b, l
 		     : "0"(called)
 		     : "r9", "r10", "r11", "cc", "memory");
 	return result;
+}
+
+/* Finds out how large the mapping is that the vDSO is in. What is behind it may be another vDSO. */
+static void measure(void)
+{
+	FILE *maps = fopen("/proc/self/maps", "r");
+	uintptr_t start, end;
+	while (maps && fscanf(maps, "%lx-%lx%*[^\n]", &start, &end) == 2)
+		if (start <= base && base < end)
+			extent = end - base;
+	if (!maps || fclose(maps) || !extent || extent > EXTENT) {
+		fprintf(stderr, "the mapping of the vDSO has %#lx bytes\n", extent);
+		exit(1);
+	}
 }
 
 static void *vdso;
@@ -349,6 +364,7 @@ int main(int count, char **arguments)
 	if (getchar() != '\n')
 		return 2;
 	if (walks) {
+		measure();
 		sigaction(SIGTRAP, &on_step, 0);
 		sigaction(SIGSEGV, &on_crash, 0);
 		sigaction(SIGBUS, &on_crash, 0);
