@@ -1,6 +1,8 @@
 //! What unwinders find in an image: call frame information, by program headers as unwinders in the
 //! process look for it, and by section headers as debuggers do.
 
+use std::ops::Range;
+
 use elf_tools::Svma;
 use elf_tools::reentry::{Recovery, ReentryTable, Relinked, derive, derive_relinked};
 use gimli::{
@@ -58,6 +60,12 @@ impl<'a> Frames<'a> {
             header: header.ok_or("no PT_GNU_EH_FRAME")?,
             section: (section.address(), section.data().map_err(words)?),
         })
+    }
+
+    /// Where it is: the table, and what that leads to.
+    pub fn place(&self) -> Range<usize> {
+        let end = self.section.0 + self.section.1.len() as u64;
+        self.header as usize..end as usize
     }
 
     /// The rules at an address by the sorted table.

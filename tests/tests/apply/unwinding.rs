@@ -190,7 +190,7 @@ fn callers_are_found(spec: &Spec, work: Work, has_states: bool) -> Result<(), St
                     "{spec}, {work:?}: {unwinder} at {places} places, {} without rules at home",
                     bad.get(unwinder).map_or(0, BTreeSet::len)
                 );
-                ensure(unwinder != LIBGCC || places >= 10, || {
+                ensure(unwinder != LIBGCC || places >= 5, || {
                     format!("only {places} places: {said:?}")
                 })?;
             }
