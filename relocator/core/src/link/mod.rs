@@ -31,7 +31,7 @@ use crate::plan::eligibility::{self, Eligibility, Failures};
 use crate::plan::{self, FunctionPlan, OutOfLine, Plans, Policy, Strategy};
 use crate::reason::Reason;
 use crate::threads::{CodeNow, Patch};
-use crate::unwind::{self, CallFrames, Changes, Room};
+use crate::unwind::{self, CallFrames, Changes, Detail, Room};
 use crate::{Error, Result};
 
 pub use crate::input::{ForcedFunction, New, Old};
@@ -91,13 +91,29 @@ pub fn link(
     placement: &Placement,
     policy: Policy,
 ) -> Result<LinkedImage> {
+    link_in_detail(old, new, placement, policy, Detail::default())
+}
+
+/// The same, with so much for unwinders.
+///
+/// # Errors
+///
+/// As of [`link`].
+pub fn link_in_detail(
+    old: &Old,
+    new: &New<'_>,
+    placement: &Placement,
+    policy: Policy,
+    detail: Detail,
+) -> Result<LinkedImage> {
     let image = &old.image;
     let (machine, class) = (image.machine(), image.class());
     let arch = arch::of(machine, class).ok_or(Error::Architecture { machine, class })?;
     let mut bytes = image.bytes().to_vec();
     let entries: Vec<Svma> = old.code.functions().iter().map(|one| one.entry).collect();
     let frames = CallFrames::read(arch, image, &entries);
-    let mut room = frames.as_ref().map(CallFrames::room).unwrap_or_default();
+    let room = frames.as_ref().map(|frames| frames.room(detail));
+    let mut room = room.unwrap_or_default();
     let (eligible, relocated) = match &old.relocations {
         None => (
             eligibility::all(old, &Failures::default(), new.processor),
@@ -132,7 +148,9 @@ pub fn link(
             overwritten: functions.iter().filter_map(overwritten).collect(),
             pieces,
         };
-        frames.update(&changes, &mut bytes, &|at| name(old, &functions, at));
+        frames.update(&changes, detail, &mut bytes, &|at| {
+            name(old, &functions, at)
+        });
     }
     if bytes.len() > image.bytes().len() {
         unwind::load_all(&mut bytes);

@@ -35,7 +35,7 @@ use std::ops::Range;
 use elf_tools::Svma;
 use elf_tools::image::Image;
 
-use crate::arch::Arch;
+use crate::arch::{self, Arch};
 use elf::{Elf, Named};
 use read::{Description, ENTRY, Frames, HEADER};
 use rules::{Convention, Row};
@@ -48,6 +48,23 @@ const ADDED: u64 = 2;
 
 /// Code that is close together has one frame description.
 const NEAR: u64 = 64;
+
+/// How much is made for unwinders. Where code is added to an image, this takes room behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Detail {
+    /// Only what takes no room. Code that was added has no frames.
+    InPlace,
+    /// Frames for all code: some hundred bytes.
+    Frames,
+    /// Also section headers and symbols, by which debuggers name code that was added: some 1.5 KB.
+    #[default]
+    Names,
+}
+
+impl Detail {
+    /// All of them, the best one first.
+    pub const ALL: [Self; 3] = [Self::Names, Self::Frames, Self::InPlace];
+}
 
 /// A piece of code that was added to an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,10 +127,14 @@ impl CallFrames {
         })
     }
 
-    /// Where code can be put that is added to the image: the first that is has to be [`Changes`].
-    pub(crate) fn room(&self) -> Room {
-        Room {
-            free: self.room.clone(),
+    /// Where code can be put that is added to the image. What is put there has to be among
+    /// [`Changes::pieces`].
+    pub(crate) fn room(&self, detail: Detail) -> Room {
+        match detail {
+            Detail::InPlace => Room::default(),
+            Detail::Frames | Detail::Names => Room {
+                free: self.room.clone(),
+            },
         }
     }
 
@@ -122,13 +143,18 @@ impl CallFrames {
     pub(crate) fn update(
         mut self,
         changes: &Changes,
+        detail: Detail,
         bytes: &mut Vec<u8>,
         name: &dyn Fn(Svma) -> String,
     ) {
         let descriptions = self.descriptions(changes);
         let is_bare = descriptions.len() > self.frames.descriptions.len();
-        if changes.pieces.is_empty() && !is_bare && self.in_place(&descriptions, bytes) {
-            return;
+        let takes_room = !changes.pieces.is_empty() || is_bare;
+        if detail == Detail::InPlace || !takes_room {
+            let is_done = self.in_place(&descriptions, bytes);
+            if is_done || detail == Detail::InPlace {
+                return;
+            }
         }
         let mut all = descriptions;
         let (code, added) = self.added(&changes.pieces);
@@ -154,7 +180,7 @@ impl CallFrames {
             range: piece.range.clone(),
         });
         let named: Vec<Named> = named.collect();
-        match named.is_empty() {
+        match named.is_empty() || detail < Detail::Names {
             true => self.elf.write_sections(bytes),
             false => self.elf.name_code(bytes, &code, &named),
         }
@@ -272,6 +298,22 @@ fn described(rows: Vec<Row>) -> Description {
         is_signal: false,
         rows,
     }
+}
+
+/// The functions of an image whose frames are not those of an entry at all of their first `size`
+/// bytes: they move the stack pointer there, or save registers. A replacement of so many bytes would
+/// be under wrong rules.
+pub fn moves_early(image: &Image, entries: &[Svma], size: usize) -> Vec<Svma> {
+    let arch = arch::of(image.machine(), image.class());
+    let Some(frames) = arch.and_then(|arch| CallFrames::read(arch, image, &[])) else {
+        return Vec::new();
+    };
+    let is_at_entry = |at: u64| {
+        let rules = frames.frames.rules(Svma(at));
+        rules.is_none_or(|rules| *rules == frames.convention.at_entry)
+    };
+    let moves = |entry: &&Svma| !(entry.0..entry.0 + size as u64).all(is_at_entry);
+    entries.iter().filter(moves).copied().collect()
 }
 
 /// Makes the loaded segment of an image reach to the end of what was added to it.

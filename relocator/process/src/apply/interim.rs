@@ -14,7 +14,12 @@
 //! | any other | the error `ENOSYS`, on which callers make the system call themselves |
 //!
 //! A function that is shorter than eight bytes jumps to code in zeros at the end of both texts. So
-//! does `getrandom`, whose stub has to answer a question that the system call does not know. In a
+//! does one that moves the stack pointer within its first eight bytes: the old function's call frame
+//! information is wrong for a system call in their place, and right for a jump, which is one
+//! instruction. An unwinder that finds a thread behind the image finds no callers; under wrong rules
+//! it would find wrong ones.
+//!
+//! `getrandom` jumps as well, since its stub has to answer a question that the system call does not know. In a
 //! linked text, zeros may be data of linked code. So a rollback only uses the zeros where the link
 //! had its own interim code: an undo by the link record erases what is there.
 //! Without such zeros its entry makes the plain system call. A process that is left in that state
@@ -32,6 +37,7 @@ use elf_tools::reachability::Function;
 use relocator::plan::Refusal;
 use relocator::proxy::{self, AT_ONCE, SystemCall};
 use relocator::threads::{CodeNow, Write};
+use relocator::unwind;
 
 /// Everything that is added begins at a multiple of this.
 pub(super) const ALIGNMENT: usize = 16;
@@ -59,6 +65,8 @@ struct Change<'a> {
     free: Range<usize>,
     /// The link record that is there now.
     record: Option<&'a FoundRecord>,
+    /// Functions that move the stack pointer where a system call would be.
+    moving: Vec<Svma>,
 }
 
 impl InterimEntries {
@@ -75,7 +83,10 @@ impl InterimEntries {
     ) -> Result<Self> {
         let image = text.found.image;
         let now = text.found.image_bytes();
+        let functions = text.old.code.functions().iter();
+        let entries: Vec<Svma> = functions.map(|function| function.entry).collect();
         let change = Change {
+            moving: unwind::moves_early(&text.old.image, &entries, WORD),
             image,
             now,
             after,
@@ -147,6 +158,7 @@ impl InterimEntries {
     ) -> Option<Vec<u8>> {
         let plain = (size >= WORD).then(|| stand_in.plain.to_vec());
         if stand_in.whole == stand_in.plain
+            && !change.moving.contains(&entry)
             && let Some(plain) = plain
         {
             return Some(plain);

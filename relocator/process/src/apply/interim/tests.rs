@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use elf_tools::Avma;
 use elf_tools::image::Image;
 use elf_tools::symtab::{self, Provenance, Symtab};
+use elf_tools::{Avma, Svma};
 use iced_x86::{Decoder, DecoderOptions, Mnemonic, OpKind};
 use kernel_fixtures::{fixture, synthetic};
 use relocator::placement::{END, PAGE};
@@ -14,6 +14,7 @@ use relocator::proxy;
 use relocator::source::{LiveMapping, Source};
 use relocator::tables;
 use relocator::threads::{Memory, Write};
+use relocator::unwind::moves_early;
 
 use super::at_once;
 use crate::apply::outcome::ApplyState;
@@ -35,6 +36,8 @@ const TINY_UNLOCK: &str = "__vdso_futex_robust_list_try_unlock";
 const TIME: &str = "__vdso_time";
 /// A jump to it, which is another entry.
 const CLOCK: &str = "__vdso_clock_gettime";
+/// A system call stands in for it, of which call frame information would be wrong at its entry.
+const FRAMED: &str = "__vdso_gettimeofday";
 /// Unknown to this program: it reads the kernel's data.
 const NOVEL: &str = "__vdso_novel";
 /// Unknown to this program, and shorter than eight bytes.
@@ -103,6 +106,19 @@ function __vdso_clock_gettime
     syscall
     ret
 end __vdso_clock_gettime
+function __vdso_gettimeofday
+    .cfi_startproc
+    push rbx
+    .cfi_adjust_cfa_offset 8
+    .cfi_rel_offset rbx, 0
+    mov ebx, [rip + image {time} + 0x80]
+    mov eax, ebx
+    pop rbx
+    .cfi_adjust_cfa_offset -8
+    .cfi_restore rbx
+    ret
+    .cfi_endproc
+end __vdso_gettimeofday
 function __vdso_novel
     endbr64
     mov eax, [rip + image {time} + 0x80]
@@ -341,13 +357,14 @@ fn does(
     }
 }
 
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 12] = [
     SGX,
     UNLOCK,
     NEXT_UNLOCK,
     TINY_UNLOCK,
     TIME,
     CLOCK,
+    FRAMED,
     NOVEL,
     BRIEF,
     RANDOM,
@@ -368,10 +385,50 @@ fn all(
         .collect()
 }
 
+/// Instructions of what stands in for a function, up to where it is left.
+fn replacement(process: &Pretended, old: &Image, name: &str) -> Vec<Svma> {
+    let mut at = old.export(name).unwrap().address;
+    let mut boundaries = Vec::new();
+    for _ in 0..8 {
+        let bytes = read(process, at.at(Avma(OLD)), 16);
+        let first = Decoder::with_ip(64, &bytes, at.0, DecoderOptions::NONE).decode();
+        boundaries.push(at);
+        at = match first.mnemonic() {
+            Mnemonic::Ret => break,
+            Mnemonic::Jmp if first.op0_kind() == OpKind::NearBranch64 => {
+                Svma(first.near_branch_target())
+            }
+            Mnemonic::Jmp => break,
+            _ => at.offset(first.len() as i64),
+        };
+        // The new vDSO says where its frames are.
+        if at.0 >= 4 * PAGE {
+            break;
+        }
+    }
+    boundaries
+}
+
+/// Where an unwinder would find wrong callers: call frame information is of other code.
+fn astray(process: &Pretended, old: &Image, now: &BTreeMap<&str, Does>) -> Vec<Svma> {
+    let text = process.parts.iter().find(|part| {
+        let range = &part.0.range;
+        range.contains(&Avma(OLD))
+    });
+    let range = text.unwrap().0.range.clone();
+    let bytes = read(process, Avma(OLD), (range.end.0 - OLD) as usize);
+    let image = Image::parse(&bytes).unwrap();
+    let replaced = now
+        .iter()
+        .filter(|(_, does)| !matches!(does, Does::Own | Does::Relocated));
+    let boundaries = replaced.flat_map(|(name, _)| replacement(process, old, name));
+    moves_early(&image, &boundaries.collect::<Vec<_>>(), 1)
+}
+
 /// Whether a process may be left with a function that does this, while some do what they did
 /// before and in the end.
 fn is_right(name: &str, does: Does, ends: [Does; 2]) -> bool {
-    let has_call = [TIME, CLOCK, RANDOM].contains(&name);
+    let has_call = [TIME, CLOCK, FRAMED, RANDOM].contains(&name);
     ends.contains(&does)
         || match does {
             Does::Own => !has_call && ![NOVEL, BRIEF, CAPPED].contains(&name),
@@ -417,6 +474,14 @@ fn every_moment_in(bed: Bed, kernel: &RunningKernel, works: &[Work], expected: &
             left.carry_out_until_killed(&steps, count);
             let now = all(&left, kernel);
             let now = now.unwrap_or_else(|error| panic!("{bed:?} {work:?} {count}: {error}"));
+            let old = sources[0].image.as_ref().unwrap();
+            let astray = astray(&left, old, &now);
+            assert_eq!(
+                astray,
+                [],
+                "{bed:?} {work:?} {count}: {:?}",
+                steps.get(count)
+            );
             for (name, does) in now {
                 let right = is_right(name, does, [first[name], last[name]]);
                 assert!(
@@ -452,6 +517,7 @@ fn every_function_is_right_at_every_moment() {
         (TINY_UNLOCK, Does::Own),
         (TIME, Does::Relocated),
         (CLOCK, Does::Relocated),
+        (FRAMED, Does::Relocated),
         (NOVEL, Does::Relocated),
         (BRIEF, Does::Relocated),
         (CAPPED, Does::Relocated),
@@ -475,6 +541,7 @@ fn every_function_is_right_at_every_moment_beyond_reach() {
         (NEXT_UNLOCK, Does::Jumps),
         (TINY_UNLOCK, Does::Own),
         (CLOCK, Does::Jumps),
+        (FRAMED, Does::Jumps),
         (CONSTANT, Does::Own),
     ];
     // No page next to the text can be used there.
