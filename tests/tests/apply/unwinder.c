@@ -4,6 +4,7 @@
  *   unwinder walk [with-state]   says "ready", waits for a line, executes every function step by step, and says at which
  *                                offsets which unwinder did not find the caller
  *   unwinder cancel COUNT        the same beginning, then cancels that many threads, and says how many missed their cleanup
+ *   unwinder spin                the same beginning, then calls until it is killed, from the function `spinning`
  *
  * An unwinder is right at an instruction if it comes from there to the call, with the stack pointer and all registers that a
  * function preserves as they were at the call, and from there to the start of the program; and if there is nothing but code of
@@ -337,6 +338,17 @@ static void cancel(long count)
 	printf("missed %ld of %ld\n", missed, count);
 }
 
+static __attribute__((noinline)) void spinning(function clock_gettime)
+{
+	struct timespec value;
+	for (;;) {
+		for (volatile int wait = 10000; wait; wait--)
+			;
+		/* A coarse clock. */
+		clock_gettime(6, (long)&value, 0, 0, 0);
+	}
+}
+
 int main(int count, char **arguments)
 {
 	struct sigaction on_step = { .sa_sigaction = step, .sa_flags = SA_SIGINFO };
@@ -381,6 +393,8 @@ int main(int count, char **arguments)
 			}
 			printf("asked %s %ld\n", unwinders[i].name, unwinders[i].trace ? places : 0);
 		}
+	} else if (!strcmp(arguments[1], "spin")) {
+		spinning(find("__vdso_clock_gettime"));
 	} else {
 		cancel(atol(arguments[2]));
 	}

@@ -4,12 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::process::{ChildStdout, Command, Stdio};
 
-use elf_tools::Svma;
+use elf_tools::{Avma, Svma};
 use kernel_source::Cache;
 use libtest_mimic::Trial;
+use object::read::elf::ElfFile64;
+use object::{Object, ObjectSymbol};
 use relocator::plan::Policy;
 use relocator_cli::source::Spec;
 use relocator_process::apply::outcome::ApplyState;
@@ -26,6 +28,12 @@ const USUAL: usize = 1000;
 
 /// The environment variable that says how many.
 const CANCELLATIONS: &str = "RELOCATOR_CANCELLATIONS";
+
+/// Kernels of which a coarse clock meets a detour when they are linked to later ones.
+const HAVE_DETOURS: [&str; 2] = ["5.10", "6.1"];
+
+/// Instructions that a debugger steps over from where it has stopped the program.
+const STEPS: usize = 2;
 
 /// Unwinders that every machine has.
 const LIBGCC: &str = "libgcc";
@@ -67,6 +75,17 @@ pub(crate) fn trials(listing: bool) -> Vec<Trial> {
                 &possible,
                 move || callers_are_found(&spec, work, has_states),
             ));
+        }
+        for policy in [Policy::Auto, Policy::Syscall] {
+            let spec = spec.clone();
+            let possible = possible.clone().and_then(|()| debugger());
+            if policy == Policy::Syscall || HAVE_DETOURS.contains(&version) {
+                trials.push(trial(
+                    format!("unwinding::{version}::gdb::{policy}"),
+                    &possible,
+                    move || a_debugger_names_callers(&spec, policy),
+                ));
+            }
         }
         trials.push(trial(
             format!("unwinding::{version}::cancelled"),
@@ -211,5 +230,67 @@ fn cleanups_run(spec: &Spec) -> Result<(), String> {
     let said = unwinder.run()?;
     ensure(said == [format!("missed 0 of {count}")], || {
         format!("{said:?}")
+    })
+}
+
+/// Whether there is a debugger.
+fn debugger() -> Result<(), String> {
+    let asked = Command::new("gdb").arg("--version").output();
+    asked.map(drop).map_err(|error| format!("gdb: {error}"))
+}
+
+/// Where a debugger stops a program: in detours, or at the entry of a replacement.
+fn places(unwinder: &Unwinder, policy: Policy) -> Result<Vec<Avma>, String> {
+    let text = unwinder.restored.text.clone();
+    let mut bytes = vec![0; (text.end.0 - text.start.0) as usize];
+    let memory = fs::File::open(format!("/proc/{}/mem", unwinder.restored.pid()));
+    let memory = memory.map_err(failed)?;
+    memory
+        .read_exact_at(&mut bytes, text.start.0)
+        .map_err(failed)?;
+    let file = ElfFile64::<object::LittleEndian>::parse(&*bytes).map_err(|e| e.to_string())?;
+    let is_wanted = |name: &str| match policy {
+        Policy::Auto => name.ends_with(".detour"),
+        _ => name == "__vdso_clock_gettime",
+    };
+    let symbols = file.symbols().chain(file.dynamic_symbols());
+    let wanted = symbols.filter(|symbol| symbol.name().is_ok_and(is_wanted));
+    Ok(wanted
+        .map(|symbol| text.start.offset(symbol.address() as i64))
+        .collect())
+}
+
+/// A debugger that stops a program there, and steps on, shows who has called.
+fn a_debugger_names_callers(spec: &Spec, policy: Policy) -> Result<(), String> {
+    let mut unwinder = Unwinder::start(&Bed::new(old_vdso(spec)?), &["spin"])?;
+    let pid = unwinder.restored.pid();
+    work_on(spec, pid, Work::Link(policy))?;
+    let places = places(&unwinder, policy)?;
+    ensure(!places.is_empty(), || "no symbols".to_owned())?;
+    let input = unwinder.restored.child.stdin.as_mut();
+    writeln!(input.ok_or("no standard input")?).map_err(failed)?;
+    let mut command = Command::new("gdb");
+    command.args(["-nx", "-batch", "-p", &pid.to_string()]);
+    for place in &places {
+        command.args(["-ex", &format!("tbreak *{:#x}", place.0)]);
+    }
+    command.args(["-ex", "continue", "-ex", "backtrace"]);
+    for _ in 0..STEPS {
+        command.args(["-ex", "stepi", "-ex", "backtrace"]);
+    }
+    let said = command.stdin(Stdio::null()).output().map_err(failed)?;
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    let frames = |number: &str, name: &str| {
+        let lines = said.lines();
+        let frames = lines.filter(|line| line.starts_with(number) && line.contains(name));
+        frames.count()
+    };
+    let inside = match policy {
+        Policy::Auto => frames("#0", ".detour ()"),
+        _ => frames("#0", "__vdso_clock_gettime ()"),
+    };
+    let callers = frames("#1", " spinning (");
+    ensure((inside, callers) == (STEPS + 1, STEPS + 1), || {
+        format!("{inside} frames inside, {callers} callers: {said}")
     })
 }

@@ -345,3 +345,6 @@ impl Room {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -98,7 +98,7 @@ impl Frames {
 }
 
 /// All frame descriptions of a section, by what they describe.
-fn descriptions(
+pub(super) fn descriptions(
     bytes: &[u8],
     section: &Range<u64>,
     convention: &Convention,

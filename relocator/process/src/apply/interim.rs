@@ -29,6 +29,7 @@ use std::ops::Range;
 
 use elf_tools::{Avma, Svma};
 
+use super::layout::SPARE;
 use super::record::FoundRecord;
 use super::text::Text;
 use crate::targets::{Step, WORD, overlaps};
@@ -41,6 +42,9 @@ use relocator::unwind;
 
 /// Everything that is added begins at a multiple of this.
 pub(super) const ALIGNMENT: usize = 16;
+
+/// Zeros that are left for injected calls, and for functions that have no other place.
+const LEFT: usize = SPARE + 64;
 
 /// What entries are in the meantime.
 pub(super) struct InterimEntries {
@@ -163,7 +167,13 @@ impl InterimEntries {
         {
             return Some(plain);
         }
-        let jump = change.place(self.end(), &stand_in.whole).map(|place| {
+        // What could be at the entry as well leaves the rest of the zeros to others.
+        let left = match stand_in.whole == stand_in.plain && plain.is_some() {
+            true => LEFT,
+            false => 0,
+        };
+        let place = change.place(self.end(), &stand_in.whole, left);
+        let jump = place.map(|place| {
             let jump = proxy::jump(entry.at(self.image), place.at(self.image));
             (place, jump)
         });
@@ -304,9 +314,11 @@ impl Change<'_> {
     /// Where code can be put in both texts: where both have zeros, or where an earlier stage has
     /// left the same code. If a record is there now, only where an undo by it erases the code: the
     /// next tool may know no more than that record.
-    fn place(&self, from: usize, code: &[u8]) -> Option<Svma> {
+    /// At least `left` bytes stay free behind it.
+    fn place(&self, from: usize, code: &[u8], left: usize) -> Option<Svma> {
         let first = self.free.start.max(from).next_multiple_of(ALIGNMENT);
-        let mut starts = (first..self.free.end).step_by(ALIGNMENT);
+        let end = self.free.end.saturating_sub(left);
+        let mut starts = (first..end).step_by(ALIGNMENT);
         let is_zero = |bytes: &[u8]| bytes.iter().all(|&byte| byte == 0);
         let is_free = |start: &usize| {
             let place = *start..*start + code.len();

@@ -22,7 +22,7 @@ use relocator::threads::CodeNow;
 
 /// Zeros that stay at the end of the text, as room for the next injected call, even if a killed
 /// tool leaves one there.
-const SPARE: usize = 512;
+pub(super) const SPARE: usize = 512;
 
 /// What goes into a layout besides the text.
 #[derive(Debug, Clone)]
