@@ -287,7 +287,7 @@ fn a_debugger_names_callers(spec: &Spec, policy: Policy) -> Result<(), String> {
     };
     let inside = match policy {
         Policy::Auto => frames("#0", ".detour ()"),
-        _ => frames("#0", "__vdso_clock_gettime ()"),
+        _ => frames("#0", "clock_gettime ()"),
     };
     let callers = frames("#1", " spinning (");
     ensure((inside, callers) == (STEPS + 1, STEPS + 1), || {

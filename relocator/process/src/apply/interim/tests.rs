@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
+use elf_tools::Avma;
 use elf_tools::image::Image;
 use elf_tools::symtab::{self, Provenance, Symtab};
-use elf_tools::{Avma, Svma};
 use iced_x86::{Decoder, DecoderOptions, Mnemonic, OpKind};
 use kernel_fixtures::{fixture, synthetic};
 use relocator::placement::{END, PAGE};
@@ -14,7 +14,8 @@ use relocator::proxy;
 use relocator::source::{LiveMapping, Source};
 use relocator::tables;
 use relocator::threads::{Memory, Write};
-use relocator::unwind::moves_early;
+
+mod frames;
 
 use super::at_once;
 use crate::apply::outcome::ApplyState;
@@ -385,46 +386,6 @@ fn all(
         .collect()
 }
 
-/// Instructions of what stands in for a function, up to where it is left.
-fn replacement(process: &Pretended, old: &Image, name: &str) -> Vec<Svma> {
-    let mut at = old.export(name).unwrap().address;
-    let mut boundaries = Vec::new();
-    for _ in 0..8 {
-        let bytes = read(process, at.at(Avma(OLD)), 16);
-        let first = Decoder::with_ip(64, &bytes, at.0, DecoderOptions::NONE).decode();
-        boundaries.push(at);
-        at = match first.mnemonic() {
-            Mnemonic::Ret => break,
-            Mnemonic::Jmp if first.op0_kind() == OpKind::NearBranch64 => {
-                Svma(first.near_branch_target())
-            }
-            Mnemonic::Jmp => break,
-            _ => at.offset(first.len() as i64),
-        };
-        // The new vDSO says where its frames are.
-        if at.0 >= 4 * PAGE {
-            break;
-        }
-    }
-    boundaries
-}
-
-/// Where an unwinder would find wrong callers: call frame information is of other code.
-fn astray(process: &Pretended, old: &Image, now: &BTreeMap<&str, Does>) -> Vec<Svma> {
-    let text = process.parts.iter().find(|part| {
-        let range = &part.0.range;
-        range.contains(&Avma(OLD))
-    });
-    let range = text.unwrap().0.range.clone();
-    let bytes = read(process, Avma(OLD), (range.end.0 - OLD) as usize);
-    let image = Image::parse(&bytes).unwrap();
-    let replaced = now
-        .iter()
-        .filter(|(_, does)| !matches!(does, Does::Own | Does::Relocated));
-    let boundaries = replaced.flat_map(|(name, _)| replacement(process, old, name));
-    moves_early(&image, &boundaries.collect::<Vec<_>>(), 1)
-}
-
 /// Whether a process may be left with a function that does this, while some do what they did
 /// before and in the end.
 fn is_right(name: &str, does: Does, ends: [Does; 2]) -> bool {
@@ -477,7 +438,7 @@ fn every_moment_in(bed: Bed, kernel: &RunningKernel, works: &[Work], expected: &
             let old = sources[0].image.as_ref().unwrap();
             // Where zeros are few, they are kept for what needs them.
             if std::ptr::eq(bed.image, &OLD_IMAGE) {
-                let astray = astray(&left, old, &now);
+                let astray = frames::astray(&left, old, &now);
                 assert_eq!(
                     astray,
                     [],
