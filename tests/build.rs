@@ -1,38 +1,68 @@
-//! Says which machine tests are built for, and compiles the program that has no shared library: where
+//! Says which machine tests are built for, and compiles the programs of tests that are in C: where
 //! tests run there need not be a compiler.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-/// Its source.
-const STATIC: &str = "tests/apply/static.c";
+/// A program.
+struct Program {
+    name: &'static str,
+    source: &'static str,
+    flags: &'static [&'static str],
+    /// The variable that says why there is none.
+    failure: &'static str,
+}
+
+const PROGRAMS: [Program; 2] = [
+    Program {
+        name: "static",
+        source: "tests/apply/static.c",
+        flags: &["-static", "-O2", "-s"],
+        failure: "RELOCATOR_TESTS_NO_STATIC",
+    },
+    // It pushes words that the compiler does not know of.
+    Program {
+        name: "unwinder",
+        source: "tests/apply/unwinder.c",
+        flags: &[
+            "-O1",
+            "-fno-omit-frame-pointer",
+            "-mno-red-zone",
+            "-pthread",
+        ],
+        failure: "RELOCATOR_TESTS_NO_UNWINDER",
+    },
+];
 
 fn main() {
     let target = std::env::var("TARGET").unwrap_or_default();
     println!("cargo:rustc-env=RELOCATOR_TESTS_TARGET={target}");
     println!("cargo:rerun-if-changed=build.rs");
-    println!("cargo:rerun-if-changed={STATIC}");
     let directory = std::env::var_os("OUT_DIR").expect("cargo says where");
-    let program = PathBuf::from(directory).join("static");
-    if let Err(failure) = compile(&program) {
-        // Tests say why they are ignored. A file that is not there makes cargo try again the next time.
-        println!("cargo:rerun-if-changed=no-compiler");
-        std::fs::write(&program, b"").expect("its own directory can be written");
-        println!("cargo:rustc-env=RELOCATOR_TESTS_NO_STATIC={failure}");
+    for program in PROGRAMS {
+        println!("cargo:rerun-if-changed={}", program.source);
+        let path = PathBuf::from(&directory).join(program.name);
+        if let Err(failure) = compile(&program, &path) {
+            // Tests say why they are ignored. A file that is not there makes cargo try again the
+            // next time.
+            println!("cargo:rerun-if-changed=no-compiler");
+            std::fs::write(&path, b"").expect("its own directory can be written");
+            println!("cargo:rustc-env={}={failure}", program.failure);
+        }
     }
 }
 
-/// Compiles it, or says in one line why that cannot be.
-fn compile(program: &PathBuf) -> Result<(), String> {
+/// Compiles a program, or says in one line why that cannot be.
+fn compile(program: &Program, path: &PathBuf) -> Result<(), String> {
     let mut command = Command::new("cc");
-    command.args(["-static", "-O2", "-s", "-o"]).arg(program);
-    let compiled = command.arg(STATIC).stdin(Stdio::null()).output();
-    let compiled =
-        compiled.map_err(|error| format!("no static program can be made: cc: {error}"))?;
+    command.args(program.flags).arg("-o").arg(path);
+    let compiled = command.arg(program.source).stdin(Stdio::null()).output();
+    let failed = format!("no {} program can be made", program.name);
+    let compiled = compiled.map_err(|error| format!("{failed}: cc: {error}"))?;
     if compiled.status.success() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&compiled.stderr);
     let last = said.lines().last().unwrap_or_default();
-    Err(format!("no static program can be made: {last}"))
+    Err(format!("{failed}: {last}"))
 }

@@ -68,7 +68,9 @@ const CODE_HEAD: &str = "
 ";
 
 const CODE_SCRIPT: &str = "
-PHDRS { load PT_LOAD FLAGS(5) FILEHDR PHDRS; dynamic PT_DYNAMIC FLAGS(4); }
+PHDRS {
+  load PT_LOAD FLAGS(5) FILEHDR PHDRS; dynamic PT_DYNAMIC FLAGS(4); frames PT_GNU_EH_FRAME FLAGS(4);
+}
 SECTIONS {
   . = SIZEOF_HEADERS;
   .hash : { *(.hash) } :load
@@ -76,9 +78,10 @@ SECTIONS {
   .dynstr : { *(.dynstr) }
   .dynamic : { *(.dynamic) } :load :dynamic
   .rodata : { *(.rodata) } :load
+  .eh_frame_hdr : { *(.eh_frame_hdr) } :load :frames
   .eh_frame : { *(.eh_frame) } :load
   .text 0x1000 : { *(.text) } :load
-  /DISCARD/ : { *(.comment) *(.gnu.hash) *(.eh_frame_hdr) *(.note*) }
+  /DISCARD/ : { *(.comment) *(.gnu.hash) *(.note*) }
 }
 ";
 
@@ -118,6 +121,7 @@ fn linked(text: &str, script_text: &str) -> Result<Vec<u8>> {
             "-Wl,--hash-style=sysv",
             "-Wl,-z,noexecstack",
             "-Wl,--build-id=none",
+            "-Wl,--eh-frame-hdr",
         ])
         .arg(format!("-Wl,-T,{}", script.display()))
         .arg("-o")

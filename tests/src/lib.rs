@@ -16,3 +16,4 @@ pub mod running;
 pub mod stock;
 pub mod table;
 pub mod trials;
+pub mod unwinding;

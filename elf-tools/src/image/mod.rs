@@ -184,18 +184,29 @@ impl Image {
         self.text.iter().any(|range| range.contains(&address.0))
     }
 
-    /// The same image after a linker has changed constants of its code, and put more code behind it.
-    /// `bytes` are no fewer than the image's, and `added` are the ranges of that code, ascending.
-    pub(crate) fn relinked(&self, bytes: &[u8], added: Vec<Range<u64>>) -> Option<Self> {
+    /// The same image after a linker has changed constants of its code, and put more code behind it
+    /// or where it has none. `bytes` are no fewer than the image's, and `added` are the ranges of
+    /// that code, ascending. Each ends where other code begins.
+    pub(crate) fn relinked(&self, bytes: &[u8], mut added: Vec<Range<u64>>) -> Option<Self> {
         let end = added.last().map_or(self.loaded, |range| range.end);
-        let are_behind = added
-            .iter()
-            .all(|range| range.start >= self.bytes.len() as u64);
-        let is_possible = bytes.len() as u64 >= end.max(self.bytes.len() as u64) && are_behind;
+        let is_code = |range: &Range<u64>| self.is_text(Svma(range.start));
+        if !self.has_sections {
+            // The segment is code as a whole.
+            added.retain(|range| !is_code(range));
+        }
+        for range in &mut added {
+            let mut text = self.text.iter();
+            if let Some(next) = text.find(|text| text.start >= range.start) {
+                range.end = range.end.min(next.start);
+            }
+        }
+        let is_possible =
+            bytes.len() as u64 >= end.max(self.bytes.len() as u64) && !added.iter().any(is_code);
         is_possible.then(|| {
             let mut image = self.clone();
             image.bytes = bytes.to_vec();
             image.text.extend(added);
+            image.text.sort_by_key(|range| range.start);
             image
         })
     }

@@ -168,7 +168,10 @@ fn threads(swept: &InFlight, judgement: &mut Judgement) {
     let left_out = swept.left_out.iter();
     let left_out = left_out.map(|it| format!("{} were left out: {}", it.what, it.reason));
     judgement.left_out.extend(left_out);
-    let failures = swept.functions.iter().flat_map(|function| &function.failures);
+    let failures = swept
+        .functions
+        .iter()
+        .flat_map(|function| &function.failures);
     for failure in failures {
         judgement.complain(format!(
             "{:#x}: {}: {}: {}",

@@ -91,7 +91,11 @@ pub(crate) fn markdown(entries: &[Entry]) -> String {
 /// All of them in one line.
 pub(crate) fn verdict(entries: &[Entry]) -> String {
     let good = entries.iter().filter(|entry| entry.is_good()).count();
-    let judged = || entries.iter().filter_map(|entry| entry.judgement.as_ref().ok());
+    let judged = || {
+        entries
+            .iter()
+            .filter_map(|entry| entry.judgement.as_ref().ok())
+    };
     let sum = |of: fn(&Judgement) -> usize| judged().map(of).sum::<usize>();
     format!(
         "{good} of {} vDSOs are as they should be; not attributed: {}, boundaries without recipe: {}, functions proxied: {}",

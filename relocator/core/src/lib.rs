@@ -61,6 +61,7 @@
 //! | [`proxy`] | the code that replaces a function's entry |
 //! | [`criu`] | what CRIU writes to vDSOs |
 //! | [`threads`] | carries threads across that were stopped inside the old image |
+//! | [`unwind`] | call frame information, by which unwinders find callers |
 //!
 //! `elf-tools` reads what it needs from an image.
 
@@ -78,6 +79,7 @@ mod reason;
 pub mod source;
 pub mod tables;
 pub mod threads;
+pub mod unwind;
 
 pub use error::{Error, InstructionFault, Result, in_words};
 pub use input::{New, Old};

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use relocator::plan::Policy;
 use relocator::source::Source;
 use relocator::tables;
 use relocator_cli::cache::Cache;
@@ -62,6 +63,13 @@ impl Linker {
     pub(crate) fn impatient(spec: &Spec) -> Result<Self, String> {
         let mut linker = Self::new(spec)?;
         linker.options.deadline = Some(PATIENCE / 60);
+        Ok(linker)
+    }
+
+    /// The same, by another policy.
+    pub(crate) fn by(spec: &Spec, policy: Policy) -> Result<Self, String> {
+        let mut linker = Self::new(spec)?;
+        linker.options.policy = policy;
         Ok(linker)
     }
 

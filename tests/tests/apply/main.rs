@@ -25,6 +25,7 @@ mod snapshot;
 mod states;
 mod tool;
 mod unheard;
+mod unwinding;
 
 use std::process::ExitCode;
 
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         seen::trials(arguments.list),
         unheard::trials(arguments.list),
         states::trials(arguments.list),
+        unwinding::trials(arguments.list),
     ];
     let trials = trials.into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit_code()

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use kernel_fixtures::fixture::{self, Style};
 use relocator::plan::{FunctionPlan, Strategy};
 use relocator_tests::pretend::Pretend;
+use relocator_tests::unwinding::Frames;
 
 /// Kernels with the invented field.
 const SMEARED: [&str; 3] = ["defaulted", "defaulted-operands", "required"];
@@ -87,6 +88,9 @@ fn every_function_goes_on_as_its_kernels_say() {
     assert!(counts[&Strategy::Proxy] > 100, "{counts:?}");
 }
 
+/// The ELF header, and program headers.
+const HEADERS: usize = 64 + 4 * 56;
+
 /// Code that runs on is changed in its operands alone; code that is given up, at its entry.
 #[test]
 fn nothing_else_changes() {
@@ -106,6 +110,11 @@ fn nothing_else_changes() {
             {
                 allowed[operand_field.place.index()..][..operand_field.width.bytes() as usize]
                     .fill(true);
+            }
+            // Headers say where the image ends, and call frame information describes what runs.
+            allowed[..HEADERS].fill(true);
+            if let Ok(frames) = Frames::of(old.fixture.image) {
+                allowed[frames.place()].fill(true);
             }
             // What has moved out of line leaves a jump, and bytes that nobody executes.
             for moved in &linked.moved {

@@ -11,6 +11,7 @@ mod in_flight;
 mod mutations;
 mod processors;
 mod symbols;
+mod unwinding;
 mod ways_out;
 
 use libtest_mimic::{Arguments, Trial};
@@ -19,7 +20,7 @@ use relocator_tests::trials::within;
 /// Makes the trials of a module.
 type Make = fn(&Arguments) -> Vec<Trial>;
 
-const MODULES: [(&str, Make); 9] = [
+const MODULES: [(&str, Make); 10] = [
     ("derived", derived::trials),
     ("derived_mutations", derived_mutations::trials),
     ("emulated", emulated::trials),
@@ -28,6 +29,7 @@ const MODULES: [(&str, Make); 9] = [
     ("mutations", mutations::trials),
     ("processors", processors::trials),
     ("symbols", symbols::trials),
+    ("unwinding", unwinding::trials),
     ("ways_out", ways_out::trials),
 ];
 

@@ -77,7 +77,7 @@ pub fn derive_relinked(image: &Image, now: Relinked<'_>) -> Result<ReentryTable>
     }
     let relinked = image.relinked(now.bytes, added);
     let relinked = relinked.ok_or_else(|| {
-        let reason = "what was put behind the image does not lie there";
+        let reason = "what was added to the image lies over its code";
         Error::malformed("linked image", now.bytes.len() as u64, reason)
     })?;
     let code = Code::of(&relinked)?;

@@ -8,6 +8,7 @@
 //! | `patch` | jumps, landing pads, code that makes a system call |
 //! | `operand` | storing a constant of an instruction, with a check that nothing else changes |
 //! | `detour` | encoding instructions for another place |
+//! | `frame` | where frames are at entries of functions |
 //! | `kernel` | which functions the kernel knows by address, page size, end of the address space |
 //! | `criu` | the code with which CRIU overwrites entries |
 //! | `registers` | the registers of a thread, and what a return does to them |
@@ -25,6 +26,7 @@ use elf_tools::{Avma, Class, Machine, Svma};
 use crate::Result;
 use crate::link::constant::Part;
 use crate::proxy::SystemCall;
+use crate::unwind::rules::Convention;
 
 pub(crate) use x86_64 as native;
 
@@ -125,6 +127,9 @@ pub(crate) trait Arch: Sync {
 
     /// Encodes instructions of an image for the place `to`, and checks that they do the same there.
     fn encode(&self, run: &Run<'_>, bytes: &[u8], to: Svma) -> Result<Encoded>;
+
+    /// What call frame programs begin with.
+    fn convention(&self) -> Convention;
 
     /// A byte that stops what executes it.
     fn trap(&self) -> u8;

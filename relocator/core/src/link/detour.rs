@@ -17,9 +17,10 @@ use crate::arch::{Arch, Encoded, Run};
 use crate::error::InstructionFault;
 use crate::link::constant::{Constant, Part};
 use crate::threads::Moved;
+use crate::unwind::{Piece, Room};
 use crate::{Error, Result};
 
-/// Where moved code begins: processors fetch such blocks at once.
+/// Where moved code behind the image begins: processors fetch such blocks at once.
 const ALIGNMENT: usize = 16;
 
 /// Most operand fields that the linker excludes one by one before it excludes all. Each costs
@@ -33,6 +34,8 @@ pub(super) struct Relocated {
     pub(super) moved: Vec<Moved>,
     /// The jumps behind them, each with the instruction that it leads back to.
     pub(super) back: Vec<Moved>,
+    /// Where all that is, piece by piece.
+    pub(super) pieces: Vec<Piece>,
 }
 
 /// What can be moved.
@@ -210,13 +213,15 @@ impl Obstacles {
     }
 }
 
-/// Moves the chosen runs of instructions behind the image. `bytes` has all other constants in place
-/// already; `out_of_range` are the constants that do not fit their instructions, with their values.
+/// Moves the chosen runs of instructions: into `room` that is free in the image, or behind it.
+/// `bytes` has all other constants in place already; `out_of_range` are the constants that do not
+/// fit their instructions, with their values.
 pub(super) fn write(
     arch: &dyn Arch,
     chosen: &[Range<usize>],
     code: &Code,
     out_of_range: &[(Constant, i64)],
+    room: &mut Room,
     bytes: &mut Vec<u8>,
 ) -> Result<Relocated> {
     let mut relocated = Relocated::default();
@@ -230,20 +235,20 @@ pub(super) fn write(
             (address, constant.part, value)
         });
         let long: Vec<(Svma, Part, i64)> = long.collect();
-        bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), arch.trap());
         let run = Run {
             instructions,
             long: &long,
         };
-        move_run(arch, &run, bytes, &mut relocated)?;
+        move_run(arch, &run, room, bytes, &mut relocated)?;
     }
     Ok(relocated)
 }
 
-/// Moves instructions to the end of `bytes`.
+/// Moves instructions to where there is room.
 fn move_run(
     arch: &dyn Arch,
     run: &Run<'_>,
+    room: &mut Room,
     bytes: &mut Vec<u8>,
     relocated: &mut Relocated,
 ) -> Result<()> {
@@ -252,24 +257,42 @@ fn move_run(
         run.instructions[run.instructions.len() - 1],
     );
     let (from, end) = (first.address, last.end());
-    let to = Svma(bytes.len() as u64);
-    let Encoded { code, places } = arch.encode(run, bytes, to)?;
+    let goes_on = !matches!(last.flow, Flow::Jump(_) | Flow::Return);
+    let jump_back = if goes_on { arch.near_jump_size() } else { 0 };
+    let inside = arch.encode(run, bytes, room.next())?;
+    let (to, Encoded { code, places }) = match room.take(inside.code.len() + jump_back) {
+        Some(to) => (to, inside),
+        None => {
+            bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), arch.trap());
+            let to = Svma(bytes.len() as u64);
+            (to, arch.encode(run, bytes, to)?)
+        }
+    };
     let pairs = run.instructions.iter().zip(places);
     let moved = pairs.map(|(instruction, to)| Moved {
         from: instruction.address,
         to,
     });
-    relocated.moved.extend(moved);
-    bytes.extend(code);
-    let goes_on = !matches!(last.flow, Flow::Jump(_) | Flow::Return);
-    let back = Svma(bytes.len() as u64);
+    let mut moved: Vec<Moved> = moved.collect();
+    relocated.moved.extend(&moved);
+    let back = Svma(to.0 + code.len() as u64);
+    let mut code = code;
     if goes_on {
-        relocated.back.push(Moved {
+        let jump = Moved {
             from: end,
             to: back,
-        });
-        bytes.extend(arch.near_jump(back, end)?);
+        };
+        relocated.back.push(jump);
+        moved.push(jump);
+        code.extend(arch.near_jump(back, end)?);
     }
+    bytes.resize(bytes.len().max(to.index() + code.len()), 0);
+    bytes[to.index()..][..code.len()].copy_from_slice(&code);
+    relocated.pieces.push(Piece {
+        range: to.0..to.0 + code.len() as u64,
+        moved: moved.iter().map(|moved| (moved.to, moved.from)).collect(),
+        of: from,
+    });
     let jump = arch.near_jump(from, to)?;
     let place = &mut bytes[from.index()..end.index()];
     place.fill(arch.trap());

@@ -6,6 +6,7 @@
 //! | `constraints`, `solve` | chooses new values for the constants that addresses are computed with |
 //! | `encode` | stores relocations and constants, with a check of their range |
 //! | `detour` | moves instructions whose constants are out of range |
+//! | `unwind` | makes call frame information that of the linked code |
 //! | [`plan`] | decides about each function, and overwrites entries |
 //!
 //! Linking neither reads nor writes files or processes, so the same code serves a live process, a
@@ -19,15 +20,18 @@ mod encode;
 mod resolve;
 mod solve;
 
+use std::ops::Range;
+
 use elf_tools::Svma;
 use elf_tools::relocation::Relocations;
 
 use crate::arch::{self, Arch};
 use crate::placement::Placement;
 use crate::plan::eligibility::{self, Eligibility, Failures};
-use crate::plan::{self, FunctionPlan, Plans, Policy, Strategy};
+use crate::plan::{self, FunctionPlan, OutOfLine, Plans, Policy, Strategy};
 use crate::reason::Reason;
 use crate::threads::{CodeNow, Patch};
+use crate::unwind::{self, CallFrames, Changes, Detail, Room};
 use crate::{Error, Result};
 
 pub use crate::input::{ForcedFunction, New, Old};
@@ -40,8 +44,9 @@ use solve::{Problem, Refusal, Solution};
 /// An image that runs on the new kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkedImage {
-    /// The image's bytes, followed by the copies of defaults that it reads and by code that was
-    /// moved out of line, or has no room at entries. All of it belongs in one mapping, readable and executable.
+    /// The image's bytes, followed by the copies of defaults that it reads, code that was moved out
+    /// of line or has no room at entries, and call frame information. All of it belongs in one
+    /// mapping, readable and executable.
     pub bytes: Vec<u8>,
     /// Every distinct exported function, by entry point.
     pub functions: Vec<FunctionPlan>,
@@ -87,6 +92,21 @@ pub fn link(
     placement: &Placement,
     policy: Policy,
 ) -> Result<LinkedImage> {
+    link_in_detail(old, new, placement, policy, Detail::default())
+}
+
+/// The same, with so much for unwinders.
+///
+/// # Errors
+///
+/// As of [`link`].
+pub fn link_in_detail(
+    old: &Old,
+    new: &New<'_>,
+    placement: &Placement,
+    policy: Policy,
+    detail: Detail,
+) -> Result<LinkedImage> {
     let image = &old.image;
     let (machine, class) = (image.machine(), image.class());
     let arch = arch::of(machine, class).ok_or(Error::Architecture { machine, class })?;
@@ -98,33 +118,81 @@ pub fn link(
         });
     }
     let mut bytes = image.bytes().to_vec();
+    let entries: Vec<Svma> = old.code.functions().iter().map(|one| one.entry).collect();
+    let frames = CallFrames::read(arch, image, &entries);
+    let room = frames.as_ref().map(|frames| frames.room(detail));
+    let mut room = room.unwrap_or_default();
     let (eligible, relocated) = match &old.relocations {
         None => (
             eligibility::all(old, &Failures::default(), new.processor),
             Relocated::default(),
         ),
-        Some(relocations) => relocate(arch, old, relocations, new, placement, policy, &mut bytes)?,
+        Some(relocations) => {
+            let text = Text {
+                room: &mut room,
+                bytes: &mut bytes,
+            };
+            relocate(arch, old, relocations, new, placement, policy, text)?
+        }
     };
     let Relocated {
         moved,
         back: mut jumps_back,
+        mut pieces,
     } = relocated;
-    let end = Svma(bytes.len() as u64);
+    let outside = OutOfLine::at(room, Svma(bytes.len() as u64));
     let Plans { functions, outside } =
-        plan::plan(arch, old, new, &eligible, placement, policy, end)?;
+        plan::plan(arch, old, new, &eligible, placement, policy, outside)?;
     for function in &functions {
         if let Some(patch) = &function.patch {
             bytes[function.entry.index()..][..patch.len()].copy_from_slice(patch);
         }
     }
-    outside.append_to(&mut bytes);
+    outside.write(&mut bytes);
     jumps_back.extend(outside.back);
+    pieces.extend(outside.pieces);
+    if let Some(frames) = frames {
+        let changes = Changes {
+            overwritten: functions.iter().filter_map(overwritten).collect(),
+            pieces,
+        };
+        frames.update(&changes, detail, &mut bytes, &|at| {
+            name(old, &functions, at)
+        });
+    }
+    if bytes.len() > image.bytes().len() {
+        unwind::load_all(&mut bytes);
+    }
     Ok(LinkedImage {
         bytes,
         functions,
         moved,
         jumps_back,
     })
+}
+
+/// What was written over the entry of a function, if anything was.
+fn overwritten(function: &FunctionPlan) -> Option<Range<u64>> {
+    let patch = function.patch.as_ref()?;
+    Some(function.entry.0..function.entry.0 + patch.len() as u64)
+}
+
+/// The name of the first function that reaches an instruction.
+fn name(old: &Old, functions: &[FunctionPlan], at: Svma) -> String {
+    let reaches = |index: &usize| {
+        let function = &old.code.functions()[*index];
+        let mut reached = old.code.reached(function);
+        reached.any(|instruction| instruction.address == at)
+    };
+    let found = (0..functions.len()).find(reaches);
+    found.map_or("", |index| functions[index].name()).to_owned()
+}
+
+/// An image that is being linked.
+struct Text<'a> {
+    /// What is free inside.
+    room: &'a mut Room,
+    bytes: &'a mut Vec<u8>,
 }
 
 /// Relocates what can be relocated and says which functions can run.
@@ -135,8 +203,9 @@ fn relocate(
     new: &New<'_>,
     placement: &Placement,
     policy: Policy,
-    bytes: &mut Vec<u8>,
+    text: Text<'_>,
 ) -> Result<(Vec<Eligibility>, Relocated)> {
+    let Text { room, bytes } = text;
     let mut defaults = Defaults::behind(placement.image, bytes.len());
     let resolved = resolve::all(&relocations.needs, new.symtab, placement, &mut defaults);
     let entries = encode::entries(relocations, &resolved, placement, bytes);
@@ -158,7 +227,7 @@ fn relocate(
             constants: &constants,
             totals: &totals,
         };
-        moved = code.change(&mut eligible, bytes)?;
+        moved = code.change(&mut eligible, room, bytes)?;
     }
     Ok((eligible, moved))
 }
@@ -175,7 +244,12 @@ struct CodeConstants<'a> {
 impl CodeConstants<'_> {
     /// Changes them for all functions that can run, and takes functions out for which there is no
     /// way to do it.
-    fn change(&self, eligible: &mut [Eligibility], bytes: &mut Vec<u8>) -> Result<Relocated> {
+    fn change(
+        &self,
+        eligible: &mut [Eligibility],
+        room: &mut Room,
+        bytes: &mut Vec<u8>,
+    ) -> Result<Relocated> {
         let code = &self.old.code;
         let functions = code.functions();
         let fixed: Vec<usize> = (0..functions.len())
@@ -223,7 +297,7 @@ impl CodeConstants<'_> {
             })
             .collect();
         self.count_detours(eligible, &wide, solution.fewest);
-        detour::write(self.arch, &chosen, code, &wide, bytes)
+        detour::write(self.arch, &chosen, code, &wide, room, bytes)
     }
 
     fn solve(

@@ -132,12 +132,12 @@ impl Policy {
 pub(crate) struct Plans {
     /// One for each function, by entry point.
     pub(crate) functions: Vec<FunctionPlan>,
-    /// What has no room at entries. It belongs behind the image.
+    /// What has no room at entries.
     pub(crate) outside: OutOfLine,
 }
 
-/// Plans every function of `old`. `eligible` says for each whether its own code can run, and `end`
-/// is the first place behind the image that is free.
+/// Plans every function of `old`. `eligible` says for each whether its own code can run, and
+/// `outside` where what has no room at entries goes.
 pub(crate) fn plan(
     arch: &'static dyn Arch,
     old: &Old,
@@ -145,7 +145,7 @@ pub(crate) fn plan(
     eligible: &[Eligibility],
     placement: &Placement,
     policy: Policy,
-    end: Svma,
+    outside: OutOfLine,
 ) -> Result<Plans> {
     let mut planner = Planner {
         arch,
@@ -153,7 +153,7 @@ pub(crate) fn plan(
         new,
         placement,
         policy,
-        outside: OutOfLine::at(end),
+        outside,
     };
     let mut plans = Vec::with_capacity(old.code.functions().len());
     for (function, eligibility) in old.code.functions().iter().zip(eligible) {
@@ -344,9 +344,8 @@ impl Planner<'_> {
         let patch = match inline {
             Some(replacement) => replacement.clone(),
             None if near as u64 <= limit => {
-                let jump = self.arch.near_jump(plan.entry, self.outside.end())?;
-                self.outside.push(plan.entry, &replacements[0]);
-                jump
+                let place = self.outside.push(plan.entry, &replacements[0]);
+                self.arch.near_jump(plan.entry, place)?
             }
             None => {
                 let too_short = Refusal::TooShort {

@@ -14,7 +14,12 @@
 //! | any other | the error `ENOSYS`, on which callers make the system call themselves |
 //!
 //! A function that is shorter than eight bytes jumps to code in zeros at the end of both texts. So
-//! does `getrandom`, whose stub has to answer a question that the system call does not know. In a
+//! does one that moves the stack pointer within its first eight bytes: the old function's call frame
+//! information is wrong for a system call in their place, and right for a jump, which is one
+//! instruction. An unwinder that finds a thread behind the image finds no callers; under wrong rules
+//! it would find wrong ones.
+//!
+//! `getrandom` jumps as well, since its stub has to answer a question that the system call does not know. In a
 //! linked text, zeros may be data of linked code. So a rollback only uses the zeros where the link
 //! had its own interim code: an undo by the link record erases what is there.
 //! Without such zeros its entry makes the plain system call. A process that is left in that state
@@ -24,6 +29,7 @@ use std::ops::Range;
 
 use elf_tools::{Avma, Svma};
 
+use super::layout::SPARE;
 use super::record::FoundRecord;
 use super::text::Text;
 use crate::targets::{Step, WORD, overlaps};
@@ -32,9 +38,13 @@ use elf_tools::reachability::Function;
 use relocator::plan::Refusal;
 use relocator::proxy::{self, AT_ONCE, SystemCall};
 use relocator::threads::{CodeNow, Write};
+use relocator::unwind;
 
 /// Everything that is added begins at a multiple of this.
 pub(super) const ALIGNMENT: usize = 16;
+
+/// Zeros that are left for injected calls, and for functions that have no other place.
+const LEFT: usize = SPARE + 64;
 
 /// What entries are in the meantime.
 pub(super) struct InterimEntries {
@@ -59,6 +69,8 @@ struct Change<'a> {
     free: Range<usize>,
     /// The link record that is there now.
     record: Option<&'a FoundRecord>,
+    /// Functions that move the stack pointer where a system call would be.
+    moving: Vec<Svma>,
 }
 
 impl InterimEntries {
@@ -75,7 +87,10 @@ impl InterimEntries {
     ) -> Result<Self> {
         let image = text.found.image;
         let now = text.found.image_bytes();
+        let functions = text.old.code.functions().iter();
+        let entries: Vec<Svma> = functions.map(|function| function.entry).collect();
         let change = Change {
+            moving: unwind::moves_early(&text.old.image, &entries, WORD),
             image,
             now,
             after,
@@ -147,11 +162,18 @@ impl InterimEntries {
     ) -> Option<Vec<u8>> {
         let plain = (size >= WORD).then(|| stand_in.plain.to_vec());
         if stand_in.whole == stand_in.plain
+            && !change.moving.contains(&entry)
             && let Some(plain) = plain
         {
             return Some(plain);
         }
-        let jump = change.place(self.end(), &stand_in.whole).map(|place| {
+        // What could be at the entry as well leaves the rest of the zeros to others.
+        let left = match stand_in.whole == stand_in.plain && plain.is_some() {
+            true => LEFT,
+            false => 0,
+        };
+        let place = change.place(self.end(), &stand_in.whole, left);
+        let jump = place.map(|place| {
             let jump = proxy::jump(entry.at(self.image), place.at(self.image));
             (place, jump)
         });
@@ -292,9 +314,11 @@ impl Change<'_> {
     /// Where code can be put in both texts: where both have zeros, or where an earlier stage has
     /// left the same code. If a record is there now, only where an undo by it erases the code: the
     /// next tool may know no more than that record.
-    fn place(&self, from: usize, code: &[u8]) -> Option<Svma> {
+    /// At least `left` bytes stay free behind it.
+    fn place(&self, from: usize, code: &[u8], left: usize) -> Option<Svma> {
         let first = self.free.start.max(from).next_multiple_of(ALIGNMENT);
-        let mut starts = (first..self.free.end).step_by(ALIGNMENT);
+        let end = self.free.end.saturating_sub(left);
+        let mut starts = (first..end).step_by(ALIGNMENT);
         let is_zero = |bytes: &[u8]| bytes.iter().all(|&byte| byte == 0);
         let is_free = |start: &usize| {
             let place = *start..*start + code.len();

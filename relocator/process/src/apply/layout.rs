@@ -22,7 +22,7 @@ use relocator::threads::CodeNow;
 
 /// Zeros that stay at the end of the text, as room for the next injected call, even if a killed
 /// tool leaves one there.
-const SPARE: usize = 512;
+pub(super) const SPARE: usize = 512;
 
 /// What goes into a layout besides the text.
 #[derive(Debug, Clone)]
@@ -42,6 +42,8 @@ pub(super) struct Kernel {
 pub(super) struct Layout {
     /// Its size in bytes, whole pages.
     pub(super) size: usize,
+    /// Zeros at its end.
+    pub(super) spare: usize,
     /// Puts it in place, with entries that make system calls.
     pub(super) early: Vec<Step>,
     /// Makes entries its own.
@@ -53,6 +55,11 @@ pub(super) struct Layout {
 }
 
 impl Layout {
+    /// Whether it leaves room for injected calls.
+    pub(super) fn is_roomy(&self) -> bool {
+        self.spare >= SPARE
+    }
+
     /// Lays out a text that has been linked.
     pub(super) fn new(
         text: &Text,
@@ -196,6 +203,7 @@ impl Draft {
         let mut after = linked.code_now();
         self.interim.extend(&mut after);
         let size = bytes.len();
+        let spare = bytes.iter().rev().take_while(|&&byte| byte == 0).count();
         let replace = Step::Replace { at, bytes };
         // CRIU finds a text where a mapping begins.
         let page = at..text.mapping.start;
@@ -203,6 +211,7 @@ impl Draft {
         let late = self.interim.finish(&self.bytes[text.offset()..]);
         Ok(Layout {
             size,
+            spare,
             early: self.interim.begin().chain([replace]).collect(),
             late: late.into_iter().chain(separate).collect(),
             after,

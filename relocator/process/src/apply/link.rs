@@ -20,10 +20,11 @@ use super::{Planned, Transaction};
 use crate::maps::SpecialMemory;
 use crate::targets::{Step, Target, overlaps, subtract};
 use crate::{Error, Result, Unlinkable};
-use relocator::link::{Old, link};
+use relocator::link::{LinkedImage, Old, link_in_detail};
 use relocator::placement::{PAGE, Placement};
 use relocator::plan::{Forced, Policy};
 use relocator::threads::Write;
+use relocator::unwind::Detail;
 
 /// Most pages next to a text that are kept free for its record.
 const ROOM: usize = 2;
@@ -194,14 +195,18 @@ fn link_all(
                 .collect(),
         };
         let old = trusted(text, &survey.special);
-        let linked = link(&old, &kernel.target(), &placement, policy)?;
         let what = layout::Kernel {
             build_id: kernel.build_id().to_vec(),
             placed: placed.clone(),
             placeholders: placeholders.clone(),
             base: kernel.base(text, origin),
         };
-        let layout = Layout::new(text, &linked, what, room)?;
+        let place = |detail| {
+            let linked = link_in_detail(&old, &kernel.target(), &placement, policy, detail)?;
+            let layout = Layout::new(text, &linked, what.clone(), room)?;
+            Ok::<_, Error>((linked, layout))
+        };
+        let (linked, layout) = fitting(place)?;
         outcome.texts.push(LinkedText::new(text, &linked, &layout));
         transaction.crossings.push((text.before()?, layout.after));
         transaction.early.extend(layout.early);
@@ -215,6 +220,19 @@ fn link_all(
     outcome.state = ApplyState::Linked;
     outcome.kernel = placed;
     Ok(transaction)
+}
+
+/// A layout with as much for unwinders as there is room for.
+fn fitting(
+    place: impl Fn(Detail) -> Result<(LinkedImage, Layout)>,
+) -> Result<(LinkedImage, Layout)> {
+    for detail in Detail::ALL {
+        match place(detail) {
+            Ok((linked, layout)) if layout.is_roomy() => return Ok((linked, layout)),
+            _ => {}
+        }
+    }
+    place(Detail::InPlace)
 }
 
 /// The old image, of which `getrandom` makes the system call if not all of its states can be made

@@ -29,6 +29,7 @@ pub(super) use placeholder::is_zeros;
 pub use placeholder::{MAX_PLACEHOLDER, vvar_placeholder};
 pub(super) use record_page::record_in;
 pub use text::MAX_TEXT;
+pub(super) use text::length;
 
 /// What was found in a process.
 #[derive(Debug, Clone, Default)]

@@ -16,7 +16,7 @@ use elf_tools::{Avma, BuildId, Svma};
 use super::chunk::MemoryChunk;
 use super::kernel::RunningKernel;
 use super::named::{Named, check, kept, named};
-use super::recognise::{OldText, vvar_placeholder};
+use super::recognise::{OldText, length, vvar_placeholder};
 use super::record::{Before, FoundRecord, Overwritten, Record};
 use super::recovery::{InterruptedApply, RecoveryCopy};
 use crate::targets::{Mapping, WORD};
@@ -306,16 +306,19 @@ fn without_records(
     Ok((outermost, range, bytes))
 }
 
-/// How many bytes of a mapping are the image: without the zeros behind it, so that what is added to
-/// it finds room there.
+/// How many bytes of a mapping are the image, as it was before any link: without the zeros behind
+/// it, so that what is added to it finds room there.
 fn image_size(found: &OldText, mapping: &Range<Avma>, bytes: &[u8]) -> usize {
     /// What a linked image is aligned to.
     const ALIGNMENT: usize = 16;
     let start = (found.image.0 - mapping.start.0) as usize;
     let whole = bytes.len() - start;
-    let behind = bytes.get(start + found.size..).unwrap_or_default();
+    // The headers of a linked image cover what the link has added.
+    let own = Image::parse(&bytes[start..]);
+    let size = own.map_or(found.size, |image| length(&image));
+    let behind = bytes.get(start + size..).unwrap_or_default();
     match behind.iter().all(|&byte| byte == 0) {
-        true => found.size.next_multiple_of(ALIGNMENT).min(whole),
+        true => size.next_multiple_of(ALIGNMENT).min(whole),
         // A killed tool has left its code there.
         false => whole,
     }

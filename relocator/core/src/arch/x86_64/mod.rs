@@ -2,6 +2,7 @@
 
 pub(crate) mod criu;
 mod detour;
+mod frame;
 mod kernel;
 mod operand;
 mod patch;
@@ -14,6 +15,7 @@ use elf_tools::{Avma, Svma};
 use super::{Arch, Change, Encoded, Run};
 use crate::Result;
 use crate::link::constant::Part;
+use crate::unwind::rules::Convention;
 
 pub use kernel::{END, PAGE};
 pub use registers::Registers;
@@ -85,6 +87,10 @@ impl Arch for X86_64 {
 
     fn encode(&self, run: &Run<'_>, bytes: &[u8], to: Svma) -> Result<Encoded> {
         detour::encode(run, bytes, to)
+    }
+
+    fn convention(&self) -> Convention {
+        frame::convention()
     }
 
     fn trap(&self) -> u8 {

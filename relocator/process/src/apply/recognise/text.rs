@@ -246,7 +246,7 @@ fn read(mapping: &Mapping, at: Avma, memory: &dyn Memory) -> Result<OldText, NoI
 
 /// Length of an image, which ends with what is loaded, or with its section headers. What follows is
 /// not its own.
-fn length(image: &Image) -> usize {
+pub(in crate::apply) fn length(image: &Image) -> usize {
     let bytes = image.bytes();
     let half = |at: usize| u64::from(u16::from_le_bytes([bytes[at], bytes[at + 1]]));
     let sections = bytes[40..48].iter().rev();

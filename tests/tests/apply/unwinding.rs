@@ -1,0 +1,296 @@
+//! Unwinders in a linked process find callers at every instruction that it executes in its vDSO, and
+//! threads that are cancelled there run their cleanups.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::process::{ChildStdout, Command, Stdio};
+
+use elf_tools::{Avma, Svma};
+use kernel_source::Cache;
+use libtest_mimic::Trial;
+use object::read::elf::ElfFile64;
+use object::{Object, ObjectSymbol};
+use relocator::plan::Policy;
+use relocator_cli::source::Spec;
+use relocator_process::apply::outcome::ApplyState;
+use relocator_tests::bed::{Bed, Restored, old_vdso};
+use relocator_tests::running::in_words;
+use relocator_tests::trials::{ensure, trial};
+use relocator_tests::unwinding::Frames;
+use tempfile::TempDir;
+
+use crate::linker::Linker;
+
+/// Threads that are cancelled, unless [`CANCELLATIONS`] says otherwise.
+const USUAL: usize = 1000;
+
+/// The environment variable that says how many.
+const CANCELLATIONS: &str = "RELOCATOR_CANCELLATIONS";
+
+/// Kernels of which a coarse clock meets a detour when they are linked to later ones.
+const HAVE_DETOURS: [&str; 2] = ["5.10", "6.1"];
+
+/// Instructions that a debugger steps over from where it has stopped the program.
+const STEPS: usize = 2;
+
+/// Unwinders that every machine has.
+const LIBGCC: &str = "libgcc";
+
+/// What is done to a process before it asks.
+#[derive(Debug, Clone, Copy)]
+enum Work {
+    /// It is linked so.
+    Link(Policy),
+    /// It is linked so, and rolled back.
+    RollBack(Policy),
+}
+
+/// Each with its name, and whether the process has random states.
+const WORKS: [(&str, Work, bool); 6] = [
+    ("auto", Work::Link(Policy::Auto), true),
+    ("auto_without_states", Work::Link(Policy::Auto), false),
+    ("proxy", Work::Link(Policy::Proxy), true),
+    ("syscall", Work::Link(Policy::Syscall), true),
+    ("rolled_back", Work::RollBack(Policy::Auto), true),
+    ("stubs_rolled_back", Work::RollBack(Policy::Syscall), false),
+];
+
+pub(crate) fn trials(listing: bool) -> Vec<Trial> {
+    let cache = Cache::locate();
+    let mut trials = Vec::new();
+    for version in kernel_source::VERSIONS {
+        let fetched = match listing {
+            true => Ok(()),
+            false => cache.fetch(version).map(drop),
+        };
+        let fetched = fetched.map_err(|error| in_words(&error));
+        let possible = fetched.and_then(|()| program().map(drop));
+        let spec = Spec::Kernel(version.to_owned());
+        for (name, work, has_states) in WORKS {
+            let spec = spec.clone();
+            trials.push(trial(
+                format!("unwinding::{version}::{name}"),
+                &possible,
+                move || callers_are_found(&spec, work, has_states),
+            ));
+        }
+        for policy in [Policy::Auto, Policy::Syscall] {
+            let spec = spec.clone();
+            let possible = possible.clone().and_then(|()| debugger());
+            if policy == Policy::Syscall || HAVE_DETOURS.contains(&version) {
+                trials.push(trial(
+                    format!("unwinding::{version}::gdb::{policy}"),
+                    &possible,
+                    move || a_debugger_names_callers(&spec, policy),
+                ));
+            }
+        }
+        trials.push(trial(
+            format!("unwinding::{version}::cancelled"),
+            &possible,
+            move || cleanups_run(&spec),
+        ));
+    }
+    trials
+}
+
+/// The program that asks, or why there is none.
+fn program() -> Result<&'static [u8], String> {
+    const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/unwinder"));
+    let failure = option_env!("RELOCATOR_TESTS_NO_UNWINDER");
+    failure.map_or(Ok(PROGRAM), |failure| Err(failure.to_owned()))
+}
+
+/// The program on a bed.
+struct Unwinder {
+    restored: Restored,
+    output: BufReader<ChildStdout>,
+    _directory: TempDir,
+}
+
+fn failed(error: std::io::Error) -> String {
+    error.to_string()
+}
+
+impl Unwinder {
+    fn start(bed: &Bed, arguments: &[&str]) -> Result<Self, String> {
+        let directory = TempDir::new().map_err(failed)?;
+        let path = directory.path().join("unwinder");
+        fs::write(&path, program()?).map_err(failed)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).map_err(failed)?;
+        let mut command = Command::new(path);
+        command.args(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut restored = bed.launch(command)?;
+        let output = restored.child.stdout.take().ok_or("no standard output")?;
+        let mut unwinder = Self {
+            restored,
+            output: BufReader::new(output),
+            _directory: directory,
+        };
+        let ready = unwinder.line()?;
+        ensure(ready == "ready", || format!("it says {ready:?}"))?;
+        Ok(unwinder)
+    }
+
+    fn line(&mut self) -> Result<String, String> {
+        let mut line = String::new();
+        self.output.read_line(&mut line).map_err(failed)?;
+        Ok(line.trim().to_owned())
+    }
+
+    /// Lets it do what it is to do, and returns what it says.
+    fn run(mut self) -> Result<Vec<String>, String> {
+        let input = self.restored.child.stdin.as_mut();
+        writeln!(input.ok_or("no standard input")?).map_err(failed)?;
+        let mut said = Vec::new();
+        loop {
+            let line = self.line()?;
+            match line.as_str() {
+                "done" => return Ok(said),
+                "" => {
+                    let ended = self.restored.child.wait().map_err(failed)?;
+                    return Err(format!("it ended: {ended}: {said:#?}"));
+                }
+                _ => said.push(line),
+            }
+        }
+    }
+}
+
+fn work_on(spec: &Spec, pid: i32, work: Work) -> Result<(), String> {
+    let (Work::Link(policy) | Work::RollBack(policy)) = work;
+    let linker = Linker::by(spec, policy)?;
+    let linked = linker.apply(pid)?.state;
+    ensure(linked == ApplyState::Linked, || format!("{linked:?}"))?;
+    if let Work::RollBack(_) = work {
+        let undone = linker.roll_back(pid)?.state;
+        ensure(undone == ApplyState::RolledBack, || format!("{undone:?}"))?;
+    }
+    Ok(())
+}
+
+/// No unwinder fails at an instruction where the old image says where frames are.
+fn callers_are_found(spec: &Spec, work: Work, has_states: bool) -> Result<(), String> {
+    let old = old_vdso(spec)?;
+    let image = old.image.clone();
+    let arguments: &[&str] = match has_states {
+        true => &["walk", "with-state"],
+        false => &["walk"],
+    };
+    // Under CRIU's jumps there are the rules of the old functions.
+    let patched = matches!(work, Work::Link(_));
+    let bed = Bed {
+        patched,
+        ..Bed::new(old)
+    };
+    let unwinder = Unwinder::start(&bed, arguments)?;
+    work_on(spec, unwinder.restored.pid(), work)?;
+    let said = unwinder.run()?;
+    let home = Frames::of(image.bytes())?;
+    let mut bad: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
+    let mut faults = Vec::new();
+    for line in &said {
+        let words: Vec<&str> = line.splitn(4, ' ').collect();
+        match words[..] {
+            ["bad", unwinder, at, fault] => {
+                let at = u64::from_str_radix(at.trim_start_matches("0x"), 16);
+                let at = at.map_err(|error| format!("{line}: {error}"))?;
+                bad.entry(unwinder.to_owned()).or_default().insert(at);
+                if home.rules(Svma(at))?.is_some() || at >= image.loaded_size() {
+                    faults.push(format!("{unwinder} at {at:#x}: {fault}"));
+                }
+            }
+            ["asked", unwinder, places] => {
+                let places: usize = places.parse().map_err(|_| line.clone())?;
+                eprintln!(
+                    "{spec}, {work:?}: {unwinder} at {places} places, {} without rules at home",
+                    bad.get(unwinder).map_or(0, BTreeSet::len)
+                );
+                ensure(unwinder != LIBGCC || places >= 5, || {
+                    format!("only {places} places: {said:?}")
+                })?;
+            }
+            _ => return Err(format!("it says {line:?}")),
+        }
+    }
+    ensure(faults.is_empty(), || {
+        format!("{} faults: {faults:#?}", faults.len())
+    })
+}
+
+/// No thread that is cancelled at any moment misses its cleanup.
+fn cleanups_run(spec: &Spec) -> Result<(), String> {
+    let asked = std::env::var(CANCELLATIONS).ok();
+    let count = asked.and_then(|text| text.parse().ok()).unwrap_or(USUAL);
+    let unwinder = Unwinder::start(&Bed::new(old_vdso(spec)?), &["cancel", &count.to_string()])?;
+    work_on(spec, unwinder.restored.pid(), Work::Link(Policy::Auto))?;
+    let said = unwinder.run()?;
+    ensure(said == [format!("missed 0 of {count}")], || {
+        format!("{said:?}")
+    })
+}
+
+/// Whether there is a debugger.
+fn debugger() -> Result<(), String> {
+    let asked = Command::new("gdb").arg("--version").output();
+    asked.map(drop).map_err(|error| format!("gdb: {error}"))
+}
+
+/// Where a debugger stops a program: in detours, or at the entry of a replacement.
+fn places(unwinder: &Unwinder, policy: Policy) -> Result<Vec<Avma>, String> {
+    let text = unwinder.restored.text.clone();
+    let mut bytes = vec![0; (text.end.0 - text.start.0) as usize];
+    let memory = fs::File::open(format!("/proc/{}/mem", unwinder.restored.pid()));
+    let memory = memory.map_err(failed)?;
+    memory
+        .read_exact_at(&mut bytes, text.start.0)
+        .map_err(failed)?;
+    let file = ElfFile64::<object::LittleEndian>::parse(&*bytes).map_err(|e| e.to_string())?;
+    let is_wanted = |name: &str| match policy {
+        Policy::Auto => name.ends_with(".detour"),
+        _ => name == "__vdso_clock_gettime",
+    };
+    let symbols = file.symbols().chain(file.dynamic_symbols());
+    let wanted = symbols.filter(|symbol| symbol.name().is_ok_and(is_wanted));
+    Ok(wanted
+        .map(|symbol| text.start.offset(symbol.address() as i64))
+        .collect())
+}
+
+/// A debugger that stops a program there, and steps on, shows who has called.
+fn a_debugger_names_callers(spec: &Spec, policy: Policy) -> Result<(), String> {
+    let mut unwinder = Unwinder::start(&Bed::new(old_vdso(spec)?), &["spin"])?;
+    let pid = unwinder.restored.pid();
+    work_on(spec, pid, Work::Link(policy))?;
+    let places = places(&unwinder, policy)?;
+    ensure(!places.is_empty(), || "no symbols".to_owned())?;
+    let input = unwinder.restored.child.stdin.as_mut();
+    writeln!(input.ok_or("no standard input")?).map_err(failed)?;
+    let mut command = Command::new("gdb");
+    command.args(["-nx", "-batch", "-p", &pid.to_string()]);
+    for place in &places {
+        command.args(["-ex", &format!("tbreak *{:#x}", place.0)]);
+    }
+    command.args(["-ex", "continue", "-ex", "backtrace"]);
+    for _ in 0..STEPS {
+        command.args(["-ex", "stepi", "-ex", "backtrace"]);
+    }
+    let said = command.stdin(Stdio::null()).output().map_err(failed)?;
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    let frames = |number: &str, name: &str| {
+        let lines = said.lines();
+        let frames = lines.filter(|line| line.starts_with(number) && line.contains(name));
+        frames.count()
+    };
+    let inside = match policy {
+        Policy::Auto => frames("#0", ".detour ()"),
+        _ => frames("#0", "clock_gettime ()"),
+    };
+    let callers = frames("#1", " spinning (");
+    ensure((inside, callers) == (STEPS + 1, STEPS + 1), || {
+        format!("{inside} frames inside, {callers} callers: {said}")
+    })
+}
