@@ -200,6 +200,7 @@ impl Lab {
         channel: Channel<'_>,
     ) -> Result<Ended> {
         let (base, modules) = (self.base()?, self.modules(kernel)?);
+        let restores = matches!(job, Job::Acts(acts) if acts.iter().any(guest::Act::restores));
         let mut archive = Archive::default();
         archive.file(guest::JOB, 0o644, &serde_json::to_vec(job)?)?;
         let job = archive.finish()?;
@@ -212,6 +213,7 @@ impl Lab {
             layers,
             limit,
             extra_mib: 2 * (size as u64 >> 20),
+            restores,
         };
         let ended = self.machine.run(&boot, channel);
         ended.with_context(|| format!("Linux {}", kernel.version))

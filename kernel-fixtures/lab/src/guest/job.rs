@@ -54,6 +54,13 @@ pub(crate) enum Act {
     Restore(Restore),
 }
 
+impl Act {
+    /// Whether it needs what another guest has dumped.
+    pub(crate) fn restores(&self) -> bool {
+        matches!(self, Self::Restore(_))
+    }
+}
+
 /// A program that is dumped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Subject {

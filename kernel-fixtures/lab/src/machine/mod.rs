@@ -40,6 +40,8 @@ pub(crate) struct Boot<'a> {
     pub(crate) limit: Duration,
     /// Memory that it needs beyond the usual.
     pub(crate) extra_mib: u64,
+    /// Whether it restores what another guest has dumped.
+    pub(crate) restores: bool,
 }
 
 /// What becomes of what the guest program says.
@@ -165,7 +167,7 @@ impl Machine {
             command.arg("-L").arg(root.join(below));
         }
         command.args(arch::MACHINE).args(["-monitor", "none"]);
-        command.args(settings.arguments(boot.extra_mib));
+        command.args(settings.arguments(boot.extra_mib, boot.restores));
         command.args(["-serial", &format!("file:{}", path("console"))]);
         command.args([
             "-chardev",

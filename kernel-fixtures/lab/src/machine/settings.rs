@@ -35,6 +35,9 @@ pub(crate) struct Settings {
     /// The emulator's model of the processor, with features: max, max,-rdpid, Nehalem.
     #[arg(long, global = true, value_name = "MODEL", default_value = "max")]
     pub(crate) cpu: String,
+    /// The same for guests that restore: another processor than the one of the dump.
+    #[arg(long, global = true, value_name = "MODEL")]
+    pub(crate) restore_cpu: Option<String>,
     /// What the emulator runs code with: tcg, or kvm where the machine can.
     #[arg(long, global = true, value_name = "NAME", default_value = "tcg")]
     pub(crate) accel: String,
@@ -56,8 +59,10 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// The emulator's arguments.
-    pub(crate) fn arguments(&self, extra_mib: u64) -> Vec<String> {
+    /// The emulator's arguments, for a guest that restores or one that does not.
+    pub(crate) fn arguments(&self, extra_mib: u64, restores: bool) -> Vec<String> {
+        let other = self.restore_cpu.as_ref().filter(|_| restores);
+        let cpu = other.unwrap_or(&self.cpu);
         let accel = match (self.accel.as_str(), self.smp) {
             // One thread is quicker as long as there is one processor.
             ("tcg", 1) => "tcg,thread=single".to_owned(),
@@ -65,7 +70,7 @@ impl Settings {
             (other, _) => other.to_owned(),
         };
         let memory = format!("{}M", self.memory + extra_mib);
-        let words = ["-accel", &accel, "-cpu", &self.cpu, "-m", &memory];
+        let words = ["-accel", &accel, "-cpu", cpu, "-m", &memory];
         let mut words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
         words.extend(["-smp".to_owned(), self.smp.to_string()]);
         words
@@ -105,6 +110,9 @@ impl std::fmt::Display for Settings {
             "{accel}, -cpu {cpu}, {smp} {processors}, {} MiB",
             self.memory
         )?;
+        if let Some(cpu) = &self.restore_cpu {
+            write!(f, ", restored with -cpu {cpu}")?;
+        }
         if let Some(source) = self.clock.source() {
             write!(f, ", clock {source}")?;
         }
@@ -122,7 +130,8 @@ mod tests {
     #[test]
     fn settings_reach_the_emulator_and_the_kernel() {
         let settings = Settings {
-            cpu: "max,-rdpid".to_owned(),
+            cpu: "max".to_owned(),
+            restore_cpu: Some("max,-rdpid".to_owned()),
             accel: "tcg".to_owned(),
             smp: 2,
             memory: 512,
@@ -130,11 +139,11 @@ mod tests {
             append: Some("nosgx".to_owned()),
             disk_mib: 64,
         };
-        let words = settings.arguments(100).join(" ");
-        assert_eq!(
-            words,
-            "-accel tcg,thread=multi -cpu max,-rdpid -m 612M -smp 2"
-        );
+        for (restores, cpu) in [(false, "max"), (true, "max,-rdpid")] {
+            let words = settings.arguments(100, restores).join(" ");
+            let expected = format!("-accel tcg,thread=multi -cpu {cpu} -m 612M -smp 2");
+            assert_eq!(words, expected);
+        }
         let line = settings.kernel_arguments();
         assert!(line.ends_with(" clocksource=hpet nosgx"), "{line}");
         assert!(line.contains(&crate::arch::kernel_arguments()), "{line}");
