@@ -31,7 +31,7 @@ const FEW: [&str; 12] = [
     "6.12/gcc-12/no-hypervisor",
     "6.12/gcc-12/fields-late",
     "6.1/gcc-12/return-thunks",
-    "6.1/clang-19/no-timens",
+    "6.1/gcc-14/no-timens",
     "6.12/clang-19/usual",
     "6.12/clang-19/no-retpoline",
     "7.2/gcc-12/aux-clocks",

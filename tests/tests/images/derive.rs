@@ -193,6 +193,7 @@ fn a_condition_chooses_a_page() {
         "xor ecx, ecx; cmp edi, 1; sete cl",
         "cmp edi, 1; sete cl; movzx ecx, cl",
         "cmp edi, 1; sbb rcx, rcx; and ecx, 1",
+        "xor ecx, ecx; cmp edi, 1; sete cl; or rcx, 8; xor ecx, 8",
         "mov eax, [rip + image - 0x3f80]; cmp edi, 1; setg al; movzx ecx, al",
     ];
     for condition in conditions {
@@ -206,6 +207,10 @@ fn a_condition_chooses_a_page() {
             assert!(stated.contains(wanted), "{code}: {stated:?}");
         }
     }
+    check(
+        "xor ecx, ecx; cmp edi, 1; sete cl; shl ecx, 2; lea rdx, [rip + image - 0x3f80]; mov eax, [rdx + rcx]",
+        &["time.clock[].seq of 2", "time.clock[].clock_mode of 2"],
+    );
     // Any other number may choose anything.
     check_opaque(
         "mov rcx, rdi; imul rcx, rcx, 0x3000; lea rdx, [rip + image - 0x3f80]; mov eax, [rdx + rcx]",
