@@ -6,6 +6,7 @@
 //! decision has a [`Reason`].
 
 pub(crate) mod eligibility;
+pub(crate) mod time_namespaces;
 mod out_of_line;
 
 use std::fmt;
