@@ -407,7 +407,14 @@ impl Solver<'_> {
                 });
                 let unknown = self.pool.of_unknown(Unknown::Merged(node, location(spill)));
                 let (set, kept) = (unknown, Kept::default());
-                new.insert(at, Spill { set, kept, ..*spill });
+                new.insert(
+                    at,
+                    Spill {
+                        set,
+                        kept,
+                        ..*spill
+                    },
+                );
             }
         }
         new.retain_mut(|spill| {

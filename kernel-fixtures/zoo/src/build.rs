@@ -48,11 +48,7 @@ pub(crate) fn build(kernel: &Kernel, toolchain: &Toolchain, change: &Change) -> 
 }
 
 /// The configuration: the distribution's, what a kernel's build asks the compiler, and the change.
-fn options(
-    kernel: &Kernel,
-    toolchain: &Toolchain,
-    change: &Change,
-) -> BTreeMap<String, String> {
+fn options(kernel: &Kernel, toolchain: &Toolchain, change: &Change) -> BTreeMap<String, String> {
     let mut options: BTreeMap<String, String> = kernel.configuration.iter().cloned().collect();
     let version = (toolchain.compiler.version * 10_000).to_string();
     let (is, is_not) = match toolchain.compiler.family {

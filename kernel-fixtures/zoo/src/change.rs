@@ -105,10 +105,7 @@ pub(crate) const CHANGES: [Change; 23] = [
         "no-hypervisor",
         &[("HYPERV_TIMER", None), ("PARAVIRT_CLOCK", None)],
     ),
-    options(
-        "no-timens",
-        &[("TIME_NS", None), ("TIME_NS_VDSO", None)],
-    ),
+    options("no-timens", &[("TIME_NS", None), ("TIME_NS_VDSO", None)]),
     options("sgx", &[("X86_SGX", Some("y"))]),
     options("no-sgx", &[("X86_SGX", None)]),
     Change {
@@ -148,10 +145,7 @@ pub(crate) const CHANGES: [Change; 23] = [
         series: ("6.18", "9.9"),
         ..options("aux-clocks", &[("POSIX_AUX_CLOCKS", Some("y"))])
     },
-    options(
-        "one-cpu",
-        &[("SMP", None), ("NR_CPUS", Some("1"))],
-    ),
+    options("one-cpu", &[("SMP", None), ("NR_CPUS", Some("1"))]),
     options("many-cpus", &[("NR_CPUS", Some("8192"))]),
     fields("field-first", &[insert("seq;", "u64 vendor_first;")]),
     fields("field-early", &[insert("cycle_last;", "u64 vendor_early;")]),
@@ -165,7 +159,10 @@ pub(crate) const CHANGES: [Change; 23] = [
     ),
     fields(
         "fields-swapped",
-        &[replace("shift;", ""), replace("mult;", "u32 shift; u32 mult;")],
+        &[
+            replace("shift;", ""),
+            replace("mult;", "u32 shift; u32 mult;"),
+        ],
     ),
     Change {
         series: ("6.12", "9.9"),
@@ -201,7 +198,11 @@ impl Edit {
         let mut changed = String::with_capacity(text.len());
         for line in text.lines() {
             let code = line.trim();
-            let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+            let words = |line: &str| {
+                line.split_whitespace()
+                    .map(str::to_owned)
+                    .collect::<Vec<_>>()
+            };
             let (wanted, here) = (words(self.line), words(code));
             let is_it = !code.starts_with(['*', '/']) && here.ends_with(&wanted);
             if is_it {
@@ -232,7 +233,10 @@ mod tests {
             " * mult;\nstruct clock {\nu64 x;\n\tu32\tmult;\n\tu32\tshift;\n};\n"
         );
         let replaced = replace("shift;", "u32 mult;").apply(text).unwrap();
-        assert!(replaced.contains("\tu32\tmult;\n\nu32 mult;\n};"), "{replaced}");
+        assert!(
+            replaced.contains("\tu32\tmult;\n\nu32 mult;\n};"),
+            "{replaced}"
+        );
         assert!(insert("missing;", "u64 x;").apply(text).is_err());
     }
 

@@ -185,8 +185,13 @@ impl Scripts {
 
     /// Writes the script that calls a program under that name.
     fn script(&self, name: &str, program: &Path, further: &str) -> Result<PathBuf> {
-        let linkers = ["lib64", "usr/lib64", &format!("usr/lib/{TRIPLET}"), &format!("lib/{TRIPLET}")]
-            .map(|directory| format!("{directory}/{DYNAMIC_LINKER}"));
+        let linkers = [
+            "lib64",
+            "usr/lib64",
+            &format!("usr/lib/{TRIPLET}"),
+            &format!("lib/{TRIPLET}"),
+        ]
+        .map(|directory| format!("{directory}/{DYNAMIC_LINKER}"));
         let linker = self.first(&linkers)?;
         let libraries = [
             format!("usr/lib/{TRIPLET}"),

@@ -188,7 +188,11 @@ mod tests {
         let makefile = "# SPDX\nVERSION = 6\nPATCHLEVEL = 12\nSUBLEVEL = 300\nEXTRAVERSION =\n";
         let version = Version::of(makefile).unwrap();
         assert_eq!(version, Version([6, 12, 300]));
-        assert!(version.code().starts_with("#define LINUX_VERSION_CODE 396543\n"));
+        assert!(
+            version
+                .code()
+                .starts_with("#define LINUX_VERSION_CODE 396543\n")
+        );
         assert!(Version::of("VERSION = 6\n").is_err());
     }
 

@@ -14,7 +14,7 @@ pub(crate) struct Entry {
     pub(crate) judgement: Result<Judgement>,
 }
 
-const COLUMNS: [&str; 10] = [
+const COLUMNS: [&str; 11] = [
     "vDSO",
     "relocations",
     "not attributed",
@@ -22,6 +22,7 @@ const COLUMNS: [&str; 10] = [
     "no recipe",
     "relocated",
     "proxied",
+    "no namespaces",
     "wrong calls",
     "threads",
     "failures",
@@ -42,6 +43,7 @@ impl Entry {
             judgement.without_recipe.to_string(),
             judgement.relocated.to_string(),
             judgement.proxied.to_string(),
+            judgement.excluded.to_string(),
             format!("{} of {}", judgement.mismatches, judgement.calls),
             judgement.threads.to_string(),
             judgement.failures.to_string(),
@@ -91,7 +93,11 @@ pub(crate) fn markdown(entries: &[Entry]) -> String {
 /// All of them in one line.
 pub(crate) fn verdict(entries: &[Entry]) -> String {
     let good = entries.iter().filter(|entry| entry.is_good()).count();
-    let judged = || entries.iter().filter_map(|entry| entry.judgement.as_ref().ok());
+    let judged = || {
+        entries
+            .iter()
+            .filter_map(|entry| entry.judgement.as_ref().ok())
+    };
     let sum = |of: fn(&Judgement) -> usize| judged().map(of).sum::<usize>();
     format!(
         "{good} of {} vDSOs are as they should be; not attributed: {}, boundaries without recipe: {}, functions proxied: {}",

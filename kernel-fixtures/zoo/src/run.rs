@@ -60,7 +60,11 @@ fn judge_all(chosen: &Chosen, until: Until, markdown: Option<&Path>) -> Result<b
         println!("{}", entry.text());
         entries.push(entry);
     }
-    println!("\n{}\n\n{}", report::table(&entries), report::verdict(&entries));
+    println!(
+        "\n{}\n\n{}",
+        report::table(&entries),
+        report::verdict(&entries)
+    );
     if let Some(file) = markdown {
         let text = report::markdown(&entries);
         fs::write(file, text).with_context(|| file.display().to_string())?;
@@ -95,6 +99,10 @@ impl Workshop {
             let toolchain = variant.compiler.fetch(&self.cache)?;
             self.toolchains.insert(name.clone(), toolchain);
         }
-        build(&self.kernels[series], &self.toolchains[&name], variant.change)
+        build(
+            &self.kernels[series],
+            &self.toolchains[&name],
+            variant.change,
+        )
     }
 }

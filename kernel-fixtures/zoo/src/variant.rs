@@ -34,7 +34,7 @@ const FEW: [&str; 12] = [
     "6.1/gcc-14/no-timens",
     "6.12/clang-19/usual",
     "6.12/clang-19/no-retpoline",
-    "7.2/gcc-12/aux-clocks",
+    "7.2/gcc-12/field-early",
     "7.2/gcc-12/link-time",
     "7.2/clang-19/cet-full",
     "7.2/clang-19/fields-swapped",
@@ -64,10 +64,12 @@ impl Variant {
     fn exists(&self) -> bool {
         let (first, last) = self.change.series;
         let number = |series: &str| -> Vec<u32> {
-            series.split('.').filter_map(|part| part.parse().ok()).collect()
+            series
+                .split('.')
+                .filter_map(|part| part.parse().ok())
+                .collect()
         };
-        let is_in_series =
-            (number(first)..=number(last)).contains(&number(self.series));
+        let is_in_series = (number(first)..=number(last)).contains(&number(self.series));
         let compiler = self.compiler;
         let is_usual = self.change.name == CHANGES[0].name;
         is_in_series
@@ -88,7 +90,9 @@ pub(crate) fn chosen(chosen: &Chosen) -> Vec<Variant> {
 
 /// The one of that name.
 pub(crate) fn named(name: &str) -> Option<Variant> {
-    all().into_iter().find(|variant| variant.to_string() == name)
+    all()
+        .into_iter()
+        .find(|variant| variant.to_string() == name)
 }
 
 #[cfg(test)]
@@ -102,7 +106,10 @@ mod tests {
             parts: Vec::new(),
         };
         let found: Vec<String> = chosen(&few).iter().map(ToString::to_string).collect();
-        assert!(FEW.iter().all(|name| found.contains(&(*name).to_owned())), "{found:?}");
+        assert!(
+            FEW.iter().all(|name| found.contains(&(*name).to_owned())),
+            "{found:?}"
+        );
         assert_eq!(found.len(), FEW.len());
     }
 

@@ -152,9 +152,13 @@ impl Row {
                 Saved::InPlace => {
                     stopped.state.untouched[usize::from(number)].contains(active.depth)
                 }
-                Saved::At(offset) => stopped
-                    .kept(expected.0, expected.1 + offset)
-                    .is_some_and(|kept| kept.register == number && kept.calls.contains(active.depth)),
+                Saved::At(offset) => {
+                    stopped
+                        .kept(expected.0, expected.1 + offset)
+                        .is_some_and(|kept| {
+                            kept.register == number && kept.calls.contains(active.depth)
+                        })
+                }
                 Saved::Other => false,
             };
             if !agrees {

@@ -226,7 +226,10 @@ fn code_that_contradicts_the_pages_is_refused() {
             "random state that is not aligned",
             old(&[("RNG", -0x4000 + 0x284)]),
         ),
-        ("random state in the clocks", old(&[("RNG", -0x4000 + 0x100)])),
+        (
+            "random state in the clocks",
+            old(&[("RNG", -0x4000 + 0x100)]),
+        ),
         (
             "random state in the other page",
             old(&[("RNG", -0x3000 + 0x280)]),

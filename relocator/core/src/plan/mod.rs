@@ -6,8 +6,8 @@
 //! decision has a [`Reason`].
 
 pub(crate) mod eligibility;
-pub(crate) mod time_namespaces;
 mod out_of_line;
+pub(crate) mod time_namespaces;
 
 use std::fmt;
 

@@ -33,8 +33,7 @@ pub(crate) fn exclude(
         let entries = uses.entries.iter();
         let entries = entries.map(|&index| relocations.entries[index as usize].need);
         let constraints = uses.constraints.iter();
-        let constraints =
-            constraints.map(|&index| relocations.constraints[index as usize].need);
+        let constraints = constraints.map(|&index| relocations.constraints[index as usize].need);
         let needs: Vec<u32> = entries.chain(constraints).collect();
         let reads = |object: &str| {
             let mut needs = needs.iter();
@@ -43,7 +42,8 @@ pub(crate) fn exclude(
                 Reference::OffsetOf { .. } => false,
             })
         };
-        if reads("time.") && !reads("timens.") {
+        let can_run = matches!(eligible, Eligibility::Relocated(_));
+        if can_run && reads("time.") && !reads("timens.") {
             *eligible = Eligibility::Ineligible(Reason::NoTimeNamespaces);
         }
     }

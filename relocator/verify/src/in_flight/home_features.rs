@@ -54,7 +54,9 @@ impl HomeFeatures {
 /// The first field of a clock source's page that a kernel does not have.
 fn missing(mode: ClockMode, symtab: &Symtab) -> Option<&'static str> {
     let fields = mode.page(0).into_iter().map(|(symbol, _)| symbol);
-    fields.into_iter().find(|symbol| symtab.get(symbol).is_none())
+    fields
+        .into_iter()
+        .find(|symbol| symtab.get(symbol).is_none())
 }
 
 /// How one can tell that an old kernel has no time namespaces, if it has none. In one of them, code

@@ -201,7 +201,9 @@ impl Step<'_, '_> {
         let [value] = self.machine.pool.values(source) else {
             return None;
         };
-        let unknown = value.as_unknown().map(|id| self.machine.pool.unknown_of(id));
+        let unknown = value
+            .as_unknown()
+            .map(|id| self.machine.pool.unknown_of(id));
         if !matches!(unknown, Some(Unknown::Bit(..))) {
             return None;
         }

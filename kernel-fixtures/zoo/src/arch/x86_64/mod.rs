@@ -131,7 +131,10 @@ pub(crate) fn family_flags(family: Family) -> &'static [&'static str] {
 /// `RETPOLINE_VDSO_CFLAGS`
 pub(crate) fn retpoline_flags(family: Family) -> &'static [&'static str] {
     match family {
-        Family::Gcc => &["-mindirect-branch=thunk-inline", "-mindirect-branch-register"],
+        Family::Gcc => &[
+            "-mindirect-branch=thunk-inline",
+            "-mindirect-branch-register",
+        ],
         Family::Clang => &["-mretpoline"],
     }
 }
