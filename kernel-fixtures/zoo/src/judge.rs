@@ -1,15 +1,16 @@
 //! What comes of a vDSO: its tables, the link to the running kernel, calls, threads in flight.
 
 use anyhow::{Context, Result};
-use elf_tools::Svma;
 use elf_tools::derive;
 use elf_tools::image::Image;
 use elf_tools::layout::dwarf::Dwarf;
 use elf_tools::reachability::Code;
 use elf_tools::reentry;
 use elf_tools::symtab::stock_symbols;
-use relocator::link::Old;
-use relocator::plan::Strategy;
+use elf_tools::{Avma, Svma};
+use relocator::link::{New, Old, link};
+use relocator::placement::Placement;
+use relocator::plan::{Policy, Strategy};
 use relocator_verify::in_flight::{InFlight, SweepOptions, sweep};
 use relocator_verify::{OldImage, Running, VerifyOptions, VerifyOutcome, verify};
 
@@ -24,6 +25,9 @@ const READERS: [&str; 5] = [
     "__vdso_clock_getres",
     "__vdso_getrandom",
 ];
+
+/// An address where kernels put their vDSOs.
+const BASE: Avma = Avma(0x7fff_f7f0_0000);
 
 /// Calls for each combination of function and arguments.
 const ROUNDS: u32 = 10;
@@ -46,6 +50,8 @@ pub(crate) struct Judgement {
     pub(crate) relocated: usize,
     /// Functions that read, and do not.
     pub(crate) proxied: usize,
+    /// Functions that read, and must not: they know no time namespaces, which this kernel has.
+    pub(crate) excluded: usize,
     /// Calls that were compared with system calls, in and out of a time namespace.
     pub(crate) calls: u64,
     /// Calls that differed.
@@ -90,6 +96,7 @@ pub(crate) fn judge(built: &Built, running: &Running, until: Until) -> Result<Ju
         return Ok(judgement);
     }
     let old = Old::derive(image, &symtab)?;
+    plan(&old, running, &mut judgement)?;
     for time_namespace in [false, true] {
         let options = VerifyOptions {
             time_namespace,
@@ -97,7 +104,7 @@ pub(crate) fn judge(built: &Built, running: &Running, until: Until) -> Result<Ju
             ..VerifyOptions::default()
         };
         let outcome = verify(&old, running, &options).context("verify")?;
-        calls(&outcome, !time_namespace, &mut judgement);
+        calls(&outcome, &mut judgement);
     }
     if until >= Until::Threads {
         let mut options = SweepOptions::default();
@@ -140,7 +147,7 @@ fn recipes(table: &reentry::ReentryTable, readers: &[Svma], judgement: &mut Judg
     }
 }
 
-fn calls(outcome: &VerifyOutcome, is_first: bool, judgement: &mut Judgement) {
+fn calls(outcome: &VerifyOutcome, judgement: &mut Judgement) {
     judgement.calls += outcome.calls();
     judgement.mismatches += outcome.mismatches();
     for function in &outcome.functions {
@@ -149,17 +156,31 @@ fn calls(outcome: &VerifyOutcome, is_first: bool, judgement: &mut Judgement) {
         {
             judgement.complain(format!("{}: {mismatch}", function.name));
         }
-        if !is_first || !READERS.contains(&function.name.as_str()) {
+    }
+}
+
+/// How functions go on.
+fn plan(old: &Old, running: &Running, judgement: &mut Judgement) -> Result<()> {
+    let new = New {
+        symtab: running.symtab.as_ref(),
+        image: Some(&running.image),
+        processor: None,
+    };
+    let placement = Placement::below(BASE, new.symtab, new.image)?;
+    for function in link(old, &new, &placement, Policy::Auto)?.functions {
+        if !READERS.contains(&function.name()) {
             continue;
         }
-        match function.strategy {
-            Some(Strategy::Relocate) => judgement.relocated += 1,
+        match (function.strategy, function.reason.code()) {
+            (Strategy::Relocate, _) => judgement.relocated += 1,
+            (_, "no-time-namespaces") => judgement.excluded += 1,
             _ => {
                 judgement.proxied += 1;
-                judgement.complain(format!("{}: {}", function.name, function.reason));
+                judgement.complain(format!("{}: {}", function.name(), function.reason));
             }
         }
     }
+    Ok(())
 }
 
 fn threads(swept: &InFlight, judgement: &mut Judgement) {

@@ -14,7 +14,7 @@ pub(crate) struct Entry {
     pub(crate) judgement: Result<Judgement>,
 }
 
-const COLUMNS: [&str; 10] = [
+const COLUMNS: [&str; 11] = [
     "vDSO",
     "relocations",
     "not attributed",
@@ -22,6 +22,7 @@ const COLUMNS: [&str; 10] = [
     "no recipe",
     "relocated",
     "proxied",
+    "no namespaces",
     "wrong calls",
     "threads",
     "failures",
@@ -42,6 +43,7 @@ impl Entry {
             judgement.without_recipe.to_string(),
             judgement.relocated.to_string(),
             judgement.proxied.to_string(),
+            judgement.excluded.to_string(),
             format!("{} of {}", judgement.mismatches, judgement.calls),
             judgement.threads.to_string(),
             judgement.failures.to_string(),

@@ -64,6 +64,8 @@ pub enum Reason {
         /// What the processor lacks.
         lacks: ProcessorFeatures,
     },
+    /// It reads the clocks as if there were no time namespaces, which the new kernel has.
+    NoTimeNamespaces,
     /// The new kernel does not offer what the function needs.
     Unresolved(Unresolved),
     /// The value of a relocation does not fit its place.
@@ -125,6 +127,7 @@ impl Reason {
             Self::Opaque { reason, .. } => reason.code(),
             Self::StrayReference { .. } => "stray-reference",
             Self::Processor { .. } => "processor-lacks",
+            Self::NoTimeNamespaces => "no-time-namespaces",
             Self::Unresolved(unresolved) => unresolved.code(),
             Self::OutOfRange { .. } => "out-of-range",
             Self::Constraint { fault, .. } => fault.code(),
@@ -168,6 +171,9 @@ impl fmt::Display for Reason {
             ),
             Self::Processor { place, lacks } => {
                 write!(f, "this processor cannot execute {place}: it lacks {lacks}")
+            }
+            Self::NoTimeNamespaces => {
+                f.write_str("it knows no time namespaces, and the new kernel has them")
             }
             Self::Unresolved(unresolved) => unresolved.fmt(f),
             Self::OutOfRange {

@@ -193,6 +193,7 @@ fn a_condition_chooses_a_page() {
         "xor ecx, ecx; cmp edi, 1; sete cl",
         "cmp edi, 1; sete cl; movzx ecx, cl",
         "cmp edi, 1; sbb rcx, rcx; and ecx, 1",
+        "xor ecx, ecx; cmp edi, 1; sete cl; or rcx, 8; xor ecx, 8",
         "mov eax, [rip + image - 0x3f80]; cmp edi, 1; setg al; movzx ecx, al",
     ];
     for condition in conditions {
@@ -206,6 +207,10 @@ fn a_condition_chooses_a_page() {
             assert!(stated.contains(wanted), "{code}: {stated:?}");
         }
     }
+    check(
+        "xor ecx, ecx; cmp edi, 1; sete cl; shl ecx, 2; lea rdx, [rip + image - 0x3f80]; mov eax, [rdx + rcx]",
+        &["time.clock[].seq of 2", "time.clock[].clock_mode of 2"],
+    );
     // Any other number may choose anything.
     check_opaque(
         "mov rcx, rdi; imul rcx, rcx, 0x3000; lea rdx, [rip + image - 0x3f80]; mov eax, [rdx + rcx]",
@@ -390,6 +395,35 @@ fn what_no_function_reaches_is_listed() {
 }
 
 /// Whatever else is mapped into this process: its program, the C library, the loader.
+/// In a time namespace the page of the clocks refers to another one, where such code never looks: it would wait for
+/// ever.
+#[test]
+fn code_without_time_namespaces_is_not_relocated_to_a_kernel_that_has_them() {
+    let fixture = Pretend::open("shuffled");
+    assert!(fixture.offer().symtab.unwrap().get("timens.page").is_some());
+    let time = "mov eax, [rip + image - 0x3f80]";
+    let both = format!("{time}; mov eax, [rip + image - 0xf80]");
+    // As `getrandom` of 6.12, which finds its own state in either page.
+    let mode = "mov eax, [rip + image - 0x3f7c]";
+    for (code, strategy) in [
+        (time, Strategy::Proxy),
+        (&both, Strategy::Relocate),
+        (mode, Strategy::Relocate),
+    ] {
+        let text = format!("function __vdso_time\n{code}\nnop\nnop\nnop\nret\nend __vdso_time\n");
+        let image = Image::parse(&assembled(&text).unwrap()).unwrap();
+        let old = Old::derive(image, &symtab()).unwrap();
+        let placement = Placement::below(BASE, fixture.offer().symtab, fixture.offer().image);
+        let linked = link(&old, &fixture.offer(), &placement.unwrap(), Policy::Auto).unwrap();
+        let [time] = &linked.functions[..] else {
+            panic!("{:?}", linked.functions);
+        };
+        assert_eq!(time.strategy, strategy, "{}", time.reason);
+        let is_reason = time.reason.code() == "no-time-namespaces";
+        assert_eq!(is_reason, strategy == Strategy::Proxy, "{}", time.reason);
+    }
+}
+
 #[test]
 fn other_objects_are_refused_or_proxied() {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();

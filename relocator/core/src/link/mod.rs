@@ -28,6 +28,7 @@ use elf_tools::relocation::Relocations;
 use crate::arch::{self, Arch};
 use crate::placement::Placement;
 use crate::plan::eligibility::{self, Eligibility, Failures};
+use crate::plan::time_namespaces;
 use crate::plan::{self, FunctionPlan, OutOfLine, Plans, Policy, Strategy};
 use crate::reason::Reason;
 use crate::threads::{CodeNow, Patch};
@@ -218,6 +219,7 @@ fn relocate(
         unresolved: resolved.into_iter().map(Result::err).collect(),
     };
     let mut eligible = eligibility::all(old, &failures, new.processor);
+    time_namespaces::exclude(old, relocations, new.symtab, &mut eligible);
     let mut moved = Relocated::default();
     if policy.keeps_code() && !relocations.constraints.is_empty() {
         let code = CodeConstants {

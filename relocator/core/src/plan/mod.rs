@@ -7,6 +7,7 @@
 
 pub(crate) mod eligibility;
 mod out_of_line;
+pub(crate) mod time_namespaces;
 
 use std::fmt;
 

@@ -77,3 +77,62 @@ fn no_time_namespaces(environment: &OldEnvironment<'_>, old: &Old) -> Option<&'s
     let looks_there = table.is_none_or(looks_there);
     (!looks_there).then_some("its code never looks at their page")
 }
+
+#[cfg(test)]
+mod tests {
+    use elf_tools::image::Image;
+    use elf_tools::symtab::{Mapping, Provenance, Symbol};
+    use kernel_fixtures::fixture;
+
+    use super::*;
+    use crate::linked;
+    use crate::target::OldImage;
+
+    /// A kernel that has some of the fields that clocks may be read from.
+    fn symtab(has: impl Fn(&str) -> bool) -> Symtab {
+        let mapping = Mapping {
+            name: "[vvar]".to_owned(),
+            address: 0x10000,
+            size: 0x1000,
+        };
+        let mut symtab = Symtab::new(Provenance::File, vec![mapping]).unwrap();
+        let fields = ClockMode::ALL.into_iter().flat_map(|mode| mode.page(0));
+        let fields = fields.map(|(name, _)| name).chain(["timens.page"]);
+        for (name, number) in fields.zip(0..).filter(|(name, _)| has(name)) {
+            let symbol = Symbol {
+                name: name.to_owned(),
+                version: 1,
+                mapping: 0,
+                offset: number * 8,
+                size: 8,
+            };
+            symtab.insert(symbol).unwrap();
+        }
+        symtab
+    }
+
+    #[test]
+    fn what_a_kernel_does_not_have_is_left_out() {
+        let image = Image::parse(fixture::find("bare").unwrap().image).unwrap();
+        let left_out = |has: &dyn Fn(&str) -> bool| {
+            let symtab = symtab(has);
+            let old = OldImage::from(&image).with_home(Some(&symtab));
+            let environment = OldEnvironment::new(old, None).unwrap();
+            let old = linked::read(old).unwrap();
+            let features = HomeFeatures::of(&environment, &old);
+            let reasons = features.left_out.into_iter().map(|it| it.reason);
+            let reasons: Vec<String> = reasons.collect();
+            (features.modes, features.has_time_namespaces, reasons)
+        };
+        let all = ClockMode::ALL.to_vec();
+        assert_eq!(left_out(&|_| true), (all, true, Vec::new()));
+        let (modes, _, reasons) = left_out(&|name| name != "hvclock.tsc_sequence");
+        assert_eq!(modes.len(), ClockMode::ALL.len() - 1);
+        assert_eq!(reasons, ["the old kernel has no `hvclock.tsc_sequence`"]);
+        let (modes, _, reasons) = left_out(&|name| !name.contains("clock."));
+        assert_eq!(modes, [ClockMode::COUNTER]);
+        assert_eq!(reasons.len(), ClockMode::ALL.len() - 1);
+        let (_, has_namespaces, reasons) = left_out(&|name| name != "timens.page");
+        assert_eq!((has_namespaces, reasons.len()), (false, 1));
+    }
+}

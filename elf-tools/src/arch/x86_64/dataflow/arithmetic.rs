@@ -71,9 +71,12 @@ impl Step<'_, '_> {
     }
 
     pub(super) fn multiply(&mut self, factor: i64) -> Option<()> {
-        let (register, _) = self.destination().filter(|&(_, size)| size == 8)?;
+        let (register, size) = self.destination()?;
         let set = self.machine.read(register);
-        let product = self.machine.pool.product(set, factor)?;
+        let product = match size {
+            8 => self.machine.pool.product(set, factor)?,
+            _ => self.halves(set, |number| number.wrapping_mul(factor))?,
+        };
         self.machine.set_flags(&[set]);
         self.machine.write(register, product);
         Some(())
@@ -123,28 +126,32 @@ impl Step<'_, '_> {
         self.instruction.op0_register() == Register::RSP
     }
 
-    /// `and` of known numbers and a number.
-    fn masked(&mut self) -> Option<(u8, SetId)> {
+    /// `and`, `or` and `xor` of known numbers and a number.
+    pub(super) fn bits(&mut self, operation: fn(i64, i64) -> i64) -> Option<()> {
         let (register, size) = self.destination()?;
         if !super::is_immediate(self.instruction.op1_kind()) {
             return None;
         }
-        let mask = self.instruction.immediate(1) as i64;
+        let immediate = self.instruction.immediate(1) as i64;
         let old = self.machine.read(register);
-        let numbers = self.numbers(old)?;
-        let masked = numbers.into_iter().map(|number| match size {
-            4 => Value::constant(i64::from((number & mask) as u32)),
-            _ => Value::constant(number & mask),
+        let numbers = self.numbers(old)?.into_iter();
+        let results = numbers.map(|number| match (operation(number, immediate), size) {
+            (result, 4) => Value::constant(i64::from(result as u32)),
+            (result, _) => Value::constant(result),
         });
-        let masked = masked.collect();
-        Some((register, self.machine.pool.set(masked)))
-    }
-
-    pub(super) fn mask(&mut self) -> Option<()> {
-        let (register, masked) = self.masked()?;
-        self.machine.write(register, masked);
+        let results = results.collect();
+        let results = self.machine.pool.set(results);
+        self.machine.write(register, results);
         self.machine.set_flags(&[]);
         Some(())
+    }
+
+    /// What 32-bit arithmetic makes of known numbers.
+    fn halves(&mut self, set: SetId, operation: impl Fn(i64) -> i64) -> Option<SetId> {
+        let numbers = self.numbers(set)?.into_iter();
+        let halves = numbers.map(|number| Value::constant(i64::from(operation(number) as u32)));
+        let halves = halves.collect();
+        Some(self.machine.pool.set(halves))
     }
 
     /// The values of a set, if all of them are numbers that no constant which may change is in.
