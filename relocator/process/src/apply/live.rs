@@ -121,6 +121,8 @@ pub(super) fn attempts(
             Err(Error::Busy { .. }) => {}
             Err(error) => return Err(process.explain(error)),
         }
+        // What was found in stacks is only good for the next attempt.
+        earlier = None;
         thread::sleep(pause);
         pause = (pause * 2).min(PAUSE.1);
     }

@@ -165,10 +165,14 @@ pub fn step_out(pid: i32, options: &StepOutOptions) -> Result<StepOutOutcome> {
         drop(seized);
         // It comes while the process goes on, if it comes.
         attempt.running.bring(&attempt.absent);
-        if attempt.is_unsearched() {
-            let (ranges, texts) = (&attempt.left_out, &attempt.vdsos);
-            attempt.earlier = Some(attempt.running.search(ranges, texts)?);
-        }
+        // What is found in stacks is only good for the next attempt.
+        attempt.earlier = match attempt.is_unsearched() {
+            true => {
+                let (ranges, texts) = (&attempt.left_out, &attempt.vdsos);
+                Some(attempt.running.search(ranges, texts)?)
+            }
+            false => None,
+        };
         thread::sleep(pause);
         pause = (pause * 2).min(PAUSE.1);
     }
