@@ -48,9 +48,9 @@ pub(super) fn attempts(
         sources: old,
         tables: &options.tables,
     };
-    let process = TraceableProcess::open(pid)?;
-    process.check_linkable()?;
     let deadline = Instant::now() + options.deadline.unwrap_or(DEADLINE);
+    let process = TraceableProcess::open_until(pid, deadline)?;
+    process.check_linkable()?;
     let patience = patience(options);
     let mut target = Running::until(pid, deadline);
     let mut pause = PAUSE.0;

@@ -146,9 +146,9 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_mi
 ///
 /// A thread in an uninterruptible system call is traced until the calling thread ends.
 pub fn step_out(pid: i32, options: &StepOutOptions) -> Result<StepOutOutcome> {
-    let subject = TraceableProcess::open(pid)?;
-    let was_stopped = subject.is_stopped()?;
     let deadline = Instant::now() + options.deadline;
+    let subject = TraceableProcess::open_until(pid, deadline)?;
+    let was_stopped = subject.is_stopped()?;
     let attempt = Attempt::new(&subject, options, deadline);
     let mut attempt = attempt.map_err(|error| subject.explain(error))?;
     let mut pause = PAUSE.0;
