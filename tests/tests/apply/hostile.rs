@@ -288,23 +288,18 @@ fn on_stack(fill: impl FnOnce(Pages)) {
     // SAFETY: zeros are a valid value, and it is initialised next.
     let mut attributes = unsafe { std::mem::zeroed::<libc::pthread_attr_t>() };
     let mut thread = 0;
+    // SAFETY: it is written.
+    let initialised = unsafe { libc::pthread_attr_init(&raw mut attributes) };
+    assert_eq!(initialised, 0);
     // SAFETY: the stack is the thread's alone, and stays.
-    unsafe {
-        assert_eq!(libc::pthread_attr_init(&raw mut attributes), 0);
-        let stack = all.pointer();
-        assert_eq!(
-            libc::pthread_attr_setstack(&raw mut attributes, stack, STACK),
-            0
-        );
-        let started = libc::pthread_create(
-            &raw mut thread,
-            &raw const attributes,
-            say_and_rest,
-            std::ptr::null_mut(),
-        );
-        assert_eq!(started, 0);
-        libc::pthread_join(thread, std::ptr::null_mut());
-    }
+    let set = unsafe { libc::pthread_attr_setstack(&raw mut attributes, all.pointer(), STACK) };
+    assert_eq!(set, 0);
+    let (attributes, nothing) = (&raw const attributes, std::ptr::null_mut());
+    // SAFETY: the thread takes nothing.
+    let begun = unsafe { libc::pthread_create(&raw mut thread, attributes, say_and_rest, nothing) };
+    assert_eq!(begun, 0);
+    // SAFETY: it was begun, and nobody else waits for it.
+    unsafe { libc::pthread_join(thread, std::ptr::null_mut()) };
 }
 
 /// Takes the first page of the old vDSO away, which comes back when it is touched.
@@ -320,10 +315,8 @@ fn take_text(then: impl FnOnce(Filled, Vec<u8>)) {
     let whole = named(|_, start| start == text()).pop();
     let filled = Filled::register(whole.expect("it is mapped"));
     // SAFETY: nothing of this program is in the vDSO, or will be.
-    assert_eq!(
-        unsafe { libc::madvise(page.pointer(), PAGE, libc::MADV_DONTNEED) },
-        0
-    );
+    let dropped = unsafe { libc::madvise(page.pointer(), PAGE, libc::MADV_DONTNEED) };
+    assert_eq!(dropped, 0);
     then(filled, bytes);
 }
 
