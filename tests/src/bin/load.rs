@@ -255,15 +255,14 @@ fn begin(stack: *mut c_void, size: usize) {
     // SAFETY: zeros are a valid value, and it is initialised next.
     let mut attributes = unsafe { std::mem::zeroed::<libc::pthread_attr_t>() };
     let mut thread = 0;
+    // SAFETY: it is written.
+    let initialised = unsafe { libc::pthread_attr_init(&raw mut attributes) };
+    assert_eq!(initialised, 0);
     // SAFETY: the stack is the thread's alone, and stays.
-    unsafe {
-        assert_eq!(libc::pthread_attr_init(&raw mut attributes), 0);
-        assert_eq!(
-            libc::pthread_attr_setstack(&raw mut attributes, stack, size),
-            0
-        );
-        let attributes = &raw const attributes;
-        let begun = libc::pthread_create(&raw mut thread, attributes, sleep, null_mut());
-        assert_eq!(begun, 0, "{}", std::io::Error::from_raw_os_error(begun));
-    }
+    let set = unsafe { libc::pthread_attr_setstack(&raw mut attributes, stack, size) };
+    assert_eq!(set, 0);
+    let attributes = &raw const attributes;
+    // SAFETY: the thread takes nothing.
+    let begun = unsafe { libc::pthread_create(&raw mut thread, attributes, sleep, null_mut()) };
+    assert_eq!(begun, 0, "{}", std::io::Error::from_raw_os_error(begun));
 }

@@ -130,6 +130,7 @@ pub(crate) fn apply(odd: &Odd) -> Result<Ended, String> {
     let old = format!("kernel:{OLD}");
     run(&[
         "apply",
+        "--json",
         "--pid",
         &pid,
         "--old",
@@ -142,7 +143,10 @@ pub(crate) fn apply(odd: &Odd) -> Result<Ended, String> {
 pub(crate) fn links(what: &str) -> Result<(), String> {
     let mut odd = start(what)?;
     let ended = apply(&odd)?;
-    ensure(ended.status == Some(0), || format!("{ended:?}"))?;
+    let is_linked = ended.output.contains("\"state\": \"linked\"");
+    ensure(ended.status == Some(0) && is_linked, || {
+        format!("{ended:?}")
+    })?;
     goes_on(&mut odd)
 }
 
@@ -184,8 +188,10 @@ pub(crate) fn goes_on(odd: &mut Odd) -> Result<(), String> {
     let tasks = std::fs::read_dir(&path).map_err(|error| in_words(&error))?;
     for task in tasks {
         let task = task.map_err(|error| in_words(&error))?;
-        let status = std::fs::read_to_string(task.path().join("status"));
-        let status = status.map_err(|error| in_words(&error))?;
+        // One that has ended since goes on nowhere.
+        let Ok(status) = std::fs::read_to_string(task.path().join("status")) else {
+            continue;
+        };
         let stands = status.contains("\nState:\tt") || status.contains("\nState:\tT");
         let is_free = status.contains("\nTracerPid:\t0\n") && !stands;
         ensure(is_free, || format!("it stands still: {status}"))?;

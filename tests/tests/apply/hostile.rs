@@ -288,23 +288,18 @@ fn on_stack(fill: impl FnOnce(Pages)) {
     // SAFETY: zeros are a valid value, and it is initialised next.
     let mut attributes = unsafe { std::mem::zeroed::<libc::pthread_attr_t>() };
     let mut thread = 0;
+    // SAFETY: it is written.
+    let initialised = unsafe { libc::pthread_attr_init(&raw mut attributes) };
+    assert_eq!(initialised, 0);
     // SAFETY: the stack is the thread's alone, and stays.
-    unsafe {
-        assert_eq!(libc::pthread_attr_init(&raw mut attributes), 0);
-        let stack = all.pointer();
-        assert_eq!(
-            libc::pthread_attr_setstack(&raw mut attributes, stack, STACK),
-            0
-        );
-        let started = libc::pthread_create(
-            &raw mut thread,
-            &raw const attributes,
-            say_and_rest,
-            std::ptr::null_mut(),
-        );
-        assert_eq!(started, 0);
-        libc::pthread_join(thread, std::ptr::null_mut());
-    }
+    let set = unsafe { libc::pthread_attr_setstack(&raw mut attributes, all.pointer(), STACK) };
+    assert_eq!(set, 0);
+    let (attributes, nothing) = (&raw const attributes, std::ptr::null_mut());
+    // SAFETY: the thread takes nothing.
+    let begun = unsafe { libc::pthread_create(&raw mut thread, attributes, say_and_rest, nothing) };
+    assert_eq!(begun, 0);
+    // SAFETY: it was begun, and nobody else waits for it.
+    unsafe { libc::pthread_join(thread, std::ptr::null_mut()) };
 }
 
 /// Takes the first page of the old vDSO away, which comes back when it is touched.
@@ -316,12 +311,12 @@ fn take_text(then: impl FnOnce(Filled, Vec<u8>)) {
     // SAFETY: it can be read.
     let bytes = unsafe { std::slice::from_raw_parts(page.pointer().cast::<u8>(), PAGE) };
     let bytes = bytes.to_vec();
-    let filled = Filled::register(page);
+    // The kernel would split the mapping where only a part of it was registered.
+    let whole = named(|_, start| start == text()).pop();
+    let filled = Filled::register(whole.expect("it is mapped"));
     // SAFETY: nothing of this program is in the vDSO, or will be.
-    assert_eq!(
-        unsafe { libc::madvise(page.pointer(), PAGE, libc::MADV_DONTNEED) },
-        0
-    );
+    let dropped = unsafe { libc::madvise(page.pointer(), PAGE, libc::MADV_DONTNEED) };
+    assert_eq!(dropped, 0);
     then(filled, bytes);
 }
 
@@ -401,7 +396,8 @@ impl Filled {
                 self.faults.read_exact(&mut message).expect("a fault");
                 let at = u64::from_ne_bytes(std::array::from_fn(|index| message[16 + index]));
                 let page = at & !(PAGE as u64 - 1);
-                assert!((self.pages.start as u64..).contains(&page));
+                let all = self.pages.start as u64..(self.pages.start + self.pages.size) as u64;
+                assert!(all.contains(&page));
                 let mut copy = Copy {
                     to: page,
                     from: bytes.as_ptr().addr() as u64,

@@ -204,11 +204,11 @@ fn without_randomisation() -> std::io::Result<()> {
         rlim_cur: 8 << 20,
         rlim_max: libc::RLIM_INFINITY,
     };
-    // SAFETY: both take numbers, and a structure that is read.
-    let done = unsafe {
-        libc::personality(libc::ADDR_NO_RANDOMIZE as libc::c_ulong) != -1
-            && libc::setrlimit(libc::RLIMIT_STACK, &raw const limit) == 0
-    };
+    // SAFETY: it takes a number.
+    let person = unsafe { libc::personality(libc::ADDR_NO_RANDOMIZE as libc::c_ulong) };
+    // SAFETY: the structure is read.
+    let limited = unsafe { libc::setrlimit(libc::RLIMIT_STACK, &raw const limit) };
+    let done = person != -1 && limited == 0;
     match done {
         true => Ok(()),
         false => Err(std::io::Error::last_os_error()),

@@ -48,9 +48,9 @@ pub(super) fn attempts(
         sources: old,
         tables: &options.tables,
     };
-    let process = TraceableProcess::open(pid)?;
-    process.check_linkable()?;
     let deadline = Instant::now() + options.deadline.unwrap_or(DEADLINE);
+    let process = TraceableProcess::open_until(pid, deadline)?;
+    process.check_linkable()?;
     let patience = patience(options);
     let mut target = Running::until(pid, deadline);
     let mut pause = PAUSE.0;
@@ -121,6 +121,8 @@ pub(super) fn attempts(
             Err(Error::Busy { .. }) => {}
             Err(error) => return Err(process.explain(error)),
         }
+        // What was found in stacks is only good for the next attempt.
+        earlier = None;
         thread::sleep(pause);
         pause = (pause * 2).min(PAUSE.1);
     }

@@ -146,9 +146,9 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_mi
 ///
 /// A thread in an uninterruptible system call is traced until the calling thread ends.
 pub fn step_out(pid: i32, options: &StepOutOptions) -> Result<StepOutOutcome> {
-    let subject = TraceableProcess::open(pid)?;
-    let was_stopped = subject.is_stopped()?;
     let deadline = Instant::now() + options.deadline;
+    let subject = TraceableProcess::open_until(pid, deadline)?;
+    let was_stopped = subject.is_stopped()?;
     let attempt = Attempt::new(&subject, options, deadline);
     let mut attempt = attempt.map_err(|error| subject.explain(error))?;
     let mut pause = PAUSE.0;
@@ -165,10 +165,14 @@ pub fn step_out(pid: i32, options: &StepOutOptions) -> Result<StepOutOutcome> {
         drop(seized);
         // It comes while the process goes on, if it comes.
         attempt.running.bring(&attempt.absent);
-        if attempt.is_unsearched() {
-            let (ranges, texts) = (&attempt.left_out, &attempt.vdsos);
-            attempt.earlier = Some(attempt.running.search(ranges, texts)?);
-        }
+        // What is found in stacks is only good for the next attempt.
+        attempt.earlier = match attempt.is_unsearched() {
+            true => {
+                let (ranges, texts) = (&attempt.left_out, &attempt.vdsos);
+                Some(attempt.running.search(ranges, texts)?)
+            }
+            false => None,
+        };
         thread::sleep(pause);
         pause = (pause * 2).min(PAUSE.1);
     }

@@ -26,6 +26,9 @@ use relocator::threads::Memory;
 /// The largest mapping that counts as a vDSO.
 const MAX_VDSO: u64 = 1 << 20;
 
+/// How long memory may take to come that somebody has to bring, where no deadline is given.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// How long a process may take to end when one of its threads is gone.
 const FAREWELL: Duration = Duration::from_millis(200);
 
@@ -60,6 +63,11 @@ impl TraceableProcess {
     /// Looks at a process. Errors: [`Error::Refused`] if its threads cannot be traced;
     /// [`Error::NoSuchProcess`] and [`Error::NotAProcess`].
     pub fn open(pid: i32) -> Result<Self> {
+        Self::open_until(pid, Instant::now() + PATIENCE)
+    }
+
+    /// The same. Memory of it that somebody has to bring is waited for until a deadline.
+    pub fn open_until(pid: i32, deadline: Instant) -> Result<Self> {
         let pid = Pid::from_raw(pid);
         Self::check_namespace()?;
         if pid == Pid::this() {
@@ -71,7 +79,7 @@ impl TraceableProcess {
             process,
             seen: RefCell::default(),
         };
-        subject.check()?;
+        subject.check(deadline)?;
         Ok(subject)
     }
 
@@ -85,7 +93,7 @@ impl TraceableProcess {
         &self.process
     }
 
-    fn check(&self) -> Result<()> {
+    fn check(&self, deadline: Instant) -> Result<()> {
         let status = self.process.status();
         let status = status.map_err(|error| proc_error(self.pid, error))?;
         let stat = self.process.stat();
@@ -108,8 +116,12 @@ impl TraceableProcess {
         } else if let Some(group) = frozen::frozen_by(self.pid) {
             Refusal::Frozen { group }
         } else {
-            let vdsos = self.vdsos_in(&self.maps()?, &Running::of(self.pid.as_raw()));
-            return self.check_width(&vdsos);
+            let running = Running::until(self.pid.as_raw(), deadline);
+            let vdsos = self.vdsos_in(&self.maps()?, &running);
+            return match running.unanswered() {
+                Some(at) => Err(self.refused(Refusal::Unserved { at })),
+                None => self.check_width(&vdsos),
+            };
         };
         Err(self.refused(reason))
     }

@@ -11,9 +11,9 @@
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use elf_tools::Avma;
 use nix::unistd::Pid;
@@ -28,45 +28,45 @@ const PART: u64 = 64 << 10;
 /// Reads, until a deadline.
 #[derive(Debug)]
 pub(crate) struct Reader {
+    pid: Pid,
     deadline: Instant,
     thread: RefCell<Option<Reading>>,
     unanswered: Cell<Option<Avma>>,
 }
 
-/// A thread that reads. It ends when this is dropped and it has read what it was asked for.
+/// A thread that reads. It ends when this is dropped and it has done what it was asked for.
 #[derive(Debug)]
 struct Reading {
     questions: Sender<Question>,
-    answers: Receiver<Vec<u8>>,
 }
 
-#[derive(Debug)]
-enum Question {
-    /// What is there; nothing if not all of it can be read.
-    Bytes(Range<Avma>),
-    /// Touch the pages, as far as they can be read.
-    Bring(Vec<Range<Avma>>),
-}
+/// What is to be done; it passes its answer on by itself.
+type Question = Box<dyn FnOnce() + Send>;
 
 impl Reader {
     /// Of a process. The thread begins now, not when it is needed.
     pub(crate) fn until(pid: Pid, deadline: Instant) -> Self {
         Self {
+            pid,
             deadline,
-            thread: RefCell::new(Reading::begin(pid)),
+            thread: RefCell::new(Reading::begin()),
             unanswered: Cell::new(None),
         }
     }
 
     /// Fills `bytes`; whether all of it could be read in time.
     pub(crate) fn read(&self, at: Avma, bytes: &mut [u8]) -> bool {
-        let range = at..Avma(at.0.saturating_add(bytes.len() as u64));
-        match self.ask(at, Question::Bytes(range)) {
-            Some(found) if found.len() == bytes.len() => {
+        let (memory, size) = (ProcessMemory::of(self.pid), bytes.len());
+        let read = move || {
+            let mut bytes = vec![0; size];
+            memory.read(at, &mut bytes).then_some(bytes)
+        };
+        match self.ask(at, read).flatten() {
+            Some(found) => {
                 bytes.copy_from_slice(&found);
                 true
             }
-            _ => false,
+            None => false,
         }
     }
 
@@ -75,8 +75,9 @@ impl Reader {
         let Some(first) = ranges.first() else {
             return true;
         };
-        let question = Question::Bring(ranges.to_vec());
-        self.ask(first.start, question).is_some()
+        let (memory, ranges) = (ProcessMemory::of(self.pid), ranges.to_vec());
+        let bring = move || ranges.into_iter().for_each(|range| memory.touch(range));
+        self.ask(first.start, bring).is_some()
     }
 
     /// Where it has waited in vain, if it has.
@@ -89,23 +90,29 @@ impl Reader {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
-        within(
-            self.deadline.saturating_duration_since(Instant::now()),
-            work,
-        )
-    }
-
-    fn ask(&self, at: Avma, question: Question) -> Option<Vec<u8>> {
+        let (answer, answers) = channel();
+        let question: Question = Box::new(move || drop(answer.send(work())));
         let mut thread = self.thread.borrow_mut();
         let left = self.deadline.saturating_duration_since(Instant::now());
         let answer = thread.as_ref().and_then(|thread| {
             thread.questions.send(question).ok()?;
-            thread.answers.recv_timeout(left).ok()
+            answers.recv_timeout(left).ok()
         });
         if answer.is_none() {
-            self.unanswered.set(Some(at));
             // It still waits, and there is no time for another one.
             *thread = None;
+        }
+        answer
+    }
+
+    fn ask<T: Send + 'static>(
+        &self,
+        at: Avma,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        let answer = self.within(work);
+        if answer.is_none() {
+            self.unanswered.set(Some(at));
         }
         answer
     }
@@ -113,49 +120,15 @@ impl Reader {
 
 impl Reading {
     /// `None` if there can be no more threads.
-    fn begin(pid: Pid) -> Option<Self> {
-        let (questions, asked) = channel();
-        let (answer, answers) = channel();
-        let work = move || {
-            let memory = ProcessMemory::of(pid);
-            for question in asked {
-                if answer.send(memory.answer(question)).is_err() {
-                    break;
-                }
-            }
-        };
+    fn begin() -> Option<Self> {
+        let (questions, asked) = channel::<Question>();
+        let work = move || asked.into_iter().for_each(|question| question());
         thread::Builder::new().spawn(work).ok()?;
-        Some(Self { questions, answers })
+        Some(Self { questions })
     }
-}
-
-/// What `work` returns, if it returns in time. It is left behind otherwise.
-fn within<T: Send + 'static>(
-    limit: Duration,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Option<T> {
-    let (answer, answers) = channel();
-    let work = move || drop(answer.send(work()));
-    thread::Builder::new().spawn(work).ok()?;
-    answers.recv_timeout(limit).ok()
 }
 
 impl ProcessMemory {
-    fn answer(self, question: Question) -> Vec<u8> {
-        match question {
-            Question::Bytes(range) => {
-                let mut bytes = vec![0; (range.end.0 - range.start.0) as usize];
-                let read = self.read(range.start, &mut bytes);
-                bytes.truncate(if read { bytes.len() } else { 0 });
-                bytes
-            }
-            Question::Bring(ranges) => {
-                ranges.into_iter().for_each(|range| self.touch(range));
-                Vec::new()
-            }
-        }
-    }
-
     fn touch(self, range: Range<Avma>) {
         let mut bytes = vec![0; PART as usize];
         let mut at = range.start.0;
@@ -174,6 +147,8 @@ impl ProcessMemory {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn own(deadline: Duration) -> Reader {
@@ -199,12 +174,11 @@ mod tests {
         let known = [7u8; 1];
         let at = Avma(known.as_ptr().addr() as u64);
         let reader = own(Duration::from_millis(10));
-        let (answer, answers) = channel();
         let (questions, asked) = channel();
-        let silent = Reading { questions, answers };
+        let silent = Reading { questions };
         *reader.thread.borrow_mut() = Some(silent);
         assert!(!reader.read(at, &mut [0]));
         assert_eq!(reader.unanswered(), Some(at));
-        drop((answer, asked));
+        drop(asked);
     }
 }

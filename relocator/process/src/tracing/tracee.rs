@@ -285,10 +285,11 @@ impl Tracee {
         let dispatch = request::dispatch(self.pid).filter(|dispatch| dispatch.mode != 0);
         dispatch.is_some_and(|dispatch| {
             let is_exempt = at.0.wrapping_sub(dispatch.start) < dispatch.size;
-            let mut selector = [ALLOW];
-            let known =
-                dispatch.selector == 0 || self.read_now(Avma(dispatch.selector), &mut selector);
-            !is_exempt && !(known && selector[0] == ALLOW && dispatch.selector != 0)
+            // Without a selector all others are dispatched.
+            let mut selector = [!ALLOW];
+            let at = Avma(dispatch.selector);
+            let is_allowed = self.read_now(at, &mut selector) && selector[0] == ALLOW;
+            !(is_exempt || is_allowed)
         })
     }
 

@@ -107,7 +107,7 @@ impl Earlier {
             let size = (part.end.0 - part.start.0).min(*budget);
             *budget -= size;
             let now = part.start.0..part.start.0 + size;
-            let frames = window::frames(&[now.clone()], memory, checks);
+            let frames = window::frames(std::slice::from_ref(&now), memory, checks);
             let matters = frames.iter().filter(|(at, frame)| {
                 let pointer = frame.stack_pointer();
                 let goes_on = (*at..range.end).contains(&pointer);

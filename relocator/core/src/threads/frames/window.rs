@@ -38,8 +38,11 @@ pub(super) fn marks(begins: Range<Avma>) -> Range<u64> {
 #[derive(Debug, Default)]
 pub(super) struct Checks {
     /// What was read at places that handlers return to, or would.
-    known: RefCell<BTreeMap<(Avma, usize), Option<Vec<u8>>>>,
+    known: RefCell<BTreeMap<Place, Option<Vec<u8>>>>,
 }
+
+/// An address, and how many bytes are there.
+type Place = (Avma, usize);
 
 /// How many places besides what is searched are read in one search.
 const PLACES: usize = 256;

@@ -105,7 +105,8 @@ fn occupied(mapping: &Mapping, mappings: &[Mapping]) -> Range<u64> {
         "[heap]" => {
             let starts = mappings.iter().map(|other| other.range.start.0);
             let above = starts.filter(|start| *start >= end).min();
-            start..end + room(above.unwrap_or(u64::MAX) - end, HEAP_GROWTH)
+            let above = above.unwrap_or(END).max(end);
+            start..end + room(above - end, HEAP_GROWTH)
         }
         _ => start..end,
     }

@@ -291,7 +291,13 @@ fn a_brief_search_reads_so_much_and_no_more() {
     for size in [1 << 18, 1 << 20] {
         let (memory, threads, writable) = in_use(20, size);
         let scope = Scope::brief(threads.len(), Earlier::default());
-        let found = of_threads(&threads, &[writable.clone()], &[TEXT], &memory, &scope);
+        let found = of_threads(
+            &threads,
+            std::slice::from_ref(&writable),
+            &[TEXT],
+            &memory,
+            &scope,
+        );
         assert!(memory.asked.get().bytes <= (1 << 20) + (20 << 15));
         // What it has not read it says.
         let left_out: u64 = found
@@ -308,12 +314,20 @@ fn a_brief_search_reads_so_much_and_no_more() {
 #[test]
 fn what_was_searched_earlier_is_not_read_again() {
     let (mut memory, threads, writable) = in_use(20, 1 << 20);
-    let far = threads[3].stack_pointer().0 + (600 << 10) & !15;
-    let near = threads[7].stack_pointer().0 + 0x1000 & !15;
+    let far = (threads[3].stack_pointer().0 + (600 << 10)) & !15;
+    let near = (threads[7].stack_pointer().0 + 0x1000) & !15;
     for uc in [far, near] {
         memory.pages.put_frame(uc, &inside(uc + 0x600));
     }
-    let search = |scope: &Scope| of_threads(&threads, &[writable.clone()], &[TEXT], &memory, scope);
+    let search = |scope: &Scope| {
+        of_threads(
+            &threads,
+            std::slice::from_ref(&writable),
+            &[TEXT],
+            &memory,
+            scope,
+        )
+    };
     let brief = search(&Scope::brief(20, Earlier::default()));
     let all = |found: &Found| -> Vec<u64> {
         found
@@ -337,7 +351,13 @@ fn what_was_searched_earlier_is_not_read_again() {
     memory
         .pages
         .map(far / PAGE * PAGE..far / PAGE * PAGE + PAGE);
-    let found = of_threads(&threads, &[writable.clone()], &[TEXT], &memory, &scope);
+    let found = of_threads(
+        &threads,
+        std::slice::from_ref(&writable),
+        &[TEXT],
+        &memory,
+        &scope,
+    );
     assert_eq!(all(&found), [near]);
 }
 
@@ -345,7 +365,7 @@ fn what_was_searched_earlier_is_not_read_again() {
 fn forged_frames_make_a_search_read_little_besides() {
     let (mut memory, threads, writable) = in_use(1, 1 << 20);
     let pointer = threads[0].stack_pointer().0;
-    let places: Vec<u64> = (pointer + 0x400 & !15..writable.end.0 - 0x1000)
+    let places: Vec<u64> = ((pointer + 0x400) & !15..writable.end.0 - 0x1000)
         .step_by(0x600)
         .collect();
     for (index, &uc) in places.iter().enumerate() {
@@ -390,7 +410,13 @@ fn what_somebody_has_to_bring_is_said() {
     for (page, near) in [(SHARED + 0x8000, true), (SHARED + 0x8_0000, false)] {
         let memory = Absent(&memory, page);
         let scope = Scope::brief(1, Earlier::default());
-        let found = of_threads(&threads, &[writable.clone()], &[TEXT], &memory, &scope);
+        let found = of_threads(
+            &threads,
+            std::slice::from_ref(&writable),
+            &[TEXT],
+            &memory,
+            &scope,
+        );
         let expected = [Avma(page)..Avma(page + PAGE)];
         match near {
             true => assert_eq!(found.absent, expected),
