@@ -20,12 +20,13 @@ const PROGRAMS: [Program; 2] = [
         flags: &["-static", "-O2", "-s"],
         failure: "RELOCATOR_TESTS_NO_STATIC",
     },
-    // It pushes words that the compiler does not know of.
+    // It pushes words that the compiler does not know of. Cleanups are for unwinders to find.
     Program {
         name: "unwinder",
         source: "tests/apply/unwinder.c",
         flags: &[
             "-O1",
+            "-fexceptions",
             "-fno-omit-frame-pointer",
             "-mno-red-zone",
             "-pthread",

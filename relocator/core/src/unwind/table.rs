@@ -45,9 +45,9 @@ pub(super) fn section(
         entries: Vec::new(),
     };
     for is_signal in [false, true] {
-        let mut of_kind = descriptions.iter().filter(|one| one.is_signal == is_signal);
+        let of_kind = descriptions.iter().filter(|one| one.is_signal == is_signal);
         let mut common = None;
-        while let Some(description) = of_kind.next() {
+        for description in of_kind {
             let common = match common {
                 Some(at) => at,
                 None => {

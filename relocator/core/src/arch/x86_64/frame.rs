@@ -10,7 +10,7 @@ const WORD: i8 = 8;
 /// A call has put the return address on the stack, and nothing else is there yet.
 pub(super) fn convention() -> Convention {
     let word = i64::from(WORD);
-    let return_address = u16::from(REGISTERS.return_address);
+    let return_address = REGISTERS.return_address;
     Convention {
         code_alignment: 1,
         data_alignment: -WORD,
