@@ -186,6 +186,13 @@ const RANDOM_ELSEWHERE: Edit = Edit {
     instead: Some("DECLARE_VVAR_SINGLE(768, struct vdso_rng_data, _vdso_rng_data)"),
 };
 
+impl Change {
+    /// Whether the kernel has time namespaces.
+    pub(crate) fn has_time_namespaces(&self) -> bool {
+        !self.options.contains(&("TIME_NS", None))
+    }
+}
+
 impl Edit {
     /// Whether a kernel needs it: of the files that not every kernel has, those with the line.
     pub(crate) fn is_optional(&self) -> bool {

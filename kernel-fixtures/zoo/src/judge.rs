@@ -16,6 +16,7 @@ use relocator_verify::{OldImage, Running, VerifyOptions, VerifyOutcome, verify};
 
 use crate::arguments::Until;
 use crate::build::Built;
+use crate::change::Change;
 
 /// Functions that tell the time or make random numbers: what has to be relocated.
 const READERS: [&str; 5] = [
@@ -80,7 +81,12 @@ impl Judgement {
 }
 
 /// Judges a vDSO on the running kernel.
-pub(crate) fn judge(built: &Built, running: &Running, until: Until) -> Result<Judgement> {
+pub(crate) fn judge(
+    built: &Built,
+    change: &Change,
+    running: &Running,
+    until: Until,
+) -> Result<Judgement> {
     let mut judgement = Judgement::default();
     let image = Image::parse(&built.image)?;
     let symtab = stock_symbols::from_layout(&Dwarf::parse(&built.debug)?, &image);
@@ -97,6 +103,9 @@ pub(crate) fn judge(built: &Built, running: &Running, until: Until) -> Result<Ju
     }
     let old = Old::derive(image, &symtab)?;
     plan(&old, running, &mut judgement)?;
+    if judgement.excluded > 0 && change.has_time_namespaces() {
+        judgement.complain("it is taken for a kernel without time namespaces".to_owned());
+    }
     for time_namespace in [false, true] {
         let options = VerifyOptions {
             time_namespace,

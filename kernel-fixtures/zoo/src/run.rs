@@ -55,7 +55,7 @@ fn judge_all(chosen: &Chosen, until: Until, markdown: Option<&Path>) -> Result<b
     let mut entries = Vec::new();
     for variant in variants {
         let built = workshop.build(&variant);
-        let judgement = built.and_then(|built| judge(&built, &running, until));
+        let judgement = built.and_then(|built| judge(&built, variant.change, &running, until));
         let entry = Entry { variant, judgement };
         println!("{}", entry.text());
         entries.push(entry);
