@@ -14,6 +14,7 @@
 #include <dlfcn.h>
 #include <elf.h>
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -331,7 +332,7 @@ static void cancel(long count)
 			exit(1);
 		}
 		while (!begun)
-			;
+			sched_yield();
 		random = random * 1664525 + 1013904223;
 		for (volatile unsigned wait = random >> 20; wait; wait--)
 			;
