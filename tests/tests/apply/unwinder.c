@@ -375,6 +375,12 @@ int main(int count, char **arguments)
 		if (unw_init && unw_step && unw_get)
 			unwinders[1].trace = by_libunwind;
 	}
+	if (!strcmp(arguments[1], "unwinders")) {
+		for (int i = 0; i < 2; i++)
+			if (unwinders[i].trace)
+				printf("%s\n", unwinders[i].name);
+		return 0;
+	}
 	if (walks && count > 2)
 		make_state(find("__vdso_getrandom"));
 	/* The first trace loads what unwinders need. */

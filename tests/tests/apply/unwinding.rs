@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::Path;
 use std::process::{ChildStdout, Command, Stdio};
 
 use elf_tools::{Avma, Svma};
@@ -59,7 +60,14 @@ const WORKS: [(&str, Work, bool); 6] = [
 
 pub(crate) fn trials(listing: bool) -> Vec<Trial> {
     let cache = Cache::locate();
-    let mut trials = Vec::new();
+    let both = match listing {
+        true => Ok(()),
+        false => unwinders().and_then(|found| second(&found)),
+    };
+    // Without it, all others ask libgcc alone.
+    let mut trials = vec![trial("unwinding::libunwind".to_owned(), &both, || {
+        second(&unwinders()?)
+    })];
     for version in kernel_source::VERSIONS {
         let fetched = match listing {
             true => Ok(()),
@@ -103,6 +111,28 @@ fn program() -> Result<&'static [u8], String> {
     failure.map_or(Ok(PROGRAM), |failure| Err(failure.to_owned()))
 }
 
+/// What the program can ask here.
+fn unwinders() -> Result<String, String> {
+    let directory = TempDir::new().map_err(failed)?;
+    let path = directory.path().join("unwinder");
+    write_program(&path)?;
+    let said = Command::new(path).arg("unwinders").output();
+    let said = said.map_err(failed)?.stdout;
+    String::from_utf8(said).map_err(|error| error.to_string())
+}
+
+fn second(found: &str) -> Result<(), String> {
+    let is_there = found.lines().eq(["libgcc", "libunwind"]);
+    ensure(is_there, || {
+        format!("no libunwind.so.8 is installed: only {found:?} can be asked")
+    })
+}
+
+fn write_program(path: &Path) -> Result<(), String> {
+    fs::write(path, program()?).map_err(failed)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).map_err(failed)
+}
+
 /// The program on a bed.
 struct Unwinder {
     restored: Restored,
@@ -118,8 +148,7 @@ impl Unwinder {
     fn start(bed: &Bed, arguments: &[&str]) -> Result<Self, String> {
         let directory = TempDir::new().map_err(failed)?;
         let path = directory.path().join("unwinder");
-        fs::write(&path, program()?).map_err(failed)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).map_err(failed)?;
+        write_program(&path)?;
         let mut command = Command::new(path);
         command.args(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
