@@ -7,7 +7,6 @@ use object::elf;
 use crate::arch::{self, Arch};
 use crate::elf::{Section, View, string_at};
 use crate::image::{Image, note};
-use crate::printable;
 use crate::reachability::Code;
 use crate::record;
 use crate::reentry::check::Checker;
@@ -177,7 +176,7 @@ impl<'a> Reader<'a> {
         let bytes = string_at(&tail[..tail.len().min(MAX_LEN + 1)], 0).ok_or(missing)?;
         let reason = std::str::from_utf8(bytes);
         let reason = reason.map_err(|_| TableFault::ReasonNotUtf8 { offset })?;
-        Ok(printable(reason).into_owned())
+        Ok(reason.to_owned())
     }
 }
 

@@ -3,7 +3,7 @@
 use object::elf;
 
 use crate::elf::{RawSymbol, View};
-use crate::printable::{printable, printable_bytes};
+use crate::printable::printable_bytes;
 use crate::relocation::{Need, TableFault};
 use crate::symtab::name::{MAX_LEN, Reference};
 use crate::{Error, Result};
@@ -79,6 +79,6 @@ pub(super) fn reason(symbol: &RawSymbol<'_>) -> Result<String, TableFault> {
         Ok(name) if name.is_empty() || name.len() > MAX_LEN => {
             Err(TableFault::ReasonLength { length: name.len() })
         }
-        Ok(name) => Ok(printable(name).into_owned()),
+        Ok(name) => Ok(name.to_owned()),
     }
 }

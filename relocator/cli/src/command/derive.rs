@@ -9,6 +9,7 @@ use crate::json::{self, Kernel};
 use crate::source::Spec;
 use anyhow::Result;
 use elf_tools::Svma;
+use elf_tools::printable;
 use elf_tools::reachability::Function;
 use elf_tools::reentry::ReentryTable;
 use elf_tools::relocation::{FunctionUses, Relocations};
@@ -107,7 +108,7 @@ fn function_report(
         opaque: opaque
             .map(|opaque| OpaqueInstruction {
                 address: opaque.site.0,
-                reason: opaque.reason.to_string(),
+                reason: printable(&opaque.reason.to_string()).into_owned(),
             })
             .collect(),
     }

@@ -18,6 +18,7 @@ use std::ops::Range;
 
 use elf_tools::Avma;
 use elf_tools::image::LinuxVersion;
+use elf_tools::printable;
 use elf_tools::relocation::Relocations;
 use elf_tools::symtab::Provenance;
 use schemars::JsonSchema;
@@ -147,7 +148,7 @@ impl From<&FunctionPlan> for Function {
             name: plan.name().to_owned(),
             aliases: plan.names.iter().skip(1).cloned().collect(),
             strategy: plan.strategy.to_string(),
-            reason: plan.reason.to_string(),
+            reason: printable(&plan.reason.to_string()).into_owned(),
             reason_code: plan.reason.code(),
             relocations: plan.relocations,
             detours: plan.detours,
@@ -299,7 +300,7 @@ pub struct LostReason {
 impl From<&ReentrySummary> for Reentry {
     fn from(summary: &ReentrySummary) -> Self {
         let reasons = summary.reasons.iter().map(|lost| LostReason {
-            reason: lost.reason.clone(),
+            reason: printable(&lost.reason).into_owned(),
             boundaries: lost.boundaries,
         });
         Self {

@@ -226,8 +226,16 @@ fn kernel(highest: u64) -> RunningKernel {
         ..mapping.clone()
     });
     let live = live.collect();
+    // The functions know no time namespaces, so that they are short; neither does the kernel.
+    let known = source.symtab.as_ref().unwrap();
+    let mut symtab = Symtab::new(known.provenance(), known.mappings().to_vec()).unwrap();
+    let symbols = known.symbols().iter();
+    for symbol in symbols.filter(|symbol| !symbol.name.starts_with("timens.")) {
+        symtab.insert(symbol.clone()).unwrap();
+    }
     let source = Source {
         image: Some(Image::parse(&image).unwrap()),
+        symtab: Some(symtab),
         live,
         ..source
     };
