@@ -299,6 +299,9 @@ fn be_strict() {
 
 /// What a child does that has its parent's memory.
 extern "C" fn sleep(_: *mut c_void) -> c_int {
+    // Its parent is killed sooner or later.
+    // SAFETY: only a flag of this process.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
     say(nix::unistd::getpid().as_raw());
     // SAFETY: it waits.
     unsafe { libc::sleep(LONG.as_secs() as u32) };
