@@ -1,12 +1,17 @@
 //! What goes into linking: an old image with its code and table, and what the new kernel offers.
 
+use std::sync::OnceLock;
+
+use elf_tools::Svma;
 use elf_tools::image::Image;
 use elf_tools::processor::ProcessorFeatures;
 use elf_tools::reachability::Code;
 use elf_tools::relocation::{Relocations, Uses};
 use elf_tools::symtab::Symtab;
 
+use crate::arch::Arch;
 use crate::reason::Forced;
+use crate::unwind::CallFrames;
 
 /// An old image with its code and table.
 #[derive(Debug, Clone)]
@@ -21,6 +26,8 @@ pub struct Old {
     pub uses: Option<Uses>,
     /// Functions that neither the old nor the new kernel's code may do, only the system call.
     pub forced: Vec<ForcedFunction>,
+    /// Its call frame information, once a link has read it.
+    frames: OnceLock<Option<CallFrames>>,
 }
 
 /// A function that is forced to the system call.
@@ -42,7 +49,18 @@ impl Old {
             relocations,
             uses,
             forced: Vec::new(),
+            frames: OnceLock::new(),
         }
+    }
+
+    /// The call frame information of the image, if it has any that can be changed. It is read once.
+    pub(crate) fn frames(&self, arch: &dyn Arch) -> Option<&CallFrames> {
+        let read = || {
+            let functions = self.code.functions().iter();
+            let entries: Vec<Svma> = functions.map(|function| function.entry).collect();
+            CallFrames::read(arch, &self.image, &entries)
+        };
+        self.frames.get_or_init(read).as_ref()
     }
 
     /// Forces a function to the system call, whatever the policy is. A name that the image does not

@@ -32,7 +32,7 @@ use crate::plan::time_namespaces;
 use crate::plan::{self, FunctionPlan, OutOfLine, Plans, Policy, Strategy};
 use crate::reason::Reason;
 use crate::threads::{CodeNow, Patch};
-use crate::unwind::{self, CallFrames, Changes, Detail, Room};
+use crate::unwind::{self, Changes, Detail, Room};
 use crate::{Error, Result};
 
 pub use crate::input::{ForcedFunction, New, Old};
@@ -119,9 +119,8 @@ pub fn link_in_detail(
         });
     }
     let mut bytes = image.bytes().to_vec();
-    let entries: Vec<Svma> = old.code.functions().iter().map(|one| one.entry).collect();
-    let frames = CallFrames::read(arch, image, &entries);
-    let room = frames.as_ref().map(|frames| frames.room(detail));
+    let frames = old.frames(arch);
+    let room = frames.map(|frames| frames.room(detail));
     let mut room = room.unwrap_or_default();
     let (eligible, relocated) = match &old.relocations {
         None => (
@@ -152,12 +151,12 @@ pub fn link_in_detail(
     outside.write(&mut bytes);
     jumps_back.extend(outside.back);
     pieces.extend(outside.pieces);
-    if let Some(frames) = frames {
-        let changes = Changes {
-            overwritten: functions.iter().filter_map(overwritten).collect(),
-            pieces,
-        };
-        frames.update(&changes, detail, &mut bytes, &|at| {
+    let changes = Changes {
+        overwritten: functions.iter().filter_map(overwritten).collect(),
+        pieces,
+    };
+    if let Some(frames) = frames.filter(|_| !changes.is_empty()) {
+        frames.clone().update(&changes, detail, &mut bytes, &|at| {
             name(old, &functions, at)
         });
     }

@@ -87,7 +87,15 @@ pub(crate) struct Changes {
     pub(crate) pieces: Vec<Piece>,
 }
 
+impl Changes {
+    /// Whether all code is as it was.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.overwritten.is_empty() && self.pieces.is_empty()
+    }
+}
+
 /// The call frame information of an old image.
+#[derive(Debug, Clone)]
 pub(crate) struct CallFrames {
     convention: Convention,
     elf: Elf,
