@@ -12,8 +12,8 @@ use relocator::threads::Memory;
 /// What a process has in its memory. It is read without being stopped for it.
 ///
 /// A page that is not there may have to be brought by somebody, who may be the process itself, and
-/// reading it waits for that without an end. [`super::Reader`] gives up in time, and
-/// [`super::StandingMemory`] does not wait.
+/// reading it waits for that without an end. `Reader` gives up in time, and
+/// `StandingMemory` does not wait.
 #[derive(Debug, Clone, Copy)]
 pub struct ProcessMemory {
     pid: Pid,
