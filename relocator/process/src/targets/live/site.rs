@@ -11,8 +11,10 @@ use elf_tools::{Avma, Svma};
 use super::steps::{read, replaced};
 use super::{Live, injected_call};
 use crate::targets::{Mapping, Step, StoppedTarget, mapping_of, overlaps, writable};
+use crate::tracing::ProcessMemory;
 use crate::{Error, Refusal, Result};
 use relocator::placement::PAGE;
+use relocator::threads::Memory as _;
 use relocator::threads::carry::{Contexts, carry};
 use relocator::threads::{Registers, StuckReason, Verdict};
 
@@ -28,8 +30,17 @@ struct Candidate {
 pub(super) fn find(live: &Live, steps: &[Step], mappings: &[Mapping]) -> Result<Avma> {
     for Candidate { end, is_file } in candidates(steps, mappings) {
         let page = Avma(end.0 - PAGE);
-        let Ok(mut bytes) = read(live, page, PAGE as usize) else {
-            continue;
+        let mut bytes = match read(live, page, PAGE as usize) {
+            Ok(bytes) => bytes,
+            // After a restore, code of files is not in memory until somebody executes it.
+            Err(_) if is_file => {
+                let mut bytes = vec![0; PAGE as usize];
+                if !ProcessMemory::of(live.pid).read(page, &mut bytes) {
+                    continue;
+                }
+                bytes
+            }
+            Err(_) => continue,
         };
         erase(live, mappings, page, &mut bytes, is_file)?;
         for step in steps {
