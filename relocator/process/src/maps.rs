@@ -13,7 +13,7 @@ use elf_tools::symtab::mapping_name;
 use nix::errno::Errno;
 
 use crate::targets::{Mapping, Protection};
-use crate::tracing::{Device, device, shared_memory};
+use crate::tracing::shared_memory;
 
 /// The names that the kernel gives to the mappings of its vDSO.
 const KERNEL_NAMES: [&str; 3] = [
@@ -151,9 +151,23 @@ fn flags_of_next(mut file: &File, range: &Range<Avma>) -> Option<String> {
     (found.range == *range).then(|| flags.to_owned())
 }
 
+/// The number of a device: major and minor.
+pub(crate) type Device = (u32, u32);
+
+/// The device of the file that is mapped at an address of a process; `None` if nothing is.
+pub(crate) fn device_at(pid: i32, at: Avma) -> Option<Device> {
+    let bytes = contents(&format!("/proc/{pid}/maps")).ok()?;
+    let text = String::from_utf8_lossy(&bytes);
+    let mut lines = text.lines();
+    let line = lines.find(|line| mapping(line).is_some_and(|it| it.range.contains(&at)));
+    device_of(line?)
+}
+
 /// The device of the file that a line of the list is about.
 fn device_of(line: &str) -> Option<Device> {
-    device(line.split(' ').nth(3)?)
+    let (major, minor) = line.split(' ').nth(3)?.split_once(':')?;
+    let number = |digits| u32::from_str_radix(digits, 16).ok();
+    Some((number(major)?, number(minor)?))
 }
 
 /// Ranges of memory with flags.
@@ -284,6 +298,13 @@ mod tests {
         ] {
             assert_eq!(parts(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_line_says_which_device_a_file_is_on() {
+        let line = |device: &str| format!("1000-2000 r--p 00000000 {device} 12      /a");
+        assert_eq!(device_of(&line("fe:0a")), Some((254, 10)));
+        assert_eq!(device_of(&line("fe")), None);
     }
 
     fn own_special() -> SpecialMemory {

@@ -226,7 +226,7 @@ fn link_all(
 fn fitting(
     place: impl Fn(Detail) -> Result<(LinkedImage, Layout)>,
 ) -> Result<(LinkedImage, Layout)> {
-    for detail in Detail::ALL {
+    for detail in [Detail::Names, Detail::Frames] {
         match place(detail) {
             Ok((linked, layout)) if layout.is_roomy() => return Ok((linked, layout)),
             _ => {}

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::Pid;
 
+use super::mounts::Mount;
+
 /// The control group that freezes a process, as a path of its file system, if one does.
 pub(super) fn frozen_by(pid: Pid) -> Option<PathBuf> {
     let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
@@ -38,18 +40,15 @@ impl<'a> Group<'a> {
 
     /// Its directory, by lines of `/proc/self/mountinfo`.
     fn directory(&self, mounts: &str) -> Option<PathBuf> {
-        mounts.lines().find_map(|line| {
-            let (mount, system) = line.split_once(" - ")?;
-            let mut mount = mount.split(' ').skip(3);
-            let (root, point) = (mount.next()?, mount.next()?);
-            let mut system = system.split(' ');
-            let (kind, options) = (system.next()?, system.nth(1).unwrap_or(""));
+        Mount::all(mounts).find_map(|mount| {
             let is_it = match self.is_unified {
-                true => kind == "cgroup2",
-                false => kind == "cgroup" && options.split(',').any(|one| one == "freezer"),
+                true => mount.kind == "cgroup2",
+                false => {
+                    mount.kind == "cgroup" && mount.options.split(',').any(|one| one == "freezer")
+                }
             };
-            let below = self.path.strip_prefix(root.trim_end_matches('/'))?;
-            is_it.then(|| Path::new(point).join(below.trim_start_matches('/')))
+            let below = self.path.strip_prefix(mount.root.trim_end_matches('/'))?;
+            is_it.then(|| Path::new(mount.point).join(below.trim_start_matches('/')))
         })
     }
 }

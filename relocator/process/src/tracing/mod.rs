@@ -10,6 +10,7 @@
 //! | `memory` | the memory of a process |
 //! | `reader` | reads it while the process goes on, and gives up in time |
 //! | `served` | which files somebody serves, who may not answer |
+//! | `mounts` | lines of `mountinfo` |
 //! | `standing` | reads it while the process stands still, and waits for nothing |
 //! | `pagemap` | which pages of it hold anything |
 //! | `process` | a process: whether its threads can be traced at all, and where its vDSOs are |
@@ -25,6 +26,7 @@ mod frozen;
 mod limits;
 mod linkable;
 mod memory;
+mod mounts;
 mod pagemap;
 mod process;
 mod query;
@@ -47,7 +49,7 @@ pub(crate) use process::{auxv_vdso, proc_error};
 pub(crate) use query::MappingQuery;
 pub(crate) use reader::Reader;
 pub use seize::{Seized, Standing, is_gone};
-pub(crate) use served::{Device, device, is_served, shared_memory};
+pub(crate) use served::{read_unserved, shared_memory};
 pub(crate) use standing::{StandingMemory, read_now};
 pub use stop::Stop;
 pub use tracee::Tracee;

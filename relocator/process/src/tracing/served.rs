@@ -11,31 +11,29 @@ use std::path::Path;
 use elf_tools::Avma;
 use nix::libc;
 use nix::unistd::Pid;
+use relocator::threads::Memory;
 
-/// The number of a device.
-pub(crate) type Device = (u32, u32);
+use super::ProcessMemory;
+use super::mounts::Mount;
+use crate::maps::{self, Device};
+
+/// Reads what may not be in the memory of a process, unless it is of a file that may be served:
+/// nobody waits for a server. A `userfaultfd` is another matter.
+pub(crate) fn read_unserved(pid: Pid, at: Avma, bytes: &mut [u8]) -> bool {
+    !is_served(pid, at) && ProcessMemory::of(pid).read(at, bytes)
+}
 
 /// Whether what is mapped at an address of a process is of a file that may be served. One of a
 /// file system that cannot be told counts as served.
-pub(crate) fn is_served(pid: Pid, at: Avma) -> bool {
-    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
-    let mut devices = maps.lines().filter_map(|line| {
-        let (range, rest) = line.split_once(' ')?;
-        let (start, end) = range.split_once('-')?;
-        let number = |digits| u64::from_str_radix(digits, 16).ok();
-        let is_it = (number(start)?..number(end)?).contains(&at.0);
-        is_it.then(|| device(rest.split(' ').nth(2)?))?
-    });
-    devices
-        .next()
-        .is_none_or(|device| is_of_server(pid, device))
+fn is_served(pid: Pid, at: Avma) -> bool {
+    let device = maps::device_at(pid.as_raw(), at);
+    device.is_none_or(|device| is_of_server(pid, device))
 }
 
 /// Whether a file may be served that a process sees.
 pub(super) fn is_served_file(pid: Pid, path: &Path) -> bool {
-    mount_of(path).is_none_or(|mount| {
-        is_served_where(pid, |fields| fields.first() == Some(&mount.as_str())).unwrap_or(true)
-    })
+    mount_of(path)
+        .is_none_or(|mount| is_served_where(pid, |other| other.number == mount).unwrap_or(true))
 }
 
 /// The number of the mount that a file is on. Neither opening it so nor this asks its file system.
@@ -59,36 +57,25 @@ pub(crate) fn shared_memory() -> Option<Device> {
     Some((libc::major(device), libc::minor(device)))
 }
 
-/// A device as `/proc/PID/maps` has it.
-pub(crate) fn device(text: &str) -> Option<Device> {
-    let (major, minor) = text.split_once(':')?;
-    let number = |digits| u32::from_str_radix(digits, 16).ok();
-    Some((number(major)?, number(minor)?))
-}
-
 fn is_of_server(pid: Pid, device: Device) -> bool {
     if shared_memory() == Some(device) {
         return false;
     }
     let wanted = format!("{}:{}", device.0, device.1);
-    is_served_where(pid, |fields| fields.get(2) == Some(&wanted.as_str())).unwrap_or(true)
+    is_served_where(pid, |mount| mount.device == wanted).unwrap_or(true)
 }
 
 /// Whether a mount is a file server's, as the process or this one sees it; `None` if neither does.
-fn is_served_where(pid: Pid, is_it: impl Fn(&[&str]) -> bool) -> Option<bool> {
+fn is_served_where(pid: Pid, is_it: impl Fn(&Mount<'_>) -> bool) -> Option<bool> {
     let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
     let own = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     is_served_by(&mounts, &is_it).or_else(|| is_served_by(&own, &is_it))
 }
 
-/// The same by lines of `mountinfo`, of which `is_it` gets the fields.
-fn is_served_by(mounts: &str, is_it: impl Fn(&[&str]) -> bool) -> Option<bool> {
-    mounts.lines().find_map(|line| {
-        let (mount, system) = line.split_once(" - ")?;
-        let fields: Vec<&str> = mount.split(' ').collect();
-        let kind = system.split(' ').next()?;
-        is_it(&fields).then(|| kind.starts_with("fuse") || kind == "virtiofs")
-    })
+/// The same by lines of `mountinfo`.
+fn is_served_by(mounts: &str, is_it: impl Fn(&Mount<'_>) -> bool) -> Option<bool> {
+    let found = Mount::all(mounts).find(is_it)?;
+    Some(found.kind.starts_with("fuse") || found.kind == "virtiofs")
 }
 
 #[cfg(test)]
@@ -101,13 +88,11 @@ mod tests {
             25 1 254:0 / / rw shared:1 - ext4 /dev/vda rw\n\
             30 25 0:45 / /mnt/a rw - fuse served rw\n\
             31 25 0:46 / /mnt/b rw - fuse.sshfs a:/ rw\n";
-        let by_device = |device| is_served_by(MOUNTS, |fields| fields[2] == device);
+        let by_device = |device| is_served_by(MOUNTS, |mount| mount.device == device);
         assert_eq!(by_device("254:0"), Some(false));
         assert_eq!(by_device("0:45"), Some(true));
         assert_eq!(by_device("0:46"), Some(true));
         assert_eq!(by_device("0:47"), None);
-        assert_eq!(device("fe:0a"), Some((254, 10)));
-        assert_eq!(device("fe"), None);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use procfs::process::{LimitValue, Process};
 use super::auxv_vdso;
 use crate::maps::SpecialMemory;
 use crate::targets::{Growth, Mapping, Target, Whereabouts, mapping_of, subtract};
-use crate::tracing::{Pagemap, ProcessMemory, Reader, StandingMemory, is_served, read_now};
+use crate::tracing::{Pagemap, ProcessMemory, Reader, StandingMemory, read_now, read_unserved};
 use crate::{Error, Result, maps};
 use relocator::threads::frames::Earlier;
 use relocator::threads::{Memory, Populated};
@@ -111,7 +111,7 @@ impl Memory for Running {
             return ProcessMemory::of(self.pid).read(at, bytes);
         }
         if self.is_file(at) {
-            return !is_served(self.pid, at) && ProcessMemory::of(self.pid).read(at, bytes);
+            return read_unserved(self.pid, at, bytes);
         }
         // That fails where a `userfaultfd` is to bring it.
         read_now(self.pid, at, bytes) || self.is_mapped(at) && self.reader.read(at, bytes)

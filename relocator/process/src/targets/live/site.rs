@@ -11,10 +11,9 @@ use elf_tools::{Avma, Svma};
 use super::steps::{read, replaced};
 use super::{Live, injected_call};
 use crate::targets::{Mapping, Step, StoppedTarget, mapping_of, overlaps, writable};
-use crate::tracing::ProcessMemory;
+use crate::tracing::read_unserved;
 use crate::{Error, Refusal, Result};
 use relocator::placement::PAGE;
-use relocator::threads::Memory as _;
 use relocator::threads::carry::{Contexts, carry};
 use relocator::threads::{Registers, StuckReason, Verdict};
 
@@ -35,7 +34,7 @@ pub(super) fn find(live: &Live, steps: &[Step], mappings: &[Mapping]) -> Result<
             // After a restore, code of files is not in memory until somebody executes it.
             Err(_) if is_file => {
                 let mut bytes = vec![0; PAGE as usize];
-                if !ProcessMemory::of(live.pid).read(page, &mut bytes) {
+                if !read_unserved(live.pid, page, &mut bytes) {
                     continue;
                 }
                 bytes
