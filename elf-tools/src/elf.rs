@@ -8,7 +8,7 @@ use object::LittleEndian;
 use object::elf::{self, FileHeader32, FileHeader64};
 use object::read::elf::{Dyn, FileHeader, NoteIterator, ProgramHeader, SectionHeader, Sym};
 
-use crate::kernel;
+use crate::foreign::foreign;
 use crate::printable::printable_bytes;
 use crate::{Error, Machine, Result};
 
@@ -101,7 +101,7 @@ impl<'data> View<'data> {
             )
         })?;
         if ident[..4] != elf::ELFMAG {
-            let reason = match kernel::foreign(bytes) {
+            let reason = match foreign(bytes) {
                 Some(kind) => format!("magic number is missing: the file is {kind}"),
                 None => "magic number is missing".to_owned(),
             };

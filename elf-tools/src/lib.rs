@@ -29,6 +29,7 @@ mod build_id;
 pub mod digest;
 mod elf;
 mod elf_writer;
+mod foreign;
 mod printable;
 mod reason;
 mod record;

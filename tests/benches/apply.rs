@@ -8,22 +8,15 @@
 
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, SamplingMode};
-use kernel_source::Cache;
-use relocator::source::Source;
-use relocator::tables;
-use relocator_cli::cache;
-use relocator_cli::source::Spec;
+use relocator_process::apply;
 use relocator_process::apply::outcome::{ApplyState, ApplyTimes};
-use relocator_process::apply::{self, ApplyOptions, RunningKernel};
 use relocator_process::targets::live::Live;
 use relocator_tests::bed::control::COVERED;
 use relocator_tests::bed::hammer::Hammer;
-use relocator_tests::bed::{Bed, old_vdso};
-use tempfile::TempDir;
+use relocator_tests::tool::Tool;
 
 const HAMMER: &str = env!("CARGO_BIN_EXE_hammer");
 
@@ -75,67 +68,37 @@ impl fmt::Display for Load {
     }
 }
 
-/// What links.
-struct Tool {
-    kernel: RunningKernel,
-    old: Vec<Source>,
-    options: ApplyOptions,
-    bed: Bed,
-    _tables: TempDir,
+/// What links, on a bed that lets threads wait for each other.
+fn tool(old: (&str, &str)) -> Tool {
+    let mut tool = Tool::new(old, PATIENCE);
+    tool.bed.gives_way = true;
+    tool
 }
 
-impl Tool {
-    fn new((kernel, fixture): (&str, &str)) -> Self {
-        let spec = match Cache::locate().cached(kernel) {
-            Some(_) => Spec::Kernel(kernel.to_owned()),
-            None => Spec::Fixture(fixture.to_owned()),
-        };
-        eprintln!("old vDSO: {spec}");
-        let tables = TempDir::new().expect("a directory");
-        let mut bed = Bed::new(old_vdso(&spec).expect("an old vDSO"));
-        bed.gives_way = true;
-        Self {
-            kernel: RunningKernel::read(&tables::Options::default())
-                .expect("a kernel that can be linked to"),
-            old: vec![spec.open().expect("an old vDSO")],
-            options: ApplyOptions {
-                tables: tables::Options {
-                    file: None,
-                    cache: Some(Arc::new(cache::Cache::at(tables.path().to_owned()))),
-                },
-                deadline: Some(PATIENCE),
-                ..ApplyOptions::default()
-            },
-            bed,
-            _tables: tables,
-        }
-    }
+fn start(tool: &Tool, load: Load, threads: usize) -> Hammer {
+    let (calling, idle) = match load {
+        Load::Idle | Load::Shared => (0, threads - 1),
+        Load::Hammering => (threads - 1, 0),
+    };
+    let stacks = (load == Load::Shared).then_some(1 << 30);
+    let hammer = Hammer::start_on(&tool.bed, Path::new(HAMMER), calling, idle, stacks);
+    let hammer = hammer.expect("a hammer");
+    hammer.control.set_right(COVERED);
+    hammer
+}
 
-    fn start(&self, load: Load, threads: usize) -> Hammer {
-        let (calling, idle) = match load {
-            Load::Idle | Load::Shared => (0, threads - 1),
-            Load::Hammering => (threads - 1, 0),
-        };
-        let stacks = (load == Load::Shared).then_some(1 << 30);
-        let hammer = Hammer::start_on(&self.bed, Path::new(HAMMER), calling, idle, stacks);
-        let hammer = hammer.expect("a hammer");
-        hammer.control.set_right(COVERED);
-        hammer
-    }
+fn link(tool: &Tool, pid: i32) -> ApplyTimes {
+    let done = apply::apply(pid, &tool.kernel, &tool.old, &tool.options);
+    let done = done.expect("it is linked");
+    assert_eq!(done.state, ApplyState::Linked);
+    done.times
+}
 
-    fn apply(&self, pid: i32) -> ApplyTimes {
-        let done = apply::apply(pid, &self.kernel, &self.old, &self.options);
-        let done = done.expect("it is linked");
-        assert_eq!(done.state, ApplyState::Linked);
-        done.times
-    }
-
-    fn roll_back(&self, pid: i32) -> ApplyTimes {
-        let done = apply::rollback(pid, &self.kernel, &self.old, &self.options);
-        let done = done.expect("it is rolled back");
-        assert_eq!(done.state, ApplyState::RolledBack);
-        done.times
-    }
+fn roll_back(tool: &Tool, pid: i32) -> ApplyTimes {
+    let done = apply::rollback(pid, &tool.kernel, &tool.old, &tool.options);
+    let done = done.expect("it is rolled back");
+    assert_eq!(done.state, ApplyState::RolledBack);
+    done.times
 }
 
 fn stop_and_release(pid: i32) -> ApplyTimes {
@@ -160,7 +123,7 @@ fn with_criterion(criterion: &mut Criterion, tool: &Tool) {
         let mut hammer = None;
         let case = format!("{load}/{threads}");
         let pid_of = |hammer: &mut Option<Hammer>| {
-            let hammer = hammer.get_or_insert_with(|| tool.start(load, threads));
+            let hammer = hammer.get_or_insert_with(|| start(tool, load, threads));
             hammer.restored.pid()
         };
         group.bench_function(BenchmarkId::new("stop and release", &case), |bencher| {
@@ -170,8 +133,8 @@ fn with_criterion(criterion: &mut Criterion, tool: &Tool) {
         group.bench_function(BenchmarkId::new("apply", &case), |bencher| {
             let pid = pid_of(&mut hammer);
             let once = |_| {
-                let times = tool.apply(pid);
-                tool.roll_back(pid);
+                let times = link(tool, pid);
+                roll_back(tool, pid);
                 times.total
             };
             bencher.iter_custom(|count| (0..count).map(once).sum());
@@ -179,8 +142,8 @@ fn with_criterion(criterion: &mut Criterion, tool: &Tool) {
         group.bench_function(BenchmarkId::new("rollback", &case), |bencher| {
             let pid = pid_of(&mut hammer);
             let once = |_| {
-                tool.apply(pid);
-                tool.roll_back(pid).total
+                link(tool, pid);
+                roll_back(tool, pid).total
             };
             bencher.iter_custom(|count| (0..count).map(once).sum());
         });
@@ -200,13 +163,13 @@ struct Measured {
 }
 
 fn in_turns(tool: &Tool, load: Load, threads: usize) -> Measured {
-    let hammer = tool.start(load, threads);
+    let hammer = start(tool, load, threads);
     let pid = hammer.restored.pid();
     let mut measured = Measured::default();
     for _ in 0..turns() {
         measured.stop.push(stop_and_release(pid));
-        measured.apply.push(tool.apply(pid));
-        measured.roll_back.push(tool.roll_back(pid));
+        measured.apply.push(link(tool, pid));
+        measured.roll_back.push(roll_back(tool, pid));
     }
     hammer.finish().expect("all answers are right");
     measured
@@ -262,7 +225,7 @@ fn table(tool: &Tool) {
 
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
-    let tools = OLD.map(Tool::new);
+    let tools = OLD.map(tool);
     for tool in &tools {
         with_criterion(&mut criterion, tool);
     }

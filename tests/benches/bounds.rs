@@ -2,21 +2,17 @@
 //! has much of.
 //!
 //! Run with `cargo bench -p relocator-tests --bench bounds`; words after `--` choose kinds. Each
-//! line is a process of its own, and a fork of this program that links it and rolls that back, so
-//! that its memory is known.
+//! line is a process of its own, which this program links and rolls back. Before, the kernel forgets
+//! how much memory this program has had at most.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kernel_source::Cache;
-use relocator::source::Source;
-use relocator::tables;
-use relocator_cli::cache;
-use relocator_cli::source::Spec;
-use relocator_process::apply::{self, ApplyOptions, RunningKernel};
-use relocator_tests::bed::{Bed, Restored, old_vdso};
+use procfs::process::Process;
+use relocator_process::apply;
+use relocator_tests::bed::Restored;
+use relocator_tests::tool::Tool;
 
 const LOAD: &str = env!("CARGO_BIN_EXE_load");
 
@@ -72,92 +68,67 @@ const CASES: [(&str, usize, usize); 35] = [
     ("main-stack", 7 * MIB + 768 * 1024, 0),
 ];
 
-/// What links.
-struct Tool {
-    kernel: RunningKernel,
-    old: Vec<Source>,
-    options: ApplyOptions,
-    bed: Bed,
+fn start(tool: &Tool, kind: &str, amount: usize, threads: usize) -> Restored {
+    let mut command = Command::new(LOAD);
+    command.args([kind, &amount.to_string(), "--threads", &threads.to_string()]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut restored = tool.bed.launch(command).expect("a process");
+    let output = restored.child.stdout.take().expect("its output");
+    let mut line = String::new();
+    let read = BufReader::new(output).read_line(&mut line);
+    assert!(read.is_ok() && line == "0\n", "{kind} {amount}: {line:?}");
+    restored
 }
 
-impl Tool {
-    fn new(tables: &std::path::Path) -> Self {
-        let spec = match Cache::locate().cached(OLD.0) {
-            Some(_) => Spec::Kernel(OLD.0.to_owned()),
-            None => Spec::Fixture(OLD.1.to_owned()),
-        };
-        eprintln!("old vDSO: {spec}");
-        let cache = cache::Cache::at(tables.to_owned());
-        Self {
-            kernel: RunningKernel::read(&tables::Options::default())
-                .expect("a kernel that can be linked to"),
-            old: vec![spec.open().expect("an old vDSO")],
-            options: ApplyOptions {
-                tables: tables::Options {
-                    file: None,
-                    cache: Some(Arc::new(cache)),
-                },
-                deadline: Some(PATIENCE),
-                ..ApplyOptions::default()
-            },
-            bed: Bed::new(old_vdso(&spec).expect("an old vDSO")),
-        }
-    }
+/// What came of one link, with the rollback after it.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Once {
+    /// For how long the process stood still.
+    stopped: Duration,
+    /// How long all of it took.
+    took: Duration,
+    attempts: u32,
+    /// Bytes in which no contexts were looked for.
+    left_out: u64,
+}
 
-    fn start(&self, kind: &str, amount: usize, threads: usize) -> Restored {
-        let mut command = Command::new(LOAD);
-        command.args([kind, &amount.to_string(), "--threads", &threads.to_string()]);
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut restored = self.bed.launch(command).expect("a process");
-        let output = restored.child.stdout.take().expect("its output");
-        let mut line = String::new();
-        let read = BufReader::new(output).read_line(&mut line);
-        assert!(read.is_ok() && line == "0\n", "{kind} {amount}: {line:?}");
-        restored
-    }
-
-    /// What came of one link: stopped and total time in microseconds, attempts; and the same of the
-    /// rollback.
-    fn once(&self, pid: i32) -> Result<[u128; 3], String> {
-        let began = Instant::now();
-        let done = apply::apply(pid, &self.kernel, &self.old, &self.options);
-        let done = done.map_err(|error| error.to_string())?;
-        let took = began.elapsed();
-        let undone = apply::rollback(pid, &self.kernel, &self.old, &self.options);
-        undone.map_err(|error| error.to_string())?;
-        let left_out = done.crossed.left_out.iter();
-        let left_out: u64 = left_out.map(|range| range.end.0 - range.start.0).sum();
-        let stopped = done.times.total.as_micros();
-        Ok([
-            stopped,
-            took.as_micros(),
-            u128::from(left_out) << 32 | u128::from(done.attempts),
-        ])
-    }
+fn once(tool: &Tool, pid: i32) -> Result<Once, String> {
+    let began = Instant::now();
+    let done = apply::apply(pid, &tool.kernel, &tool.old, &tool.options);
+    let done = done.map_err(|error| error.to_string())?;
+    let took = began.elapsed();
+    let undone = apply::rollback(pid, &tool.kernel, &tool.old, &tool.options);
+    undone.map_err(|error| error.to_string())?;
+    let left_out = done.crossed.left_out.iter();
+    Ok(Once {
+        stopped: done.times.total,
+        took,
+        attempts: done.attempts,
+        left_out: left_out.map(|range| range.end.0 - range.start.0).sum(),
+    })
 }
 
 /// The most memory that this process has had, in KiB.
 fn peak() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let digits = line.and_then(|line| line.trim().split(' ').next()?.parse().ok());
-    digits.unwrap_or(0)
+    let status = Process::myself().and_then(|process| process.status());
+    status.ok().and_then(|status| status.vmhwm).unwrap_or(0)
 }
 
 /// One line of the table.
 fn case(tool: &Tool, kind: &str, amount: usize, threads: usize) {
-    let process = tool.start(kind, amount, threads);
+    let process = start(tool, kind, amount, threads);
     // The most that it has had is forgotten.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
     let before = peak();
-    let results = (0..turns()).map(|_| tool.once(process.pid()));
+    let results = (0..turns()).map(|_| once(tool, process.pid()));
     let results: Result<Vec<_>, String> = results.collect();
     match results {
         Err(error) => println!("{kind:10} {amount:>14} {threads:>7} | {error}"),
         Ok(mut results) => {
             results.sort_unstable();
-            let [stopped, took, rest] = results[results.len() / 2];
-            let (left_out, attempts) = (rest >> 32, rest & 0xffff_ffff);
+            let median = &results[results.len() / 2];
+            let (attempts, left_out) = (median.attempts, median.left_out);
+            let [stopped, took] = [median.stopped, median.took].map(|time| time.as_micros());
             println!(
                 "{kind:10} {amount:>14} {threads:>7} | {stopped:>9} {took:>10} {attempts:>3} {left_out:>12} {:>9}",
                 peak() - before
@@ -175,8 +146,7 @@ fn turns() -> usize {
 }
 
 fn main() {
-    let tables = tempfile::TempDir::new().expect("a directory");
-    let tool = Tool::new(tables.path());
+    let tool = Tool::new(OLD, PATIENCE);
     let wanted: Vec<String> = std::env::args()
         .skip(1)
         .filter(|argument| !argument.starts_with('-'))

@@ -15,5 +15,6 @@ pub mod reentry;
 pub mod running;
 pub mod stock;
 pub mod table;
+pub mod tool;
 pub mod trials;
 pub mod unwinding;

@@ -74,10 +74,10 @@ impl Image {
             return Err(Error::malformed(
                 "ELF header",
                 16,
-                match view.file_type {
-                    1 => "an object file or a kernel module, not a shared object",
-                    2 => "a program, not a shared object",
-                    4 => "a core dump, not a shared object",
+                match object::elf::FileType(view.file_type) {
+                    object::elf::ET_REL => "an object file or a kernel module, not a shared object",
+                    object::elf::ET_EXEC => "a program, not a shared object",
+                    object::elf::ET_CORE => "a core dump, not a shared object",
                     _ => "not a shared object (ET_DYN)",
                 },
             ));

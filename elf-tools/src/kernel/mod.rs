@@ -31,6 +31,7 @@ pub use container::Container;
 pub use decompress::Compression;
 pub use embedded::EmbeddedVdso;
 
+use crate::foreign::foreign;
 pub use crate::{Class, Machine};
 use crate::{Error, Result};
 
@@ -136,12 +137,6 @@ pub fn is_kernel_file(bytes: &[u8]) -> bool {
         || container::is_container(bytes)
 }
 
-/// What a file is that is neither a kernel nor a vDSO, in words that follow `the file is`, by what
-/// it begins with. `None` if nothing tells.
-pub fn foreign(bytes: &[u8]) -> Option<&'static str> {
-    container::foreign(bytes)
-}
-
 /// Takes off containers and compression.
 fn unpack(bytes: &[u8]) -> Result<(Format, Vec<u8>)> {
     if bzimage::is_bzimage(bytes) {
@@ -196,7 +191,7 @@ fn not_a_kernel(bytes: &[u8]) -> Error {
     } else if vmlinux::is_elf(bytes) {
         "an ELF that is not linked into the kernel's half of the address space"
     } else {
-        container::foreign(bytes).unwrap_or("an unknown format")
+        foreign(bytes).unwrap_or("an unknown format")
     };
     Error::unsupported(
         "kernel file",

@@ -3,6 +3,7 @@
 use super::super::fixture;
 use super::super::{Compression, Format, KernelFile, is_kernel_file};
 use super::*;
+use crate::foreign::foreign;
 
 /// An EFI program with two sections, of which the second is the kernel.
 fn uki(kernel: &[u8]) -> Vec<u8> {

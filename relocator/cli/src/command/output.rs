@@ -16,11 +16,7 @@ use serde::Serialize;
 ///
 /// Errors: [`Error::Report`].
 pub(crate) fn print(json: bool, value: &impl Serialize, text: impl Display) -> Result<()> {
-    let source = match try_print(json, value, text) {
-        Ok(()) => return Ok(()),
-        Err(source) => source,
-    };
-    Err(Error::Report { source }.into())
+    Ok(try_print(json, value, text).map_err(|source| Error::Report { source })?)
 }
 
 /// The same for a command that has worked on a process, and says in its last line what became of
@@ -29,13 +25,12 @@ pub(crate) fn print(json: bool, value: &impl Serialize, text: impl Display) -> R
 /// Errors: [`Error::Done`].
 pub(crate) fn print_done(json: bool, value: &impl Serialize, text: impl Display) -> Result<()> {
     let text = text.to_string();
-    let source = match try_print(json, value, &text) {
-        Ok(()) => return Ok(()),
-        Err(source) => source,
-    };
     let last = text.trim_end().lines().next_back().unwrap_or_default();
-    let done = last.to_owned();
-    Err(Error::Done { done, source }.into())
+    let done = |source| Error::Done {
+        done: last.to_owned(),
+        source,
+    };
+    Ok(try_print(json, value, &text).map_err(done)?)
 }
 
 /// The same for a command that may have written a file.
@@ -47,15 +42,14 @@ pub(crate) fn print_written(
     text: impl Display,
     file: Option<&Path>,
 ) -> Result<()> {
-    let Some(file) = file else {
-        return print(json, value, text);
+    let failed = |source| match file {
+        Some(file) => Error::Done {
+            done: format!("{} is written", file.display()),
+            source,
+        },
+        None => Error::Report { source },
     };
-    let source = match try_print(json, value, text) {
-        Ok(()) => return Ok(()),
-        Err(source) => source,
-    };
-    let done = format!("{} is written", file.display());
-    Err(Error::Done { done, source }.into())
+    Ok(try_print(json, value, text).map_err(failed)?)
 }
 
 fn try_print(json: bool, value: &impl Serialize, text: impl Display) -> io::Result<()> {

@@ -61,11 +61,6 @@ pub enum Detail {
     Names,
 }
 
-impl Detail {
-    /// All of them, the best one first.
-    pub const ALL: [Self; 3] = [Self::Names, Self::Frames, Self::InPlace];
-}
-
 /// A piece of code that was added to an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Piece {

@@ -57,9 +57,14 @@ impl Pages {
     fn new() -> Self {
         let mut pages = Self::default();
         pages.map(STACK..STACK + 4 * PAGE);
-        pages.map(RESTORER / PAGE * PAGE..RESTORER / PAGE * PAGE + 2 * PAGE);
-        pages.put(RESTORER, &[0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05]);
+        pages.map_restorer();
         pages
+    }
+
+    /// Maps what handlers return to.
+    fn map_restorer(&mut self) {
+        self.map(RESTORER / PAGE * PAGE..RESTORER / PAGE * PAGE + 2 * PAGE);
+        self.put(RESTORER, &[0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05]);
     }
 
     fn map(&mut self, range: Range<u64>) {

@@ -92,12 +92,7 @@ const LIVE: u64 = 3;
 
 fn shared(threads: u64) -> (Sparse, Vec<Registers>, Range<Avma>) {
     let mut memory = Sparse::default();
-    memory
-        .pages
-        .map(RESTORER / PAGE * PAGE..RESTORER / PAGE * PAGE + 2 * PAGE);
-    memory
-        .pages
-        .put(RESTORER, &[0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05]);
+    memory.pages.map_restorer();
     let mut all = Vec::new();
     for thread in 0..threads {
         let bottom = SHARED + thread * STACK_SIZE;
@@ -275,12 +270,7 @@ fn in_use(threads: u64, size: u64) -> (Sparse, Vec<Registers>, Range<Avma>) {
     let mut memory = Sparse::default();
     let all = SHARED..SHARED + threads * size;
     memory.pages.map(all.clone());
-    memory
-        .pages
-        .map(RESTORER / PAGE * PAGE..RESTORER / PAGE * PAGE + 2 * PAGE);
-    memory
-        .pages
-        .put(RESTORER, &[0x48, 0xc7, 0xc0, 15, 0, 0, 0, 0x0f, 0x05]);
+    memory.pages.map_restorer();
     let pointers = (0..threads).map(|thread| SHARED + thread * size + 0x100);
     let registers = pointers.map(|pointer| registers(1, pointer)).collect();
     (memory, registers, Avma(all.start)..Avma(all.end))
