@@ -40,12 +40,12 @@ const FIRST: &str = "RELOCATOR_KILL_FIRST";
 const TOLD: usize = 8;
 
 /// Every how many moments are taken, for a process with one thread and with many. The first one is
-/// another every day, so that all of them are taken in a week.
-const OF_ONE: usize = 3;
-const OF_MANY: usize = 5;
+/// another every day, so that all of them are taken in two weeks.
+const OF_ONE: usize = 7;
+const OF_MANY: usize = 13;
 
 /// The same where the command is killed, which takes longer to begin.
-const OF_COMMAND: usize = 23;
+const OF_COMMAND: usize = 47;
 
 /// How many tools have to come to their end in a row for all moments to have been seen: each takes
 /// another number of calls.

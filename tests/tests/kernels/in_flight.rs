@@ -405,6 +405,16 @@ fn kernel_trials(version: &str, kernel: &Shared, possible: &Result<(), String>) 
     trials
 }
 
+/// Trials of one kernel wait for the same sweep. In turns, those of another run meanwhile.
+fn in_turns<const N: usize>(trials: [Vec<Trial>; N]) -> Vec<Trial> {
+    let mut lists = trials.map(Vec::into_iter);
+    let mut all = Vec::new();
+    while lists.iter().any(|list| list.len() > 0) {
+        all.extend(lists.iter_mut().filter_map(Iterator::next));
+    }
+    all
+}
+
 /// All of them.
 pub(crate) fn trials(arguments: &Arguments) -> Vec<Trial> {
     let cache = Cache::locate();
@@ -413,11 +423,11 @@ pub(crate) fn trials(arguments: &Arguments) -> Vec<Trial> {
         let (kernel, path) = stock::fetched(&cache, version, arguments.list);
         (kernel, path.map(drop).and_then(|()| here.clone()))
     };
-    let mut all = Vec::new();
-    for version in VERSIONS {
+    let of_kernels = VERSIONS.map(|version| {
         let (kernel, possible) = kernel(version);
-        all.extend(kernel_trials(version, &kernel, &possible));
-    }
+        kernel_trials(version, &kernel, &possible)
+    });
+    let mut all = in_turns(of_kernels);
     // Between these three instructions of `clock_gettime` have to move out of line.
     all.extend(linked_trials(&kernel("5.10"), &kernel("6.12")));
     // Without symbols there is no kernel to emulate.
