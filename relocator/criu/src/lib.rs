@@ -32,12 +32,16 @@ mod files;
 mod image_file;
 pub mod images;
 mod live;
+#[cfg(test)]
+mod made;
 pub mod mapping;
 mod messages;
 pub mod pages;
 pub mod plain;
 pub mod restored;
 pub mod task;
+#[cfg(test)]
+mod tests;
 
 pub use directory::Held;
 pub use error::{Compression, Error, Fault, Result, Unsupported};

@@ -96,6 +96,43 @@ impl Core {
         })
     }
 
+    /// The core of a thread with these registers, for tests.
+    #[cfg(test)]
+    pub(crate) fn of(registers: &Registers) -> Self {
+        let mut general = registers.general.into_iter().map(Some);
+        let mut next = || general.next().flatten();
+        let registers = UserRegisters {
+            rax: next(),
+            rdx: next(),
+            rcx: next(),
+            rbx: next(),
+            rsi: next(),
+            rdi: next(),
+            rbp: next(),
+            rsp: next(),
+            r8: next(),
+            r9: next(),
+            r10: next(),
+            r11: next(),
+            r12: next(),
+            r13: next(),
+            r14: next(),
+            r15: next(),
+            orig_rax: Some(registers.system_call.cast_unsigned()),
+            rip: Some(registers.pc.0),
+            cs: Some(CODE_SEGMENT),
+            mode: None,
+        };
+        Self {
+            machine: Some(super::MACHINE),
+            native: Some(ThreadInfo {
+                registers: Some(registers),
+            }),
+            task: None,
+            thread: None,
+        }
+    }
+
     /// Whether the thread executes code of another mode than the kernel gives to 64-bit programs.
     pub(crate) fn executes_other_code(&self) -> bool {
         let registers = self.native.as_ref().and_then(|info| info.registers);
