@@ -51,6 +51,20 @@ pub(super) fn attempts(
     let deadline = Instant::now() + options.deadline.unwrap_or(DEADLINE);
     let process = TraceableProcess::open_until(pid, deadline)?;
     process.check_linkable()?;
+    let done = attempts_on(&process, kernel, known, options, work, deadline);
+    done.map_err(|error| process.explain(error))
+}
+
+/// The same, of a process that can be linked.
+fn attempts_on(
+    process: &TraceableProcess,
+    kernel: &RunningKernel,
+    known: Known<'_>,
+    options: &ApplyOptions,
+    work: Work,
+    deadline: Instant,
+) -> Result<ApplyOutcome> {
+    let pid = process.pid().as_raw();
     let patience = patience(options);
     let mut target = Running::until(pid, deadline);
     let mut pause = PAUSE.0;
@@ -66,15 +80,15 @@ pub(super) fn attempts(
             Ok((survey, planned))
         });
         if let Some(at) = target.unanswered() {
-            return Err(process.explain(unserved(pid, at)));
+            return Err(unserved(pid, at));
         }
         let tried = match planned {
             Ok((_, (None, outcome))) => return Ok(outcome),
             Ok((survey, (Some(transaction), mut outcome))) => {
-                precondition::check(&process, &survey, &transaction)?;
+                precondition::check(process, &survey, &transaction)?;
                 let work = (&survey, &transaction);
                 let stopped = (is_stopped, patience);
-                let done = attempt(&process, stopped, kernel, work, &earlier, &mut outcome);
+                let done = attempt(process, stopped, kernel, work, &earlier, &mut outcome);
                 if let Err(Error::Busy {
                     reason: Obstacle::Unsearched { ranges },
                     ..
@@ -100,12 +114,12 @@ pub(super) fn attempts(
             Err(Error::Busy { pid, reason })
                 if still.is_for_ever(is_stopped, &reason) || Instant::now() >= deadline =>
             {
-                return Err(process.explain(match reason {
+                return Err(match reason {
                     Obstacle::Absent { ranges } if !ranges.is_empty() => {
                         unserved(pid, ranges[0].start)
                     }
                     reason => Error::Busy { pid, reason },
-                }));
+                });
             }
             Err(Error::Busy {
                 reason: Obstacle::Absent { ranges },
@@ -115,11 +129,11 @@ pub(super) fn attempts(
                 if !target.bring(&ranges)
                     && let Some(at) = target.unanswered()
                 {
-                    return Err(process.explain(unserved(pid, at)));
+                    return Err(unserved(pid, at));
                 }
             }
             Err(Error::Busy { .. }) => {}
-            Err(error) => return Err(process.explain(error)),
+            Err(error) => return Err(error),
         }
         // What was found in stacks is only good for the next attempt.
         earlier = None;
