@@ -1,6 +1,7 @@
 //! Processes are linked and unlinked again under load. They are started as a restore by CRIU leaves
 //! them: with an old vDSO that libc calls, on zeros, and the new kernel's mappings far away.
 
+mod alone;
 mod bounded;
 mod chains;
 mod checkpoint;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
     }
     let arguments = Arguments::from_args();
     let trials = [
+        alone::trials(arguments.list),
         bounded::trials(arguments.list),
         cycles::trials(arguments.list),
         chains::trials(arguments.list),
