@@ -8,6 +8,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::process::{ChildStdout, Command, Stdio};
 
+use elf_tools::image::Image;
 use elf_tools::{Avma, Svma};
 use kernel_source::Cache;
 use libtest_mimic::Trial;
@@ -22,6 +23,7 @@ use relocator_tests::trials::{ensure, trial};
 use relocator_tests::unwinding::Frames;
 use tempfile::TempDir;
 
+use crate::killed;
 use crate::linker::Linker;
 
 /// Threads that are cancelled, unless [`CANCELLATIONS`] says otherwise.
@@ -49,6 +51,9 @@ const NEVER: &str = "it never comes to the call";
 
 /// The same where it misses the caller.
 const ASTRAY: &str = "it goes astray";
+
+/// Every how many moments the tool is killed at.
+const MOMENTS: usize = 29;
 
 /// What is done to a process before it asks.
 #[derive(Debug, Clone, Copy)]
@@ -96,6 +101,17 @@ pub(crate) fn trials(listing: bool) -> Vec<Trial> {
                 format!("unwinding::{version}::{name}"),
                 &possible,
                 move || callers_are_found(&spec, work, has_states),
+            ));
+        }
+        for (name, work) in [
+            ("halfway", killed::Work::Apply),
+            ("halfway_back", killed::Work::RollBack),
+        ] {
+            let spec = spec.clone();
+            trials.push(trial(
+                format!("unwinding::{version}::{name}"),
+                &possible,
+                move || callers_are_found_halfway(&spec, work),
             ));
         }
         for policy in [Policy::Auto, Policy::Syscall] {
@@ -237,24 +253,7 @@ fn callers_are_found(spec: &Spec, work: Work, has_states: bool) -> Result<(), St
     work_on(spec, unwinder.restored.pid(), work)?;
     let said = unwinder.run()?;
     let found = Findings::of(&said)?;
-    let home = Frames::of(image.bytes())?;
-    let running = RUNNING.as_ref().map_err(Clone::clone)?;
-    let kernels = Frames::of(running.image.bytes())?;
-    let mut faults = Vec::new();
-    for (who, region, at, fault) in &found.bad {
-        let is_known = match region.as_str() {
-            TEXT => home.rules(Svma(*at))?.is_some() || *at >= image.loaded_size(),
-            NEW => kernels.rules(Svma(*at))?.is_some(),
-            _ => true,
-        };
-        // The C library tells it nothing of what is outside of the old image.
-        let ends = region != TEXT && who == LIBGCC && fault == NEVER;
-        // A stub is nowhere in the old image. Then one of them goes on by the frame pointer.
-        let is_stub = region == STUBS && [NEVER, ASTRAY].contains(&fault.as_str());
-        if is_known && !ends && !is_stub {
-            faults.push(format!("{who} in {region} at {at:#x}: {fault}"));
-        }
-    }
+    let faults = found.faults(&image)?;
     for ((who, region), places) in &found.asked {
         let bad = found
             .bad
@@ -316,6 +315,73 @@ impl Findings {
         }
         Ok(found)
     }
+
+    /// Failures where an unwinder could know better.
+    fn faults(&self, image: &Image) -> Result<Vec<String>, String> {
+        let home = Frames::of(image.bytes())?;
+        let running = RUNNING.as_ref().map_err(Clone::clone)?;
+        let kernels = Frames::of(running.image.bytes())?;
+        let mut faults = Vec::new();
+        for (who, region, at, fault) in &self.bad {
+            let is_known = match region.as_str() {
+                TEXT => home.rules(Svma(*at))?.is_some() || *at >= image.loaded_size(),
+                NEW => kernels.rules(Svma(*at))?.is_some(),
+                _ => true,
+            };
+            // The C library tells it nothing of what is outside of the old image.
+            let ends = region != TEXT && who == LIBGCC && fault == NEVER;
+            // A stub is nowhere in the old image. Then one of them goes on by the frame pointer.
+            let is_stub = region == STUBS && [NEVER, ASTRAY].contains(&fault.as_str());
+            if is_known && !ends && !is_stub {
+                faults.push(format!("{who} in {region} at {at:#x}: {fault}"));
+            }
+        }
+        Ok(faults)
+    }
+}
+
+/// The same in a process whose tool was killed: wherever it has left entries, no unwinder crashes, and
+/// none fails in the image. Behind the image there is code that stands in for functions.
+fn callers_are_found_halfway(spec: &Spec, work: killed::Work) -> Result<(), String> {
+    let old = old_vdso(spec)?;
+    let image = old.image.clone();
+    let bed = Bed {
+        patched: false,
+        ..Bed::new(old)
+    };
+    let linker = Linker::by(spec, Policy::Auto)?;
+    let step = killed::stride(MOMENTS);
+    let (mut number, mut behind) = (killed::first(), 0);
+    loop {
+        let unwinder = Unwinder::start(&bed, &["walk", "with-state"])?;
+        let pid = unwinder.restored.pid();
+        if work != killed::Work::Apply {
+            linker.apply(pid)?;
+        }
+        let (what, ended) = killed::kill_at(killed::start(&linker, work, pid)?, number)?;
+        let at = |error: String| format!("{work:?}, moment {number}: {error}; after {what}");
+        let found = Findings::of(&unwinder.run().map_err(at)?)?;
+        let stands_in = |one: &str| -> bool {
+            let place = one.split_once(" in text at 0x").and_then(|(_, rest)| {
+                let (place, fault) = rest.split_once(": ")?;
+                let is_end = [NEVER, ASTRAY].contains(&fault);
+                u64::from_str_radix(place, 16).ok().filter(|_| is_end)
+            });
+            place.is_some_and(|place| place >= image.loaded_size())
+        };
+        let (ends, faults): (Vec<String>, Vec<String>) = found
+            .faults(&image)?
+            .into_iter()
+            .partition(|one| stands_in(one));
+        behind += usize::from(!ends.is_empty());
+        ensure(faults.is_empty(), || at(format!("{faults:#?}")))?;
+        if ended.is_some() {
+            break;
+        }
+        number += step;
+    }
+    eprintln!("{spec}, {work:?}: of {number} moments, {behind} with ends behind the image");
+    Ok(())
 }
 
 /// No thread that is cancelled at any moment misses its cleanup.
