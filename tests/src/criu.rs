@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use kernel_source::{CRIU, Cache};
+use kernel_source::{CRIU, Cache, TreeRequest};
 use nix::libc;
 use nix::unistd::{geteuid, setsid};
 use tempfile::TempDir;
@@ -51,6 +51,14 @@ impl Restore {
     }
 }
 
+/// CRIU 4.1, the last version that does not know droppable memory (`MAP_DROPPABLE`): its
+/// `criu/proc_parse.c` has it from 4.2 on.
+pub const OLDER: TreeRequest<'static> = TreeRequest {
+    name: "criu-4.1",
+    suites: &["trixie"],
+    packages: &["criu"],
+};
+
 /// CRIU that works on this machine.
 #[derive(Debug, Clone)]
 pub struct Criu {
@@ -60,10 +68,15 @@ pub struct Criu {
 impl Criu {
     /// Finds it, and tries it on a process that sleeps; or says why it cannot be used.
     pub fn new() -> Result<Self, String> {
+        Self::of(&CRIU)
+    }
+
+    /// The same of another version.
+    pub fn of(version: &TreeRequest<'_>) -> Result<Self, String> {
         if !geteuid().is_root() {
             return Err("CRIU needs root".to_owned());
         }
-        let tree = Cache::locate().tree(&CRIU);
+        let tree = Cache::locate().tree(version);
         let root = tree.map_err(|error| in_words(&error))?.root;
         let criu = Self { root };
         let sleeper = dumpable(OsStr::new("sleep")).arg("1000").spawn();

@@ -49,6 +49,9 @@ pub(crate) const WITH_STATES: &str = "with-states";
 pub(crate) const UNMARKED: &str = "unmarked";
 /// It maps other memory where that was, again and again, which must keep what it holds.
 pub(crate) const REMAPPING: &str = "remapping";
+/// It draws random numbers when it is told to, by files in the directory that the next argument
+/// names.
+pub(crate) const DRAWING: &str = "drawing";
 
 /// The user whom nothing belongs to.
 const NOBODY: libc::c_long = 65534;
@@ -112,6 +115,10 @@ pub(crate) fn live(what: &str) {
         REMAPPING => {
             let place = map(None, DROPPABLE);
             again_and_again(|| remap(place));
+        }
+        DRAWING => {
+            let directory = std::env::args().nth(3);
+            crate::streams::draw(&directory.expect("a directory"));
         }
         other => crate::hostile::live(other),
     }
