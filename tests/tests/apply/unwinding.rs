@@ -7,6 +7,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::process::{ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use elf_tools::image::Image;
 use elf_tools::{Avma, Svma};
@@ -17,6 +19,7 @@ use object::{Object, ObjectSymbol};
 use relocator::plan::Policy;
 use relocator_cli::source::Spec;
 use relocator_process::apply::outcome::ApplyState;
+use relocator_process::maps;
 use relocator_tests::bed::{Bed, Restored, old_vdso};
 use relocator_tests::running::{RUNNING, in_words};
 use relocator_tests::trials::{ensure, trial};
@@ -77,6 +80,18 @@ const WORKS: [(&str, Work, bool); 7] = [
     ("prepared", Work::Prepare, true),
 ];
 
+/// How long a program may be busy.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What is done before a debugger looks.
+const DEBUGGED: [(&str, Work); 5] = [
+    ("auto", Work::Link(Policy::Auto)),
+    ("syscall", Work::Link(Policy::Syscall)),
+    ("proxy", Work::Link(Policy::Proxy)),
+    ("rolled_back", Work::RollBack(Policy::Auto)),
+    ("prepared", Work::Prepare),
+];
+
 pub(crate) fn trials(listing: bool) -> Vec<Trial> {
     let cache = Cache::locate();
     let both = match listing {
@@ -114,14 +129,15 @@ pub(crate) fn trials(listing: bool) -> Vec<Trial> {
                 move || callers_are_found_halfway(&spec, work),
             ));
         }
-        for policy in [Policy::Auto, Policy::Syscall] {
+        for (name, work) in DEBUGGED {
             let spec = spec.clone();
             let possible = possible.clone().and_then(|()| debugger());
-            if policy == Policy::Syscall || HAVE_DETOURS.contains(&version) {
+            let has_detours = HAVE_DETOURS.contains(&version);
+            if has_detours || !matches!(work, Work::Link(Policy::Auto)) {
                 trials.push(trial(
-                    format!("unwinding::{version}::gdb::{policy}"),
+                    format!("unwinding::{version}::gdb::{name}"),
                     &possible,
-                    move || a_debugger_names_callers(&spec, policy),
+                    move || a_debugger_names_callers(&spec, work),
                 ));
             }
         }
@@ -179,10 +195,22 @@ impl Unwinder {
         let directory = TempDir::new().map_err(failed)?;
         let path = directory.path().join("unwinder");
         write_program(&path)?;
-        let mut command = Command::new(path);
-        command.args(arguments);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut restored = bed.launch(command)?;
+        let launch = || {
+            let mut command = Command::new(&path);
+            command.args(arguments);
+            command.stdin(Stdio::piped()).stdout(Stdio::piped());
+            bed.launch(command)
+        };
+        // For a while, a fork of this process may have the file open that was written.
+        let begun = Instant::now();
+        let mut restored = loop {
+            match launch() {
+                Ok(restored) => break restored,
+                Err(error) if is_busy(&error) && begun.elapsed() < PATIENCE => {}
+                Err(error) => return Err(error.to_string()),
+            }
+            thread::sleep(Duration::from_millis(5));
+        };
         let output = restored.child.stdout.take().ok_or("no standard output")?;
         let mut unwinder = Self {
             restored,
@@ -217,6 +245,10 @@ impl Unwinder {
             }
         }
     }
+}
+
+fn is_busy(error: &impl ToString) -> bool {
+    error.to_string().contains("Text file busy")
 }
 
 fn work_on(spec: &Spec, pid: i32, work: Work) -> Result<(), String> {
@@ -402,33 +434,49 @@ fn debugger() -> Result<(), String> {
     asked.map(drop).map_err(|error| format!("gdb: {error}"))
 }
 
-/// Where a debugger stops a program: in detours, or at the entry of a replacement.
-fn places(unwinder: &Unwinder, policy: Policy) -> Result<Vec<Avma>, String> {
-    let text = unwinder.restored.text.clone();
-    let mut bytes = vec![0; (text.end.0 - text.start.0) as usize];
+/// What a debugger calls the code at which it stops a program.
+fn wanted(work: Work) -> &'static str {
+    match work {
+        Work::Link(Policy::Auto) => ".detour",
+        Work::Link(Policy::Proxy) => "__vdso_clock_gettime.new",
+        _ => "__vdso_clock_gettime",
+    }
+}
+
+/// Where it stops the program: by symbols of the text, as the process has it.
+fn places(unwinder: &Unwinder, work: Work) -> Result<Vec<Avma>, String> {
+    let base = unwinder.restored.text.start;
+    let mapped = maps::of(unwinder.restored.pid()).map_err(|error| in_words(&error))?;
+    let mut mapped = mapped.iter();
+    let text = mapped.find(|mapping| mapping.range.contains(&base));
+    let text = text.ok_or("no text")?.range.clone();
+    let mut bytes = vec![0; (text.end.0 - base.0) as usize];
     let memory = fs::File::open(format!("/proc/{}/mem", unwinder.restored.pid()));
     let memory = memory.map_err(failed)?;
-    memory
-        .read_exact_at(&mut bytes, text.start.0)
-        .map_err(failed)?;
+    memory.read_exact_at(&mut bytes, base.0).map_err(failed)?;
     let file = ElfFile64::<object::LittleEndian>::parse(&*bytes).map_err(|e| e.to_string())?;
-    let is_wanted = |name: &str| match policy {
-        Policy::Auto => name.ends_with(".detour"),
-        _ => name == "__vdso_clock_gettime",
+    let is_wanted = |name: &str| match wanted(work) {
+        ".detour" => name.ends_with(".detour"),
+        whole => name == whole,
     };
     let symbols = file.symbols().chain(file.dynamic_symbols());
     let wanted = symbols.filter(|symbol| symbol.name().is_ok_and(is_wanted));
     Ok(wanted
-        .map(|symbol| text.start.offset(symbol.address() as i64))
+        .map(|symbol| base.offset(symbol.address().cast_signed()))
         .collect())
 }
 
-/// A debugger that stops a program there, and steps on, shows who has called.
-fn a_debugger_names_callers(spec: &Spec, policy: Policy) -> Result<(), String> {
-    let mut unwinder = Unwinder::start(&Bed::new(old_vdso(spec)?), &["spin"])?;
+/// A debugger that stops a program there, and steps on, shows who has called, and the code.
+fn a_debugger_names_callers(spec: &Spec, work: Work) -> Result<(), String> {
+    let bed = Bed {
+        // Under CRIU's jumps there are the rules of the old functions.
+        patched: !matches!(work, Work::RollBack(_)),
+        ..Bed::new(old_vdso(spec)?)
+    };
+    let mut unwinder = Unwinder::start(&bed, &["spin"])?;
     let pid = unwinder.restored.pid();
-    work_on(spec, pid, Work::Link(policy))?;
-    let places = places(&unwinder, policy)?;
+    work_on(spec, pid, work)?;
+    let places = places(&unwinder, work)?;
     ensure(!places.is_empty(), || "no symbols".to_owned())?;
     let input = unwinder.restored.child.stdin.as_mut();
     writeln!(input.ok_or("no standard input")?).map_err(failed)?;
@@ -438,7 +486,13 @@ fn a_debugger_names_callers(spec: &Spec, policy: Policy) -> Result<(), String> {
         command.args(["-ex", &format!("tbreak *{:#x}", place.0)]);
     }
     command.args(["-ex", "continue", "-ex", "backtrace"]);
-    for _ in 0..STEPS {
+    command.args(["-ex", "info symbol $pc", "-ex", "disassemble"]);
+    // From an entry of a prepared process a step leads to a stub.
+    let steps = match work {
+        Work::Prepare => 0,
+        _ => STEPS,
+    };
+    for _ in 0..steps {
         command.args(["-ex", "stepi", "-ex", "backtrace"]);
     }
     let said = command.stdin(Stdio::null()).output().map_err(failed)?;
@@ -448,12 +502,16 @@ fn a_debugger_names_callers(spec: &Spec, policy: Policy) -> Result<(), String> {
         let frames = lines.filter(|line| line.starts_with(number) && line.contains(name));
         frames.count()
     };
-    let inside = match policy {
-        Policy::Auto => frames("#0", ".detour ()"),
-        _ => frames("#0", "clock_gettime ()"),
-    };
+    // Of two names of a function, a debugger takes the shorter one.
+    let name = wanted(work).trim_start_matches("__vdso_");
+    let inside = frames("#0", &format!("{name} ()"));
     let callers = frames("#1", " spinning (");
-    ensure((inside, callers) == (STEPS + 1, STEPS + 1), || {
+    ensure((inside, callers) == (steps + 1, steps + 1), || {
         format!("{inside} frames inside, {callers} callers: {said}")
+    })?;
+    let shown = said.lines().filter(|line| line.starts_with("=> "));
+    let is_named = said.contains(&format!("{name} in section "));
+    ensure(is_named && shown.count() == 1, || {
+        format!("no symbol, or no code: {said}")
     })
 }
