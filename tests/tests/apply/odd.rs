@@ -49,6 +49,9 @@ pub(crate) const WITH_STATES: &str = "with-states";
 pub(crate) const UNMARKED: &str = "unmarked";
 /// It maps other memory where that was, again and again, which must keep what it holds.
 pub(crate) const REMAPPING: &str = "remapping";
+/// It draws random numbers when it is told to, by files in the directory that the next argument
+/// names.
+pub(crate) const DRAWING: &str = "drawing";
 
 /// It asks for the time, all the time.
 pub(crate) const CALLING: &str = "calling";
@@ -123,6 +126,10 @@ pub(crate) fn live(what: &str) {
             assert!(time.is_ok_and(|time| time.tv_sec() > 0));
         }),
         ASKING => ask(),
+        DRAWING => {
+            let directory = std::env::args().nth(3);
+            crate::streams::draw(&directory.expect("a directory"));
+        }
         other => crate::hostile::live(other),
     }
 }
