@@ -180,7 +180,10 @@ impl Structs {
         let mut optional = |name: &str| {
             let found = layout.structure(name);
             let missing = || Error::not_found(format!("struct `{name}`"), "no type has this name");
-            found.and_then(|found| found.ok_or_else(missing)).map_err(|gap| gaps.push(gap)).ok()
+            found
+                .and_then(|found| found.ok_or_else(missing))
+                .map_err(|gap| gaps.push(gap))
+                .ok()
         };
         let rng = optional("vdso_rng_data");
         let pvclock = optional("pvclock_vsyscall_time_info");
@@ -228,11 +231,18 @@ impl Structs {
         let mut ranges = Vec::new();
         if self.rng.is_none() {
             // The state lies behind the time data, in both pages, where it has none of its own.
-            let data = placement.time_data.saturating_add_unsigned(self.time_size());
+            let data = placement
+                .time_data
+                .saturating_add_unsigned(self.time_size());
             let rest = |start: i64| start.saturating_add(data)..start + PAGE;
             match placement.rng {
                 Some(rng) => ranges.push(page(rng)),
-                None => ranges.extend([placement.time].into_iter().chain(placement.timens).map(rest)),
+                None => ranges.extend(
+                    [placement.time]
+                        .into_iter()
+                        .chain(placement.timens)
+                        .map(rest),
+                ),
             }
         }
         if self.pvclock.is_none() {
@@ -377,7 +387,16 @@ impl Structs {
 type TimeData = ((u64, Array), Option<(u64, Array)>, Structure);
 
 fn time_data(layout: &dyn Layout) -> Result<TimeData> {
-    if let Some(data) = layout.structure("vdso_time_data")? {
+    let of_clocks = || layout.structure("vdso_data");
+    let newer = match layout.structure("vdso_time_data") {
+        // It cannot be told whether there is one. The code decides whether it is the older one.
+        Err(fault) => match of_clocks() {
+            Ok(Some(_)) => None,
+            _ => return Err(fault),
+        },
+        Ok(newer) => newer,
+    };
+    if let Some(data) = newer {
         let array = |name| {
             data.member(name)
                 .map(|member| Ok((member.offset, Array::of(&data, member)?)))
@@ -392,7 +411,7 @@ fn time_data(layout: &dyn Layout) -> Result<TimeData> {
         let aux_clocks = array("aux_clock_data")?;
         return Ok((clocks, aux_clocks, data));
     }
-    let Some(data) = layout.structure("vdso_data")? else {
+    let Some(data) = of_clocks()? else {
         let reason =
             "neither `vdso_time_data` (Linux 6.15 on) nor `vdso_data` (5.3 on) is described";
         return Err(Error::not_found("struct of a vvar", reason));

@@ -39,9 +39,9 @@ pub fn from_layout(layout: &dyn Layout, image: &Image) -> Result<Symtab> {
     let arch = arch::of_image(image)?;
     let evidence = Evidence::of(arch, image)?;
     let mut gaps = Vec::new();
-    let pages = layout.enumeration("vdso_pages").map(|pages| {
-        pages.map(|enumerators| page_layouts::from_enumerators(arch, &enumerators))
-    });
+    let pages = layout
+        .enumeration("vdso_pages")
+        .map(|pages| pages.map(|enumerators| page_layouts::from_enumerators(arch, &enumerators)));
     let candidates = match pages {
         Ok(Some(stated)) => vec![stated?],
         Ok(None) => arch.page_layouts(),

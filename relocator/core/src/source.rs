@@ -151,7 +151,8 @@ impl Source {
     /// What the description of the kernel's types did not say, for a report.
     pub fn gaps(&self) -> Vec<String> {
         let gaps = self.symtab.iter().flat_map(|symtab| &symtab.gaps);
-        gaps.map(|gap| printable(&gap.to_string()).into_owned()).collect()
+        gaps.map(|gap| printable(&gap.to_string()).into_owned())
+            .collect()
     }
 
     /// Where the symbol table came from.
@@ -207,7 +208,10 @@ fn symbols(kernel: &KernelFile, image: &Image) -> elf_tools::Result<Symtab> {
         Err(fault) => vec![fault.clone()],
     };
     let dwarf = Dwarf::parse(&kernel.vmlinux);
-    match (of_btf, dwarf.and_then(|dwarf| stock_symbols::from_layout(&dwarf, image))) {
+    match (
+        of_btf,
+        dwarf.and_then(|dwarf| stock_symbols::from_layout(&dwarf, image)),
+    ) {
         (Ok(of_btf), Ok(of_dwarf)) if of_dwarf.gaps.len() >= of_btf.gaps.len() => Ok(of_btf),
         (_, Ok(mut of_dwarf)) => {
             of_dwarf.gaps.splice(..0, faults);

@@ -115,7 +115,9 @@ impl fmt::Display for Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let version = self.kernel.as_deref().unwrap_or("unknown kernel");
         write!(f, "{} ({version}, tables: {})", self.source, self.tables)?;
-        self.gaps.iter().try_for_each(|gap| write!(f, "\n     {gap}"))
+        self.gaps
+            .iter()
+            .try_for_each(|gap| write!(f, "\n     {gap}"))
     }
 }
 
