@@ -177,9 +177,11 @@ fn verify_reports_calls_and_differences() {
             "emulated",
             "clock",
             "time_namespace",
+            "processor",
             "functions",
         ],
     );
+    assert_eq!(report["processor"]["cannot_run"], Value::Array(Vec::new()));
     assert_kernel(&report["old"], "fixture:got", &["exported"]);
     assert_kernel(&report["new"], "self", &["exported", "btf", "none"]);
     assert_eq!(report["emulated"], false);
@@ -205,6 +207,55 @@ fn verify_reports_calls_and_differences() {
     }
     let text = run(arguments).success();
     assert!(text.contains("agree with the system calls"), "{text}");
+}
+
+/// An image that alternatives made for a processor with `rdpid`, and one that lacks it.
+#[test]
+fn verify_says_what_a_processor_cannot_run() {
+    const NEEDS_RDPID: [u8; 5] = [0xf3, 0x0f, 0xc7, 0xf8, 0xc3];
+    let fixture = fixture::find("bare").unwrap();
+    let image = elf_tools::image::Image::parse(fixture.image).unwrap();
+    let entry = image.export("__vdso_getcpu").unwrap().address.index();
+    let mut bytes = fixture.image.to_vec();
+    bytes[entry..entry + NEEDS_RDPID.len()].copy_from_slice(&NEEDS_RDPID);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), bytes).unwrap();
+    let path = file.path().to_str().unwrap();
+    let verify = |cpu| ["verify", path, "--rounds", "2", "--cpu", cpu];
+    for cpu in ["base", "self,-rdpid"] {
+        let report = json("relocator.verify/2", &verify(cpu));
+        let processor = &report["processor"];
+        let features = processor["features"].as_array().unwrap();
+        assert!(!features.contains(&"rdpid".into()), "{processor}");
+        let [lacking] = &processor["cannot_run"].as_array().unwrap()[..] else {
+            panic!("{processor}");
+        };
+        assert_members(lacking, &["function", "instructions"]);
+        assert!(lacking["function"].as_str().unwrap().ends_with("getcpu"));
+        let instructions = serde_json::json!([{"address": entry, "lacks": ["rdpid"]}]);
+        assert_eq!(lacking["instructions"], instructions);
+        // It is not called, so its wrong answer is not seen.
+        let functions = report["functions"].as_array().unwrap();
+        let is_it = |function: &&Value| function["name"] == lacking["function"];
+        let function = functions.iter().find(is_it).unwrap();
+        assert_eq!(function["strategy"], "proxy", "{function}");
+        assert_eq!(function["mismatches"], 0);
+        let text = run(verify(cpu)).success();
+        assert!(text.contains(&format!("{entry:#x} needs rdpid")), "{text}");
+    }
+    let refused = run(["verify", "fixture:bare", "--cpu", "nosuch"]);
+    assert!(
+        refused.stderr.contains("\"nosuch\" is not known"),
+        "{}",
+        refused.stderr
+    );
+    // Nothing is linked there.
+    let unlinked = run(["verify", "fixture:got", "--unlinked", "--cpu", "base"]);
+    assert!(
+        unlinked.stderr.contains("cannot be used with"),
+        "{}",
+        unlinked.stderr
+    );
 }
 
 #[test]

@@ -51,6 +51,9 @@ pub struct KernelFile {
     pub vdsos: Vec<EmbeddedVdso>,
     /// The kernel's own BTF, if it was built with it.
     pub btf: Option<Vec<u8>>,
+    /// What is wrong with a BTF that is there and is not read. The rest of the kernel is none the
+    /// worse.
+    pub btf_fault: Option<Error>,
     /// The kernel with containers and compression taken off: an ELF, or a raw `Image`.
     pub vmlinux: Vec<u8>,
 }
@@ -79,7 +82,10 @@ impl KernelFile {
             _ => None,
         });
         let vdsos = embedded::find(&vmlinux);
-        let btf = btf::find(&vmlinux)?.map(<[u8]>::to_vec);
+        let (btf, btf_fault) = match btf::find(&vmlinux) {
+            Ok(btf) => (btf.map(<[u8]>::to_vec), None),
+            Err(fault) => (None, Some(fault)),
+        };
         Ok(Self {
             container,
             format,
@@ -87,6 +93,7 @@ impl KernelFile {
             release,
             vdsos,
             btf,
+            btf_fault,
             vmlinux,
         })
     }

@@ -10,6 +10,7 @@
 //! kernel does not have.
 
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 
 use super::layout_fault::LayoutFault;
 use super::place::{Place, Role};
@@ -21,21 +22,25 @@ use crate::Svma;
 const MIN_CLOCK_FIELDS: usize = 4;
 
 /// Errors at the first thing in the code that `places` do not explain, and where too little is seen
-/// to tell.
+/// to tell. In `undescribed` ranges are objects of which nothing is known: what the code does there
+/// says nothing.
 pub(super) fn check(
     evidence: &Evidence,
     places: &[Place],
+    undescribed: &[Range<i64>],
     timens_mode: Option<i64>,
 ) -> Result<(), LayoutFault> {
     let index = Index::new(places);
+    let is_undescribed = |address| undescribed.iter().any(|range| range.contains(&address));
     for &(at, address) in &evidence.loads {
-        if !index.starts_anything(address) {
+        if !is_undescribed(address) && !index.starts_anything(address) {
             let target = place_of(address);
             return Err(LayoutFault::Load { at, target });
         }
     }
     let mut touched = BTreeSet::new();
-    for touch in &evidence.touches {
+    let touches = evidence.touches.iter();
+    for touch in touches.filter(|touch| !is_undescribed(touch.target)) {
         let field = index.field(touch).ok_or(LayoutFault::Access {
             at: touch.at,
             size: touch.size,

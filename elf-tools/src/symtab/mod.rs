@@ -82,6 +82,9 @@ pub struct Symtab {
     pub build_id: Option<BuildId>,
     /// The kernel's version, if the source knows it.
     pub linux_version: Option<LinuxVersion>,
+    /// What the description of the kernel's types did not say: why symbols are missing, or come from
+    /// another source than the first. A table file does not keep it.
+    pub gaps: Vec<Error>,
 }
 
 impl Symtab {
@@ -118,6 +121,7 @@ impl Symtab {
             elements: FxHashMap::default(),
             build_id: None,
             linux_version: None,
+            gaps: Vec::new(),
         })
     }
 

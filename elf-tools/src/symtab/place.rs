@@ -1,5 +1,7 @@
 //! Every canonical name with its place, for given struct layouts and a given page layout.
 
+use std::ops::Range;
+
 use super::layout_fault::LayoutFault;
 use super::page_layouts::{PAGE, Placement};
 use crate::layout::{Layout, Member, Structure, Type};
@@ -111,7 +113,12 @@ pub(super) struct Structs {
     pvclock: Option<Structure>,
     hvclock: Option<Structure>,
     timens_mode: Option<i64>,
+    /// Why what is not known of these is not.
+    gaps: Vec<Error>,
 }
+
+/// `VDSO_CLOCKMODE_TIMENS` in every kernel that has it: `include/vdso/clocksource.h`.
+const TIMENS_MODE: i64 = i32::MAX as i64;
 
 /// An array of structs that is not empty and fits into a page.
 #[derive(Debug, Clone)]
@@ -169,19 +176,82 @@ impl Structs {
                 ));
             }
         }
-        let modes = layout.enumeration("vdso_clock_mode")?.unwrap_or_default();
+        let mut gaps = Vec::new();
+        let mut optional = |name: &str| {
+            let found = layout.structure(name);
+            let missing = || Error::not_found(format!("struct `{name}`"), "no type has this name");
+            found
+                .and_then(|found| found.ok_or_else(missing))
+                .map_err(|gap| gaps.push(gap))
+                .ok()
+        };
+        let rng = optional("vdso_rng_data");
+        let pvclock = optional("pvclock_vsyscall_time_info");
+        let hvclock = optional("ms_hyperv_tsc_page");
+        let pvclock = match pvclock.as_ref().map(pvclock_time).transpose() {
+            Ok(pvclock) => pvclock,
+            Err(gap) => {
+                gaps.push(gap);
+                None
+            }
+        };
+        let timens_mode = match timens_mode(layout) {
+            Ok(mode) => Some(mode),
+            Err(gap) => {
+                gaps.push(gap);
+                None
+            }
+        };
         Ok(Self {
             clocks,
             aux_clocks,
             globals,
-            rng: layout.structure("vdso_rng_data")?,
-            pvclock: pvclock(layout)?,
-            hvclock: layout.structure("ms_hyperv_tsc_page")?,
-            timens_mode: modes
-                .iter()
-                .find(|(name, _)| name == "VDSO_CLOCKMODE_TIMENS")
-                .map(|&(_, value)| value),
+            rng,
+            pvclock,
+            hvclock,
+            timens_mode,
+            gaps,
         })
+    }
+
+    /// What is not known of the optional structs, and why.
+    pub(super) fn gaps(&self) -> &[Error] {
+        &self.gaps
+    }
+
+    /// Takes the mark of time namespaces to be what it is in all kernels, if nothing states it.
+    pub(super) fn assume_timens_mode(&mut self) {
+        self.timens_mode.get_or_insert(TIMENS_MODE);
+    }
+
+    /// Where the objects may be of which no struct is known: parts of the pages, relative to the
+    /// image.
+    pub(super) fn undescribed(&self, placement: &Placement) -> Vec<Range<i64>> {
+        let page = |page: i64| page..page + PAGE;
+        let mut ranges = Vec::new();
+        if self.rng.is_none() {
+            // The state lies behind the time data, in both pages, where it has none of its own.
+            let data = placement
+                .time_data
+                .saturating_add_unsigned(self.time_size());
+            let rest = |start: i64| start.saturating_add(data)..start + PAGE;
+            match placement.rng {
+                Some(rng) => ranges.push(page(rng)),
+                None => ranges.extend(
+                    [placement.time]
+                        .into_iter()
+                        .chain(placement.timens)
+                        .map(rest),
+                ),
+            }
+        }
+        if self.pvclock.is_none() {
+            ranges.push(page(placement.pvclock));
+        }
+        if self.hvclock.is_none() {
+            ranges.push(page(placement.hvclock));
+        }
+        ranges
     }
 
     /// The `clock_mode` that says that the page is the one of a time namespace.
@@ -317,7 +387,16 @@ impl Structs {
 type TimeData = ((u64, Array), Option<(u64, Array)>, Structure);
 
 fn time_data(layout: &dyn Layout) -> Result<TimeData> {
-    if let Some(data) = layout.structure("vdso_time_data")? {
+    let of_clocks = || layout.structure("vdso_data");
+    let newer = match layout.structure("vdso_time_data") {
+        // It cannot be told whether there is one. The code decides whether it is the older one.
+        Err(fault) => match of_clocks() {
+            Ok(Some(_)) => None,
+            _ => return Err(fault),
+        },
+        Ok(newer) => newer,
+    };
+    if let Some(data) = newer {
         let array = |name| {
             data.member(name)
                 .map(|member| Ok((member.offset, Array::of(&data, member)?)))
@@ -332,7 +411,7 @@ fn time_data(layout: &dyn Layout) -> Result<TimeData> {
         let aux_clocks = array("aux_clock_data")?;
         return Ok((clocks, aux_clocks, data));
     }
-    let Some(data) = layout.structure("vdso_data")? else {
+    let Some(data) = of_clocks()? else {
         let reason =
             "neither `vdso_time_data` (Linux 6.15 on) nor `vdso_data` (5.3 on) is described";
         return Err(Error::not_found("struct of a vvar", reason));
@@ -341,21 +420,31 @@ fn time_data(layout: &dyn Layout) -> Result<TimeData> {
     Ok(((0, Array::new(data.clone(), CLOCKS)?), None, data))
 }
 
-fn pvclock(layout: &dyn Layout) -> Result<Option<Structure>> {
-    let Some(page) = layout.structure("pvclock_vsyscall_time_info")? else {
-        return Ok(None);
-    };
+/// KVM's clock, in the struct of its page.
+fn pvclock_time(page: &Structure) -> Result<Structure> {
     match page.member("pvti") {
         Some(Member {
             offset: 0,
             kind: Type::Structure(pvti),
             ..
-        }) => Ok(Some(pvti.clone())),
+        }) => Ok(pvti.clone()),
         _ => Err(Error::unsupported(
             "struct `pvclock_vsyscall_time_info`",
             "it does not start with a struct `pvti`",
         )),
     }
+}
+
+/// What the kernel calls `VDSO_CLOCKMODE_TIMENS`.
+fn timens_mode(layout: &dyn Layout) -> Result<i64> {
+    let modes = layout.enumeration("vdso_clock_mode")?.unwrap_or_default();
+    let mut modes = modes.into_iter();
+    let found = modes.find(|(name, _)| name == "VDSO_CLOCKMODE_TIMENS");
+    let missing = || {
+        let reason = "`enum vdso_clock_mode` is not described or has no such enumerator";
+        Error::not_found("VDSO_CLOCKMODE_TIMENS", reason)
+    };
+    found.map(|(_, mode)| mode).ok_or_else(missing)
 }
 
 fn unexpected(structure: &Structure, member: &Member, expected: &str) -> Error {

@@ -28,29 +28,85 @@ const LOWEST: i64 = 0x10000;
 
 /// Derives the symbols of the kernel that `layout` describes and whose own vDSO `image` is.
 ///
-/// Errors where the image's architecture is not supported, where the layout lacks the structs of a
-/// vvar, and where no page layout, or more than one, agrees with the image's code; the error then
-/// states what each candidate fails at.
+/// The time data has to be described. What else the layout lacks, or describes in a way that is not
+/// understood, costs the symbols of that part alone: the code that uses them is opaque then, and
+/// [`Symtab::gaps`] says why.
+///
+/// Errors where the image's architecture is not supported, where the layout lacks the structs of
+/// the time data, and where no page layout, or more than one, agrees with the image's code; the
+/// error then states what each candidate fails at.
 pub fn from_layout(layout: &dyn Layout, image: &Image) -> Result<Symtab> {
     let arch = arch::of_image(image)?;
     let evidence = Evidence::of(arch, image)?;
-    let candidates = match layout.enumeration("vdso_pages")? {
-        Some(enumerators) => vec![page_layouts::from_enumerators(arch, &enumerators)?],
-        None => arch.page_layouts(),
+    let mut gaps = Vec::new();
+    let pages = layout
+        .enumeration("vdso_pages")
+        .map(|pages| pages.map(|enumerators| page_layouts::from_enumerators(arch, &enumerators)));
+    let candidates = match pages {
+        Ok(Some(stated)) => vec![stated?],
+        Ok(None) => arch.page_layouts(),
+        // What the list has is compared with the code as well.
+        Err(gap) => {
+            gaps.push(gap);
+            arch.page_layouts()
+        }
     };
-    from_candidates(layout, image, &evidence, &candidates)
+    let mut structs = Structs::read(layout)?;
+    let kernel = Kernel {
+        layout,
+        image,
+        evidence: &evidence,
+        candidates: &candidates,
+    };
+    let error = match from_candidates(&kernel, &structs, Trust::Described) {
+        Ok(mut symtab) => {
+            symtab.gaps = gaps;
+            return Ok(symtab);
+        }
+        Err(error) if structs.gaps().is_empty() => return Err(error),
+        Err(error) => error,
+    };
+    structs.assume_timens_mode();
+    let Ok(mut symtab) = from_candidates(&kernel, &structs, Trust::Undescribed) else {
+        return Err(error);
+    };
+    gaps.extend_from_slice(structs.gaps());
+    symtab.gaps = gaps;
+    Ok(symtab)
 }
 
-fn from_candidates(
-    layout: &dyn Layout,
-    image: &Image,
-    evidence: &Evidence,
-    candidates: &[Placement],
-) -> Result<Symtab> {
-    let structs = Structs::read(layout)?;
+/// What code may do where nothing is described.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    /// Nothing.
+    Described,
+    /// Anything, in the pages of objects that are not described.
+    Undescribed,
+}
+
+/// A kernel, and what its pages may be.
+struct Kernel<'a> {
+    layout: &'a dyn Layout,
+    image: &'a Image,
+    evidence: &'a Evidence,
+    candidates: &'a [Placement],
+}
+
+/// The symbols by the one page layout that agrees with the code.
+fn from_candidates(kernel: &Kernel<'_>, structs: &Structs, trust: Trust) -> Result<Symtab> {
+    let Kernel {
+        layout,
+        image,
+        evidence,
+        candidates,
+    } = *kernel;
     let of = |placement: &Placement| {
         let places = structs.place(placement)?;
-        check(evidence, &places, structs.timens_mode())?;
+        let undescribed = match trust {
+            Trust::Described => Vec::new(),
+            Trust::Undescribed => structs.undescribed(placement),
+        };
+        check(evidence, &places, &undescribed, structs.timens_mode())?;
         Ok::<_, LayoutFault>(places)
     };
     let mut failures = Vec::new();
@@ -65,7 +121,7 @@ fn from_candidates(
         let moved = candidates
             .iter()
             .filter(|known| known.is_listed)
-            .flat_map(|known| moved(known, &structs, evidence));
+            .flat_map(|known| moved(known, structs, evidence));
         agreed.extend(moved.filter_map(|placement| {
             let places = of(&placement).ok()?;
             Some((Cow::Owned(placement), places))

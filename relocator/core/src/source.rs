@@ -7,7 +7,7 @@ use elf_tools::kernel::{KernelFile, is_kernel_file};
 use elf_tools::layout::btf::Btf;
 use elf_tools::layout::dwarf::Dwarf;
 use elf_tools::symtab::{self, Provenance, Symtab, stock_symbols};
-use elf_tools::{Avma, BuildId, relocation};
+use elf_tools::{Avma, BuildId, printable, relocation};
 
 use crate::placement::Placement;
 use crate::{Error, Result};
@@ -148,6 +148,13 @@ impl Source {
         self.symtab.as_ref().ok_or_else(reason)
     }
 
+    /// What the description of the kernel's types did not say, for a report.
+    pub fn gaps(&self) -> Vec<String> {
+        let gaps = self.symtab.iter().flat_map(|symtab| &symtab.gaps);
+        gaps.map(|gap| printable(&gap.to_string()).into_owned())
+            .collect()
+    }
+
     /// Where the symbol table came from.
     pub fn provenance(&self) -> Option<Provenance> {
         self.symtab.as_ref().map(Symtab::provenance)
@@ -183,15 +190,39 @@ impl Source {
     }
 }
 
-/// The symbols from BTF; or from DWARF where the kernel was built without BTF, and where its BTF does
-/// not say enough. The error is that of the first.
+/// The symbols from BTF; or from DWARF where the kernel was built without BTF, and where its BTF
+/// cannot be read or says less. What was wrong with the first is among the gaps.
 fn symbols(kernel: &KernelFile, image: &Image) -> elf_tools::Result<Symtab> {
-    let of_dwarf = || stock_symbols::from_layout(&Dwarf::parse(&kernel.vmlinux)?, image);
-    let Some(btf) = &kernel.btf else {
-        return of_dwarf();
+    use elf_tools::Error;
+
+    let of_btf = match (&kernel.btf, &kernel.btf_fault) {
+        (_, Some(fault)) => Err(fault.clone()),
+        (Some(btf), None) => {
+            Btf::parse(btf).and_then(|btf| stock_symbols::from_layout(&btf, image))
+        }
+        (None, None) => Err(Error::not_found("BTF", "the kernel was built without it")),
     };
-    let of_btf = Btf::parse(btf).and_then(|btf| stock_symbols::from_layout(&btf, image));
-    of_btf.or_else(|error| of_dwarf().map_err(|_| error))
+    let faults = match &of_btf {
+        Ok(symtab) if symtab.gaps.is_empty() => return of_btf,
+        Ok(symtab) => symtab.gaps.clone(),
+        Err(fault) => vec![fault.clone()],
+    };
+    let dwarf = Dwarf::parse(&kernel.vmlinux);
+    match (
+        of_btf,
+        dwarf.and_then(|dwarf| stock_symbols::from_layout(&dwarf, image)),
+    ) {
+        (Ok(of_btf), Ok(of_dwarf)) if of_dwarf.gaps.len() >= of_btf.gaps.len() => Ok(of_btf),
+        (_, Ok(mut of_dwarf)) => {
+            of_dwarf.gaps.splice(..0, faults);
+            Ok(of_dwarf)
+        }
+        (Ok(of_btf), Err(_)) => Ok(of_btf),
+        (Err(of_btf), Err(of_dwarf)) => {
+            let reason = format!("BTF: {of_btf}; DWARF: {of_dwarf}");
+            Err(Error::not_found("description of the vvar", reason))
+        }
+    }
 }
 
 /// The symbols from DWARF in the vDSO itself, as a kernel's build leaves it in `vdso64.so.dbg`.

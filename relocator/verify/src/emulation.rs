@@ -38,7 +38,7 @@ pub(super) fn linked(
         ..*emulation
     });
     let own_kernel = own_kernel.as_ref().map(Home::read).transpose()?;
-    let prepared = Prepared::emulated(old, emulation)?;
+    let prepared = Prepared::emulated(old, emulation)?.on_processor(options.processor);
     let anywhere = home.placement(AddressSpace::read()?.hole(home.unit.size())?);
     let size = prepared.size(&anywhere, options.policy)?;
     child::run(options.conditions(), |progress| {

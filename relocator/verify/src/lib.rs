@@ -57,6 +57,7 @@ use candidate::Candidate;
 use child::{Conditions, Progress};
 use linked::{Mapped, Prepared};
 
+use elf_tools::processor::ProcessorFeatures;
 use relocator::plan::{FunctionPlan, Policy, Strategy};
 
 pub use approach::Approach;
@@ -78,6 +79,9 @@ pub struct VerifyOptions {
     pub time_namespace: bool,
     /// Calls for each combination of function and arguments.
     pub rounds: u32,
+    /// The processor to link for, if it is not the one that runs. What that one lacks is not
+    /// executed in any case.
+    pub processor: Option<ProcessorFeatures>,
     /// How long the child may take. Be generous: a machine may be busy.
     pub deadline: Duration,
     /// How much processor time the child may take, if there is a limit. A child that spins is ended
@@ -92,6 +96,7 @@ impl Default for VerifyOptions {
             policy: Policy::Auto,
             time_namespace: false,
             rounds: 100,
+            processor: None,
             deadline: Duration::from_secs(120),
             processor_time: None,
         }
@@ -122,7 +127,10 @@ pub fn verify<'a>(
     options: &VerifyOptions,
 ) -> Result<VerifyOutcome> {
     match onto.into() {
-        Target::Running(running) => run(&Prepared::new(old.into(), running)?, options),
+        Target::Running(running) => {
+            let prepared = Prepared::new(old.into(), running)?;
+            run(&prepared.on_processor(options.processor), options)
+        }
         Target::Emulated(emulation) => emulation::linked(old.into(), &emulation, options),
     }
 }

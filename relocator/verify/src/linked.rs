@@ -9,6 +9,7 @@ use super::address_space::AddressSpace;
 use super::entry::Entry;
 use super::target::{Emulation, OldImage, Running};
 use crate::{Error, Result};
+use elf_tools::processor::ProcessorFeatures;
 use relocator::link::{LinkedImage, New, Old, link};
 use relocator::placement::Placement;
 use relocator::plan::{FunctionPlan, Policy};
@@ -47,6 +48,16 @@ impl<'a> Prepared<'a> {
         };
         let old = read(old)?;
         Ok(Self { old, new })
+    }
+
+    /// The same for another processor, as far as the one that runs has what that one has.
+    pub(super) fn on_processor(mut self, other: Option<ProcessorFeatures>) -> Self {
+        let common = |has: ProcessorFeatures| match other {
+            Some(other) => has.without(has.without(other)),
+            None => has,
+        };
+        self.new.processor = self.new.processor.map(common);
+        self
     }
 
     /// The names of each distinct function that there is a system call to compare with.

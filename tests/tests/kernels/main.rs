@@ -11,6 +11,7 @@ mod in_flight;
 mod mutations;
 mod processors;
 mod symbols;
+mod type_information;
 mod unwinding;
 mod ways_out;
 
@@ -20,7 +21,7 @@ use relocator_tests::trials::within;
 /// Makes the trials of a module.
 type Make = fn(&Arguments) -> Vec<Trial>;
 
-const MODULES: [(&str, Make); 10] = [
+const MODULES: [(&str, Make); 11] = [
     ("derived", derived::trials),
     ("derived_mutations", derived_mutations::trials),
     ("emulated", emulated::trials),
@@ -29,6 +30,7 @@ const MODULES: [(&str, Make); 10] = [
     ("mutations", mutations::trials),
     ("processors", processors::trials),
     ("symbols", symbols::trials),
+    ("type_information", type_information::trials),
     ("unwinding", unwinding::trials),
     ("ways_out", ways_out::trials),
 ];

@@ -40,7 +40,7 @@ impl Types<'_, '_> {
         let target = || self.kind(record.size_or_type);
         match record.kind() {
             kind::FUNC => target().is_some_and(|target| match target {
-                Kind::Is(kind) => kind == kind::FUNC_PROTO,
+                Kind::Is(kind) => kind == kind::FUNC_PROTO || kind > kind::LAST,
                 Kind::OfBase => true,
             }),
             kind::PTR

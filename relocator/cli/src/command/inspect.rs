@@ -119,6 +119,9 @@ fn text(report: &Inspect) -> String {
     match (&report.symtab, &report.no_symtab) {
         (Some(symtab), _) => {
             let _ = writeln!(text, "symbols    {} ({})", symtab.symbols, kernel.tables);
+            for gap in &kernel.gaps {
+                let _ = writeln!(text, "           {gap}");
+            }
         }
         (None, reason) => {
             let _ = writeln!(

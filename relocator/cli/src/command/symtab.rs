@@ -68,8 +68,10 @@ fn text(report: &SymbolTable) -> String {
         ]);
     }
     let kernel = report.kernel.kernel.as_deref().unwrap_or("unknown");
+    let gaps = report.kernel.gaps.iter();
+    let gaps: String = gaps.map(|gap| format!("\n{gap}")).collect();
     format!(
-        "kernel {kernel}, {} symbols ({})\n\n{table}",
+        "kernel {kernel}, {} symbols ({}){gaps}\n\n{table}",
         report.symbols.len(),
         report.kernel.tables
     )

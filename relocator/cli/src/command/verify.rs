@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::json::verify::Verify;
+use crate::json::verify::{CannotRun, LackedInstruction, Verify};
 use crate::json::{self, Kernel};
 use crate::source::Spec;
 use anyhow::Result;
@@ -11,10 +11,12 @@ use elf_tools::symtab::Symtab;
 use relocator::link::Old;
 use relocator::plan::{Policy, Strategy};
 use relocator::source::Source;
+use relocator_process::cpu_features;
 use relocator_verify::{
     ClockMode, Emulation, OldImage, Running, VerifyOptions, VerifyOutcome, verify, verify_at_home,
 };
 
+use crate::command::processor::Processor;
 use crate::command::running::running;
 use crate::command::{Outcome, in_flight, output, tables, words};
 
@@ -33,6 +35,13 @@ pub(crate) struct Arguments {
     /// command emulates the running kernel as well.
     #[arg(long, value_enum, default_value_t)]
     clock: ClockSource,
+    /// The processor to link for, as for `link`: names as in /proc/cpuinfo, separated by commas and
+    /// with a minus before what it lacks; a file like /proc/cpuinfo; `self` for this one; or `base`
+    /// for what every processor has. The report says which functions of the old code it cannot run,
+    /// and which instructions decide it. By default it is this one; what this one lacks is not run
+    /// in any case.
+    #[arg(long, value_name = "FEATURES", conflicts_with_all = ["unlinked", "in_flight"])]
+    cpu: Option<Processor>,
     /// Run in a time namespace of its own, with shifted clocks.
     #[arg(long)]
     time_namespace: bool,
@@ -100,6 +109,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     let is_running = !arguments.unlinked && arguments.onto == Spec::Own;
     let emulated = !is_running || clock_mode != ClockMode::Tsc;
     let (old, old_tables) = old_source.old(&arguments.tables.options()?)?;
+    let processor = arguments.cpu.map(|Processor(has)| has);
+    let processor = processor.unwrap_or_else(cpu_features::running);
     let outcome = outcome(
         arguments,
         &old,
@@ -114,6 +125,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
         emulated,
         clock: clock_mode.to_string(),
         time_namespace: arguments.time_namespace,
+        processor: json::verify::Processor::new(processor, &old),
         functions: outcome.functions.clone(),
     };
     output::print(arguments.json, &report, text(&report, &outcome))?;
@@ -135,6 +147,7 @@ fn outcome(
         policy: arguments.strategy,
         time_namespace: arguments.time_namespace,
         rounds: arguments.rounds,
+        processor: arguments.cpu.map(|Processor(has)| has),
         deadline: Duration::from_secs(arguments.deadline),
         ..VerifyOptions::default()
     };
@@ -181,6 +194,18 @@ fn text(report: &Verify, outcome: &VerifyOutcome) -> String {
                 "\n{}: {} calls differ from the system call, but not from what this vDSO says on its own kernel",
                 function.name, function.like_home
             ));
+        }
+    }
+    for lacking in &report.processor.cannot_run {
+        let CannotRun {
+            function,
+            instructions,
+        } = lacking;
+        notes.push_str(&format!(
+            "\n{function}: the processor cannot run the old code"
+        ));
+        for LackedInstruction { address, lacks } in instructions {
+            notes.push_str(&format!("\n    {address:#x} needs {}", lacks.join(", ")));
         }
     }
     let mut place = match report.emulated {

@@ -84,6 +84,11 @@ pub struct Kernel {
     /// Where its tables came from: `exported`, `file` or `none` on both sides, `cache` or `derived` on the old one, `btf` or
     /// `dwarf` on the new one.
     pub tables: &'static str,
+    /// What the description of the kernel's types did not say: why symbols are missing, or come from
+    /// DWARF although there is BTF. Functions that need them are proxied.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(default)]
+    pub gaps: Vec<String>,
 }
 
 impl Kernel {
@@ -104,6 +109,7 @@ impl Kernel {
                 .linux_version()
                 .map(|version: LinuxVersion| version.to_string()),
             tables: provenance(source.provenance()),
+            gaps: source.gaps(),
         }
     }
 }
@@ -112,7 +118,10 @@ impl Kernel {
 impl fmt::Display for Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let version = self.kernel.as_deref().unwrap_or("unknown kernel");
-        write!(f, "{} ({version}, tables: {})", self.source, self.tables)
+        write!(f, "{} ({version}, tables: {})", self.source, self.tables)?;
+        self.gaps
+            .iter()
+            .try_for_each(|gap| write!(f, "\n     {gap}"))
     }
 }
 

@@ -89,6 +89,7 @@ fn report(names: &[&str]) -> Compare {
         build_id: Some("0123abcd".to_owned()),
         kernel: Some("6.1.192".to_owned()),
         tables: "derived",
+        gaps: Vec::new(),
     };
     let olds = names.iter().map(|name| OldComparison {
         name: (*name).to_owned(),
