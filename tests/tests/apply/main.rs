@@ -24,6 +24,7 @@ mod seen;
 mod served;
 mod snapshot;
 mod states;
+mod texts;
 mod tool;
 mod unheard;
 mod unwinding;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         seen::trials(arguments.list),
         unheard::trials(arguments.list),
         states::trials(arguments.list),
+        texts::trials(arguments.list),
         unwinding::trials(arguments.list),
     ];
     let trials = trials.into_iter().flatten().collect();
