@@ -139,7 +139,7 @@ pub(crate) fn live(what: &str) {
             say(i32::from(used));
             rest(0);
         }
-        other => unreachable!("{other}"),
+        other => crate::texts::live(other),
     }
 }
 
@@ -157,13 +157,13 @@ fn dig(bytes: usize) -> u8 {
 }
 
 /// Where the old vDSO begins.
-fn text() -> usize {
+pub(crate) fn text() -> usize {
     // SAFETY: it asks for a number.
     unsafe { libc::getauxval(libc::AT_SYSINFO_EHDR) as usize }
 }
 
 /// Mappings of this process of which the name and the start are such.
-fn named(is_it: impl Fn(&str, usize) -> bool) -> Vec<Pages> {
+pub(crate) fn named(is_it: impl Fn(&str, usize) -> bool) -> Vec<Pages> {
     let own = relocator_process::maps::own().expect("its mappings");
     let own = own.iter().map(|mapping| {
         let start = mapping.range.start.0 as usize;
@@ -263,7 +263,7 @@ pub(crate) struct Pages {
 }
 
 impl Pages {
-    fn map(size: usize) -> Self {
+    pub(crate) fn map(size: usize) -> Self {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         // SAFETY: new memory.
@@ -359,11 +359,22 @@ struct Filled {
     pages: Pages,
 }
 
+/// Has the process asked before these pages move, or are unmapped. Nobody answers.
+pub(crate) fn watch(pages: Pages) {
+    // UFFD_FEATURE_EVENT_REMAP and UFFD_FEATURE_EVENT_UNMAP
+    Filled::with(pages, 1 << 2 | 1 << 6).leak();
+}
+
 impl Filled {
     fn register(pages: Pages) -> Self {
+        Self::with(pages, 0)
+    }
+
+    fn with(pages: Pages, features: u64) -> Self {
         let faults = userfaultfd().expect("this kernel has it");
         let mut api = Api {
             api: 0xaa,
+            features,
             ..Api::default()
         };
         // SAFETY: the kernel reads and writes the structure.

@@ -25,6 +25,7 @@ mod served;
 mod snapshot;
 mod states;
 mod streams;
+mod texts;
 mod tool;
 mod unheard;
 mod unwinding;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         unheard::trials(arguments.list),
         states::trials(arguments.list),
         streams::trials(arguments.list),
+        texts::trials(arguments.list),
         unwinding::trials(arguments.list),
     ];
     let trials = trials.into_iter().flatten().collect();

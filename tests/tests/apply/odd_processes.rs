@@ -314,7 +314,8 @@ impl Drop for Process {
     }
 }
 
-fn load(kind: &str, amount: u64, threads: u32) -> Result<Odd, String> {
+/// One that has much of something.
+pub(crate) fn load(kind: &str, amount: u64, threads: u32) -> Result<Odd, String> {
     let mut command = Command::new(LOAD);
     command.args([kind, &amount.to_string(), "--threads", &threads.to_string()]);
     command.stdin(Stdio::null()).stdout(Stdio::piped());

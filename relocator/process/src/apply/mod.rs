@@ -209,6 +209,7 @@ impl Work {
         kernel: &RunningKernel,
         options: &ApplyOptions,
     ) -> Result<Planned> {
+        survey.check_texts()?;
         let (transaction, mut outcome) = match self {
             Self::Link => link::plan(target, survey, kernel, options.policy)?,
             Self::Prepare => prepare::plan(survey, kernel)?,

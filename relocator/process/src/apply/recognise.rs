@@ -196,4 +196,6 @@ impl Seen {
 }
 
 #[cfg(test)]
+mod refused;
+#[cfg(test)]
 mod tests;

@@ -109,6 +109,23 @@ impl Survey {
         }
     }
 
+    /// Refuses texts that the program can write to.
+    pub(super) fn check_texts(&self) -> Result<()> {
+        for text in &self.texts {
+            let range = &text.found.mapping;
+            let inside =
+                |mapping: &&Mapping| mapping.protection.write && overlaps(&mapping.range, range);
+            if let Some(mapping) = self.mappings.iter().find(inside) {
+                let at = mapping.range.start.max(range.start);
+                return Err(Error::Unlinkable {
+                    what: format!("the vDSO at {}", text.found.image),
+                    reason: Unlinkable::Writable { at },
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// Where threads must not be without being carried across: old texts, and the kernel's vDSO.
     pub(super) fn occupied(&self) -> impl Iterator<Item = Range<Avma>> {
         let vdso = self.found.kernel.as_ref().and_then(KernelUnit::vdso);

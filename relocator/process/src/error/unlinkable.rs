@@ -59,6 +59,16 @@ pub enum Unlinkable {
     },
     /// It can be executed and not be read.
     ExecuteOnly,
+    /// Its mapping ends before the image does, and the rest is elsewhere, or cannot be read.
+    Torn {
+        /// Where it ends.
+        end: Avma,
+    },
+    /// A part of it can be written.
+    Writable {
+        /// The first byte that can be.
+        at: Avma,
+    },
     /// There are more vDSOs in it than the tool looks at.
     TooManyTexts,
     /// Its link record keeps another one, and that another one, without an end.
@@ -101,6 +111,8 @@ impl Unlinkable {
             Self::NoRoomForRecord => "no-room-for-record",
             Self::CopyOfNothing { .. } => "copy-of-nothing",
             Self::ExecuteOnly => "execute-only",
+            Self::Torn { .. } => "torn",
+            Self::Writable { .. } => "writable",
             Self::TooManyTexts => "too-many-vdsos",
             Self::EndlessRecords { .. } => "endless-records",
             Self::OutsideText { .. } => "outside-text",
@@ -157,6 +169,15 @@ impl fmt::Display for Unlinkable {
             Self::ExecuteOnly => f.write_str(
                 "it can only be executed (PROT_EXEC without PROT_READ), and code that cannot be read is not linked; \
                  make it readable",
+            ),
+            Self::Torn { end } => write!(
+                f,
+                "its mapping ends at {end}, before the image does, and what follows is no memory of the process that can \
+                 be read: the program has moved or protected a part of it (mremap, mprotect); make it one piece again"
+            ),
+            Self::Writable { at } => write!(
+                f,
+                "the program can write to it, from {at} on, so it may change at any moment; take that away (mprotect)"
             ),
             Self::TooManyTexts => f.write_str(
                 "its old vDSOs take more memory than the tool looks at: a process that was restored has one",

@@ -196,15 +196,22 @@ fn failed(why: &str) -> Error {
 
 impl Memory for Pretended {
     fn read(&self, at: Avma, bytes: &mut [u8]) -> bool {
-        let found = self.parts.iter().find(|part| part.0.range.contains(&at));
-        let content = found.and_then(|(mapping, content)| {
+        let (mut at, mut rest) = (at, bytes);
+        while !rest.is_empty() {
+            let found = self.parts.iter().find(|part| part.0.range.contains(&at));
+            let Some((mapping, Some(content))) = found else {
+                return false;
+            };
             let start = (at.0 - mapping.range.start.0) as usize;
-            content.as_ref()?.get(start..start + bytes.len())
-        });
-        content.is_some_and(|content| {
-            bytes.copy_from_slice(content);
-            true
-        })
+            let left = (mapping.size() as usize - start).min(rest.len());
+            let Some(content) = content.get(start..start + left) else {
+                return false;
+            };
+            let (now, later) = rest.split_at_mut(left);
+            now.copy_from_slice(content);
+            (at, rest) = (at.offset(left as i64), later);
+        }
+        true
     }
 }
 

@@ -274,6 +274,18 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_that_is_not_interrupted_does_not_stop() {
+        let (mut child, pid) = sleeper();
+        let mut tracee = Tracee::seize(pid).unwrap();
+        let patience = Duration::from_millis(50);
+        let error = tracee.wait_still(patience).unwrap_err();
+        assert_eq!(error.refusal(), Some(&Refusal::DoesNotStop { patience }));
+        drop(tracee);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
     fn the_state_is_behind_the_name() {
         assert_eq!(state("1 (a) R) b) S 0 1"), Some('S'));
         assert_eq!(state("1 (a"), None);

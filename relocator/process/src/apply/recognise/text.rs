@@ -3,6 +3,9 @@
 use elf_tools::Avma;
 use elf_tools::image::Image;
 use elf_tools::symtab::mapping_name;
+use object::LittleEndian;
+use object::elf::FileHeader64;
+use object::read::elf::{FileHeader, ProgramHeader};
 
 use super::OldText;
 use super::no_image::NoImage;
@@ -88,7 +91,7 @@ pub(super) fn find(
                 reasons.push((at, NoImage::InsideAnother));
                 continue;
             }
-            match look(mapping, at, hints, memory)? {
+            match look(&whole(mapping, at, mappings, memory)?, at, hints, memory)? {
                 Ok(text) if is_unused_file(mapping, &text) => {
                     files += 1;
                     if files <= FILES {
@@ -180,6 +183,63 @@ fn starts(mapping: &Mapping, hints: &Hints) -> Vec<Avma> {
     starts.sort_unstable();
     starts.dedup();
     starts
+}
+
+/// The mapping with what belongs to an image that begins in it and goes on in the next ones: the
+/// kernel splits a mapping where a program changes the protection of a part, or advises it
+/// something. Only the image's own pages of those are taken.
+///
+/// Errors: [`Unlinkable::Torn`] if what follows is not there, or cannot be read.
+fn whole(
+    mapping: &Mapping,
+    at: Avma,
+    mappings: &[Mapping],
+    memory: &dyn Memory,
+) -> Result<Mapping> {
+    let mut whole = mapping.clone();
+    let mut page = vec![0; PAGE as usize];
+    if !mapping.is_anonymous() || !at.0.is_multiple_of(PAGE) || !memory.read(at, &mut page) {
+        return Ok(whole);
+    }
+    let Some((loaded, size)) = sizes(&page).filter(|(_, size)| *size <= MAX_TEXT) else {
+        return Ok(whole);
+    };
+    let end = at.offset(size.next_multiple_of(PAGE) as i64);
+    while whole.range.end < end {
+        let next = mapping_of(mappings, whole.range.end);
+        match next.filter(|next| next.is_anonymous() && next.protection.read) {
+            Some(next) => whole.range.end = next.range.end.min(end),
+            None => break,
+        }
+    }
+    let names = page.windows(EXPORT.len());
+    let is_torn = whole.range.end < at.offset(loaded as i64);
+    match is_torn && names.into_iter().any(|name| name == EXPORT.as_bytes()) {
+        true => Err(Error::Unlinkable {
+            what: format!("the vDSO at {at}"),
+            reason: Unlinkable::Torn {
+                end: whole.range.end,
+            },
+        }),
+        false => Ok(whole),
+    }
+}
+
+/// How many bytes of an image are loaded, and how many it has with its section headers, by its
+/// first page; `None` if that has no headers of an image.
+fn sizes(page: &[u8]) -> Option<(u64, u64)> {
+    let header = FileHeader64::<LittleEndian>::parse(page).ok()?;
+    let endian = header.endian().ok()?;
+    let segments = header.program_headers(endian, page).ok()?.iter();
+    let segments = segments.filter(|segment| segment.p_type(endian) == object::elf::PT_LOAD);
+    let ends = segments.map(|segment| {
+        let start = segment.p_vaddr(endian);
+        start.saturating_add(segment.p_memsz(endian))
+    });
+    let loaded = ends.max()?;
+    let count = u64::from(header.e_shnum(endian)) * u64::from(header.e_shentsize(endian));
+    let sections = header.e_shoff(endian).checked_add(count)?;
+    Some((loaded, loaded.max(sections)))
 }
 
 /// Looks for an image at an address; or says why there is none.

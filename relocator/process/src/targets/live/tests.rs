@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 use elf_tools::Avma;
 use nix::libc;
 
+use super::worker::Worker;
 use super::*;
 use relocator::placement::PAGE;
 use relocator::threads::Write;
@@ -170,6 +171,51 @@ fn what_was_done_before_a_failure_is_undone() {
         assert_eq!(lines(&live), lines_before);
         assert_eq!(bytes(&live, top, 64), data);
     }
+}
+
+#[test]
+fn only_threads_that_have_stopped_are_changed() {
+    let sleeper = Sleeper::start("60");
+    let mut live = sleeper.stop();
+    let other = Thread {
+        id: 1,
+        ..live.threads().unwrap()[0]
+    };
+    let error = live.carry_out(&[Step::Registers(vec![other])]).unwrap_err();
+    assert_eq!(error.refusal(), Some(&Refusal::NotStopped));
+}
+
+/// Takes the only thread of a process to make calls by code at an address, and makes one.
+fn calls(sleeper: &Sleeper, code: Avma, number: i64) -> Refusal {
+    let mut live = sleeper.stop();
+    let tracee = live.tracees().remove(0);
+    let mut worker = Worker::take(tracee, code).unwrap();
+    let error = worker.call(number, &[]).unwrap_err();
+    drop(worker);
+    error.refusal().unwrap().clone()
+}
+
+#[test]
+fn a_call_that_is_not_made_or_does_not_end_is_an_error() {
+    let sleeper = Sleeper::start("60");
+    let mappings = Running::of(sleeper.pid()).mappings().unwrap();
+    let data = mappings.iter().find(|mapping| mapping.name == "[stack]");
+    // Nothing can be executed there.
+    let data = data.unwrap().range.start;
+    let said = calls(&sleeper, data, libc::SYS_getpid);
+    let stop = crate::tracing::Stop::Signal(libc::SIGSEGV);
+    assert_eq!(said, Refusal::UnexpectedStop { stop });
+    let code = mappings.iter().find(|mapping| mapping.is_private_code());
+    let code = injected_call::at_end_of(code.unwrap().range.end);
+    let said = calls(&sleeper, code, libc::SYS_pause);
+    assert!(matches!(said, Refusal::CallDoesNotEnd { .. }), "{said:?}");
+    // It sleeps on.
+    let state = || Process::new(sleeper.pid()).unwrap().stat().unwrap().state;
+    let started = Instant::now();
+    while state() != 'S' && started.elapsed() < PATIENCE {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(state(), 'S');
 }
 
 #[test]
