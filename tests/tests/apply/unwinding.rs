@@ -80,6 +80,13 @@ const WORKS: [(&str, Work, bool); 7] = [
     ("prepared", Work::Prepare, true),
 ];
 
+/// What is done before handlers throw, where libgcc knows all code.
+const THROWN: [(&str, Work); 3] = [
+    ("auto", Work::Link(Policy::Auto)),
+    ("syscall", Work::Link(Policy::Syscall)),
+    ("rolled_back", Work::RollBack(Policy::Auto)),
+];
+
 /// How long a program may be busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -129,6 +136,15 @@ pub(crate) fn trials(listing: bool) -> Vec<Trial> {
                 move || callers_are_found_halfway(&spec, work),
             ));
         }
+        for (name, work) in THROWN {
+            let spec = spec.clone();
+            let possible = possible.clone().and_then(|()| throwing().map(drop));
+            trials.push(trial(
+                format!("unwinding::{version}::thrown::{name}"),
+                &possible,
+                move || handlers_leave(&spec, work),
+            ));
+        }
         for (name, work) in DEBUGGED {
             let spec = spec.clone();
             let possible = possible.clone().and_then(|()| debugger());
@@ -157,11 +173,18 @@ fn program() -> Result<&'static [u8], String> {
     failure.map_or(Ok(PROGRAM), |failure| Err(failure.to_owned()))
 }
 
+/// The program whose signal handlers throw.
+fn throwing() -> Result<&'static [u8], String> {
+    const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/thrown"));
+    let failure = option_env!("RELOCATOR_TESTS_NO_THROWN");
+    failure.map_or(Ok(PROGRAM), |failure| Err(failure.to_owned()))
+}
+
 /// What the program can ask here.
 fn unwinders() -> Result<String, String> {
     let directory = TempDir::new().map_err(failed)?;
     let path = directory.path().join("unwinder");
-    write_program(&path)?;
+    write_program(&path, program()?)?;
     let said = Command::new(path).arg("unwinders").output();
     let said = said.map_err(failed)?.stdout;
     String::from_utf8(said).map_err(|error| error.to_string())
@@ -174,8 +197,8 @@ fn second(found: &str) -> Result<(), String> {
     })
 }
 
-fn write_program(path: &Path) -> Result<(), String> {
-    fs::write(path, program()?).map_err(failed)?;
+fn write_program(path: &Path, program: &[u8]) -> Result<(), String> {
+    fs::write(path, program).map_err(failed)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).map_err(failed)
 }
 
@@ -192,9 +215,14 @@ fn failed(error: std::io::Error) -> String {
 
 impl Unwinder {
     fn start(bed: &Bed, arguments: &[&str]) -> Result<Self, String> {
+        Self::of(program()?, bed, arguments)
+    }
+
+    /// Another program that talks like it.
+    fn of(program: &[u8], bed: &Bed, arguments: &[&str]) -> Result<Self, String> {
         let directory = TempDir::new().map_err(failed)?;
         let path = directory.path().join("unwinder");
-        write_program(&path)?;
+        write_program(&path, program)?;
         let launch = || {
             let mut command = Command::new(&path);
             command.args(arguments);
@@ -206,8 +234,11 @@ impl Unwinder {
         let mut restored = loop {
             match launch() {
                 Ok(restored) => break restored,
-                Err(error) if is_busy(&error) && begun.elapsed() < PATIENCE => {}
-                Err(error) => return Err(error.to_string()),
+                Err(error) => {
+                    let words = in_words(&error);
+                    let is_busy = words.contains("Text file busy");
+                    ensure(is_busy && begun.elapsed() < PATIENCE, || words)?;
+                }
             }
             thread::sleep(Duration::from_millis(5));
         };
@@ -245,10 +276,6 @@ impl Unwinder {
             }
         }
     }
-}
-
-fn is_busy(error: &impl ToString) -> bool {
-    error.to_string().contains("Text file busy")
 }
 
 fn work_on(spec: &Spec, pid: i32, work: Work) -> Result<(), String> {
@@ -424,6 +451,26 @@ fn cleanups_run(spec: &Spec) -> Result<(), String> {
     work_on(spec, unwinder.restored.pid(), Work::Link(Policy::Auto))?;
     let said = unwinder.run()?;
     ensure(said == [format!("missed 0 of {count}")], || {
+        format!("{said:?}")
+    })
+}
+
+/// At each instruction, an exception that a signal handler throws comes to the function's caller, and
+/// so does a jump.
+fn handlers_leave(spec: &Spec, work: Work) -> Result<(), String> {
+    let bed = Bed {
+        patched: !matches!(work, Work::RollBack(_)),
+        ..Bed::new(old_vdso(spec)?)
+    };
+    let unwinder = Unwinder::of(throwing()?, &bed, &[])?;
+    work_on(spec, unwinder.restored.pid(), work)?;
+    let said = unwinder.run()?;
+    let count = |what: &str| {
+        let mut counts = said.iter().filter_map(|line| line.strip_prefix(what));
+        counts.next()?.parse::<usize>().ok()
+    };
+    let counts = (count("thrown "), count("jumped "));
+    ensure(said.len() == 2 && counts >= (Some(30), Some(30)), || {
         format!("{said:?}")
     })
 }
