@@ -1,4 +1,4 @@
-//! Says which machine tests are built for, and compiles the programs of tests that are in C: where
+//! Says which machine tests are built for, and compiles the programs of tests that are in C and C++: where
 //! tests run there need not be a compiler.
 
 use std::path::PathBuf;
@@ -9,15 +9,18 @@ struct Program {
     name: &'static str,
     source: &'static str,
     flags: &'static [&'static str],
+    /// What it is linked with.
+    libraries: &'static [&'static str],
     /// The variable that says why there is none.
     failure: &'static str,
 }
 
-const PROGRAMS: [Program; 2] = [
+const PROGRAMS: [Program; 3] = [
     Program {
         name: "static",
         source: "tests/apply/static.c",
         flags: &["-static", "-O2", "-s"],
+        libraries: &[],
         failure: "RELOCATOR_TESTS_NO_STATIC",
     },
     // It pushes words that the compiler does not know of. Cleanups are for unwinders to find.
@@ -31,7 +34,21 @@ const PROGRAMS: [Program; 2] = [
             "-mno-red-zone",
             "-pthread",
         ],
+        libraries: &[],
         failure: "RELOCATOR_TESTS_NO_UNWINDER",
+    },
+    // Signal handlers throw, so any instruction may. Where it runs there need not be a C++ library.
+    Program {
+        name: "thrown",
+        source: "tests/apply/thrown.cc",
+        flags: &[
+            "-O1",
+            "-fexceptions",
+            "-fnon-call-exceptions",
+            "-fasynchronous-unwind-tables",
+        ],
+        libraries: &["-Wl,-Bstatic", "-lstdc++", "-Wl,-Bdynamic", "-lm"],
+        failure: "RELOCATOR_TESTS_NO_THROWN",
     },
 ];
 
@@ -57,7 +74,8 @@ fn main() {
 fn compile(program: &Program, path: &PathBuf) -> Result<(), String> {
     let mut command = Command::new("cc");
     command.args(program.flags).arg("-o").arg(path);
-    let compiled = command.arg(program.source).stdin(Stdio::null()).output();
+    command.arg(program.source).args(program.libraries);
+    let compiled = command.stdin(Stdio::null()).output();
     let failed = format!("no {} program can be made", program.name);
     let compiled = compiled.map_err(|error| format!("{failed}: cc: {error}"))?;
     if compiled.status.success() {

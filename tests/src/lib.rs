@@ -5,6 +5,7 @@ pub mod command;
 pub mod constraints;
 pub mod criu;
 pub mod damage;
+pub mod elfutils;
 pub mod kernel;
 pub mod odd;
 pub mod opened;

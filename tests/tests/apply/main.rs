@@ -6,11 +6,13 @@ mod bounded;
 mod chains;
 mod checkpoint;
 mod cycles;
+mod debugged;
 mod dry_run;
 mod elsewhere;
 mod home;
 mod hostile;
 mod killed;
+mod leaving;
 mod linker;
 mod look;
 mod odd;
@@ -47,10 +49,12 @@ fn main() -> ExitCode {
         cycles::trials(arguments.list),
         chains::trials(arguments.list),
         checkpoint::trials(arguments.list),
+        debugged::trials(arguments.list),
         dry_run::trials(arguments.list),
         elsewhere::trials(arguments.list),
         home::trials(arguments.list),
         killed::trials(arguments.list),
+        leaving::trials(arguments.list),
         odd_processes::trials(arguments.list),
         places::trials(arguments.list),
         programs::trials(arguments.list),

@@ -1,25 +1,21 @@
-//! Unwinders in a linked process find callers at every instruction that it executes in its vDSO, and
-//! threads that are cancelled there run their cleanups.
+//! Unwinders in a linked process find callers at every instruction that it executes in its vDSO.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use elf_tools::Svma;
 use elf_tools::image::Image;
-use elf_tools::{Avma, Svma};
 use kernel_source::Cache;
 use libtest_mimic::Trial;
-use object::read::elf::ElfFile64;
-use object::{Object, ObjectSymbol};
 use relocator::plan::Policy;
 use relocator_cli::source::Spec;
 use relocator_process::apply::outcome::ApplyState;
-use relocator_process::maps;
 use relocator_tests::bed::{Bed, Restored, old_vdso};
 use relocator_tests::running::{RUNNING, in_words};
 use relocator_tests::trials::{ensure, trial};
@@ -28,18 +24,6 @@ use tempfile::TempDir;
 
 use crate::killed;
 use crate::linker::Linker;
-
-/// Threads that are cancelled, unless [`CANCELLATIONS`] says otherwise.
-const USUAL: usize = 1000;
-
-/// The environment variable that says how many.
-const CANCELLATIONS: &str = "RELOCATOR_CANCELLATIONS";
-
-/// Kernels of which a coarse clock meets a detour when they are linked to later ones.
-const HAVE_DETOURS: [&str; 2] = ["5.10", "6.1"];
-
-/// Instructions that a debugger steps over from where it has stopped the program.
-const STEPS: usize = 2;
 
 /// Unwinders that every machine has.
 const LIBGCC: &str = "libgcc";
@@ -60,7 +44,7 @@ const MOMENTS: usize = 29;
 
 /// What is done to a process before it asks.
 #[derive(Debug, Clone, Copy)]
-enum Work {
+pub(crate) enum Work {
     /// It is linked so.
     Link(Policy),
     /// It is linked so, and rolled back.
@@ -82,15 +66,6 @@ const WORKS: [(&str, Work, bool); 7] = [
 
 /// How long a program may be busy.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// What is done before a debugger looks.
-const DEBUGGED: [(&str, Work); 5] = [
-    ("auto", Work::Link(Policy::Auto)),
-    ("syscall", Work::Link(Policy::Syscall)),
-    ("proxy", Work::Link(Policy::Proxy)),
-    ("rolled_back", Work::RollBack(Policy::Auto)),
-    ("prepared", Work::Prepare),
-];
 
 pub(crate) fn trials(listing: bool) -> Vec<Trial> {
     let cache = Cache::locate();
@@ -129,29 +104,12 @@ pub(crate) fn trials(listing: bool) -> Vec<Trial> {
                 move || callers_are_found_halfway(&spec, work),
             ));
         }
-        for (name, work) in DEBUGGED {
-            let spec = spec.clone();
-            let possible = possible.clone().and_then(|()| debugger());
-            let has_detours = HAVE_DETOURS.contains(&version);
-            if has_detours || !matches!(work, Work::Link(Policy::Auto)) {
-                trials.push(trial(
-                    format!("unwinding::{version}::gdb::{name}"),
-                    &possible,
-                    move || a_debugger_names_callers(&spec, work),
-                ));
-            }
-        }
-        trials.push(trial(
-            format!("unwinding::{version}::cancelled"),
-            &possible,
-            move || cleanups_run(&spec),
-        ));
     }
     trials
 }
 
 /// The program that asks, or why there is none.
-fn program() -> Result<&'static [u8], String> {
+pub(crate) fn program() -> Result<&'static [u8], String> {
     const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/unwinder"));
     let failure = option_env!("RELOCATOR_TESTS_NO_UNWINDER");
     failure.map_or(Ok(PROGRAM), |failure| Err(failure.to_owned()))
@@ -161,7 +119,7 @@ fn program() -> Result<&'static [u8], String> {
 fn unwinders() -> Result<String, String> {
     let directory = TempDir::new().map_err(failed)?;
     let path = directory.path().join("unwinder");
-    write_program(&path)?;
+    write_program(&path, program()?)?;
     let said = Command::new(path).arg("unwinders").output();
     let said = said.map_err(failed)?.stdout;
     String::from_utf8(said).map_err(|error| error.to_string())
@@ -174,27 +132,32 @@ fn second(found: &str) -> Result<(), String> {
     })
 }
 
-fn write_program(path: &Path) -> Result<(), String> {
-    fs::write(path, program()?).map_err(failed)?;
+fn write_program(path: &Path, program: &[u8]) -> Result<(), String> {
+    fs::write(path, program).map_err(failed)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).map_err(failed)
 }
 
 /// The program on a bed.
-struct Unwinder {
-    restored: Restored,
+pub(crate) struct Unwinder {
+    pub(crate) restored: Restored,
     output: BufReader<ChildStdout>,
     _directory: TempDir,
 }
 
-fn failed(error: std::io::Error) -> String {
+pub(crate) fn failed(error: std::io::Error) -> String {
     error.to_string()
 }
 
 impl Unwinder {
-    fn start(bed: &Bed, arguments: &[&str]) -> Result<Self, String> {
+    pub(crate) fn start(bed: &Bed, arguments: &[&str]) -> Result<Self, String> {
+        Self::of(program()?, bed, arguments)
+    }
+
+    /// Another program that talks like it.
+    pub(crate) fn of(program: &[u8], bed: &Bed, arguments: &[&str]) -> Result<Self, String> {
         let directory = TempDir::new().map_err(failed)?;
         let path = directory.path().join("unwinder");
-        write_program(&path)?;
+        write_program(&path, program)?;
         let launch = || {
             let mut command = Command::new(&path);
             command.args(arguments);
@@ -206,8 +169,11 @@ impl Unwinder {
         let mut restored = loop {
             match launch() {
                 Ok(restored) => break restored,
-                Err(error) if is_busy(&error) && begun.elapsed() < PATIENCE => {}
-                Err(error) => return Err(error.to_string()),
+                Err(error) => {
+                    let words = in_words(&error);
+                    let is_busy = words.contains("Text file busy");
+                    ensure(is_busy && begun.elapsed() < PATIENCE, || words)?;
+                }
             }
             thread::sleep(Duration::from_millis(5));
         };
@@ -229,7 +195,7 @@ impl Unwinder {
     }
 
     /// Lets it do what it is to do, and returns what it says.
-    fn run(mut self) -> Result<Vec<String>, String> {
+    pub(crate) fn run(mut self) -> Result<Vec<String>, String> {
         let input = self.restored.child.stdin.as_mut();
         writeln!(input.ok_or("no standard input")?).map_err(failed)?;
         let mut said = Vec::new();
@@ -247,11 +213,7 @@ impl Unwinder {
     }
 }
 
-fn is_busy(error: &impl ToString) -> bool {
-    error.to_string().contains("Text file busy")
-}
-
-fn work_on(spec: &Spec, pid: i32, work: Work) -> Result<(), String> {
+pub(crate) fn work_on(spec: &Spec, pid: i32, work: Work) -> Result<(), String> {
     let policy = match work {
         Work::Link(policy) | Work::RollBack(policy) => policy,
         Work::Prepare => Policy::Auto,
@@ -414,104 +376,4 @@ fn callers_are_found_halfway(spec: &Spec, work: killed::Work) -> Result<(), Stri
     }
     eprintln!("{spec}, {work:?}: of {number} moments, {behind} with ends behind the image");
     Ok(())
-}
-
-/// No thread that is cancelled at any moment misses its cleanup.
-fn cleanups_run(spec: &Spec) -> Result<(), String> {
-    let asked = std::env::var(CANCELLATIONS).ok();
-    let count = asked.and_then(|text| text.parse().ok()).unwrap_or(USUAL);
-    let unwinder = Unwinder::start(&Bed::new(old_vdso(spec)?), &["cancel", &count.to_string()])?;
-    work_on(spec, unwinder.restored.pid(), Work::Link(Policy::Auto))?;
-    let said = unwinder.run()?;
-    ensure(said == [format!("missed 0 of {count}")], || {
-        format!("{said:?}")
-    })
-}
-
-/// Whether there is a debugger.
-fn debugger() -> Result<(), String> {
-    let asked = Command::new("gdb").arg("--version").output();
-    asked.map(drop).map_err(|error| format!("gdb: {error}"))
-}
-
-/// What a debugger calls the code at which it stops a program.
-fn wanted(work: Work) -> &'static str {
-    match work {
-        Work::Link(Policy::Auto) => ".detour",
-        Work::Link(Policy::Proxy) => "__vdso_clock_gettime.new",
-        _ => "__vdso_clock_gettime",
-    }
-}
-
-/// Where it stops the program: by symbols of the text, as the process has it.
-fn places(unwinder: &Unwinder, work: Work) -> Result<Vec<Avma>, String> {
-    let base = unwinder.restored.text.start;
-    let mapped = maps::of(unwinder.restored.pid()).map_err(|error| in_words(&error))?;
-    let mut mapped = mapped.iter();
-    let text = mapped.find(|mapping| mapping.range.contains(&base));
-    let text = text.ok_or("no text")?.range.clone();
-    let mut bytes = vec![0; (text.end.0 - base.0) as usize];
-    let memory = fs::File::open(format!("/proc/{}/mem", unwinder.restored.pid()));
-    let memory = memory.map_err(failed)?;
-    memory.read_exact_at(&mut bytes, base.0).map_err(failed)?;
-    let file = ElfFile64::<object::LittleEndian>::parse(&*bytes).map_err(|e| e.to_string())?;
-    let is_wanted = |name: &str| match wanted(work) {
-        ".detour" => name.ends_with(".detour"),
-        whole => name == whole,
-    };
-    let symbols = file.symbols().chain(file.dynamic_symbols());
-    let wanted = symbols.filter(|symbol| symbol.name().is_ok_and(is_wanted));
-    Ok(wanted
-        .map(|symbol| base.offset(symbol.address().cast_signed()))
-        .collect())
-}
-
-/// A debugger that stops a program there, and steps on, shows who has called, and the code.
-fn a_debugger_names_callers(spec: &Spec, work: Work) -> Result<(), String> {
-    let bed = Bed {
-        // Under CRIU's jumps there are the rules of the old functions.
-        patched: !matches!(work, Work::RollBack(_)),
-        ..Bed::new(old_vdso(spec)?)
-    };
-    let mut unwinder = Unwinder::start(&bed, &["spin"])?;
-    let pid = unwinder.restored.pid();
-    work_on(spec, pid, work)?;
-    let places = places(&unwinder, work)?;
-    ensure(!places.is_empty(), || "no symbols".to_owned())?;
-    let input = unwinder.restored.child.stdin.as_mut();
-    writeln!(input.ok_or("no standard input")?).map_err(failed)?;
-    let mut command = Command::new("gdb");
-    command.args(["-nx", "-batch", "-p", &pid.to_string()]);
-    for place in &places {
-        command.args(["-ex", &format!("tbreak *{:#x}", place.0)]);
-    }
-    command.args(["-ex", "continue", "-ex", "backtrace"]);
-    command.args(["-ex", "info symbol $pc", "-ex", "disassemble"]);
-    // From an entry of a prepared process a step leads to a stub.
-    let steps = match work {
-        Work::Prepare => 0,
-        _ => STEPS,
-    };
-    for _ in 0..steps {
-        command.args(["-ex", "stepi", "-ex", "backtrace"]);
-    }
-    let said = command.stdin(Stdio::null()).output().map_err(failed)?;
-    let said = String::from_utf8_lossy(&said.stdout).into_owned();
-    let frames = |number: &str, name: &str| {
-        let lines = said.lines();
-        let frames = lines.filter(|line| line.starts_with(number) && line.contains(name));
-        frames.count()
-    };
-    // Of two names of a function, a debugger takes the shorter one.
-    let name = wanted(work).trim_start_matches("__vdso_");
-    let inside = frames("#0", &format!("{name} ()"));
-    let callers = frames("#1", " spinning (");
-    ensure((inside, callers) == (steps + 1, steps + 1), || {
-        format!("{inside} frames inside, {callers} callers: {said}")
-    })?;
-    let shown = said.lines().filter(|line| line.starts_with("=> "));
-    let is_named = said.contains(&format!("{name} in section "));
-    ensure(is_named && shown.count() == 1, || {
-        format!("no symbol, or no code: {said}")
-    })
 }
