@@ -146,6 +146,14 @@ impl Criu {
         images.run(command, "dump.log")
     }
 
+    /// Writes what the processors have to images that there are.
+    pub fn write_processors(&self, images: &Images) -> Result<(), String> {
+        let mut command = self.command();
+        command.args(["cpuinfo", "dump", "-v4", "-o", "dump.log"]);
+        command.arg("--images-dir").arg(images.path());
+        images.run(command, "dump.log")
+    }
+
     /// Whether CRIU has a feature (`criu check --feature`).
     pub fn has(&self, feature: &str) -> bool {
         let mut command = self.command();
