@@ -258,8 +258,8 @@ fn at_home(images: &Images, place: Where, thread: i32, pc: Avma) -> Result<(), S
         "it is elsewhere".to_owned()
     })?;
     let code = match place {
-        Where::Entry => None,
-        _ => Some("other-time-namespace"),
+        Where::Entry | Where::End => None,
+        Where::Jump | Where::Behind => Some("other-time-namespace"),
     };
     let found = breaks(&checked, thread);
     ensure(found == code, || {
