@@ -26,7 +26,7 @@ use relocator_tests::trials::{ensure, trial};
 
 use crate::Version;
 use crate::dumped::{Victim, await_stopped, tasks};
-use crate::victim::{CALLING, FRAME, INTERRUPTED, PLACE};
+use crate::victim::{ALONE, FRAME, INTERRUPTED, PLACE};
 
 /// The kernel that images are checked for: another one than any that runs tests, with other places
 /// of its data.
@@ -183,7 +183,7 @@ impl Checker {
 
 /// A thread at a boundary, elsewhere and at home.
 fn at(criu: &Criu, place: Where) -> Result<(), String> {
-    let victim = Victim::start(CALLING)?;
+    let victim = Victim::start(ALONE)?;
     let (thread, pc) = lead(&victim, place)?;
     let images = victim.dump(criu, &[])?;
     elsewhere(&images, place, thread, pc)?;
