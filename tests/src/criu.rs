@@ -59,6 +59,16 @@ pub const CRIU_4_1: TreeRequest<'static> = TreeRequest {
     packages: &["criu"],
 };
 
+/// CRIU 3.17.1, in the packages of an older release.
+pub const CRIU_3_17: TreeRequest<'static> = TreeRequest {
+    name: "criu-3.17",
+    suites: &["bookworm"],
+    packages: &["criu"],
+};
+
+/// Where packages have libraries that were made before `/lib` was a link.
+const OLDER_LIBRARIES: &str = "lib/x86_64-linux-gnu";
+
 /// CRIU that works on this machine.
 #[derive(Debug, Clone)]
 pub struct Criu {
@@ -92,12 +102,18 @@ impl Criu {
     }
 
     fn command(&self) -> Command {
+        const LINKER: &str = "ld-linux-x86-64.so.2";
         let libraries = self.root.join(LIBRARIES);
-        let mut command = Command::new(libraries.join("ld-linux-x86-64.so.2"));
+        let older = self.root.join(OLDER_LIBRARIES);
+        let linker = [&libraries, &older].map(|directory| directory.join(LINKER));
+        let is_older = !linker[0].exists();
+        let mut command = Command::new(&linker[usize::from(is_older)]);
         let systemd = libraries.join("systemd");
         let mut path = libraries.into_os_string();
-        path.push(OsStr::new(":"));
-        path.push(systemd);
+        for directory in [systemd, older] {
+            path.push(OsStr::new(":"));
+            path.push(directory);
+        }
         command.arg("--library-path").arg(path);
         command.arg(self.root.join("usr/sbin/criu"));
         command
@@ -128,6 +144,14 @@ impl Criu {
         }
         command.arg("--images-dir").arg(images.path());
         command.args(arguments);
+        images.run(command, "dump.log")
+    }
+
+    /// Writes what the processors have to images that there are.
+    pub fn write_processors(&self, images: &Images) -> Result<(), String> {
+        let mut command = self.command();
+        command.args(["cpuinfo", "dump", "-v4", "-o", "dump.log"]);
+        command.arg("--images-dir").arg(images.path());
         images.run(command, "dump.log")
     }
 

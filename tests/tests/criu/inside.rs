@@ -26,7 +26,7 @@ use relocator_tests::trials::{ensure, trial};
 
 use crate::Version;
 use crate::dumped::{Victim, await_stopped, tasks};
-use crate::victim::{CALLING, FRAME, INTERRUPTED, PLACE};
+use crate::victim::{ALONE, FRAME, INTERRUPTED, PLACE};
 
 /// The kernel that images are checked for: another one than any that runs tests, with other places
 /// of its data.
@@ -183,7 +183,7 @@ impl Checker {
 
 /// A thread at a boundary, elsewhere and at home.
 fn at(criu: &Criu, place: Where) -> Result<(), String> {
-    let victim = Victim::start(CALLING)?;
+    let victim = Victim::start(ALONE)?;
     let (thread, pc) = lead(&victim, place)?;
     let images = victim.dump(criu, &[])?;
     elsewhere(&images, place, thread, pc)?;
@@ -258,8 +258,8 @@ fn at_home(images: &Images, place: Where, thread: i32, pc: Avma) -> Result<(), S
         "it is elsewhere".to_owned()
     })?;
     let code = match place {
-        Where::Entry => None,
-        _ => Some("other-time-namespace"),
+        Where::Entry | Where::End => None,
+        Where::Jump | Where::Behind => Some("other-time-namespace"),
     };
     let found = breaks(&checked, thread);
     ensure(found == code, || {

@@ -10,13 +10,22 @@ mod victim;
 
 use std::process::ExitCode;
 
+use elf_tools::symtab::mapping_name::VVAR_VCLOCK;
 use libtest_mimic::{Arguments, Trial};
-use relocator_tests::criu::{CRIU_4_1, Criu};
+use relocator_tests::criu::{CRIU_3_17, CRIU_4_1, Criu};
 
 /// A version of CRIU, and whether it can be used here.
 struct Version {
     name: &'static str,
     criu: Result<Criu, String>,
+    /// Whether this kernel is one that it was made before: nothing on this machine can change that.
+    is_too_old: bool,
+}
+
+/// Whether the kernel's data is two mappings, which CRIU 3.17 does not know.
+fn has_two_data_mappings() -> bool {
+    let own = relocator_process::maps::own().unwrap_or_default();
+    own.iter().any(|mapping| mapping.name == VVAR_VCLOCK)
 }
 
 fn main() -> ExitCode {
@@ -33,13 +42,23 @@ fn main() -> ExitCode {
     let newest = Version {
         name: "4.3",
         criu: possible(Criu::new),
+        is_too_old: false,
     };
     let older = Version {
         name: "4.1",
         criu: possible(|| Criu::of(&CRIU_4_1)),
+        is_too_old: false,
+    };
+    let oldest = Version {
+        name: "3.17",
+        criu: possible(|| match has_two_data_mappings() {
+            true => Err("CRIU 3.17 knows no [vvar_vclock], which this kernel has".to_owned()),
+            false => Criu::of(&CRIU_3_17),
+        }),
+        is_too_old: has_two_data_mappings(),
     };
     let trials = [
-        reader::trials(&[&newest, &older]),
+        reader::trials(&[&newest, &older, &oldest]),
         inside::trials(&newest),
         restored::trials(&newest),
         command::trials(&newest),

@@ -16,7 +16,9 @@ pub(crate) const ARGUMENT: &str = "victim";
 
 /// Threads that call functions of the vDSO all the time, and one that waits.
 pub(crate) const CALLING: &str = "calling";
-/// The same, and a child that waits.
+/// One such thread alone, and one that waits: to step it, no other is in the way.
+pub(crate) const ALONE: &str = "alone";
+/// Threads that call, and a child that waits.
 pub(crate) const TREE: &str = "tree";
 /// A thread whose handler does not return, once it has interrupted the vDSO.
 pub(crate) const INTERRUPTED: &str = "interrupted";
@@ -45,7 +47,8 @@ pub(crate) fn live(what: &str) {
     match what {
         INTERRUPTED => interrupt(),
         what => {
-            let callers = (0..THREADS).map(|_| thread::spawn(call_for_ever));
+            let callers = if what == ALONE { 1 } else { THREADS };
+            let callers = (0..callers).map(|_| thread::spawn(call_for_ever));
             let _callers: Vec<_> = callers.collect();
             if what == TREE {
                 // SAFETY: the child only waits.

@@ -54,7 +54,7 @@ pub(crate) fn run(lab: &Lab, asked: &Suite) -> Result<u8> {
     let mut summary = Summary::default();
     for version in &asked.kernels {
         for (name, program, modules) in &suites {
-            let packed = pack(lab, program, &built)?;
+            let packed = pack(lab, name, program, &built)?;
             for module in modules {
                 let name = format!("{name} {}", module.name);
                 eprintln!("== {} on {version}", name.trim_end());
@@ -76,15 +76,25 @@ pub(crate) fn run(lab: &Lab, asked: &Suite) -> Result<u8> {
     Ok(u8::from(!summary.is_right()))
 }
 
+/// Versions of CRIU that a suite dumps with.
+fn versions_of_criu(suite: &str) -> &'static [&'static str] {
+    match suite {
+        "criu" => &["3.17", "4.1", packages::USUAL_CRIU],
+        _ => &[packages::USUAL_CRIU],
+    }
+}
+
 /// What guests get to run a suite.
-fn pack(lab: &Lab, program: &Path, built: &Built) -> Result<Packed> {
+fn pack(lab: &Lab, suite: &str, program: &Path, built: &Built) -> Result<Packed> {
     let mut guest = Guest::default();
     guest.program(program)?;
     for helper in &built.programs {
         guest.program(helper)?;
     }
     guest.kernels(lab, &kernel_source::VERSIONS.map(str::to_owned))?;
-    guest.tree(&packages::criu(lab.cache(), packages::USUAL_CRIU)?)?;
+    for version in versions_of_criu(suite) {
+        guest.tree(&packages::criu(lab.cache(), version)?)?;
+    }
     python::add(&mut guest)?;
     guest.text(Path::new(CARGO), "#!/bin/busybox true\n")?;
     // Its line counts as a terminal. Colours would be in the way of who reads the results.

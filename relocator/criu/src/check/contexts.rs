@@ -4,8 +4,11 @@ use std::ops::Range;
 
 use elf_tools::image::Image;
 use elf_tools::{Avma, Svma};
-use relocator::threads::Registers;
+use relocator::link::Old;
+use relocator::tables;
 use relocator::threads::frames::{self, Interrupted, Scope};
+use relocator::threads::{CodeNow, Crossing, Memory, Registers, Verdict};
+use relocator_process::apply::ApplyOptions;
 use relocator_process::targets::{Step, StoppedTarget, Target};
 
 use super::answer::{CheckedThread, Context, Fate};
@@ -79,6 +82,43 @@ impl Contexts {
                 place: place_in(text, one.registers.pc)?,
             })
         })
+    }
+
+    /// Those in an image that is at `text` which may still read the kernel's data, and are not at the
+    /// entry of a function.
+    pub(super) fn reading(
+        &self,
+        text: &Range<Avma>,
+        image: &Image,
+        memory: &dyn Memory,
+        options: &ApplyOptions,
+    ) -> Result<Vec<Inside>> {
+        let name = format!("the vDSO at {}", text.start);
+        let old = Old::with_table(image.clone(), None);
+        let old = old.map_err(relocator_process::Error::input(&name))?;
+        let reentry = tables::reentry(&old, &name, &options.tables);
+        let (reentry, _) = reentry.map_err(relocator_process::Error::from)?;
+        let unchanged = CodeNow::unchanged(image.bytes().len());
+        let crossing = Crossing {
+            old: &old,
+            reentry: &reentry,
+            before: None,
+            after: &unchanged,
+            processor: None,
+            image: text.start,
+        };
+        let reading = self.all.iter().filter_map(|one| {
+            let place = place_in(text, one.registers.pc)?;
+            match crossing.thread(&one.registers, memory) {
+                Verdict::Outside | Verdict::Untouched => None,
+                Verdict::FixUp(_) | Verdict::Stuck { .. } => Some(Inside {
+                    thread: one.thread,
+                    frame: one.frame,
+                    place,
+                }),
+            }
+        });
+        Ok(reading.collect())
     }
 
     /// What each thread of a task is in, and what steps make of that.

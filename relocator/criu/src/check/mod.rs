@@ -217,13 +217,16 @@ fn in_place(
     let contexts = Contexts::of(task, &restored, std::slice::from_ref(&vdso.range))?;
     checked.threads = contexts.threads(task, &vdso.image, &[]);
     checked.seen_inside(&restored.whereabouts()?, &vdso.range);
-    let inside: Vec<_> = contexts.inside(&vdso.range).collect();
-    let is_at_entry = |place| vdso.image.exports_at(place).next().is_some();
-    let inside = inside.into_iter().filter(|one| !is_at_entry(one.place));
     checked.broken = match is_same {
-        true if onto.makes_time_namespace => inside.map(Breakage::OtherNamespace).collect(),
+        true if onto.makes_time_namespace => {
+            let reading = contexts.reading(&vdso.range, &vdso.image, &restored, onto.options)?;
+            reading.into_iter().map(Breakage::OtherNamespace).collect()
+        }
         true => Vec::new(),
         false => {
+            let is_at_entry = |place| vdso.image.exports_at(place).next().is_some();
+            let inside = contexts.inside(&vdso.range);
+            let inside = inside.filter(|one| !is_at_entry(one.place));
             let new = source.image.as_ref();
             let moved = new.map(|new| elsewhere(&vdso.image, new));
             let moved = moved.into_iter().flatten();

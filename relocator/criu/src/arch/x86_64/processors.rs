@@ -21,10 +21,10 @@ struct Processor {
 
 /// Where capabilities are in these words. CRIU has an order of words of its own
 /// (`compel/arch/x86/src/lib/include/uapi/asm/cpu.h`); bits are as in `cpuid`.
-const CAPABILITIES: [(&str, usize, u32); 32] = [
+/// Those that a tool cannot ask for on a running processor are left out.
+const CAPABILITIES: [(&str, usize, u32); 31] = [
     ("rdtscp", 1, 27),
     ("rdpid", 11, 22),
-    ("fsgsbase", 9, 0),
     ("cx16", 4, 13),
     ("pni", 4, 0),
     ("ssse3", 4, 9),
