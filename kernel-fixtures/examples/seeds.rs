@@ -27,6 +27,7 @@ fn main() -> std::io::Result<()> {
             put("btf", fixture.name, debug)?;
         }
     }
+    put("criu", "bare", &checkpoint("bare"))?;
     put("reentry", "bare", &reentry_table())?;
     put("btf", "types", &types())
 }
@@ -98,5 +99,119 @@ fn types() -> Vec<u8> {
     }
     bytes.extend(types);
     bytes.extend(strings);
+    bytes
+}
+
+/// A protocol buffer: fields of numbers, and of bytes.
+#[derive(Default)]
+struct Message(Vec<u8>);
+
+impl Message {
+    fn varint(&mut self, mut value: u64) {
+        while value >= 0x80 {
+            self.0.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        self.0.push(value as u8);
+    }
+
+    fn number(mut self, field: u64, value: u64) -> Self {
+        self.varint(field << 3);
+        self.varint(value);
+        self
+    }
+
+    fn bytes(mut self, field: u64, value: &[u8]) -> Self {
+        self.varint(field << 3 | 2);
+        self.varint(value.len() as u64);
+        self.0.extend(value);
+        self
+    }
+
+    fn message(self, field: u64, value: Self) -> Self {
+        self.bytes(field, &value.0)
+    }
+}
+
+/// Images of a task with two threads, one of them inside its vDSO, which is a fixture's: files as the fuzz target wants
+/// them, each with its number and length. Field numbers are those of CRIU's messages.
+fn checkpoint(fixture: &str) -> Vec<u8> {
+    const PAGE: u64 = 0x1000;
+    const VDSO: u64 = 0x7fff_f7f0_0000;
+    const STACK: u64 = 0x7fff_0000_0000;
+    let mut vdso = kernel_fixtures::fixture::find(fixture)
+        .expect("built in")
+        .image
+        .to_vec();
+    vdso.resize(vdso.len().next_multiple_of(PAGE as usize), 0);
+    let vdso_pages = vdso.len() as u64 / PAGE;
+    let new = Message::default;
+    let core = |pc: u64, task: bool| {
+        let registers = (1..=27).fold(new(), |registers, field| {
+            let value = match field {
+                16 => u64::MAX,
+                17 => pc,
+                18 => 0x33,
+                20 => STACK + PAGE - 0x800,
+                _ => 0,
+            };
+            registers.number(field, value)
+        });
+        let core = new().number(1, 1).message(2, new().message(2, registers));
+        match task {
+            true => core.message(3, new().number(1, 1).bytes(6, b"seed")),
+            false => core,
+        }
+    };
+    let mapping = |start: u64, end: u64, protection: u64, status: u64| {
+        let range = new().number(1, start).number(2, end).number(3, 0);
+        let flags = range.number(4, 0).number(5, protection).number(6, 0x22);
+        flags.number(7, status | 1 << 9 | 1)
+    };
+    let space = new()
+        .number(13, 33)
+        .number(13, VDSO)
+        .message(14, mapping(STACK, STACK + PAGE, 3, 0))
+        .message(14, mapping(VDSO - 2 * PAGE, VDSO, 1, 1 << 12))
+        .message(14, mapping(VDSO, VDSO + vdso_pages * PAGE, 5, 1 << 3));
+    let run = |start: u64, count: u64, flags: u64| {
+        let run = new().number(1, start).number(2, 0);
+        run.number(4, flags).number(5, count)
+    };
+    let runs = [
+        new().number(1, 1),
+        run(STACK, 1, 1),
+        run(VDSO, vdso_pages, 4),
+    ];
+    let older = [new().number(1, 1), run(STACK, 1, 4)];
+    let one = |message: Message| vec![message];
+    let files = [
+        (0, one(new().number(1, 2))),
+        (
+            1,
+            one(new().number(1, 7).number(2, 0).number(5, 7).number(5, 8)),
+        ),
+        (2, one(core(0x40_0000, true))),
+        (3, one(core(VDSO + 0x600, false))),
+        (4, one(space)),
+        (5, runs.into()),
+        (10, older.into()),
+    ];
+    let mut bytes = Vec::new();
+    let mut put = |number: u8, content: &[u8]| {
+        bytes.push(number);
+        bytes.extend((content.len() as u16).to_le_bytes());
+        bytes.extend(content);
+    };
+    for (number, messages) in files {
+        let mut content = Vec::new();
+        for message in messages {
+            content.extend((message.0.len() as u32).to_le_bytes());
+            content.extend(message.0);
+        }
+        put(number, &content);
+    }
+    put(6, &vdso);
+    put(11, &[0x5a; PAGE as usize]);
     bytes
 }

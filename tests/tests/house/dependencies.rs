@@ -30,7 +30,7 @@ const EDGES: &[&str] = &[
     "cc",
 ];
 
-const NEVERS: [Never; 4] = [
+const NEVERS: [Never; 5] = [
     Never {
         package: "elf-tools",
         crates: EDGES,
@@ -55,6 +55,22 @@ const NEVERS: [Never; 4] = [
             "cc",
         ],
         why: "a plugin of CRIU's is to be built on it",
+    },
+    Never {
+        package: "relocator-criu",
+        crates: &[
+            "kernel-fixtures",
+            "kernel-source",
+            "relocator-verify",
+            "relocator-cli",
+            "clap",
+            "comfy-table",
+            "indicatif",
+            "anyhow",
+            "cc",
+            "prost-build",
+        ],
+        why: "a plugin of CRIU's is to be built on it, and no compiler of messages is needed for it",
     },
     Never {
         package: "relocator-verify",
@@ -143,6 +159,7 @@ fn chains_are_found() {
         ("relocator-cli", "clap"),
         ("relocator-cli", "nix"),
         ("relocator-process", "libc"),
+        ("relocator-criu", "prost"),
         ("relocator", "iced-x86"),
         ("kernel-fixtures", "elf-tools"),
     ] {

@@ -3,6 +3,7 @@
 //! Exit status: 0 done; 1 refused, or verification failed; 2 bad usage or bad input.
 
 mod apply;
+mod check;
 mod compare;
 mod demo;
 mod derive;
@@ -66,6 +67,7 @@ enum Command {
     /// Put approaches side by side: relocate, proxy, step out, system call, what CRIU does, nothing.
     Compare(compare::Arguments),
     StepOut(step_out::Arguments),
+    Check(check::Arguments),
     Apply(apply::Arguments),
     Rollback(apply::RollbackArguments),
     Prepare(apply::PrepareArguments),
@@ -95,6 +97,7 @@ pub fn run() -> ExitCode {
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
         Command::StepOut(arguments) => step_out::run(&arguments),
+        Command::Check(arguments) => check::run(&arguments),
         Command::Apply(arguments) => apply::run(&arguments),
         Command::Rollback(arguments) => apply::roll_back(&arguments),
         Command::Prepare(arguments) => apply::prepare(&arguments),
@@ -125,6 +128,7 @@ fn status(error: &anyhow::Error) -> u8 {
             .downcast_ref()
             .map(relocator_process::Error::is_refusal)
     };
+    let of_images = || error.downcast_ref().map(relocator_criu::Error::is_refusal);
     let of_verify = || {
         error
             .downcast_ref()
@@ -133,6 +137,7 @@ fn status(error: &anyhow::Error) -> u8 {
     let is_refusal = is_refusal
         .or_else(of_link)
         .or_else(of_process)
+        .or_else(of_images)
         .or_else(of_verify);
     match is_refusal {
         Some(true) => 1,

@@ -2,6 +2,7 @@
 //! `schema`.
 
 pub mod apply;
+pub mod check;
 pub mod compare;
 pub mod demo;
 pub mod derive;
@@ -46,6 +47,9 @@ pub const STEP_OUT: &str = "relocator.step-out/1";
 
 /// Schema of `relocator apply --json` and `relocator rollback --json`.
 pub const APPLY: &str = "relocator.apply/2";
+
+/// Schema of `relocator check --json`.
+pub const CHECK: &str = "relocator.check/1";
 
 /// Schema of `relocator demo --json`.
 pub const DEMO: &str = "relocator.demo/1";

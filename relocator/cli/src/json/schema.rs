@@ -2,12 +2,13 @@
 
 use schemars::{Schema, schema_for};
 
-use super::{Link, apply, compare, demo, derive, inspect, step_out, symtab, verify};
+use super::{Link, apply, check, compare, demo, derive, inspect, step_out, symtab, verify};
 
 /// Each schema's file name and content.
 pub fn all() -> Vec<(&'static str, Schema)> {
     vec![
         ("apply", schema_for!(apply::Apply)),
+        ("check", schema_for!(check::Check)),
         ("compare", schema_for!(compare::Compare)),
         ("demo", schema_for!(demo::Demo)),
         ("derive", schema_for!(derive::Derive)),
