@@ -55,6 +55,10 @@ impl Restore {
 #[derive(Debug, Clone)]
 pub struct Criu {
     root: PathBuf,
+    /// Where its plugins are; the usual directory, of which a test knows nothing, if not given.
+    plugins: Option<PathBuf>,
+    /// What its environment has besides that of the test.
+    environment: Vec<(String, String)>,
 }
 
 impl Criu {
@@ -65,7 +69,11 @@ impl Criu {
         }
         let tree = Cache::locate().tree(&CRIU);
         let root = tree.map_err(|error| in_words(&error))?.root;
-        let criu = Self { root };
+        let criu = Self {
+            root,
+            plugins: None,
+            environment: Vec::new(),
+        };
         let sleeper = dumpable(OsStr::new("sleep")).arg("1000").spawn();
         let mut sleeper = sleeper.map_err(|error| in_words(&error))?;
         let images = Images::new()?;
@@ -78,7 +86,21 @@ impl Criu {
         tried.map(|()| criu)
     }
 
-    fn command(&self) -> Command {
+    /// The same with the plugins in a directory.
+    #[must_use]
+    pub fn with_plugins(self, directory: &Path) -> Self {
+        let plugins = Some(directory.to_owned());
+        Self { plugins, ..self }
+    }
+
+    /// The same with a variable in its environment.
+    #[must_use]
+    pub fn with_variable(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    fn command(&self, action: &str) -> Command {
         let libraries = self.root.join(LIBRARIES);
         let mut command = Command::new(libraries.join("ld-linux-x86-64.so.2"));
         let systemd = libraries.join("systemd");
@@ -86,7 +108,11 @@ impl Criu {
         path.push(OsStr::new(":"));
         path.push(systemd);
         command.arg("--library-path").arg(path);
-        command.arg(self.root.join("usr/sbin/criu"));
+        command.arg(self.root.join("usr/sbin/criu")).arg(action);
+        if let Some(plugins) = &self.plugins {
+            command.arg("--libdir").arg(plugins);
+        }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -96,8 +122,8 @@ impl Criu {
 
     /// Dumps a process, which ends.
     pub fn dump(&self, pid: i32, images: &Images) -> Result<(), String> {
-        let mut command = self.command();
-        command.args(["dump", "--shell-job", "-v4", "-o", "dump.log"]);
+        let mut command = self.command("dump");
+        command.args(["--shell-job", "-v4", "-o", "dump.log"]);
         command.args(["--tree", &pid.to_string()]);
         command.arg("--images-dir").arg(images.path());
         images.run(command, "dump.log")
@@ -105,9 +131,8 @@ impl Criu {
 
     /// Restores it. What CRIU says about its vDSO.
     pub fn restore(&self, images: &Images, how: Restore) -> Result<String, String> {
-        let mut command = self.command();
+        let mut command = self.command("restore");
         command.args([
-            "restore",
             "--shell-job",
             "--restore-detached",
             "-v4",
@@ -197,7 +222,8 @@ impl Images {
         self.0.path()
     }
 
-    fn log(&self, name: &str) -> String {
+    /// What CRIU has said: the file `dump.log` or `restore.log`.
+    pub fn log(&self, name: &str) -> String {
         let log = fs::read(self.path().join(name)).unwrap_or_default();
         String::from_utf8_lossy(&log).into_owned()
     }

@@ -25,6 +25,7 @@
 #![forbid(unsafe_code)]
 
 mod arch;
+pub mod capture;
 pub mod check;
 mod directory;
 mod error;

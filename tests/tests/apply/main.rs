@@ -15,6 +15,7 @@ mod look;
 mod odd;
 mod odd_processes;
 mod places;
+mod plugin;
 mod programs;
 mod protection;
 mod reasons;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         killed::trials(arguments.list),
         odd_processes::trials(arguments.list),
         places::trials(arguments.list),
+        plugin::trials(arguments.list),
         programs::trials(arguments.list),
         protection::trials(arguments.list),
         reasons::trials(arguments.list),

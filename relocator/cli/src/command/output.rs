@@ -5,11 +5,12 @@ use std::io::{self, Write};
 use std::ops::Range;
 use std::path::Path;
 
+use crate::Error;
 use crate::json::{Need, Reentry};
-use crate::{Error, persist};
 use anyhow::{Context, Result};
 use comfy_table::{ContentArrangement, Table, presets};
 use elf_tools::{Avma, is_obeyed, printable};
+use relocator_process::persist;
 use serde::Serialize;
 
 /// Prints `value` as JSON, or `text` for a person.

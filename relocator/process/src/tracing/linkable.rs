@@ -91,12 +91,14 @@ impl TraceableProcess {
             return Ok(());
         };
         let thread = task.tid;
-        if status.tracerpid != 0 {
+        if self.is_traced_otherwise(&status) {
             return Err(self.refused(traced(&status)));
         }
         self.check_restorer(thread, status.sigblk)?;
         match status.seccomp {
             None | Some(0) => Ok(()),
+            // Filters can be suspended while a thread is traced.
+            Some(_) if self.is_ours() => Ok(()),
             Some(_) => Err(self.refused(Refusal::Seccomp { thread })),
         }
     }
