@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use kernel_source::{CRIU, Cache};
+use kernel_source::{CRIU, Cache, TreeRequest};
 use nix::libc;
 use nix::unistd::{geteuid, setsid};
 use tempfile::TempDir;
@@ -51,6 +51,13 @@ impl Restore {
     }
 }
 
+/// CRIU 4.1, in the packages of a release.
+pub const CRIU_4_1: TreeRequest<'static> = TreeRequest {
+    name: "criu-4.1",
+    suites: &["trixie"],
+    packages: &["criu"],
+};
+
 /// CRIU that works on this machine.
 #[derive(Debug, Clone)]
 pub struct Criu {
@@ -64,10 +71,15 @@ pub struct Criu {
 impl Criu {
     /// Finds it, and tries it on a process that sleeps; or says why it cannot be used.
     pub fn new() -> Result<Self, String> {
+        Self::of(&CRIU)
+    }
+
+    /// The same of a version.
+    pub fn of(request: &TreeRequest<'_>) -> Result<Self, String> {
         if !geteuid().is_root() {
             return Err("CRIU needs root".to_owned());
         }
-        let tree = Cache::locate().tree(&CRIU);
+        let tree = Cache::locate().tree(request);
         let root = tree.map_err(|error| in_words(&error))?.root;
         let criu = Self {
             root,
@@ -122,11 +134,33 @@ impl Criu {
 
     /// Dumps a process, which ends.
     pub fn dump(&self, pid: i32, images: &Images) -> Result<(), String> {
-        let mut command = self.command("dump");
-        command.args(["--shell-job", "-v4", "-o", "dump.log"]);
+        self.dump_with(pid, images, "dump", &[])
+    }
+
+    /// The same by another command of CRIU's than `dump`, and with more arguments.
+    pub fn dump_with(
+        &self,
+        pid: i32,
+        images: &Images,
+        how: &str,
+        arguments: &[&OsStr],
+    ) -> Result<(), String> {
+        let mut command = self.command(how);
+        command.args(["-v4", "-o", "dump.log"]);
         command.args(["--tree", &pid.to_string()]);
+        if how == "dump" {
+            command.arg("--shell-job");
+        }
         command.arg("--images-dir").arg(images.path());
+        command.args(arguments);
         images.run(command, "dump.log")
+    }
+
+    /// Whether CRIU has a feature (`criu check --feature`).
+    pub fn has(&self, feature: &str) -> bool {
+        let mut command = self.command("check");
+        let status = command.args(["--feature", feature]).status();
+        status.is_ok_and(|status| status.success())
     }
 
     /// Restores it. What CRIU says about its vDSO.

@@ -4,10 +4,12 @@
 //! call, the vDSO as its kernel prepared it, the derived tables, and the symbols of the kernel that
 //! tables can be derived from again.
 
+use std::collections::BTreeSet;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use elf_tools::BuildId;
+use elf_tools::{Avma, BuildId};
 use relocator::link::Old;
 use relocator::source::Source;
 use relocator::tables::{self, Store};
@@ -17,6 +19,10 @@ use elf_tools::image::Image;
 use elf_tools::reachability::Code;
 use elf_tools::reentry::ReentryTable;
 use elf_tools::relocation::Relocations;
+
+use crate::mapping::DumpedMapping;
+use crate::pages::{Page, Pages, by_page};
+use crate::{Images, Result};
 
 /// The name of the directory.
 pub const NAME: &str = "relocator";
@@ -37,6 +43,44 @@ pub fn write(kernel: &Source, into: &TableDirectory) -> relocator_process::Resul
     let (reentry, _) = tables::reentry(&old, &kernel.name, &tables::Options::default())?;
     into.put(&old, &relocations, Some(&reentry))?;
     Ok(())
+}
+
+/// Build-ids of the vDSOs that tasks in images carry with them: those of kernels that they ran on
+/// before. The one of the kernel that they ran on last is among them if it was dumped.
+///
+/// Errors: images that cannot be read. What is no vDSO in them is passed over.
+pub fn carried(images: &Images) -> Result<BTreeSet<BuildId>> {
+    let mut carried = BTreeSet::new();
+    for task in images.tasks() {
+        let task = task?;
+        let Some(pages) = task.pages() else {
+            continue;
+        };
+        for mapping in task.mappings.iter().filter(|one| may_be_vdso(one)) {
+            carried.extend(build_id(pages, &mapping.range));
+        }
+    }
+    Ok(carried)
+}
+
+fn may_be_vdso(mapping: &DumpedMapping) -> bool {
+    /// The largest mapping that counts as a vDSO.
+    const LARGEST: u64 = 1 << 20;
+    let size = mapping.range.end.0.saturating_sub(mapping.range.start.0);
+    mapping.protection.execute && !mapping.has_file && mapping.is_private() && size <= LARGEST
+}
+
+fn build_id(pages: &Pages, range: &Range<Avma>) -> Option<BuildId> {
+    let mut bytes = vec![0; (range.end.0 - range.start.0) as usize];
+    for page in by_page(range.clone()) {
+        let start = (page.start.0 - range.start.0) as usize;
+        let end = (page.end.0 - range.start.0) as usize;
+        let read = pages.read(page.start, &mut bytes[start..end]);
+        if start == 0 && !(matches!(read, Ok(Page::Read)) && bytes.starts_with(b"\x7fELF")) {
+            return None;
+        }
+    }
+    Image::parse(&bytes).ok()?.build_id().cloned()
 }
 
 /// Several directories, of which the first one that has something is believed. Nothing new is kept.

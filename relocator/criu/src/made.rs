@@ -125,6 +125,7 @@ impl Made {
     pub(crate) fn mappings(&mut self, mappings: &[MappingEntry]) {
         let encoded = mappings.iter().map(|one| Bytes::from(one.encode_to_vec()));
         let space = AddressSpace {
+            stack: Some(STACK + 8),
             heap: None,
             auxiliary: vec![6, PAGE, 33, VDSO, 0, 0],
             mappings: encoded.collect(),

@@ -14,7 +14,6 @@ use crate::messages::MappingEntry;
 
 /// What CRIU says of a mapping: `VMA_*` of its `include/image.h`.
 mod status {
-    pub(super) const STACK: u32 = 1 << 1;
     pub(super) const VSYSCALL: u32 = 1 << 2;
     pub(super) const VDSO: u32 = 1 << 3;
     pub(super) const HEAP: u32 = 1 << 5;
@@ -43,9 +42,6 @@ mod kind {
     pub(super) const SHARED_CHECKED: u32 = 3;
     pub(super) const DROPPABLE: u32 = 8;
 }
-
-/// A stack that grows: `MAP_GROWSDOWN`.
-const GROWS_DOWN: u32 = 0x100;
 
 /// `MADV_DONTDUMP`, as a bit of advice.
 const NOT_DUMPED: u64 = 1 << 16;
@@ -114,7 +110,7 @@ impl DumpedMapping {
                 shared: matches!(kind, kind::SHARED | kind::SHARED_CHECKED),
             },
             role: role(status),
-            name: name(status, flags, entry.backing.unwrap_or(0), files),
+            name: name(status, entry.backing.unwrap_or(0), files),
             has_file,
             is_droppable: kind == kind::DROPPABLE,
             is_undumped: entry.advice.unwrap_or(0) & NOT_DUMPED != 0,
@@ -154,7 +150,7 @@ fn role(status: u32) -> Role {
 }
 
 /// The name that the kernel gives to it.
-fn name(status: u32, flags: u32, backing: u64, files: &FileNames) -> String {
+fn name(status: u32, backing: u64, files: &FileNames) -> String {
     /// A file of which the images do not say the name, or that has none.
     const UNKNOWN: &str = "/unknown";
     let is = |bit: u32| status & bit != 0;
@@ -164,8 +160,6 @@ fn name(status: u32, flags: u32, backing: u64, files: &FileNames) -> String {
         "[vsyscall]"
     } else if is(status::HEAP) {
         "[heap]"
-    } else if is(status::STACK) && flags & GROWS_DOWN != 0 {
-        "[stack]"
     } else if is(status::MEMORY_FILE) {
         "/memfd:"
     } else if is(status::SYSTEM_V) {

@@ -76,6 +76,9 @@ pub(crate) struct AlternateStack {
 /// `mm_entry`: an address space.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct AddressSpace {
+    /// An address in the main stack.
+    #[prost(uint64, optional, tag = "5")]
+    pub(crate) stack: Option<u64>,
     #[prost(uint64, optional, tag = "6")]
     pub(crate) heap: Option<u64>,
     /// Pairs of numbers: what, and its value.

@@ -193,15 +193,19 @@ pub(crate) fn elsewhere(old: &Image, new: &Image) -> Vec<Breakage> {
     all.collect()
 }
 
-/// The name of the function that a place is in, and how far behind its entry.
+/// The name of the exported function that a place is in, and how far behind its entry; `None` in
+/// code that several functions share.
 pub fn function_at(image: &Image, place: Svma) -> Option<(&str, u64)> {
-    let mut exports: Vec<_> = image.exports().iter().collect();
-    exports.sort_by_key(|export| (export.address, !export.name.starts_with("__")));
-    let last = exports.partition_point(|export| export.address <= place);
-    let last = exports[..last].last()?;
-    let mut same = exports.iter().filter(|one| one.address == last.address);
-    let name = same.next().map(|export| export.name.as_str())?;
-    Some((name, place.0 - last.address.0))
+    let mut inside = image.exports().iter().filter(|export| {
+        let end = export.address.0.saturating_add(export.size);
+        (export.address.0..end).contains(&place.0)
+    });
+    let first = inside.next()?;
+    // Aliases are at the same address.
+    let own = inside.find(|export| export.name.starts_with("__"));
+    let named = own.filter(|own| own.address == first.address && !first.name.starts_with("__"));
+    let export = named.unwrap_or(first);
+    Some((&export.name, place.0 - export.address.0))
 }
 
 /// The range of an image that is at `range`, in which an address may be.

@@ -1,8 +1,9 @@
 //! A task as it will be on the new kernel after a restore, before any of its threads runs.
 //!
 //! CRIU maps what was dumped where it was. The old vDSO becomes memory like any other, and where the
-//! old kernel's data was there are zeros. The new kernel's vDSO and data are where CRIU puts them
-//! until all is restored: in the lowest hole that takes them. CRIU's jumps are left out, since
+//! old kernel's data was there are zeros. The new kernel's vDSO and data are in a low hole, where CRIU
+//! has put them until all is restored; behind its restorer, whose size is not known here, so that
+//! the addresses are others than these, and out of reach as well. CRIU's jumps are left out, since
 //! whoever links a process takes them away first.
 //!
 //! Nothing is written. [`StoppedTarget::carry_out`] keeps the steps, and threads and memory read
@@ -83,7 +84,7 @@ impl<'a> Restored<'a> {
             mappings,
             vdso: (vdso, unit.vdso),
             overlay: Vec::new(),
-            threads: task.threads.iter().map(|one| one.thread).collect(),
+            threads: task.threads.iter().map(|one| after(one.thread)).collect(),
             steps: Vec::new(),
         }
     }
@@ -135,6 +136,13 @@ impl<'a> Restored<'a> {
             bytes[to..to + size].copy_from_slice(&write.bytes[start..start + size]);
         }
     }
+}
+
+/// A thread after `rt_sigreturn`, with which a restore ends: it is in no system call. One that was
+/// in a call repeats it, or has been told that it was interrupted: CRIU has decided that at the dump.
+fn after(mut thread: Thread) -> Thread {
+    thread.registers.system_call = -1;
+    thread
 }
 
 /// A size in whole pages.

@@ -157,6 +157,7 @@ impl Task {
         let all = mappings(images, space.mappings).map_err(|fault| file.fault(at, fault))?;
         let (guards, mappings) = all.into_iter().partition(|one| one.role == Role::Guard);
         self.mappings = mappings;
+        self.name_stack(space.stack.map(Avma));
         let guards: Vec<DumpedMapping> = guards;
         let guards: Vec<Range<Avma>> = guards.into_iter().map(|one| one.range).collect();
         self.guards = merge(&guards);
@@ -172,6 +173,15 @@ impl Task {
             self.content = Content::Images(pages);
         }
         Ok(())
+    }
+
+    /// Gives the main stack the name that it has in `/proc/PID/maps`, which images do not say.
+    fn name_stack(&mut self, inside: Option<Avma>) {
+        let is_it = |one: &&mut DumpedMapping| inside.is_some_and(|at| one.range.contains(&at));
+        let stack = self.mappings.iter_mut().find(is_it);
+        if let Some(stack) = stack.filter(|stack| stack.name.is_empty() && stack.is_private()) {
+            "[stack]".clone_into(&mut stack.name);
+        }
     }
 
     /// The mapping that an address is in.

@@ -92,7 +92,9 @@ pub struct Context {
     pub frame: Option<u64>,
     /// Where it goes on.
     pub address: u64,
-    /// The function that this is in.
+    /// The same in the image.
+    pub place: u64,
+    /// The function that this is in; null in code that several functions share.
     pub function: Option<String>,
     /// How many bytes behind the entry of that.
     pub offset: Option<u64>,

@@ -1,8 +1,11 @@
 //! Links a process that CRIU has restored, and leaves at a dump what that takes.
 
 use std::fmt::Write as _;
+use std::sync::OnceLock;
 
 use relocator::plan::Strategy;
+use relocator::source::Source;
+use relocator_criu::Images;
 use relocator_criu::capture::{self, Captures};
 use relocator_process::apply::outcome::{ApplyOutcome, ApplyState};
 use relocator_process::apply::{self, ApplyOptions, RunningKernel};
@@ -12,38 +15,98 @@ use relocator_process::running;
 use crate::host;
 use crate::options::Options;
 
+/// What is the same for all processes of a restore.
+struct Restore {
+    kernel: RunningKernel,
+    /// Old vDSOs, with the symbols of their kernels.
+    sources: Vec<Source>,
+    options: ApplyOptions,
+    /// What lies beside the images.
+    captured: Option<TableDirectory>,
+    /// What is kept on this machine.
+    kept: TableDirectory,
+}
+
+impl Restore {
+    /// Reads all of that once: CRIU restores one tree of processes, and is gone then.
+    fn get(options: &Options) -> Result<&'static Self, &'static str> {
+        static RESTORE: OnceLock<Result<Restore, String>> = OnceLock::new();
+        let read = RESTORE.get_or_init(|| Self::read(options));
+        read.as_ref().map_err(String::as_str)
+    }
+
+    fn read(options: &Options) -> Result<Self, String> {
+        let kept = TableDirectory::at(options.tables.clone());
+        let captured = host::image_directory().map(|images| capture::beside(&images));
+        let directories: Vec<_> = captured.iter().chain([&kept]).cloned().collect();
+        let sources = directories.iter().flat_map(TableDirectory::sources);
+        let sources = sources.collect();
+        let tables = Captures(directories).options();
+        let kernel = RunningKernel::read(&tables).map_err(|error| relocator::in_words(&error))?;
+        Ok(Self {
+            kernel,
+            sources,
+            options: ApplyOptions {
+                tables,
+                ..ApplyOptions::default()
+            },
+            captured,
+            kept,
+        })
+    }
+
+    /// Keeps what served a process: it may be dumped here, and be restored elsewhere.
+    fn keep(&self, outcome: &ApplyOutcome) {
+        let Some(captured) = &self.captured else {
+            return;
+        };
+        for text in &outcome.texts {
+            if let Ok(build_id) = text.build_id.parse() {
+                self.kept.copy_from(captured, &build_id);
+            }
+        }
+    }
+}
+
 /// Links a process to the running kernel. What was done, in words; or why nothing was.
 pub(crate) fn link(pid: i32, options: &Options) -> Result<String, String> {
-    let mut directories = vec![TableDirectory::at(options.tables.clone())];
-    if let Some(images) = host::image_directory() {
-        directories.insert(0, capture::beside(&images));
-    }
-    let sources = directories.iter().flat_map(TableDirectory::sources);
-    let sources: Vec<_> = sources.collect();
-    let tables = Captures(directories).options();
-    let kernel = RunningKernel::read(&tables).map_err(|error| relocator::in_words(&error))?;
-    let options = ApplyOptions {
-        tables,
-        ..ApplyOptions::default()
-    };
-    let outcome = apply::apply_traced(pid, &kernel, &sources, &options);
-    outcome
-        .map(|outcome| in_words(&outcome))
-        .map_err(|error| relocator::in_words(&error))
+    let restore = Restore::get(options)?;
+    let (kernel, sources) = (&restore.kernel, &restore.sources);
+    let outcome = apply::apply_traced(pid, kernel, sources, &restore.options);
+    let outcome = outcome.map_err(|error| relocator::in_words(&error))?;
+    restore.keep(&outcome);
+    Ok(in_words(&outcome))
 }
 
 /// Leaves beside the images what a restore on another kernel takes. What that is, in words; or why
 /// nothing was left.
-pub(crate) fn capture(_options: &Options) -> Result<String, String> {
+pub(crate) fn capture(options: &Options) -> Result<String, String> {
     let images = host::image_directory().ok_or("CRIU does not say where its images are")?;
     let kernel = running::own().map_err(|error| relocator::in_words(&error))?;
-    let written = capture::write(&kernel, &capture::beside(&images));
+    let beside = capture::beside(&images);
+    let written = capture::write(&kernel, &beside);
     written.map_err(|error| relocator::in_words(&error))?;
-    let build_id = kernel.build_id().map(ToString::to_string);
-    Ok(format!(
-        "captured the vDSO, tables and symbols of build-id {}",
-        build_id.unwrap_or_default()
-    ))
+    let own = kernel.build_id().map(ToString::to_string);
+    let mut words = format!("captured vDSO {} of this kernel", own.unwrap_or_default());
+    // Those that processes have brought along are of use if they can be had.
+    let kept = TableDirectory::at(options.tables.clone());
+    let carried = Images::open(&images).and_then(|images| capture::carried(&images));
+    let carried = match carried {
+        Ok(carried) => carried,
+        Err(error) => {
+            let why = relocator::in_words(&error);
+            let _ = write!(words, "; older ones are not known: {why}");
+            return Ok(words);
+        }
+    };
+    for build_id in carried.iter().filter(|&id| Some(id) != kernel.build_id()) {
+        let found = match beside.copy_from(&kept, build_id) {
+            true => "captured",
+            false => "nothing is known of",
+        };
+        let _ = write!(words, "; {found} vDSO {build_id} of an earlier one");
+    }
+    Ok(words)
 }
 
 fn in_words(outcome: &ApplyOutcome) -> String {

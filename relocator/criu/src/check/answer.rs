@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Range;
 
 use elf_tools::image::Image;
-use elf_tools::{Avma, BuildId};
+use elf_tools::{Avma, BuildId, Svma};
 use relocator_process::apply::outcome::ApplyOutcome;
 use relocator_process::targets::Whereabouts;
 
@@ -155,7 +155,10 @@ pub struct Context {
     pub frame: Option<Avma>,
     /// Where it goes on.
     pub pc: Avma,
-    /// The function that this is in, and how many bytes behind its entry.
+    /// The same in the image.
+    pub place: Svma,
+    /// The function that this is in, and how many bytes behind its entry; `None` in code that
+    /// several functions share.
     pub function: Option<(String, u64)>,
     /// What a link makes of it.
     pub fate: Fate,
@@ -218,8 +221,9 @@ impl CheckedTask {
             let context = inside.map(|pc| Context {
                 frame: None,
                 pc,
+                place: Svma(pc.0 - vdso.start.0),
                 function: image.and_then(|image| {
-                    let place = elf_tools::Svma(pc.0 - vdso.start.0);
+                    let place = Svma(pc.0 - vdso.start.0);
                     let (name, behind) = function_at(image, place)?;
                     Some((name.to_owned(), behind))
                 }),

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use elf_tools::Avma;
 use elf_tools::image::Image;
+use elf_tools::{Avma, Svma};
 use relocator::threads::Registers;
 use relocator::threads::frames::{self, Interrupted, Scope};
 use relocator_process::targets::{Step, StoppedTarget, Target};
@@ -85,14 +85,15 @@ impl Contexts {
     pub(super) fn threads(&self, task: &Task, image: &Image, steps: &[Step]) -> Vec<CheckedThread> {
         let base = task.ranges_of(crate::mapping::Role::Vdso).next();
         let base = base.map_or(Avma(0), |range| range.start);
+        let place = |at: Avma| Svma(at.0.wrapping_sub(base.0));
         let named = |at: Avma| {
-            let place = elf_tools::Svma(at.0.wrapping_sub(base.0));
-            let (name, behind) = function_at(image, place)?;
+            let (name, behind) = function_at(image, place(at))?;
             Some((name.to_owned(), behind))
         };
         let context = |one: &Found| Context {
             frame: one.frame,
             pc: one.registers.pc,
+            place: place(one.registers.pc),
             function: named(one.registers.pc),
             fate: self.fate(one, steps),
         };

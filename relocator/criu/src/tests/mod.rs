@@ -18,5 +18,5 @@ fn task(held: &Held) -> Result<Task> {
 
 /// What is wrong with images.
 fn error(held: &Held) -> Error {
-    task(held).err().expect("they are wrong")
+    task(held).expect_err("they are wrong")
 }

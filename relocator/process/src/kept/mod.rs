@@ -49,9 +49,7 @@ impl TableDirectory {
 
     /// Where the table of an image is kept; nowhere if nothing tells the image from others.
     pub fn path(&self, image: &Image) -> Option<PathBuf> {
-        let build_id = image.build_id()?;
-        let name = format!("{build_id}.{DERIVATION_VERSION}.so");
-        Some(self.root.join(name))
+        image.build_id().map(|build_id| self.table_path(build_id))
     }
 
     /// Where a vDSO itself is kept.
@@ -114,6 +112,35 @@ impl TableDirectory {
             image: Some(image),
             ..Source::named(self.image_path(build_id).display().to_string())
         })
+    }
+
+    /// Copies all that is kept of a vDSO from another directory, where it is believed; what is here
+    /// already stays. Whether there is a vDSO here now.
+    pub fn copy_from(&self, other: &Self, build_id: &BuildId) -> bool {
+        let copy_image = |image| matches!(self.put_image(&image), Ok(Some(_)));
+        let copied =
+            self.get_image(build_id).is_some() || other.get_image(build_id).is_some_and(copy_image);
+        if !copied {
+            return false;
+        }
+        // Without these, tables are looked for elsewhere.
+        if let Some(symtab) = other.get_symtab(build_id)
+            && self.get_symtab(build_id).is_none()
+        {
+            let _ = self.put_symtab(&symtab);
+        }
+        let (from, to) = (other.table_path(build_id), self.table_path(build_id));
+        if let Some(bytes) = file::read(&from)
+            && file::read(&to).is_none()
+        {
+            let _ = self.write(&to, &bytes);
+        }
+        true
+    }
+
+    fn table_path(&self, build_id: &BuildId) -> PathBuf {
+        self.root
+            .join(format!("{build_id}.{DERIVATION_VERSION}.so"))
     }
 
     /// All vDSOs that are kept, in the order of their build-ids, at most as many as one directory

@@ -82,6 +82,7 @@ fn context(context: &Context) -> json::Context {
     json::Context {
         frame: context.frame.map(|at| at.0),
         address: context.pc.0,
+        place: context.place.0,
         function: function.map(|(name, _)| name.clone()),
         offset: function.map(|(_, behind)| *behind),
         fate: context.fate.code(),
@@ -123,7 +124,7 @@ fn words(broken: &Breakage, image: Option<&Image>) -> String {
     let subject = |inside: &Inside| {
         let place = match name(inside, image) {
             Some((name, behind)) => format!("{name}+{behind:#x}"),
-            None => inside.place.to_string(),
+            None => shared(inside.place.0),
         };
         match inside.frame {
             Some(frame) => format!(
@@ -171,6 +172,11 @@ fn words(broken: &Breakage, image: Option<&Image>) -> String {
 fn name(inside: &Inside, image: Option<&Image>) -> Option<(String, u64)> {
     let (name, behind) = function_at(image?, inside.place)?;
     Some((name.to_owned(), behind))
+}
+
+/// A place in code that several functions share, for a person.
+pub(super) fn shared(place: u64) -> String {
+    format!("code that functions share, at {place:#x}")
 }
 
 /// An address for a person.

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use relocator::plan::Strategy;
 
-use super::report::shown;
-use crate::json::check::{Check, Context, CriuAlone, Task, Text};
+use super::report::{shared, shown};
+use crate::json::check::{Breakage, Check, Context, CriuAlone, Task, Text};
 
 pub(super) fn text(check: &Check) -> String {
     let mut text = String::new();
@@ -33,13 +33,14 @@ pub(super) fn text(check: &Check) -> String {
     for note in &check.notes {
         let _ = writeln!(text, "note: {note}");
     }
-    for task in &check.tasks {
-        describe(&mut text, task);
+    for (index, task) in check.tasks.iter().enumerate() {
+        describe(&mut text, task, &check.tasks[..index]);
     }
     text
 }
 
-fn describe(text: &mut String, task: &Task) {
+/// Describes a task. What is the same as in one of those before is said once.
+fn describe(text: &mut String, task: &Task, before: &[Task]) {
     let threads = match task.threads.len() {
         1 => "1 thread".to_owned(),
         count => format!("{count} threads"),
@@ -54,8 +55,20 @@ fn describe(text: &mut String, task: &Task) {
     if let (Some(at), Some(build_id), true) = (task.vdso, &task.build_id, task.texts.is_empty()) {
         let _ = writeln!(text, "  vDSO at {}, build-id {build_id}", shown(at));
     }
-    for old in &task.texts {
-        functions(text, old);
+    let mut before = before.iter();
+    let same = before.find(|other| !task.texts.is_empty() && is_alike(&task.texts, &other.texts));
+    match same {
+        Some(other) => {
+            for old in &task.texts {
+                let _ = writeln!(
+                    text,
+                    "  old vDSO at {}, with functions as in task {}",
+                    shown(old.address),
+                    other.pid
+                );
+            }
+        }
+        None => task.texts.iter().for_each(|old| functions(text, old)),
     }
     let inside = task
         .threads
@@ -75,11 +88,19 @@ fn describe(text: &mut String, task: &Task) {
         let _ = writeln!(text, "  and {more} more inside");
     }
     if let Some(alone) = &task.criu_alone {
-        criu_alone(text, alone);
+        criu_alone(text, alone, same);
     }
     for misleading in &task.misleading_names {
         let _ = writeln!(text, "  note: {misleading}");
     }
+}
+
+/// Whether the same becomes of the functions of old vDSOs.
+fn is_alike(texts: &[Text], others: &[Text]) -> bool {
+    let mut pairs = texts.iter().zip(others);
+    texts.len() == others.len()
+        && pairs
+            .all(|(one, other)| one.build_id == other.build_id && one.functions == other.functions)
 }
 
 /// Most threads of a task, and most things that break, that are shown.
@@ -140,7 +161,7 @@ fn functions(text: &mut String, old: &Text) {
 fn inside_of(text: &mut String, thread: i32, context: &Context, is_decided: bool) {
     let place = match (&context.function, context.offset) {
         (Some(function), Some(offset)) => format!("{function}+{offset:#x}"),
-        _ => shown(context.address),
+        _ => shared(context.place),
     };
     let _ = match context.frame {
         Some(frame) => write!(
@@ -158,7 +179,23 @@ fn inside_of(text: &mut String, thread: i32, context: &Context, is_decided: bool
     let _ = writeln!(text, "{fate}");
 }
 
-fn criu_alone(text: &mut String, alone: &CriuAlone) {
+fn criu_alone(text: &mut String, alone: &CriuAlone, same: Option<&Task>) {
+    let known = same.and_then(|task| task.criu_alone.as_ref());
+    let known = known.filter(|known| known.restore == alone.restore && known.jumps == alone.jumps);
+    if let (Some(known), Some(task)) = (known, same) {
+        let own = alone
+            .breaks
+            .iter()
+            .filter(|one| !known.breaks.contains(one));
+        let own: Vec<&Breakage> = own.collect();
+        let _ = writeln!(
+            text,
+            "  CRIU alone does the same to functions as in task {}",
+            task.pid
+        );
+        broken(text, &own);
+        return;
+    }
     let what = match alone.restore {
         "in-place" => "puts the kernel's vDSO in its place".to_owned(),
         _ => {
@@ -172,10 +209,14 @@ fn criu_alone(text: &mut String, alone: &CriuAlone) {
         false => ". What breaks:",
     };
     let _ = writeln!(text, "  CRIU alone {what}{breaks}");
-    for broken in alone.breaks.iter().take(MOST) {
+    broken(text, &alone.breaks.iter().collect::<Vec<_>>());
+}
+
+fn broken(text: &mut String, all: &[&Breakage]) {
+    for broken in all.iter().take(MOST) {
         let _ = writeln!(text, "    {}", broken.message);
     }
-    let more = alone.breaks.len().saturating_sub(MOST);
+    let more = all.len().saturating_sub(MOST);
     if more > 0 {
         let _ = writeln!(text, "    and {more} more");
     }
