@@ -51,7 +51,8 @@ impl Restore {
     }
 }
 
-/// CRIU 4.1, in the packages of a release.
+/// CRIU 4.1, the last version that does not know droppable memory (`MAP_DROPPABLE`): its
+/// `criu/proc_parse.c` has it from 4.2 on.
 pub const CRIU_4_1: TreeRequest<'static> = TreeRequest {
     name: "criu-4.1",
     suites: &["trixie"],

@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use elf_tools::Svma;
+use elf_tools::image::Image;
 use elf_tools::reentry::{Recovery, ReentryTable, Relinked, derive, derive_relinked};
 use gimli::{
     BaseAddresses, CfaRule, EhFrame, EhFrameHdr, EndianSlice, LittleEndian, Pointer, RegisterRule,
@@ -13,6 +14,7 @@ use object::elf::{PT_GNU_EH_FRAME, PT_LOAD};
 use object::read::elf::{ElfFile64, ProgramHeader};
 use object::{Object, ObjectSection};
 use relocator::link::{LinkedImage, Moved, Old};
+use relocator::plan::Strategy;
 
 use crate::running::in_words;
 
@@ -22,6 +24,9 @@ pub struct Rules {
     frame: CfaRule<usize>,
     registers: Vec<(u16, RegisterRule<usize>)>,
 }
+
+/// Where an image is to be, so that what is below it has an address.
+const BASE: u64 = 1 << 40;
 
 /// The call frame information of an image.
 pub struct Frames<'a> {
@@ -71,16 +76,18 @@ impl<'a> Frames<'a> {
     /// The rules at an address by the sorted table.
     pub fn rules(&self, at: Svma) -> Result<Option<Rules>, String> {
         let header = &self.bytes[self.header as usize..];
-        let bases = BaseAddresses::default().set_eh_frame_hdr(self.header);
+        let bases = BaseAddresses::default().set_eh_frame_hdr(BASE + self.header);
         let parsed = EhFrameHdr::new(header, LittleEndian).parse(&bases, 8);
         let parsed = parsed.map_err(words)?;
         let table = parsed.table().ok_or("no sorted table")?;
         let Pointer::Direct(start) = parsed.eh_frame_ptr() else {
             return Err("an indirect pointer".to_owned());
         };
-        let frames = EhFrame::new(&self.bytes[start as usize..], LittleEndian);
-        let bases = bases.set_eh_frame(start).set_text(0);
-        let found = table.fde_for_address(&frames, &bases, at.0, EhFrame::cie_from_offset);
+        let place = (start - BASE) as usize;
+        let frames = EhFrame::new(&self.bytes[place..], LittleEndian);
+        let bases = bases.set_eh_frame(start).set_text(BASE);
+        let at = at.0.wrapping_add(BASE);
+        let found = table.fde_for_address(&frames, &bases, at, EhFrame::cie_from_offset);
         row(found, &frames, &bases, at)
     }
 
@@ -88,9 +95,10 @@ impl<'a> Frames<'a> {
     pub fn rules_by_section(&self, at: Svma) -> Result<Option<Rules>, String> {
         let frames = EhFrame::new(self.section.1, LittleEndian);
         let bases = BaseAddresses::default()
-            .set_eh_frame(self.section.0)
-            .set_text(0);
-        let found = frames.fde_for_address(&bases, at.0, EhFrame::cie_from_offset);
+            .set_eh_frame(BASE + self.section.0)
+            .set_text(BASE);
+        let at = at.0.wrapping_add(BASE);
+        let found = frames.fde_for_address(&bases, at, EhFrame::cie_from_offset);
         row(found, &frames, &bases, at)
     }
 }
@@ -102,15 +110,15 @@ fn row(
     found: gimli::Result<gimli::FrameDescriptionEntry<Slice<'_>>>,
     frames: &EhFrame<Slice<'_>>,
     bases: &BaseAddresses,
-    at: Svma,
+    at: u64,
 ) -> Result<Option<Rules>, String> {
     let found = match found {
-        Ok(found) if found.contains(at.0) => found,
+        Ok(found) if found.contains(at) => found,
         Ok(_) | Err(gimli::Error::NoUnwindInfoForAddress) => return Ok(None),
         Err(error) => return Err(words(error)),
     };
     let mut context = UnwindContext::new();
-    let row = found.unwind_info_for_address(frames, bases, &mut context, at.0);
+    let row = found.unwind_info_for_address(frames, bases, &mut context, at);
     let row = row.map_err(words)?;
     let mut registers: Vec<_> = row
         .registers()
@@ -125,7 +133,7 @@ fn row(
 }
 
 /// What is wrong at a place.
-type Fault = (Svma, String);
+pub type Fault = (Svma, String);
 
 /// Compares what unwinders find in a linked image with what they find in the old one, and what the
 /// analysis of the code says. Returns the number of places that were compared, and the faults.
@@ -174,6 +182,66 @@ pub fn judge(old: &Old, linked: &LinkedImage) -> Result<(usize, Vec<Fault>), Str
     }
     faults.extend(by_analysis(old, linked)?);
     Ok((expected.len(), faults))
+}
+
+/// Compares what unwinders find in the linked image about the code that its proxies lead to, in a
+/// new vDSO that is `distance` away, with what that itself says. Returns the same.
+pub fn judge_proxies(
+    old: &Old,
+    new: &Image,
+    distance: i64,
+    linked: &LinkedImage,
+) -> Result<(usize, Vec<Fault>), String> {
+    let (mut places, mut faults) = (0, Vec::new());
+    let proxies = linked.functions.iter();
+    let proxies = proxies.filter(|function| function.strategy == Strategy::Proxy);
+    let home = Frames::of(new.bytes())?;
+    let now = Frames::of(&linked.bytes)?;
+    let remembered = remembered(old.image.bytes(), &linked.bytes)?;
+    for function in proxies {
+        let export = function.names.iter().find_map(|name| new.export(name));
+        let export = export.ok_or_else(|| format!("no {}", function.name()))?;
+        for at in export.address.0..export.address.0 + export.size.max(1) {
+            let there = Svma(at.wrapping_add_signed(distance));
+            let rules = home.rules(Svma(at))?;
+            let found = now.rules(there)?;
+            places += 1;
+            if found != rules {
+                faults.push((Svma(at), format!("{found:?} instead of {rules:?}")));
+            }
+            if now.rules_by_section(there)? != found {
+                faults.push((Svma(at), "the section says something else".to_owned()));
+            }
+            if !remembered.iter().any(|range| range.contains(&there.0)) {
+                faults.push((Svma(at), "it is not loaded".to_owned()));
+            }
+        }
+    }
+    Ok((places, faults))
+}
+
+/// What is loaded by the program headers of a linked image where the old image has them, and as
+/// many: a C library has remembered that. The ones that tools find state one loaded segment.
+fn remembered(old: &[u8], linked: &[u8]) -> Result<Vec<Range<u64>>, String> {
+    let loaded = |bytes: &[u8]| -> Result<Vec<Range<u64>>, String> {
+        let file = ElfFile64::<LittleEndianness>::parse(bytes).map_err(words)?;
+        let endian = file.endian();
+        let segments = file.elf_program_headers().iter();
+        let loaded = segments.filter(|one| one.p_type(endian) == PT_LOAD);
+        Ok(loaded
+            .map(|one| {
+                let start = one.p_vaddr(endian);
+                start..start.wrapping_add(one.p_memsz(endian))
+            })
+            .collect())
+    };
+    if loaded(linked)?.len() != 1 {
+        return Err("tools find more than one loaded segment".to_owned());
+    }
+    let mut there = linked.to_vec();
+    let header = size_of::<object::elf::FileHeader64<LittleEndianness>>();
+    there[..header].copy_from_slice(&old[..header]);
+    loaded(&there)
 }
 
 fn reaches(old: &Old, function: &elf_tools::reachability::Function, at: Svma) -> bool {

@@ -4,12 +4,14 @@
 //! call, the vDSO as its kernel prepared it, the derived tables, and the symbols of the kernel that
 //! tables can be derived from again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use elf_tools::{Avma, BuildId};
+use relocator::in_words;
 use relocator::link::Old;
 use relocator::source::Source;
 use relocator::tables::{self, Store};
@@ -20,6 +22,7 @@ use elf_tools::reachability::Code;
 use elf_tools::reentry::ReentryTable;
 use elf_tools::relocation::Relocations;
 
+use crate::directory;
 use crate::mapping::DumpedMapping;
 use crate::pages::{Page, Pages, by_page};
 use crate::{Images, Result};
@@ -27,12 +30,74 @@ use crate::{Images, Result};
 /// The name of the directory.
 pub const NAME: &str = "relocator";
 
-/// The directory beside images.
+/// The directory beside images, which are in the directory that is given or, in an unpacked checkpoint
+/// of a container, in one below.
 pub fn beside(images: &Path) -> TableDirectory {
-    TableDirectory::at(images.join(NAME))
+    TableDirectory::at(directory::of_images(images).join(NAME))
 }
 
-/// Leaves there what there is to know of a kernel. Errors: the kernel has no vDSO or no symbols, or
+/// What was left beside images.
+#[derive(Debug)]
+pub struct Captured {
+    /// The build-id of the kernel's vDSO.
+    pub own: Option<BuildId>,
+    /// Build-ids of vDSOs that processes have brought along from other kernels, each with whether it
+    /// was captured, too.
+    pub carried: BTreeMap<BuildId, bool>,
+    /// Why the latter are not known.
+    pub unknown: Option<crate::Error>,
+}
+
+impl fmt::Display for Captured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.own {
+            Some(own) => write!(f, "captured vDSO {own} of this kernel")?,
+            None => {
+                f.write_str("captured the symbols of this kernel, whose vDSO has no build-id")?
+            }
+        }
+        for (build_id, is_captured) in &self.carried {
+            let found = match is_captured {
+                true => "captured",
+                false => "nothing is known of",
+            };
+            write!(f, "; {found} vDSO {build_id} of an earlier one")?;
+        }
+        match &self.unknown {
+            Some(error) => write!(f, "; earlier ones are not known: {}", in_words(error)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Leaves beside `images` what there is to know of the kernel that they were dumped on, and of those
+/// before as far as `kept` knows them.
+///
+/// Errors: the kernel has no vDSO or no symbols, or the files cannot be written.
+pub fn capture(images: &Path, kernel: &Source, kept: &[TableDirectory]) -> Result<Captured> {
+    let beside = beside(images);
+    write(kernel, &beside)?;
+    let own = kernel.build_id().cloned();
+    let mut captured = Captured {
+        own,
+        carried: BTreeMap::new(),
+        unknown: None,
+    };
+    match Images::open(images).and_then(|images| carried(&images)) {
+        Ok(carried) => {
+            let others = carried.into_iter();
+            for build_id in others.filter(|build_id| Some(build_id) != captured.own.as_ref()) {
+                let mut kept = kept.iter();
+                let found = kept.any(|kept| beside.copy_from(kept, &build_id));
+                captured.carried.insert(build_id, found);
+            }
+        }
+        Err(error) => captured.unknown = Some(error),
+    }
+    Ok(captured)
+}
+
+/// Leaves in a directory what there is to know of a kernel. Errors: the kernel has no vDSO or no symbols, or
 /// the files cannot be written.
 pub fn write(kernel: &Source, into: &TableDirectory) -> relocator_process::Result<()> {
     let symtab = kernel.require_symtab()?;
@@ -83,43 +148,47 @@ fn build_id(pages: &Pages, range: &Range<Avma>) -> Option<BuildId> {
     Image::parse(&bytes).ok()?.build_id().cloned()
 }
 
-/// Several directories, of which the first one that has something is believed. Nothing new is kept.
-#[derive(Debug, Clone, Default)]
-pub struct Captures(pub Vec<TableDirectory>);
-
-impl Captures {
-    /// As a place where tables may be.
-    pub fn options(self) -> tables::Options {
-        tables::Options {
-            file: None,
-            cache: Some(Arc::new(self)),
-        }
-    }
-
-    fn first<T>(&self, get: impl FnMut(&TableDirectory) -> Option<T>) -> Option<T> {
-        self.0.iter().find_map(get)
+/// What lies beside images, and then what [`tables::Options`] say.
+pub fn before(captured: &TableDirectory, options: tables::Options) -> tables::Options {
+    let first = Arc::new(captured.clone());
+    let cache: Arc<dyn Store> = match options.cache {
+        Some(kept) => Arc::new(Before { first, kept }),
+        None => first,
+    };
+    tables::Options {
+        cache: Some(cache),
+        ..options
     }
 }
 
-impl Store for Captures {
+/// Where both have something, the first one is believed. Only the other one keeps anything.
+#[derive(Debug)]
+struct Before {
+    first: Arc<TableDirectory>,
+    kept: Arc<dyn Store>,
+}
+
+impl Store for Before {
     fn relocations(&self, image: &Image, code: &Code) -> Option<Relocations> {
-        self.first(|directory| directory.get(image, code))
+        let first = self.first.get(image, code);
+        first.or_else(|| self.kept.relocations(image, code))
     }
 
     fn reentry(&self, image: &Image, code: &Code) -> Option<ReentryTable> {
-        self.first(|directory| directory.get_reentry(image, code))
+        let first = self.first.get_reentry(image, code);
+        first.or_else(|| self.kept.reentry(image, code))
     }
 
-    fn keep(
-        &self,
-        _old: &Old,
-        _relocations: &Relocations,
-        _reentry: Option<&ReentryTable>,
-    ) -> bool {
-        false
+    fn keep(&self, old: &Old, relocations: &Relocations, reentry: Option<&ReentryTable>) -> bool {
+        self.kept.keep(old, relocations, reentry)
     }
 
     fn image(&self, build_id: &BuildId) -> Option<Image> {
-        self.first(|directory| directory.get_image(build_id))
+        let first = self.first.get_image(build_id);
+        first.or_else(|| self.kept.image(build_id))
+    }
+
+    fn keep_image(&self, image: &Image) -> bool {
+        self.kept.keep_image(image)
     }
 }

@@ -10,6 +10,7 @@ use elf_tools::symtab::mapping_name::VDSO;
 use libtest_mimic::Trial;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use relocator::plan::Policy;
 use relocator_cli::source::Spec;
 use relocator_process::apply::outcome::ApplyState;
 use relocator_tests::bed::control::{self, Control, EVERYTHING};
@@ -42,18 +43,20 @@ pub(crate) fn trials(listing: bool) -> Vec<Trial> {
         true => Err("only listed".to_owned()),
         false => Criu::new(),
     };
-    let cycles: [(&str, Cycle); 5] = [
-        ("prepared_at_home", prepared_at_home),
-        ("prepared_away_by_criu_alone", prepared_away),
-        ("rolled_back_and_prepared", rolled_back),
-        ("linked_at_home", |there| {
-            linked(there, Restore::HomeStopped)
-        }),
-        ("linked_away", |there| linked(there, Restore::AwayStopped)),
+    const AWAY: Cycle = |there| linked(there, Restore::AwayStopped);
+    const HOME: Cycle = |there| linked(there, Restore::HomeStopped);
+    let cycles: [(&str, Policy, Cycle); 7] = [
+        ("prepared_at_home", Policy::Auto, prepared_at_home),
+        ("prepared_away_by_criu_alone", Policy::Auto, prepared_away),
+        ("rolled_back_and_prepared", Policy::Auto, rolled_back),
+        ("linked_at_home", Policy::Auto, HOME),
+        ("linked_away", Policy::Auto, AWAY),
+        ("proxied_at_home", Policy::Proxy, HOME),
+        ("proxied_away", Policy::Proxy, AWAY),
     ];
-    let trials = cycles.into_iter().map(|(name, cycle)| {
+    let trials = cycles.into_iter().map(|(name, policy, cycle)| {
         let criu = possible.clone();
-        let run = move || run(criu?, cycle);
+        let run = move || run(criu?, policy, cycle);
         match listing {
             true => Trial::test(format!("checkpoint::{name}"), || Ok(())),
             false => trial(format!("checkpoint::{name}"), &possible, run),
@@ -65,10 +68,10 @@ pub(crate) fn trials(listing: bool) -> Vec<Trial> {
 /// What a linked process goes through, after which it is linked again.
 type Cycle = fn(&mut Traveller) -> Result<(), String>;
 
-fn run(criu: Criu, cycle: Cycle) -> Result<(), String> {
+fn run(criu: Criu, policy: Policy, cycle: Cycle) -> Result<(), String> {
     let said = std::env::var(TURNS).ok();
     let turns = said.and_then(|text| text.parse().ok()).unwrap_or(USUAL);
-    let mut traveller = Traveller::start(criu)?;
+    let mut traveller = Traveller::start(criu, policy)?;
     traveller.judged("before")?;
     traveller.travel(Restore::AwayStopped)?;
     traveller.link()?;
@@ -155,9 +158,9 @@ pub(crate) struct Traveller {
 }
 
 impl Traveller {
-    pub(crate) fn start(criu: Criu) -> Result<Self, String> {
+    pub(crate) fn start(criu: Criu, policy: Policy) -> Result<Self, String> {
         let failed = |error: std::io::Error| in_words(&error);
-        let linker = Linker::new(&Spec::Own)?;
+        let linker = Linker::by(&Spec::Own, policy)?;
         let directory = TempDir::new().map_err(failed)?;
         // A file by name, so that it is the same after a restore.
         let path = directory.path().join("control");

@@ -73,6 +73,12 @@ impl Linker {
         Ok(linker)
     }
 
+    /// The same, with another deadline.
+    pub(crate) fn patient(mut self, patience: Duration) -> Self {
+        self.options.deadline = Some(patience);
+        self
+    }
+
     /// The same, which only says what it would do.
     pub(crate) fn dry(spec: &Spec) -> Result<Self, String> {
         let mut linker = Self::new(spec)?;

@@ -1,6 +1,7 @@
 //! Processes are linked and unlinked again under load. They are started as a restore by CRIU leaves
 //! them: with an old vDSO that libc calls, on zeros, and the new kernel's mappings far away.
 
+mod alone;
 mod bounded;
 mod chains;
 mod checkpoint;
@@ -24,6 +25,7 @@ mod seen;
 mod served;
 mod snapshot;
 mod states;
+mod streams;
 mod tool;
 mod unheard;
 mod unwinding;
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
     }
     let arguments = Arguments::from_args();
     let trials = [
+        alone::trials(arguments.list),
         bounded::trials(arguments.list),
         cycles::trials(arguments.list),
         chains::trials(arguments.list),
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         seen::trials(arguments.list),
         unheard::trials(arguments.list),
         states::trials(arguments.list),
+        streams::trials(arguments.list),
         unwinding::trials(arguments.list),
     ];
     let trials = trials.into_iter().flatten().collect();

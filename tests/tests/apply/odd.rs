@@ -49,6 +49,14 @@ pub(crate) const WITH_STATES: &str = "with-states";
 pub(crate) const UNMARKED: &str = "unmarked";
 /// It maps other memory where that was, again and again, which must keep what it holds.
 pub(crate) const REMAPPING: &str = "remapping";
+/// It draws random numbers when it is told to, by files in the directory that the next argument
+/// names.
+pub(crate) const DRAWING: &str = "drawing";
+
+/// It asks for the time, all the time.
+pub(crate) const CALLING: &str = "calling";
+/// It asks for random numbers all the time, by the function of its old vDSO.
+pub(crate) const ASKING: &str = "asking";
 
 /// The user whom nothing belongs to.
 const NOBODY: libc::c_long = 65534;
@@ -113,6 +121,15 @@ pub(crate) fn live(what: &str) {
             let place = map(None, DROPPABLE);
             again_and_again(|| remap(place));
         }
+        CALLING => again_and_again(|| {
+            let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+            assert!(time.is_ok_and(|time| time.tv_sec() > 0));
+        }),
+        ASKING => ask(),
+        DRAWING => {
+            let directory = std::env::args().nth(3);
+            crate::streams::draw(&directory.expect("a directory"));
+        }
         other => crate::hostile::live(other),
     }
 }
@@ -153,6 +170,35 @@ fn remap(place: *mut c_void) {
             assert!(!lost || kind == DROPPABLE, "memory has lost what it held");
         }
     }
+}
+
+/// The function that libc calls, and its state, as `getrandom(2)` of a vDSO describes them.
+fn ask() {
+    type GetRandom = extern "C" fn(*mut c_void, usize, u32, *mut c_void, usize) -> isize;
+    // SAFETY: it asks for a number.
+    let at = unsafe { libc::getauxval(libc::AT_SYSINFO_EHDR) } as usize;
+    let start = std::ptr::with_exposed_provenance::<u8>(at);
+    // SAFETY: vDSOs have two pages at least, which can be read.
+    let bytes = unsafe { std::slice::from_raw_parts(start, 2 << 12) };
+    let image = elf_tools::image::Image::parse(bytes).expect("an image");
+    let export = image
+        .export("__vdso_getrandom")
+        .expect("it has the function");
+    let entry = start.wrapping_byte_add(export.address.index());
+    // SAFETY: the function is there as long as the process lives, and has these arguments.
+    let get = unsafe { std::mem::transmute::<*const u8, GetRandom>(entry) };
+    // `struct vgetrandom_opaque_params`: the size of a state, and how its memory is mapped.
+    let mut question = [0u32; 16];
+    let nothing = std::ptr::null_mut;
+    let answer = get(nothing(), 0, 0, question.as_mut_ptr().cast(), usize::MAX);
+    assert_eq!(answer, 0);
+    let state = map(None, question[2].cast_signed() & !libc::MAP_ANONYMOUS);
+    again_and_again(|| {
+        let mut numbers = [0u8; 256];
+        let place = numbers.as_mut_ptr().cast();
+        let got = get(place, numbers.len(), 0, state, question[0] as usize);
+        assert_eq!(got, numbers.len().cast_signed());
+    });
 }
 
 pub(crate) fn say(number: i32) {

@@ -10,6 +10,7 @@ use elf_tools::symtab::mapping_name::VDSO;
 use libtest_mimic::Trial;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use relocator::plan::Policy;
 use relocator_process::apply::outcome::ApplyState;
 use relocator_tests::command;
 use relocator_tests::criu::{Criu, Images, Restore};
@@ -79,7 +80,7 @@ fn said(images: &Images, log: &str) -> String {
 /// No hand is needed, and nothing but the images: all is right from the first instruction on.
 fn links_generations(criu: Criu) -> Result<(), String> {
     let installed = install(criu.clone())?;
-    let mut traveller = Traveller::start(installed.criu.clone())?;
+    let mut traveller = Traveller::start(installed.criu.clone(), Policy::Auto)?;
     traveller.judged("before")?;
     for generation in 0..GENERATIONS {
         let images = traveller.travel_with(Restore::Away, |_| Ok(()))?;
@@ -124,7 +125,7 @@ fn no_jump_is_left(traveller: &Traveller) -> Result<(), String> {
 /// A stop that CRIU has sent stays one.
 fn links_stopped(criu: Criu) -> Result<(), String> {
     let installed = install(criu)?;
-    let mut traveller = Traveller::start(installed.criu.clone())?;
+    let mut traveller = Traveller::start(installed.criu.clone(), Policy::Auto)?;
     let images = traveller.travel_with(Restore::AwayStopped, |_| Ok(()))?;
     let restored = said(&images, "restore.log");
     ensure(restored.contains("linked; vDSO"), || restored)?;
@@ -140,7 +141,7 @@ fn links_stopped(criu: Criu) -> Result<(), String> {
 /// A process that comes back to its own vDSO has nothing to be linked.
 fn at_home(criu: Criu) -> Result<(), String> {
     let installed = install(criu)?;
-    let mut traveller = Traveller::start(installed.criu.clone())?;
+    let mut traveller = Traveller::start(installed.criu.clone(), Policy::Auto)?;
     let images = traveller.travel_with(Restore::Home, |_| Ok(()))?;
     let restored = said(&images, "restore.log");
     ensure(restored.contains("has no old vDSO"), || restored)?;
@@ -158,7 +159,7 @@ fn is_switched_off(criu: Criu) -> Result<(), String> {
         .criu
         .clone()
         .with_variable("RELOCATOR_PLUGIN", "off");
-    let mut traveller = Traveller::start(criu)?;
+    let mut traveller = Traveller::start(criu, Policy::Auto)?;
     let images = traveller.travel_with(Restore::AwayStopped, |_| Ok(()))?;
     let restored = said(&images, "restore.log");
     ensure(restored.contains("switched off"), || restored)?;
@@ -170,7 +171,7 @@ fn is_switched_off(criu: Criu) -> Result<(), String> {
 fn broken_capture(criu: Criu) -> Result<(), String> {
     let installed = install(criu)?;
     for spoil in [remove as fn(&Path) -> _, truncate, flip] {
-        let mut traveller = Traveller::start(installed.criu.clone())?;
+        let mut traveller = Traveller::start(installed.criu.clone(), Policy::Auto)?;
         let images = traveller.travel_with(Restore::AwayStopped, |images| {
             let captured = images.path().join("relocator");
             spoil(&captured).map_err(|error: std::io::Error| in_words(&error))

@@ -46,7 +46,7 @@ pub(crate) fn trials(listing: bool) -> Vec<Trial> {
 }
 
 /// Whether this kernel has such memory, which its vDSO shows.
-fn has_droppable_memory() -> Result<(), String> {
+pub(crate) fn has_droppable_memory() -> Result<(), String> {
     let own = relocator_tests::running::RUNNING.as_ref();
     let image = &own.map_err(Clone::clone)?.image;
     let export = image.export("__vdso_getrandom");

@@ -2,13 +2,13 @@
  * Asks unwinders for its callers at every instruction that it executes in its vDSO, or cancels threads there.
  *
  *   unwinder walk [with-state]   says "ready", waits for a line, executes every function step by step, and says at which
- *                                offsets which unwinder did not find the caller
+ *                                offsets of which mapping which unwinder did not find the caller
  *   unwinder cancel COUNT        the same beginning, then cancels that many threads, and says how many missed their cleanup
  *   unwinder spin                the same beginning, then calls until it is killed, from the function `spinning`
  *
  * An unwinder is right at an instruction if it comes from there to the call, with the stack pointer and all registers that a
  * function preserves as they were at the call, and from there to the start of the program; and if there is nothing but code of
- * the vDSO in between.
+ * the function in between: in the mapping of the vDSO ("text"), of the kernel's own ("new"), or of stubs ("stubs").
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -37,8 +37,17 @@
 
 typedef long (*function)(long, long, long, long, long);
 
-/* Where it begins, and how large its mapping is. */
-static uintptr_t base, extent;
+/* Where it begins. */
+static uintptr_t base;
+
+/* Mappings that functions execute. */
+#define REGIONS 3
+enum { TEXT, NEW, STUBS };
+static const char *const named[REGIONS] = { "text", "new", "stubs" };
+static struct {
+	/* Offsets are from `from`. */
+	uintptr_t start, end, from;
+} regions[REGIONS];
 
 /* DWARF's numbers of the registers that functions preserve, and where a signal frame has them. */
 static const int dwarf[PRESERVED] = { 3, 6, 12, 13, 14, 15 };
@@ -100,16 +109,20 @@ struct unwinder {
 	void (*trace)(ucontext_t *, struct trace *);
 	/* Frames behind the call, as they are at the entry. */
 	int behind;
-	unsigned char seen[EXTENT], bad[EXTENT];
+	unsigned char seen[REGIONS][EXTENT], bad[REGIONS][EXTENT];
 };
 
 static struct unwinder unwinders[2] = { { .name = "libgcc", .trace = by_libgcc }, { .name = "libunwind" } };
 
 static sigjmp_buf crashed;
 
-static int in_vdso(uintptr_t pc)
+/* Which mapping it is in, or -1. */
+static int region(uintptr_t pc)
 {
-	return pc - base < extent;
+	for (int i = 0; i < REGIONS; i++)
+		if (regions[i].start <= pc && pc < regions[i].end)
+			return i;
+	return -1;
 }
 
 /* How many frames are behind the call, or why the trace is wrong. */
@@ -123,7 +136,7 @@ static int judge(const struct trace *trace, uintptr_t pc, const char **fault)
 		return -1;
 	*fault = "it never comes to the call";
 	while (at < trace->depth && trace->pc[at] != call.returns_to)
-		if (!in_vdso(trace->pc[at++])) {
+		if (region(trace->pc[at++]) < 0) {
 			*fault = "it goes astray";
 			return -1;
 		}
@@ -143,9 +156,11 @@ static void ask(struct unwinder *unwinder, ucontext_t *context, uintptr_t pc)
 	static struct trace trace;
 	const char *volatile fault = "a crash";
 	volatile int behind = -1;
-	if (unwinder->seen[pc - base])
+	int in = region(pc);
+	uintptr_t offset = pc - regions[in].from;
+	if (unwinder->seen[in][offset])
 		return;
-	unwinder->seen[pc - base] = 1;
+	unwinder->seen[in][offset] = 1;
 	trace.depth = 0;
 	if (!sigsetjmp(crashed, 1)) {
 		unwinder->trace(context, &trace);
@@ -160,8 +175,8 @@ static void ask(struct unwinder *unwinder, ucontext_t *context, uintptr_t pc)
 		behind = -1;
 	}
 	if (behind < 0) {
-		unwinder->bad[pc - base] = 1;
-		printf("bad %s %#lx %s\n", unwinder->name, pc - base, fault);
+		unwinder->bad[in][offset] = 1;
+		printf("bad %s %s %#lx %s\n", unwinder->name, named[in], offset, fault);
 	}
 }
 
@@ -177,7 +192,7 @@ static void step(int signal, siginfo_t *info, void *argument)
 	greg_t *registers = context->uc_mcontext.gregs;
 	uintptr_t pc = registers[REG_RIP];
 	(void)signal, (void)info;
-	if (!in_vdso(pc))
+	if (region(pc) < 0)
 		return;
 	if (pc == call.entry) {
 		call.returns_to = *(uintptr_t *)registers[REG_RSP];
@@ -187,7 +202,7 @@ static void step(int signal, siginfo_t *info, void *argument)
 		call.is_known = 1;
 		/* How far it is from there depends on who calls. */
 		for (int i = 0; i < 2; i++)
-			unwinders[i].seen[pc - base] = 0;
+			unwinders[i].seen[region(pc)][pc - regions[region(pc)].from] = 0;
 	}
 	if (call.is_known)
 		for (int i = 0; i < 2; i++)
@@ -216,16 +231,36 @@ static __attribute__((noinline)) long stepped(function called, long a, long b, l
 	return result;
 }
 
-/* Finds out how large the mapping is that the vDSO is in. What is behind it may be another vDSO. */
-static void measure(void)
+/* Finds out where the mappings are that functions execute. What is behind the vDSO may be another one. Stubs are in a mapping
+ * without a file; the entry of a prepared function is a jump to one. */
+static void measure(uintptr_t entry)
 {
 	FILE *maps = fopen("/proc/self/maps", "r");
-	uintptr_t start, end;
-	while (maps && fscanf(maps, "%lx-%lx%*[^\n]", &start, &end) == 2)
+	uintptr_t start, end, stub = 0;
+	char line[512], name[256];
+	if (*(uint8_t *)entry == 0xe9)
+		stub = entry + 5 + *(int32_t *)(entry + 1);
+	while (maps && fgets(line, sizeof line, maps)) {
+		int known = sscanf(line, "%lx-%lx %*s %*s %*s %*s %255s", &start, &end, name);
+		int in = -1;
+		if (known < 2)
+			continue;
 		if (start <= base && base < end)
-			extent = end - base;
-	if (!maps || fclose(maps) || !extent || extent > EXTENT) {
-		fprintf(stderr, "the mapping of the vDSO has %#lx bytes\n", extent);
+			in = TEXT;
+		else if (known == 3 && !strcmp(name, "[vdso]"))
+			in = NEW;
+		else if (start <= stub && stub < end)
+			in = STUBS;
+		if (in < 0)
+			continue;
+		regions[in].start = start;
+		regions[in].end = end;
+		regions[in].from = in == TEXT ? base : start;
+		if (end - start > EXTENT)
+			regions[TEXT].start = 0;
+	}
+	if (!maps || fclose(maps) || !regions[TEXT].start) {
+		fprintf(stderr, "the mappings of vDSOs are unknown\n");
 		exit(1);
 	}
 }
@@ -391,18 +426,19 @@ int main(int count, char **arguments)
 	if (getchar() != '\n')
 		return 2;
 	if (walks) {
-		measure();
+		measure((uintptr_t)find("__vdso_clock_gettime"));
 		sigaction(SIGTRAP, &on_step, 0);
 		sigaction(SIGSEGV, &on_crash, 0);
 		sigaction(SIGBUS, &on_crash, 0);
 		walk();
 		for (int i = 0; i < 2; i++) {
-			long places = 0, bad = 0;
-			for (int at = 0; at < EXTENT; at++) {
-				places += unwinders[i].seen[at];
-				bad += unwinders[i].bad[at];
+			for (int in = 0; in < REGIONS; in++) {
+				long places = 0;
+				for (int at = 0; at < EXTENT; at++)
+					places += unwinders[i].seen[in][at];
+				if (places && unwinders[i].trace)
+					printf("asked %s %s %ld\n", unwinders[i].name, named[in], places);
 			}
-			printf("asked %s %ld\n", unwinders[i].name, unwinders[i].trace ? places : 0);
 		}
 	} else if (!strcmp(arguments[1], "spin")) {
 		spinning(find("__vdso_clock_gettime"));

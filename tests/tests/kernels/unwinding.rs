@@ -10,7 +10,7 @@ use relocator::plan::Policy;
 use relocator_tests::running::{RUNNING, in_words};
 use relocator_tests::stock::{self, Kernel, Shared};
 use relocator_tests::trials::{ensure, trial};
-use relocator_tests::unwinding::{Frames, judge};
+use relocator_tests::unwinding::{Frames, judge, judge_proxies};
 
 use crate::ways_out::{BASE, derived};
 
@@ -50,7 +50,13 @@ pub(crate) fn trials(arguments: &Arguments) -> Vec<Trial> {
     trials
 }
 
-fn linked(old: &Old, new: &Kernel, policy: Policy, far: bool) -> Result<LinkedImage, String> {
+/// The image, and how far the new vDSO is away from it.
+fn linked(
+    old: &Old,
+    new: &Kernel,
+    policy: Policy,
+    far: bool,
+) -> Result<(LinkedImage, i64), String> {
     let words = |error: relocator::Error| in_words(&error);
     let offer = New {
         symtab: Some(new.symtab()?),
@@ -66,7 +72,10 @@ fn linked(old: &Old, new: &Kernel, policy: Policy, far: bool) -> Result<LinkedIm
             ..away?
         },
     };
-    link(old, &offer, &placement, policy).map_err(words)
+    let at = placement.new_vdso().ok_or("no new vDSO")?;
+    let distance = at.0.wrapping_sub(placement.image.0).cast_signed();
+    let linked = link(old, &offer, &placement, policy).map_err(words)?;
+    Ok((linked, distance))
 }
 
 fn frames_are_right(kernel: &Kernel, new: &Kernel) -> Result<(), String> {
@@ -76,8 +85,16 @@ fn frames_are_right(kernel: &Kernel, new: &Kernel) -> Result<(), String> {
         .into_iter()
         .flat_map(|policy| [(policy, false), (policy, true)])
     {
-        let linked = linked(&old, new, policy, far)?;
-        let (places, faults) = judge(&old, &linked)?;
+        let (linked, distance) = linked(&old, new, policy, far)?;
+        let (places, mut faults) = judge(&old, &linked)?;
+        // Frame descriptions have no address of what is further away.
+        if !far {
+            let (places, more) = judge_proxies(&old, &new.image, distance, &linked)?;
+            faults.extend(more);
+            ensure(policy != Policy::Proxy || places > 100, || {
+                format!("only {places} places")
+            })?;
+        }
         let what = format!("{policy}, far: {far}");
         ensure(faults.is_empty() && places > 100, || {
             format!("{what}: {} of {places}: {faults:#?}", faults.len())

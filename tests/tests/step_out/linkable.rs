@@ -6,15 +6,21 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use libtest_mimic::Trial;
+use nix::libc;
 use nix::unistd::{Pid, gettid};
-use relocator_process::tracing::{Seized, TraceableProcess, Tracee, UserRegisters};
+use relocator_process::step_out::{StepOutOptions, step_out};
+use relocator_process::tracing::{Seized, Stop, TraceableProcess, Tracee, UserRegisters};
 use relocator_process::{Error, Refusal};
+use relocator_tests::command::run;
 use relocator_tests::odd::{Other, PROGRAMS_OF_32_BITS};
 
-use crate::odd::{FILTERED, FORKED, HEADLESS, SHARING, UNDUMPABLE, VFORKED};
-use crate::process::Victim;
+use crate::odd::{FILTERED, FORKED, HEADLESS, HEADLESS_BUSY, SHARING, UNDUMPABLE, VFORKED};
+use crate::process::{Victim, wait_until};
 use crate::victim::{self, HAMMER};
 use crate::{check, check_if};
+
+/// How long a thread may take to stop.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -28,6 +34,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         check(
             "a_process_without_its_first_thread_cannot_be_linked",
             headless,
+        ),
+        check(
+            "a_process_that_is_killed_has_ended_before_all_its_threads_have",
+            held_while_it_ends,
         ),
         check("a_process_with_a_traced_thread_cannot_be_linked", traced),
         check_if(
@@ -112,6 +122,56 @@ fn headless() {
     victim.numbers();
     assert_refused(victim.pid(), Refusal::NoFirstThread);
     victim.end();
+    // One whose threads run cannot be told from one that is ending by a single look.
+    let mut victim = Victim::start(HEADLESS_BUSY);
+    victim.numbers();
+    assert_refused(victim.pid(), Refusal::NoFirstThread);
+    let error = step_out(victim.pid(), &StepOutOptions::default()).unwrap_err();
+    assert_eq!(error.refusal(), Some(&Refusal::NoFirstThread));
+}
+
+/// How a process ends: by a signal, or by itself.
+type EndProcess = fn(Victim) -> Victim;
+
+/// A tracer holds one thread of it on its way to its end. The others are gone.
+fn held_while_it_ends() {
+    let killed: EndProcess = |victim| {
+        victim.signal(libc::SIGKILL);
+        victim
+    };
+    // The signal that waits is not the one that ends threads.
+    let terminated: EndProcess = |victim| {
+        victim.signal(libc::SIGTERM);
+        victim
+    };
+    let exits: EndProcess = Victim::without_input;
+    let cases = [
+        (HAMMER, killed),
+        (HAMMER, terminated),
+        (FILTERED, exits),
+        (FILTERED, killed),
+    ];
+    for (kind, end) in cases {
+        let mut victim = Victim::start(kind);
+        let thread = Pid::from_raw(victim.numbers()[0] as i32);
+        let pid = victim.pid();
+        let mut held = Tracee::seize(thread).unwrap();
+        held.stand_still(PATIENCE).unwrap();
+        held.set_options(libc::PTRACE_O_TRACEEXIT).unwrap();
+        held.resume(0).unwrap();
+        let victim = end(victim);
+        let stop = held.wait(PATIENCE).unwrap();
+        assert_eq!(stop, Some(Stop::Event(libc::PTRACE_EVENT_EXIT)));
+        wait_until(|| victim.state(pid) == 'Z');
+        assert_refused(pid, Refusal::Ended);
+        let error = step_out(pid, &StepOutOptions::default()).unwrap_err();
+        assert_eq!(error.refusal(), Some(&Refusal::Ended));
+        let said = run(["apply", "--pid", &pid.to_string()]).failure(1);
+        assert!(said.contains(&format!("process {pid} has ended")), "{said}");
+        held.resume(0).unwrap();
+        let stop = held.wait(PATIENCE).unwrap();
+        assert!(stop.is_some_and(Stop::is_end), "{stop:?}");
+    }
 }
 
 fn traced() {
@@ -136,12 +196,12 @@ fn of_32_bits() {
 fn code_segment() {
     let (victim, _) = Victim::hammer(HAMMER);
     let process = TraceableProcess::open(victim.pid()).unwrap();
-    let mut seized = Seized::stop(process.pid(), Duration::from_secs(20)).unwrap();
+    let mut seized = Seized::stop(process.pid(), PATIENCE).unwrap();
     for tracee in seized.threads() {
         let registers = tracee.registers().unwrap();
         process.check_thread(tracee.pid(), &registers).unwrap();
         // As a thread has it that executes code of 32 bits: `__USER32_CS`.
-        let other = UserRegisters(nix::libc::user_regs_struct {
+        let other = UserRegisters(libc::user_regs_struct {
             cs: 0x23,
             ..registers.0
         });

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use nix::libc::{self, c_int, c_long, c_void};
-use nix::unistd::{getpid, gettid};
+use nix::unistd::{Pid, getpid, gettid};
 use relocator_process::tracing::TraceableProcess;
 use relocator_tests::odd::{control, filter};
 
@@ -23,11 +23,20 @@ pub(crate) const SHARING: &str = "sharing";
 pub(crate) const FORKED: &str = "forked";
 /// The first thread has ended.
 pub(crate) const HEADLESS: &str = "headless";
+/// The first thread has ended, and another one executes code all the time.
+pub(crate) const HEADLESS_BUSY: &str = "headless-busy";
 /// One that looks whether another process could be linked, and says what it is told.
 pub(crate) const LOOKING: &str = "looking";
 
-pub(crate) const KINDS: [&str; 7] = [
-    FILTERED, UNDUMPABLE, VFORKED, SHARING, FORKED, HEADLESS, LOOKING,
+pub(crate) const KINDS: [&str; 8] = [
+    FILTERED,
+    UNDUMPABLE,
+    VFORKED,
+    SHARING,
+    FORKED,
+    HEADLESS,
+    HEADLESS_BUSY,
+    LOOKING,
 ];
 
 /// The user whom nothing belongs to.
@@ -40,7 +49,8 @@ pub(crate) fn live(what: &str) {
         VFORKED => share(libc::CLONE_VM | libc::CLONE_VFORK),
         SHARING => share(libc::CLONE_VM),
         FORKED => share(0),
-        HEADLESS => end_alone(),
+        HEADLESS => end_alone(false),
+        HEADLESS_BUSY => end_alone(true),
         LOOKING => look(),
         other => unreachable!("{other}"),
     }
@@ -85,18 +95,38 @@ fn share(how: c_int) {
     unsafe { libc::kill(child, libc::SIGKILL) };
 }
 
-/// The main thread ends, and another one waits.
-fn end_alone() {
+/// The main thread ends, and another one waits or is busy.
+fn end_alone(is_busy: bool) {
     let first = getpid();
-    thread::spawn(move || {
-        crate::process::wait_until(|| {
-            let stat = std::fs::read_to_string(format!("/proc/{first}/stat"));
-            stat.unwrap().contains(") Z ")
+    if is_busy {
+        // No thread waits: that would show at once that the process goes on.
+        thread::spawn(move || {
+            wait_for_first_to_end(first);
+            println!("{}", gettid());
+            loop {
+                std::hint::spin_loop();
+            }
         });
+        end_thread();
+    }
+    thread::spawn(move || {
+        wait_for_first_to_end(first);
         println!("{}", gettid());
         wait_for_end();
         std::process::exit(0);
     });
+    end_thread();
+}
+
+fn wait_for_first_to_end(first: Pid) {
+    crate::process::wait_until(|| {
+        let stat = std::fs::read_to_string(format!("/proc/{first}/stat"));
+        stat.unwrap().contains(") Z ")
+    });
+}
+
+/// Ends this thread alone.
+fn end_thread() {
     // SAFETY: nothing of this thread is needed any more; its stack stays.
     unsafe { libc::syscall(libc::SYS_exit, 0) };
 }

@@ -88,6 +88,12 @@ impl Victim {
         assert!(self.child.wait().unwrap().success());
     }
 
+    /// The same one, which is told to end.
+    pub(crate) fn without_input(mut self) -> Self {
+        drop(self.child.stdin.take());
+        self
+    }
+
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
     }

@@ -85,7 +85,7 @@ impl TypeRecord {
 #[derive(Debug, Clone, Copy, Pread, SizeWith)]
 pub(super) struct ArrayRecord {
     pub(super) element: u32,
-    _index: u32,
+    pub(super) index: u32,
     pub(super) count: u32,
 }
 
@@ -113,7 +113,7 @@ pub(super) struct Enum64Record {
     pub(super) high: u32,
 }
 
-/// `BTF_KIND_*`, where they have a meaning for layouts.
+/// `BTF_KIND_*`.
 pub(super) mod kind {
     pub(crate) const INT: u32 = 1;
     pub(crate) const PTR: u32 = 2;
@@ -121,11 +121,17 @@ pub(super) mod kind {
     pub(crate) const STRUCT: u32 = 4;
     pub(crate) const UNION: u32 = 5;
     pub(crate) const ENUM: u32 = 6;
+    pub(crate) const FWD: u32 = 7;
     pub(crate) const TYPEDEF: u32 = 8;
     pub(crate) const VOLATILE: u32 = 9;
     pub(crate) const CONST: u32 = 10;
     pub(crate) const RESTRICT: u32 = 11;
+    pub(crate) const FUNC: u32 = 12;
+    pub(crate) const FUNC_PROTO: u32 = 13;
+    pub(crate) const VAR: u32 = 14;
+    pub(crate) const DATASEC: u32 = 15;
     pub(crate) const FLOAT: u32 = 16;
+    pub(crate) const DECL_TAG: u32 = 17;
     pub(crate) const TYPE_TAG: u32 = 18;
     pub(crate) const ENUM64: u32 = 19;
     /// The last kind that this module knows.
@@ -134,32 +140,27 @@ pub(super) mod kind {
 
 /// Bytes that follow a type of this kind, `None` for a kind that is not known.
 pub(super) fn trailing_size(kind: u32, count: usize) -> Option<usize> {
-    const FUNC_PROTO: u32 = 13;
-    const VAR: u32 = 14;
-    const DATASEC: u32 = 15;
-    const DECL_TAG: u32 = 17;
-    /// `BTF_KIND_FWD` and `BTF_KIND_FUNC`.
-    const BARE: [u32; 2] = [7, 12];
     /// `struct btf_param`.
     const PARAMETER: usize = 8;
     /// `struct btf_var_secinfo`.
     const VARIABLE: usize = 12;
     match kind {
-        kind::INT | VAR | DECL_TAG => Some(4),
+        kind::INT | kind::VAR | kind::DECL_TAG => Some(4),
         kind::ARRAY => Some(record::size::<ArrayRecord>()),
         kind::STRUCT | kind::UNION => Some(record::size::<MemberRecord>() * count),
         kind::ENUM => Some(record::size::<EnumRecord>() * count),
         kind::ENUM64 => Some(record::size::<Enum64Record>() * count),
-        DATASEC => Some(VARIABLE * count),
-        FUNC_PROTO => Some(PARAMETER * count),
+        kind::DATASEC => Some(VARIABLE * count),
+        kind::FUNC_PROTO => Some(PARAMETER * count),
         kind::PTR
         | kind::TYPEDEF
         | kind::VOLATILE
         | kind::CONST
         | kind::RESTRICT
         | kind::FLOAT
-        | kind::TYPE_TAG => Some(0),
-        kind if BARE.contains(&kind) => Some(0),
+        | kind::TYPE_TAG
+        | kind::FWD
+        | kind::FUNC => Some(0),
         _ => None,
     }
 }

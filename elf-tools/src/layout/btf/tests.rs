@@ -375,80 +375,6 @@ fn broken_headers_are_refused() {
     }
 }
 
-/// A kind from the future.
-const NEW: u32 = 20;
-
-/// Structs on both sides of a type of a kind from the future.
-fn future() -> Blob {
-    let mut blob = Blob::new();
-    blob.add("u32", kind::INT, 0, 4, &[32]); // 1
-    blob.structure("before", 4, 0, &[("a", 1, 0)]); // 2
-    blob.add("new", NEW, 2, 4, &[7, 8, 9]); // 3
-    blob.structure("behind", 4, 0, &[("a", 1, 0)]); // 4
-    blob.structure("with", 8, 0, &[("a", 1, 0), ("b", 3, 32)]); // 5
-    blob
-}
-
-#[test]
-fn a_type_without_size_ends_the_list() {
-    let mut blob = future();
-    blob.structure("before", 8, 0, &[("a", 1, 32)]);
-    let bytes = blob.finish();
-    let btf = Btf::parse(&bytes).unwrap();
-    assert_eq!(btf.len(), 2);
-    assert_eq!(btf.structure("before").unwrap().unwrap().size, 4);
-    // It may be there or not.
-    for name in ["behind", "nowhere"] {
-        let error = btf.structure(name).unwrap_err();
-        assert!(matches!(error, Error::Unsupported { .. }), "{error}");
-        for part in [name, "type 3", "kind 20", "offset 0x40"] {
-            assert!(error.to_string().contains(part), "{error}");
-        }
-    }
-    let mut blob = Blob::new();
-    blob.structure("s", 4, 0, &[("a", 3, 0)]);
-    blob.add("new", NEW, 0, 0, &[]);
-    blob.add("u32", kind::INT, 0, 4, &[32]);
-    let bytes = blob.finish();
-    let error = Btf::parse(&bytes).unwrap().structure("s").unwrap_err();
-    assert!(matches!(error, Error::Unsupported { .. }), "{error}");
-}
-
-#[test]
-fn a_type_whose_size_is_stated_is_skipped() {
-    let mut blob = future();
-    // 4 bytes once, and 4 for each element.
-    blob.layouts = vec![[0, 0, 0, 0]; NEW as usize];
-    blob.layouts.push([4, 4, 0, 0]);
-    for big_endian in [false, true] {
-        let mut blob = blob.clone();
-        if big_endian {
-            blob.swap_types();
-        }
-        let bytes = blob.finish();
-        let btf = Btf::parse(&bytes).unwrap();
-        assert_eq!(btf.len(), 5);
-        assert!(btf.structure("before").unwrap().is_some());
-        assert!(btf.structure("behind").unwrap().is_some());
-        assert_eq!(btf.structure("nowhere").unwrap(), None);
-        // It costs what needs it.
-        let error = btf.structure("with").unwrap_err();
-        assert!(matches!(error, Error::Unsupported { .. }), "{error}");
-        assert!(error.to_string().contains("kind 20"), "{error}");
-    }
-    // A kind behind the last one that is stated has no size.
-    blob.layouts.pop();
-    assert_eq!(Btf::parse(&blob.finish()).unwrap().len(), 2);
-    // Layouts outside the blob.
-    let mut bytes = blob.finish();
-    bytes[27] = 0x7f;
-    assert!(matches!(Btf::parse(&bytes), Err(Error::Malformed { .. })));
-    // A size that leaves the types.
-    blob.layouts.push([0xff, 0xff, 0, 0]);
-    let bytes = blob.finish();
-    assert!(matches!(Btf::parse(&bytes), Err(Error::Malformed { .. })));
-}
-
 fn ask_everything(bytes: &[u8]) {
     let Ok(btf) = Btf::parse(bytes) else { return };
     for name in ["data", "stamp", "", "flags"] {
@@ -495,3 +421,6 @@ proptest! {
         ask_everything(&bytes);
     }
 }
+
+mod split;
+mod unknown;

@@ -34,6 +34,14 @@ pub(crate) fn print_done(json: bool, value: &impl Serialize, text: impl Display)
     Ok(try_print(json, value, &text).map_err(done)?)
 }
 
+/// Prints one line about what is done. Errors: [`Error::Done`].
+pub(crate) fn print_line(done: impl Display) -> Result<()> {
+    let done = printable(&done.to_string()).into_owned();
+    let mut out = io::stdout().lock();
+    let written = writeln!(out, "{done}").and_then(|()| out.flush());
+    Ok(written.map_err(|source| Error::Done { done, source })?)
+}
+
 /// The same for a command that may have written a file.
 ///
 /// Errors: [`Error::Done`] if it has, else [`Error::Report`].

@@ -22,8 +22,9 @@ mod solve;
 
 use std::ops::Range;
 
-use elf_tools::Svma;
+use elf_tools::image::Image;
 use elf_tools::relocation::Relocations;
+use elf_tools::{Avma, Svma};
 
 use crate::arch::{self, Arch};
 use crate::placement::Placement;
@@ -32,7 +33,7 @@ use crate::plan::time_namespaces;
 use crate::plan::{self, FunctionPlan, OutOfLine, Plans, Policy, Strategy};
 use crate::reason::Reason;
 use crate::threads::{CodeNow, Patch};
-use crate::unwind::{self, Changes, Detail, Room};
+use crate::unwind::{self, Changes, Detail, Proxied, Room};
 use crate::{Error, Result};
 
 pub use crate::input::{ForcedFunction, New, Old};
@@ -120,7 +121,9 @@ pub fn link_in_detail(
     }
     let mut bytes = image.bytes().to_vec();
     let frames = old.frames(arch);
-    let room = frames.map(|frames| frames.room(detail));
+    let leads_to = new.image.zip(placement.new_vdso());
+    let of_new = leads_to.map_or(0, |(new, _)| Proxied::most(new));
+    let room = frames.map(|frames| frames.room(detail, of_new));
     let mut room = room.unwrap_or_default();
     let (eligible, relocated) = match &old.relocations {
         None => (
@@ -154,14 +157,16 @@ pub fn link_in_detail(
     let changes = Changes {
         overwritten: functions.iter().filter_map(overwritten).collect(),
         pieces,
+        proxied: leads_to.and_then(|(new, at)| proxied(arch, &functions, new, placement, at)),
     };
+    let mut elsewhere = None;
     if let Some(frames) = frames.filter(|_| !changes.is_empty()) {
-        frames.clone().update(&changes, detail, &mut bytes, &|at| {
-            name(old, &functions, at)
-        });
+        let name = |at: Svma| name(old, &functions, at);
+        let frames = frames.clone();
+        elsewhere = frames.update(&changes, detail, &mut bytes, &name);
     }
     if bytes.len() > image.bytes().len() {
-        unwind::load_all(&mut bytes);
+        unwind::load_all(&mut bytes, elsewhere.as_ref());
     }
     Ok(LinkedImage {
         bytes,
@@ -175,6 +180,25 @@ pub fn link_in_detail(
 fn overwritten(function: &FunctionPlan) -> Option<Range<u64>> {
     let patch = function.patch.as_ref()?;
     Some(function.entry.0..function.entry.0 + patch.len() as u64)
+}
+
+/// Frames of the new vDSO at `at`, if proxies lead there.
+fn proxied(
+    arch: &dyn Arch,
+    functions: &[FunctionPlan],
+    new: &Image,
+    placement: &Placement,
+    at: Avma,
+) -> Option<Proxied> {
+    let proxies = functions
+        .iter()
+        .filter(|one| one.strategy == Strategy::Proxy);
+    let export = |one: &FunctionPlan| one.names.iter().find_map(|name| new.export(name));
+    let targets = proxies.filter_map(|one| Some(export(one)?.address));
+    let targets: Vec<Svma> = targets.collect();
+    let distance = at.0.wrapping_sub(placement.image.0).cast_signed();
+    let read = || Proxied::read(arch, new, distance, &targets);
+    (!targets.is_empty()).then(read).flatten()
 }
 
 /// The name of the first function that reaches an instruction.

@@ -86,6 +86,41 @@ impl Elf {
         }
     }
 
+    /// The same, and says that code of the image is loaded elsewhere as well.
+    ///
+    /// Tools that read the image accept one loaded segment of a vDSO. The C library remembers where
+    /// program headers are, and how many. So tools are led to a copy of the program headers, and in
+    /// those that the C library knows, one that nobody goes by at run time gives way.
+    pub(super) fn load_also(&self, bytes: &mut Vec<u8>, elsewhere: &Range<u64>) {
+        let copy = bytes.len().next_multiple_of(ALIGNMENT);
+        bytes.resize(copy + self.programs.len(), 0);
+        self.load_all(bytes);
+        bytes.copy_within(self.programs.clone(), copy);
+        let segments = self.segments(bytes);
+        // One of no size says nothing.
+        let rank = |one: &Program| match one.p_type.get(LE) {
+            elf::PT_GNU_PROPERTY | elf::PT_GNU_STACK if one.p_memsz.get(LE) == 0 => Some(0),
+            elf::PT_NOTE => Some(1),
+            _ => None,
+        };
+        let spare = segments.iter_mut().filter(|one| rank(one).is_some());
+        let Some(spare) = spare.min_by_key(|one| rank(one)) else {
+            bytes.truncate(copy);
+            return;
+        };
+        spare.p_type.set(LE, elf::PT_LOAD);
+        spare.p_flags.set(LE, elf::PF_R | elf::PF_X);
+        spare.p_offset.set(LE, 0);
+        spare.p_vaddr.set(LE, elsewhere.start);
+        spare.p_paddr.set(LE, elsewhere.start);
+        spare.p_filesz.set(LE, 0);
+        let size = elsewhere.end.wrapping_sub(elsewhere.start);
+        spare.p_memsz.set(LE, size);
+        if let Ok((header, _)) = pod::from_bytes_mut::<Header>(bytes) {
+            header.e_phoff.set(LE, copy as u64);
+        }
+    }
+
     /// States the size of the `.eh_frame_hdr`, and where the `.eh_frame` is.
     pub(super) fn move_frames(&mut self, bytes: &mut [u8], header: u64, frames: &Range<u64>) {
         for segment in self.segments(bytes) {
@@ -125,10 +160,16 @@ impl Elf {
             at
         };
         let first = sections.headers.len();
+        let end = bytes.len() as u64;
         let added = code.iter().map(|range| {
-            let mut section = section(elf::SHT_PROGBITS, range.clone(), 1);
+            // What is not in the image, is in memory all the same.
+            let (kind, name) = match range.end <= end {
+                true => (elf::SHT_PROGBITS, ".text.added"),
+                false => (elf::SHT_NOBITS, ".text.new"),
+            };
+            let mut section = section(kind, range.clone(), 1);
             let flags = elf::SHF_ALLOC | elf::SHF_EXECINSTR;
-            section.sh_name.set(LE, string(".text.added"));
+            section.sh_name.set(LE, string(name));
             section.sh_flags.set(LE, flags);
             section.sh_addr.set(LE, range.start);
             section
@@ -232,7 +273,7 @@ fn section(kind: elf::SectionType, place: Range<u64>, alignment: u64) -> Section
         sh_flags: U64::new(LE, elf::SectionFlags(0)),
         sh_addr: U64::new(LE, 0),
         sh_offset: U64::new(LE, place.start),
-        sh_size: U64::new(LE, place.end - place.start),
+        sh_size: U64::new(LE, place.end.wrapping_sub(place.start)),
         sh_link: U32::new(LE, 0),
         sh_info: U32::new(LE, 0),
         sh_addralign: U64::new(LE, alignment),
@@ -252,6 +293,6 @@ fn function(name: u32, section: u16, range: &Range<u64>) -> Symbol {
         st_other: elf::SymbolOther(0),
         st_shndx: U16::new(LE, SymbolSection(section)),
         st_value: U64::new(LE, range.start),
-        st_size: U64::new(LE, range.end - range.start),
+        st_size: U64::new(LE, range.end.wrapping_sub(range.start)),
     }
 }

@@ -18,6 +18,7 @@
 //! | `encode` | call frame programs, and what is around them |
 //! | `table` | the sorted table by which unwinders find a program |
 //! | `elf` | program headers, section headers, symbols |
+//! | `proxied` | frames of the new vDSO, where proxies lead to |
 //!
 //! If only replacements at entries are new, their programs are changed in place. If there is more
 //! code, all frame descriptions move behind the image, and the table, which cannot move, grows into
@@ -26,6 +27,7 @@
 
 mod elf;
 mod encode;
+mod proxied;
 mod read;
 pub(crate) mod rules;
 mod table;
@@ -37,6 +39,7 @@ use elf_tools::image::Image;
 
 use crate::arch::{self, Arch};
 use elf::{Elf, Named};
+pub(crate) use proxied::Proxied;
 use read::{Description, ENTRY, Frames, HEADER};
 use rules::{Convention, Row};
 
@@ -45,6 +48,9 @@ const ALIGNMENT: u64 = 16;
 
 /// Frame descriptions that are at most added for code inside the image, and behind it.
 const ADDED: u64 = 2;
+
+/// Bytes inside the image that stay free for code if the table grows for the new vDSO's frames.
+const FOR_CODE: u64 = 96;
 
 /// Code that is close together has one frame description.
 const NEAR: u64 = 64;
@@ -56,7 +62,8 @@ pub enum Detail {
     InPlace,
     /// Frames for all code: some hundred bytes.
     Frames,
-    /// Also section headers and symbols, by which debuggers name code that was added: some 1.5 KB.
+    /// Also section headers and symbols, by which debuggers name code that was added, and frames of
+    /// the new vDSO, where proxies lead to: some 1.5 KB each.
     #[default]
     Names,
 }
@@ -80,6 +87,8 @@ pub(crate) struct Changes {
     pub(crate) overwritten: Vec<Range<u64>>,
     /// Code that was added.
     pub(crate) pieces: Vec<Piece>,
+    /// The new vDSO, if there are proxies.
+    pub(crate) proxied: Option<Proxied>,
 }
 
 impl Changes {
@@ -97,7 +106,8 @@ pub(crate) struct CallFrames {
     frames: Frames,
     /// Where its table may grow to.
     table: Range<u64>,
-    /// What is free of its place once it has moved.
+    /// What is free of its place once it has moved. The table may grow further, up to the code that
+    /// is put there.
     room: Range<u64>,
 }
 
@@ -131,47 +141,67 @@ impl CallFrames {
     }
 
     /// Where code can be put that is added to the image. What is put there has to be among
-    /// [`Changes::pieces`].
-    pub(crate) fn room(&self, detail: Detail) -> Room {
+    /// [`Changes::pieces`]. Proxies may lead to so many frame descriptions of the new vDSO.
+    pub(crate) fn room(&self, detail: Detail, proxied: u64) -> Room {
+        let mut free = self.room.clone();
+        if detail == Detail::Names {
+            let start = (free.start + proxied * ENTRY).next_multiple_of(ALIGNMENT);
+            if start + FOR_CODE <= free.end {
+                free.start = start;
+            }
+        }
         match detail {
             Detail::InPlace => Room::default(),
-            Detail::Frames | Detail::Names => Room {
-                free: self.room.clone(),
-            },
+            Detail::Frames | Detail::Names => Room { free },
         }
     }
 
+    /// Where the table can be: up to the first code that was put behind it.
+    fn table(&self, pieces: &[Piece]) -> Range<u64> {
+        if self.room.start < self.table.end {
+            return self.table.clone();
+        }
+        let inside = pieces.iter().map(|piece| piece.range.start);
+        let inside = inside.filter(|start| self.room.contains(start)).min();
+        self.table.start..inside.unwrap_or(self.room.end).max(self.table.end)
+    }
+
     /// Makes the call frame information in `bytes`, which begin with the image, that of what was
-    /// changed. Names say what each function is called.
+    /// changed. Names say what each function is called. Returns where the new vDSO is loaded, if
+    /// the call frame information speaks of it.
     pub(crate) fn update(
         mut self,
         changes: &Changes,
         detail: Detail,
         bytes: &mut Vec<u8>,
         name: &dyn Fn(Svma) -> String,
-    ) {
+    ) -> Option<Range<u64>> {
         let descriptions = self.descriptions(changes);
         let is_bare = descriptions.len() > self.frames.descriptions.len();
-        let takes_room = !changes.pieces.is_empty() || is_bare;
+        let (mut code, added) = self.added(&changes.pieces);
+        let table = self.table(&changes.pieces);
+        let proxied = changes.proxied.as_ref().filter(|proxied| {
+            let all = descriptions.len() + added.len() + proxied.descriptions.len();
+            detail == Detail::Names && table.start + HEADER + all as u64 * ENTRY <= table.end
+        });
+        let takes_room = !changes.pieces.is_empty() || is_bare || proxied.is_some();
         if detail == Detail::InPlace || !takes_room {
             let is_done = self.in_place(&descriptions, bytes);
             if is_done || detail == Detail::InPlace {
-                return;
+                return None;
             }
         }
         let mut all = descriptions;
-        let (code, added) = self.added(&changes.pieces);
         all.extend(added);
-        all.sort_by_key(|description| description.range.start);
+        all.extend(proxied.iter().flat_map(|one| one.descriptions.clone()));
+        all.sort_by_key(|description| description.range.start.cast_signed());
         bytes.resize(bytes.len().next_multiple_of(elf::ALIGNMENT), 0);
         let start = bytes.len() as u64;
-        let Some(section) = table::section(&self.convention, &all, start) else {
-            return;
-        };
+        let section = table::section(&self.convention, &all, start)?;
         bytes.extend(&section.bytes);
         let frames = start..bytes.len() as u64;
         let entries = section.entries.as_slice();
-        let header = table::header(self.frames.header, frames.start, entries, &self.table);
+        let header = table::header(self.frames.header, frames.start, entries, &table);
         let place = self.frames.header.index()..self.frames.header.index() + header.len();
         bytes[place].copy_from_slice(&header);
         self.elf.move_frames(bytes, header.len() as u64, &frames);
@@ -182,11 +212,16 @@ impl CallFrames {
             },
             range: piece.range.clone(),
         });
-        let named: Vec<Named> = named.collect();
+        let mut named: Vec<Named> = named.collect();
+        if let Some(proxied) = proxied {
+            code.push(proxied.code.clone());
+            named.extend(proxied.named.iter().cloned());
+        }
         match named.is_empty() || detail < Detail::Names {
             true => self.elf.write_sections(bytes),
             false => self.elf.name_code(bytes, &code, &named),
         }
+        proxied.map(|proxied| proxied.loaded.clone())
     }
 
     /// The frame descriptions of the image, with the rules of entries where those were overwritten,
@@ -319,10 +354,15 @@ pub fn moves_early(image: &Image, entries: &[Svma], size: usize) -> Vec<Svma> {
     entries.iter().filter(moves).copied().collect()
 }
 
-/// Makes the loaded segment of an image reach to the end of what was added to it.
-pub(crate) fn load_all(bytes: &mut [u8]) {
-    if let Some(elf) = Elf::read(bytes) {
-        elf.load_all(bytes);
+/// Makes the loaded segment of an image reach to the end of what was added to it. If its call frame
+/// information speaks of code that is loaded elsewhere, unwinders in the process are told so.
+pub(crate) fn load_all(bytes: &mut Vec<u8>, elsewhere: Option<&Range<u64>>) {
+    let Some(elf) = Elf::read(bytes) else {
+        return;
+    };
+    match elsewhere {
+        Some(elsewhere) => elf.load_also(bytes, elsewhere),
+        None => elf.load_all(bytes),
     }
 }
 

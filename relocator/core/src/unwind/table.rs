@@ -62,7 +62,10 @@ pub(super) fn section(
             section.entries.push((description.range.start, at));
         }
     }
-    section.entries.sort_unstable();
+    // Addresses below the image wrap.
+    section
+        .entries
+        .sort_unstable_by_key(|entry| entry.0.cast_signed());
     // An entry of no length ends it.
     section.bytes.extend([0; 4]);
     Some(section)

@@ -1,12 +1,12 @@
 //! Links a process that CRIU has restored, and leaves at a dump what that takes.
 
 use std::fmt::Write as _;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use relocator::plan::Strategy;
 use relocator::source::Source;
-use relocator_criu::Images;
-use relocator_criu::capture::{self, Captures};
+use relocator::tables;
+use relocator_criu::capture;
 use relocator_process::apply::outcome::{ApplyOutcome, ApplyState};
 use relocator_process::apply::{self, ApplyOptions, RunningKernel};
 use relocator_process::kept::TableDirectory;
@@ -38,10 +38,16 @@ impl Restore {
     fn read(options: &Options) -> Result<Self, String> {
         let kept = TableDirectory::at(options.tables.clone());
         let captured = host::image_directory().map(|images| capture::beside(&images));
-        let directories: Vec<_> = captured.iter().chain([&kept]).cloned().collect();
-        let sources = directories.iter().flat_map(TableDirectory::sources);
-        let sources = sources.collect();
-        let tables = Captures(directories).options();
+        let directories = captured.iter().chain([&kept]);
+        let sources = directories.flat_map(TableDirectory::sources).collect();
+        let tables = tables::Options {
+            file: None,
+            cache: Some(Arc::new(kept.clone())),
+        };
+        let tables = match &captured {
+            Some(captured) => capture::before(captured, tables),
+            None => tables,
+        };
         let kernel = RunningKernel::read(&tables).map_err(|error| relocator::in_words(&error))?;
         Ok(Self {
             kernel,
@@ -83,30 +89,10 @@ pub(crate) fn link(pid: i32, options: &Options) -> Result<String, String> {
 pub(crate) fn capture(options: &Options) -> Result<String, String> {
     let images = host::image_directory().ok_or("CRIU does not say where its images are")?;
     let kernel = running::own().map_err(|error| relocator::in_words(&error))?;
-    let beside = capture::beside(&images);
-    let written = capture::write(&kernel, &beside);
-    written.map_err(|error| relocator::in_words(&error))?;
-    let own = kernel.build_id().map(ToString::to_string);
-    let mut words = format!("captured vDSO {} of this kernel", own.unwrap_or_default());
-    // Those that processes have brought along are of use if they can be had.
     let kept = TableDirectory::at(options.tables.clone());
-    let carried = Images::open(&images).and_then(|images| capture::carried(&images));
-    let carried = match carried {
-        Ok(carried) => carried,
-        Err(error) => {
-            let why = relocator::in_words(&error);
-            let _ = write!(words, "; older ones are not known: {why}");
-            return Ok(words);
-        }
-    };
-    for build_id in carried.iter().filter(|&id| Some(id) != kernel.build_id()) {
-        let found = match beside.copy_from(&kept, build_id) {
-            true => "captured",
-            false => "nothing is known of",
-        };
-        let _ = write!(words, "; {found} vDSO {build_id} of an earlier one");
-    }
-    Ok(words)
+    let captured = capture::capture(&images, &kernel, &[kept]);
+    let captured = captured.map_err(|error| relocator::in_words(&error))?;
+    Ok(captured.to_string())
 }
 
 fn in_words(outcome: &ApplyOutcome) -> String {

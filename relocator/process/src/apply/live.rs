@@ -33,6 +33,10 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_mi
 /// How many instructions threads of a process that is stopped are stepped.
 const STEPS: usize = 10_000;
 
+/// How many instructions threads of one that goes on are stepped, and from which attempt on. There
+/// may be but one thread, which is nearly always where it is in the way.
+const STEPS_OF_RUNNING: (usize, u32) = (1000, 8);
+
 /// How often a process that is stopped has the same in the way until the tool gives up: nothing
 /// changes there by itself, unless the process is about to go on.
 const UNCHANGED: u32 = 5;
@@ -52,6 +56,20 @@ pub(super) fn attempts(
     let deadline = Instant::now() + options.deadline.unwrap_or(DEADLINE);
     let process = TraceableProcess::open_until(pid, deadline)?;
     process.check_linkable()?;
+    let done = attempts_on(&process, kernel, known, options, work, deadline);
+    done.map_err(|error| process.explain(error))
+}
+
+/// The same, of a process that can be linked.
+fn attempts_on(
+    process: &TraceableProcess,
+    kernel: &RunningKernel,
+    known: Known<'_>,
+    options: &ApplyOptions,
+    work: Work,
+    deadline: Instant,
+) -> Result<ApplyOutcome> {
+    let pid = process.pid().as_raw();
     let patience = patience(options);
     let mut target = Running::until(pid, deadline);
     let mut pause = PAUSE.0;
@@ -67,15 +85,26 @@ pub(super) fn attempts(
             Ok((survey, planned))
         });
         if let Some(at) = target.unanswered() {
-            return Err(process.explain(unserved(pid, at)));
+            return Err(unserved(pid, at));
         }
         let tried = match planned {
             Ok((_, (None, outcome))) => return Ok(outcome),
             Ok((survey, (Some(transaction), mut outcome))) => {
-                precondition::check(&process, &survey, &transaction)?;
+                precondition::check(process, &survey, &transaction)?;
                 let work = (&survey, &transaction);
-                let stopped = (is_stopped, patience);
-                let done = attempt(&process, stopped, kernel, work, &earlier, &mut outcome);
+                let budget = match is_stopped {
+                    true => STEPS,
+                    false if attempts < STEPS_OF_RUNNING.1 => 0,
+                    false => STEPS_OF_RUNNING.0,
+                };
+                let done = attempt(
+                    process,
+                    (budget, patience),
+                    kernel,
+                    work,
+                    &earlier,
+                    &mut outcome,
+                );
                 if let Err(Error::Busy {
                     reason: Obstacle::Unsearched { ranges },
                     ..
@@ -101,12 +130,12 @@ pub(super) fn attempts(
             Err(Error::Busy { pid, reason })
                 if still.is_for_ever(is_stopped, &reason) || Instant::now() >= deadline =>
             {
-                return Err(process.explain(match reason {
+                return Err(match reason {
                     Obstacle::Absent { ranges } if !ranges.is_empty() => {
                         unserved(pid, ranges[0].start)
                     }
                     reason => Error::Busy { pid, reason },
-                }));
+                });
             }
             Err(Error::Busy {
                 reason: Obstacle::Absent { ranges },
@@ -116,11 +145,11 @@ pub(super) fn attempts(
                 if !target.bring(&ranges)
                     && let Some(at) = target.unanswered()
                 {
-                    return Err(process.explain(unserved(pid, at)));
+                    return Err(unserved(pid, at));
                 }
             }
             Err(Error::Busy { .. }) => {}
-            Err(error) => return Err(process.explain(error)),
+            Err(error) => return Err(error),
         }
         // What was found in stacks is only good for the next attempt.
         earlier = None;
@@ -290,7 +319,7 @@ pub(super) fn adopt(
 /// Does it, if the process is still what it was and no thread is in the way.
 fn attempt(
     process: &TraceableProcess,
-    (is_stopped, patience): (bool, Duration),
+    (budget, patience): (usize, Duration),
     kernel: &RunningKernel,
     (survey, transaction): (&Survey, &Transaction),
     earlier: &Option<Earlier>,
@@ -308,7 +337,6 @@ fn attempt(
     live.set_memory(memory);
     live.set_known(earlier.clone().unwrap_or_default(), watch);
     let mappings = check_threads(process, survey, transaction, &mut live)?;
-    let budget = if is_stopped { STEPS } else { 0 };
     let searched = earlier.is_some();
     let crossed = commit(
         (survey, transaction),

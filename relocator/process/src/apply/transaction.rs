@@ -3,6 +3,7 @@
 //! Planning fills it in while the process runs. When its threads have stopped, they get their
 //! verdicts, and the transaction becomes a list of steps.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use elf_tools::{Avma, Svma};
@@ -129,7 +130,7 @@ impl Transaction {
         let mut old = carry(&threads, &contexts, &decide);
         let (left, in_use) = stubs::leave(survey, kernel, &threads, &contexts, target);
         add(&mut old, left);
-        let new = self.leave_kernel(survey, kernel, target, &threads, &contexts);
+        let (new, is_answered) = self.leave_kernel(survey, kernel, target, &threads, &contexts);
         let mut stuck = old.stuck.iter().chain(&new.stuck);
         if let Some(first) = stuck.next() {
             let mut threads = threads.iter();
@@ -150,8 +151,13 @@ impl Transaction {
         };
         let mut steps = fix_ups(old);
         steps.splice(0..0, self.stale.iter().cloned().map(Step::Forget));
-        steps.extend(self.early.iter().cloned());
-        steps.extend(fix_ups(new));
+        let new = fix_ups(new);
+        // Those that leave before anything else can make the calls that the rest takes: there may
+        // be no other thread.
+        match is_answered {
+            true => steps.extend(new.into_iter().chain(self.early.iter().cloned())),
+            false => steps.extend(self.early.iter().cloned().chain(new)),
+        }
         let is_in_use = |step: &&Step| matches!(step, Step::Unmap(range) if in_use.contains(range));
         let rest = self.kernel.iter().chain(&self.late);
         steps.extend(rest.filter(|step| !is_in_use(step)).cloned());
@@ -178,7 +184,8 @@ impl Transaction {
         })
     }
 
-    /// Makes threads leave the new vDSO if that moves.
+    /// Makes threads leave the new vDSO if that moves; whether each goes to an entry that is right
+    /// already, before anything is written.
     fn leave_kernel(
         &self,
         survey: &Survey,
@@ -186,19 +193,37 @@ impl Transaction {
         target: &impl StoppedTarget,
         threads: &[Thread],
         contexts: &Contexts,
-    ) -> Carried {
+    ) -> (Carried, bool) {
         let unit = survey.found.kernel.as_ref();
         let Some(vdso) = unit.and_then(|unit| unit.vdso()) else {
-            return Carried::default();
+            return (Carried::default(), true);
         };
+        let all_answered = Cell::new(true);
         let decide = |registers: &Registers| {
             let is_inside = vdso.range.contains(&registers.pc);
-            match is_inside && (self.evacuates || !self.kernel.is_empty()) {
-                true => kernel.leave(vdso.range.start, &survey.texts, registers, target),
-                false => Verdict::Outside,
+            if !is_inside || !self.evacuates && self.kernel.is_empty() {
+                return Verdict::Outside;
             }
+            let left = kernel.leave(vdso.range.start, &survey.texts, registers, target);
+            if let Verdict::FixUp(fix_up) = &left {
+                let is_answered = self.is_answered(survey, fix_up.registers.pc);
+                all_answered.set(all_answered.get() && is_answered);
+            }
+            left
         };
-        carry(threads, contexts, &decide)
+        let left = carry(threads, contexts, &decide);
+        (left, all_answered.get())
+    }
+
+    /// Whether something is in place of the function at an entry of an old text, which gives right
+    /// answers: a jump, or what a link has put there. The function itself reads what is gone.
+    fn is_answered(&self, survey: &Survey, entry: Avma) -> bool {
+        let mut texts = survey.texts.iter().zip(&self.crossings);
+        texts.any(|(text, (before, _))| {
+            let place = Svma(entry.0.wrapping_sub(text.found.image.0));
+            let patched = before.as_ref().and_then(|before| before.patched(place));
+            text.found.mapping.contains(&entry) && patched.is_some()
+        })
     }
 }
 

@@ -19,10 +19,8 @@ pub enum Refusal {
     KernelThread,
     /// It has ended, and its parent has not waited for it.
     Zombie,
-    /// It has ended since.
+    /// It has ended since, or is ending: what is left of it executes nothing of its program.
     Ended,
-    /// It is ending.
-    Ending,
     /// It has no memory: it is starting or ending.
     NoMemory,
     /// Its first thread, by way of which its memory is seen, has ended before the others.
@@ -211,7 +209,6 @@ impl Refusal {
             Self::KernelThread => "kernel-thread",
             Self::Zombie => "zombie",
             Self::Ended => "ended",
-            Self::Ending => "ending",
             Self::NoMemory => "no-memory",
             Self::NoFirstThread => "no-first-thread",
             Self::NotPermitted => "not-permitted",
@@ -263,7 +260,6 @@ impl fmt::Display for Refusal {
             Self::KernelThread => f.write_str("is a thread of the kernel"),
             Self::Zombie => f.write_str("has ended, and its parent has not waited for it"),
             Self::Ended => f.write_str("has ended"),
-            Self::Ending => f.write_str("is ending"),
             Self::NoMemory => f.write_str("has no memory: it is starting or ending"),
             Self::NoFirstThread => {
                 f.write_str("goes on without its first thread, and such a process cannot be linked")

@@ -148,12 +148,21 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_mi
 pub fn step_out(pid: i32, options: &StepOutOptions) -> Result<StepOutOutcome> {
     let deadline = Instant::now() + options.deadline;
     let subject = TraceableProcess::open_until(pid, deadline)?;
+    let done = attempts(&subject, options, deadline);
+    done.map_err(|error| subject.explain(error))
+}
+
+/// Tries it until no thread is inside, or until the deadline.
+fn attempts(
+    subject: &TraceableProcess,
+    options: &StepOutOptions,
+    deadline: Instant,
+) -> Result<StepOutOutcome> {
     let was_stopped = subject.is_stopped()?;
-    let attempt = Attempt::new(&subject, options, deadline);
-    let mut attempt = attempt.map_err(|error| subject.explain(error))?;
+    let mut attempt = Attempt::new(subject, options, deadline)?;
     let mut pause = PAUSE.0;
     loop {
-        let seized = attempt.run().map_err(|error| subject.explain(error))?;
+        let seized = attempt.run()?;
         // Handlers of a process that is stopped do not return.
         let is_out = attempt.stuck.is_empty() || was_stopped;
         let is_seen = attempt.absent.is_empty() && !attempt.is_unsearched();

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use nix::libc;
 use nix::unistd::Pid;
-use procfs::process::{Process, StatFlags, Task};
+use procfs::process::{Process, Stat, StatFlags, Task};
 
 use super::process::traced;
 use super::{TraceableProcess, UserRegisters, request, served};
@@ -25,11 +25,13 @@ const IDENTITY: usize = 20;
 impl TraceableProcess {
     /// Refuses a process that cannot be linked: [`Error::Refused`]. It is untouched.
     pub fn check_linkable(&self) -> Result<()> {
-        self.check_life()?;
-        self.check_dumpable()?;
-        self.check_threads()?;
-        self.check_program()?;
-        self.check_memory()
+        let checked = self
+            .check_life()
+            .and_then(|()| self.check_dumpable())
+            .and_then(|()| self.check_threads())
+            .and_then(|()| self.check_program())
+            .and_then(|()| self.check_memory());
+        checked.map_err(|error| self.explain(error))
     }
 
     /// Refuses a stopped thread that executes 32-bit code at the moment.
@@ -53,15 +55,11 @@ impl TraceableProcess {
     fn check_life(&self) -> Result<()> {
         let stat = self.process().stat();
         let stat = stat.map_err(|error| self.failed(error))?;
-        let flags = StatFlags::from_bits_truncate(stat.flags);
-        let is_ending = flags.contains(StatFlags::PF_EXITING);
-        let reason = match (is_ending, stat.num_threads > 1, stat.vsize) {
-            (true, true, _) => Refusal::NoFirstThread,
-            (true, false, _) => Refusal::Ending,
-            (false, _, 0) => Refusal::NoMemory,
-            (false, ..) => return Ok(()),
-        };
-        Err(self.refused(reason))
+        match self.without_first_thread() {
+            Some(reason) => Err(self.refused(reason)),
+            None if stat.vsize == 0 => Err(self.refused(Refusal::NoMemory)),
+            None => Ok(()),
+        }
     }
 
     /// The files of a process in `/proc` are root's while it is not dumpable. That shows nothing
@@ -92,7 +90,11 @@ impl TraceableProcess {
         };
         let thread = task.tid;
         if self.is_traced_otherwise(&status) {
-            return Err(self.refused(traced(&status)));
+            // One that has ended stays until its tracer takes notice.
+            return match task.stat().is_ok_and(|stat| !is_exiting(&stat)) {
+                true => Err(self.refused(traced(&status))),
+                false => Ok(()),
+            };
         }
         self.check_restorer(thread, status.sigblk)?;
         match status.seccomp {
@@ -114,7 +116,7 @@ impl TraceableProcess {
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
                 return Err(self.not_permitted());
             }
-            Err(error) => return Err(self.explain(Error::path(path)(error))),
+            Err(error) => return Err(Error::path(path)(error)),
         };
         match arch::is_native_header(&identity) {
             true => Ok(()),
@@ -181,6 +183,12 @@ fn identity(path: &str) -> std::io::Result<[u8; IDENTITY]> {
     let mut identity = [0; IDENTITY];
     File::open(path)?.read_exact(&mut identity)?;
     Ok(identity)
+}
+
+/// Whether a thread has ended, or executes nothing any more.
+fn is_exiting(stat: &Stat) -> bool {
+    let flags = StatFlags::from_bits_truncate(stat.flags);
+    matches!(stat.state, 'Z' | 'X' | 'x') || flags.contains(StatFlags::PF_EXITING)
 }
 
 fn is(error: &std::io::Error, number: i32) -> bool {

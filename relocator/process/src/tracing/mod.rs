@@ -15,6 +15,7 @@
 //! | `pagemap` | which pages of it hold anything |
 //! | `process` | a process: whether its threads can be traced at all, and where its vDSOs are |
 //! | `undisturbed` | no termination of this tool at a moment when it would hurt the process |
+//! | `life` | whether it goes on, or ends |
 //! | `frozen` | whether its control group lets it stop |
 //! | `limits` | whether there is room for what linking it takes |
 //! | `linkable` | what else a process must be to be changed |
@@ -23,6 +24,7 @@
 //! A tracee belongs to the thread that began to trace it: the kernel refuses every other one.
 
 mod frozen;
+mod life;
 mod limits;
 mod linkable;
 mod memory;

@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::io;
 use std::ops::Range;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use elf_tools::Avma;
@@ -16,7 +15,8 @@ use nix::unistd::{Pid, gettid};
 use procfs::ProcError;
 use procfs::process::{Process, StatFlags, Status};
 
-use super::{StandingMemory, frozen, is_gone, restorer};
+use super::life::{FAREWELL, Lives};
+use super::{StandingMemory, frozen, is_gone, life, restorer};
 use crate::maps::SpecialMemory;
 use crate::targets::Mapping;
 use crate::targets::live::Running;
@@ -28,9 +28,6 @@ const MAX_VDSO: u64 = 1 << 20;
 
 /// How long memory may take to come that somebody has to bring, where no deadline is given.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// How long a process may take to end when one of its threads is gone.
-const FAREWELL: Duration = Duration::from_millis(200);
 
 /// Where the auxiliary vector of a process says that its vDSO is. After a restore that is not the
 /// kernel's own.
@@ -92,7 +89,8 @@ impl TraceableProcess {
             is_ours,
             seen: RefCell::default(),
         };
-        subject.check(deadline)?;
+        let checked = subject.check(deadline);
+        checked.map_err(|error| subject.explain(error))?;
         Ok(subject)
     }
 
@@ -122,8 +120,8 @@ impl TraceableProcess {
             Refusal::KernelThread
         } else if matches!(stat.state, 'Z' | 'X' | 'x') && stat.num_threads <= 1 {
             Refusal::Zombie
-        } else if matches!(stat.state, 'Z' | 'X' | 'x') {
-            Refusal::NoFirstThread
+        } else if let Some(reason) = self.without_first_thread() {
+            reason
         } else if self.is_traced_otherwise(&status) {
             traced(&status)
         } else if let Some(group) = frozen::frozen_by(self.pid) {
@@ -167,49 +165,48 @@ impl TraceableProcess {
         Ok(())
     }
 
-    /// The error, unless the process has ended: that explains most.
+    /// Why it cannot be worked on, if its first thread has ended or is ending.
+    pub(super) fn without_first_thread(&self) -> Option<Refusal> {
+        match life::first_goes_on(&self.process) {
+            true => None,
+            false => Self::end(Lives::settled(&self.process, FAREWELL)),
+        }
+    }
+
+    fn end(lives: Lives) -> Option<Refusal> {
+        match (lives.first.goes_on(), lives.any.goes_on()) {
+            (_, false) => Some(Refusal::Ended),
+            (false, true) => Some(Refusal::NoFirstThread),
+            (true, true) => None,
+        }
+    }
+
+    /// The error, unless the process has ended or lost its first thread: that explains most.
     pub fn explain(&self, error: Error) -> Error {
-        // A process that was killed ends a little later. Meanwhile the kernel refuses to trace it,
-        // as if that was not permitted.
-        let is_refused = matches!(&error, Error::Io { source, .. }
-            if source.raw_os_error() == Some(Errno::EPERM as i32));
-        let patience = match is_gone(&error) || is_refused {
+        if is_explanation(&error) {
+            return error;
+        }
+        let patience = match may_be_an_end(&error) {
             true => FAREWELL,
             false => Duration::ZERO,
         };
-        let started = Instant::now();
-        while !self.is_ending() {
-            if started.elapsed() >= patience {
-                return match &error {
-                    // It was frozen meanwhile.
-                    Error::Refused {
-                        reason: Refusal::DoesNotStop { .. } | Refusal::Uninterruptible { .. },
-                        ..
-                    } => match frozen::frozen_by(self.pid) {
-                        Some(group) => self.refused(Refusal::Frozen { group }),
-                        None => error,
-                    },
-                    Error::Io { source, .. }
-                        if source.raw_os_error() == Some(Errno::EPERM as i32) =>
-                    {
-                        self.refused(Refusal::NotPermitted)
-                    }
-                    _ => error,
-                };
-            }
-            thread::sleep(Duration::from_millis(1));
+        if let Some(reason) = Self::end(Lives::settled(&self.process, patience)) {
+            return self.refused(reason);
         }
-        self.ended()
-    }
-
-    /// Whether it has ended, or executes nothing any more.
-    fn is_ending(&self) -> bool {
-        self.process.stat().map_or(true, |stat| {
-            let flags = StatFlags::from_bits_truncate(stat.flags);
-            let is_last = stat.num_threads <= 1;
-            matches!(stat.state, 'Z' | 'X' | 'x')
-                || is_last && flags.contains(StatFlags::PF_EXITING)
-        })
+        match &error {
+            // It was frozen meanwhile.
+            Error::Refused {
+                reason: Refusal::DoesNotStop { .. } | Refusal::Uninterruptible { .. },
+                ..
+            } => match frozen::frozen_by(self.pid) {
+                Some(group) => self.refused(Refusal::Frozen { group }),
+                None => error,
+            },
+            Error::Io { source, .. } if source.raw_os_error() == Some(Errno::EPERM as i32) => {
+                self.refused(Refusal::NotPermitted)
+            }
+            _ => error,
+        }
     }
 
     /// Mappings that are vDSOs, the kernel's own first: the one of that name, and the one that the
@@ -276,17 +273,55 @@ impl TraceableProcess {
     }
 }
 
-/// Why a thread that is traced cannot be. One that is being killed may still be traced by a tool
-/// that has let go of the others.
+/// Why a thread that is traced cannot be.
 pub(super) fn traced(status: &Status) -> Refusal {
-    const KILL: u64 = 1 << (libc::SIGKILL - 1);
     let (thread, tracer) = (status.pid, status.tracerpid);
-    if (status.sigpnd | status.shdpnd) & KILL != 0 {
-        Refusal::Ended
-    } else if restorer::is_criu(tracer) {
-        Refusal::TracedByCriu { thread, tracer }
-    } else {
-        Refusal::Traced { thread, tracer }
+    match restorer::is_criu(tracer) {
+        true => Refusal::TracedByCriu { thread, tracer },
+        false => Refusal::Traced { thread, tracer },
+    }
+}
+
+/// Whether an error already says what has become of a process, or that it is none.
+fn is_explanation(error: &Error) -> bool {
+    match error {
+        Error::NotAProcess { .. } => true,
+        Error::Refused { reason, .. } => matches!(
+            reason,
+            Refusal::Ended
+                | Refusal::Zombie
+                | Refusal::NoFirstThread
+                | Refusal::OwnProcess
+                | Refusal::KernelThread
+        ),
+        _ => false,
+    }
+}
+
+/// Whether a process that is ending shows as this. The kernel refuses to trace it, as if that was
+/// not permitted; its files in `/proc` are root's, and it has no memory, as other processes have
+/// none; a tool that was killed may still trace some of its threads.
+fn may_be_an_end(error: &Error) -> bool {
+    match error {
+        Error::NoSuchProcess { .. } => true,
+        Error::Io { source, .. } => {
+            let number = source.raw_os_error().map(Errno::from_raw);
+            is_gone(error) || matches!(number, Some(Errno::EPERM | Errno::EACCES))
+        }
+        Error::Refused { reason, .. } => matches!(
+            reason,
+            Refusal::NotPermitted
+                | Refusal::Traced { .. }
+                | Refusal::TracedByCriu { .. }
+                | Refusal::NotDumpable
+                | Refusal::NoMemory
+                | Refusal::SharedMemory { .. }
+                | Refusal::Frozen { .. }
+                | Refusal::DoesNotStop { .. }
+                | Refusal::Uninterruptible { .. }
+                | Refusal::UnexpectedStop { .. }
+        ),
+        _ => false,
     }
 }
 

@@ -118,9 +118,8 @@ impl Live {
         })
     }
 
-    /// Steps a thread of a process that a signal has stopped for one instruction, and leaves the
-    /// process stopped; whether it was executed. The kernel stops the thread again when this tool
-    /// lets it go. A signal that comes meanwhile is delivered then.
+    /// Steps a thread for one instruction, and leaves it stopped; whether it was executed. If a signal
+    /// has stopped the process, the kernel stops the thread again when this tool lets it go. A signal that comes meanwhile is delivered then.
     pub(crate) fn step(&mut self, thread: i32) -> Result<bool> {
         /// How long one instruction may take, and how often the thread may stop before it.
         const INSTRUCTION: (Duration, u32) = (Duration::from_millis(50), 10);
