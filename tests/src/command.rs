@@ -5,7 +5,19 @@ use std::process::{Command, Output, Stdio};
 use std::sync::LazyLock;
 
 /// Where cargo puts the command when it builds with the profile that this test was built with.
-static BINARY: LazyLock<PathBuf> = LazyLock::new(build);
+static BINARY: LazyLock<PathBuf> = LazyLock::new(|| {
+    let directory = build(&["--bin", "relocator"]);
+    directory.join(format!("relocator{}", std::env::consts::EXE_SUFFIX))
+});
+
+/// Where it puts the plugin of CRIU's.
+static PLUGIN: LazyLock<PathBuf> =
+    LazyLock::new(|| build(&["--lib"]).join("librelocator_plugin.so"));
+
+/// The plugin of CRIU's.
+pub fn plugin() -> &'static Path {
+    &PLUGIN
+}
 
 /// A way to call the command. It keeps no tables: what one test derives is nothing that another one should find.
 pub fn relocator() -> Command {
@@ -91,9 +103,9 @@ impl Ran {
     }
 }
 
-/// Builds the command, since `cargo test` only builds commands of the package that is tested. Cargo finds nothing to do
-/// where it is up to date; taking one that happens to be there would test yesterday's.
-fn build() -> PathBuf {
+/// Builds something, since `cargo test` only builds commands of the package that is tested. Cargo finds nothing to do
+/// where it is up to date; taking one that happens to be there would test yesterday's. Returns where it is.
+fn build(what: &[&str]) -> PathBuf {
     let own = std::env::current_exe().expect("a test knows where it is");
     // TARGET/PROFILE/deps/NAME-HASH
     let profile = own.ancestors().nth(2).expect("tests are built by cargo");
@@ -104,7 +116,8 @@ fn build() -> PathBuf {
     };
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
     let output = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--workspace", "--bin", "relocator"])
+        .args(["build", "--quiet", "--workspace"])
+        .args(what)
         .args(["--profile", name, "--manifest-path"])
         .arg(workspace)
         .arg("--target-dir")
@@ -114,8 +127,8 @@ fn build() -> PathBuf {
         .expect("cargo can be run");
     assert!(
         output.status.success(),
-        "relocator cannot be built: {}",
+        "{what:?} cannot be built: {}",
         String::from_utf8_lossy(&output.stderr)
     );
-    profile.join(format!("relocator{}", std::env::consts::EXE_SUFFIX))
+    profile.to_owned()
 }

@@ -73,6 +73,10 @@ const OLDER_LIBRARIES: &str = "lib/x86_64-linux-gnu";
 #[derive(Debug, Clone)]
 pub struct Criu {
     root: PathBuf,
+    /// Where its plugins are; the usual directory, of which a test knows nothing, if not given.
+    plugins: Option<PathBuf>,
+    /// What its environment has besides that of the test.
+    environment: Vec<(String, String)>,
 }
 
 impl Criu {
@@ -88,7 +92,11 @@ impl Criu {
         }
         let tree = Cache::locate().tree(request);
         let root = tree.map_err(|error| in_words(&error))?.root;
-        let criu = Self { root };
+        let criu = Self {
+            root,
+            plugins: None,
+            environment: Vec::new(),
+        };
         let sleeper = dumpable(OsStr::new("sleep")).arg("1000").spawn();
         let mut sleeper = sleeper.map_err(|error| in_words(&error))?;
         let images = Images::new()?;
@@ -101,7 +109,21 @@ impl Criu {
         tried.map(|()| criu)
     }
 
-    fn command(&self) -> Command {
+    /// The same with the plugins in a directory.
+    #[must_use]
+    pub fn with_plugins(self, directory: &Path) -> Self {
+        let plugins = Some(directory.to_owned());
+        Self { plugins, ..self }
+    }
+
+    /// The same with a variable in its environment.
+    #[must_use]
+    pub fn with_variable(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    fn command(&self, action: &str) -> Command {
         const LINKER: &str = "ld-linux-x86-64.so.2";
         let libraries = self.root.join(LIBRARIES);
         let older = self.root.join(OLDER_LIBRARIES);
@@ -115,7 +137,11 @@ impl Criu {
             path.push(directory);
         }
         command.arg("--library-path").arg(path);
-        command.arg(self.root.join("usr/sbin/criu"));
+        command.arg(self.root.join("usr/sbin/criu")).arg(action);
+        if let Some(plugins) = &self.plugins {
+            command.arg("--libdir").arg(plugins);
+        }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -136,8 +162,8 @@ impl Criu {
         how: &str,
         arguments: &[&OsStr],
     ) -> Result<(), String> {
-        let mut command = self.command();
-        command.args([how, "-v4", "-o", "dump.log"]);
+        let mut command = self.command(how);
+        command.args(["-v4", "-o", "dump.log"]);
         command.args(["--tree", &pid.to_string()]);
         if how == "dump" {
             command.arg("--shell-job");
@@ -149,24 +175,23 @@ impl Criu {
 
     /// Writes what the processors have to images that there are.
     pub fn write_processors(&self, images: &Images) -> Result<(), String> {
-        let mut command = self.command();
-        command.args(["cpuinfo", "dump", "-v4", "-o", "dump.log"]);
+        let mut command = self.command("cpuinfo");
+        command.args(["dump", "-v4", "-o", "dump.log"]);
         command.arg("--images-dir").arg(images.path());
         images.run(command, "dump.log")
     }
 
     /// Whether CRIU has a feature (`criu check --feature`).
     pub fn has(&self, feature: &str) -> bool {
-        let mut command = self.command();
-        let status = command.args(["check", "--feature", feature]).status();
+        let mut command = self.command("check");
+        let status = command.args(["--feature", feature]).status();
         status.is_ok_and(|status| status.success())
     }
 
     /// Restores it. What CRIU says about its vDSO.
     pub fn restore(&self, images: &Images, how: Restore) -> Result<String, String> {
-        let mut command = self.command();
+        let mut command = self.command("restore");
         command.args([
-            "restore",
             "--shell-job",
             "--restore-detached",
             "-v4",
@@ -256,7 +281,8 @@ impl Images {
         self.0.path()
     }
 
-    fn log(&self, name: &str) -> String {
+    /// What CRIU has said: the file `dump.log` or `restore.log`.
+    pub fn log(&self, name: &str) -> String {
         let log = fs::read(self.path().join(name)).unwrap_or_default();
         String::from_utf8_lossy(&log).into_owned()
     }

@@ -6,9 +6,9 @@ use std::time::Duration;
 use kernel_source::Cache;
 use relocator::source::Source;
 use relocator::tables;
-use relocator_cli::cache;
 use relocator_cli::source::Spec;
 use relocator_process::apply::{ApplyOptions, RunningKernel};
+use relocator_process::kept::TableDirectory;
 use tempfile::TempDir;
 
 use crate::bed::{Bed, old_vdso};
@@ -47,7 +47,7 @@ impl Tool {
             options: ApplyOptions {
                 tables: tables::Options {
                     file: None,
-                    cache: Some(Arc::new(cache::Cache::at(tables.path().to_owned()))),
+                    cache: Some(Arc::new(TableDirectory::at(tables.path().to_owned()))),
                 },
                 deadline: Some(patience),
                 ..ApplyOptions::default()

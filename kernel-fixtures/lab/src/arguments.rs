@@ -137,6 +137,9 @@ pub(crate) struct Matrix {
         default_missing_value = "usual"
     )]
     pub(crate) container: Vec<Container>,
+    /// The plugin in CRIU links, instead of the command after a restore that leaves processes stopped.
+    #[arg(long)]
+    pub(crate) plugin: bool,
     #[command(flatten)]
     pub(crate) times: Times,
     #[command(flatten)]
@@ -169,6 +172,9 @@ pub(crate) struct Chain {
     /// CRIU alone.
     #[arg(long)]
     pub(crate) plain: bool,
+    /// The plugin in CRIU links: see `matrix`.
+    #[arg(long, conflicts_with = "plain")]
+    pub(crate) plugin: bool,
     #[command(flatten)]
     pub(crate) times: Times,
     #[command(flatten)]

@@ -69,7 +69,13 @@ pub(crate) fn run(lab: &Lab, plan: &Plan, began: &(dyn Fn(&str) + Sync)) -> Resu
         return Ok(chain);
     };
     began(&format!("dumps on {first}"));
-    let dumps = scenario::dump(lab, first, std::slice::from_ref(&plan.kind), plan.repeat)?;
+    let dumps = scenario::dump(
+        lab,
+        first,
+        std::slice::from_ref(&plan.kind),
+        plan.repeat,
+        plan.by,
+    )?;
     let images: Vec<String> = (0..plan.repeat)
         .map(|number| plan.kind.image(number))
         .collect();

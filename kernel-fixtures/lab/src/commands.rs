@@ -64,6 +64,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u8> {
                 repeat: asked.times.repeat as usize,
                 observe: Duration::from_millis(asked.times.observe),
                 jobs: asked.times.jobs,
+                by: linked_by(asked.plugin),
             };
             compare(&lab()?, &[plan], &[], &asked.output)
         }
@@ -80,7 +81,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u8> {
                 kind: kinds.into_iter().next().context("no kind")?,
                 repeat: asked.times.repeat as usize,
                 observe: Duration::from_millis(asked.times.observe),
-                by: if asked.plain { By::Criu } else { By::Relocator },
+                by: match asked.plain {
+                    true => By::Criu,
+                    false => linked_by(asked.plugin),
+                },
             };
             compare(&lab()?, &[], &[plan], &asked.output)
         }
@@ -88,10 +92,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<u8> {
     }
 }
 
+fn linked_by(plugin: bool) -> By {
+    match plugin {
+        true => By::Plugin,
+        false => By::Relocator,
+    }
+}
+
 /// The short form. What cannot run is ignored, unless everything is required.
 fn short(lab: impl FnOnce() -> Result<Lab>, output: &Output) -> Result<u8> {
     let kind = |libc: &str| Kind::usual(packages::USUAL_CRIU, libc);
-    let plan = |pairs: &[(&str, &str)], kinds: Vec<Kind>| matrix::Plan {
+    let plan = |pairs: &[(&str, &str)], kinds: Vec<Kind>, by: By| matrix::Plan {
         pairs: pairs
             .iter()
             .map(|(from, to)| ((*from).to_owned(), (*to).to_owned()))
@@ -100,6 +111,7 @@ fn short(lab: impl FnOnce() -> Result<Lab>, output: &Output) -> Result<u8> {
         repeat: 1,
         observe: SHORT_TIME,
         jobs: 2,
+        by,
     };
     let contained = Kind {
         container: Some(Container::Usual),
@@ -107,8 +119,8 @@ fn short(lab: impl FnOnce() -> Result<Lab>, output: &Output) -> Result<u8> {
         ..kind("2.36")
     };
     let plans = [
-        plan(&SHORT_PAIRS, vec![kind("2.36"), kind("newest")]),
-        plan(&[SHORT_BACK], vec![contained]),
+        plan(&SHORT_PAIRS, vec![kind("2.36"), kind("newest")], By::Plugin),
+        plan(&[SHORT_BACK], vec![contained], By::Relocator),
     ];
     let chain = chain::Plan {
         kernels: SHORT_CHAIN.map(str::to_owned).into(),

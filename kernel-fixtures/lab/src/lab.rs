@@ -109,6 +109,9 @@ impl Lab {
             };
             let mut archive = Archive::default();
             add_program(&mut archive, &program, Path::new(RELOCATOR))?;
+            let plugin = programs::plugin()?;
+            let at = Path::new(guest::PLUGINS).join("relocator_plugin.so");
+            archive.file(at, 0o755, &programs::small(&plugin)?)?;
             archive.finish()
         })
     }
@@ -121,8 +124,9 @@ impl Lab {
         })
     }
 
-    /// A version of CRIU, and what it is in a guest.
-    pub(crate) fn criu(&self, version: &str) -> Result<(Layer, Criu)> {
+    /// A version of CRIU, and what it is in a guest. With the plugin, a guest needs
+    /// [that of the relocator](Self::relocator) as well.
+    pub(crate) fn criu(&self, version: &str, has_plugin: bool) -> Result<(Layer, Criu)> {
         let directory = PathBuf::from(format!("/opt/criu-{version}"));
         let layer = self.layer(&format!("criu {version}"), || {
             let tree = packages::criu(&self.cache, version)?;
@@ -133,7 +137,12 @@ impl Lab {
             archive.finish()
         })?;
         let version = version.to_owned();
-        Ok((layer, Criu { version, directory }))
+        let criu = Criu {
+            version,
+            directory,
+            has_plugin,
+        };
+        Ok((layer, criu))
     }
 
     /// The checker of a kind, and how a guest runs it.

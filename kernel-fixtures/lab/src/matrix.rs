@@ -26,6 +26,8 @@ pub(crate) struct Plan {
     pub(crate) observe: Duration,
     /// Guests at once.
     pub(crate) jobs: usize,
+    /// Who links what is restored, beside CRIU alone.
+    pub(crate) by: By,
 }
 
 /// All ordered pairs of kernels, with those of a kernel and itself if wanted.
@@ -63,7 +65,7 @@ pub(crate) fn run(lab: &Lab, plan: &Plan, began: &(dyn Fn(&str) + Sync)) -> Resu
     kernels.dedup();
     let dumps = workers::all(&kernels, plan.jobs, |version| {
         began(&format!("dumps on {version}"));
-        scenario::dump(lab, version, &plan.kinds, plan.repeat)
+        scenario::dump(lab, version, &plan.kinds, plan.repeat, plan.by)
     });
     let dumps_on = |version: &String| {
         let index = kernels.iter().position(|kernel| *kernel == version)?;
@@ -105,7 +107,7 @@ fn restore(
     let mut wanted = Vec::new();
     for kind in &plan.kinds {
         for number in 0..plan.repeat {
-            for (by, epoch) in [(By::Criu, 1), (By::Relocator, 2)] {
+            for (by, epoch) in [(By::Criu, 1), (plan.by, 2)] {
                 wanted.push(Wanted {
                     image: kind.image(number),
                     kind: kind.clone(),
@@ -120,15 +122,15 @@ fn restore(
     let restores = scenario::restore(lab, &pair.1, &[dumps], &wanted, plan.observe)?;
     let rows = plan.kinds.iter().map(|kind| {
         let mut row = empty(pair, kind, fault);
-        fill(&mut row, kind, plan.repeat, dumps, &restores);
+        fill(&mut row, kind, plan, dumps, &restores);
         row
     });
     Ok(rows.collect())
 }
 
 /// Counts what was restored of one kind.
-fn fill(row: &mut Row, kind: &Kind, repeat: usize, dumps: &Dumps, restores: &Restores) {
-    for number in 0..repeat {
+fn fill(row: &mut Row, kind: &Kind, plan: &Plan, dumps: &Dumps, restores: &Restores) {
+    for number in 0..plan.repeat {
         let image = kind.image(number);
         if dumps.image(&image).is_none() {
             let dumped = dumps.dumped.iter().find(|dumped| dumped.image == image);
@@ -142,7 +144,7 @@ fn fill(row: &mut Row, kind: &Kind, repeat: usize, dumps: &Dumps, restores: &Res
             let mut all = restores.restored.iter();
             all.find(|restored| restored.image == image && restored.by == by)
         };
-        if let (Some(plain), Some(linked)) = (of(By::Criu), of(By::Relocator))
+        if let (Some(plain), Some(linked)) = (of(By::Criu), of(plan.by))
             && let (Fate::NotRestored(reason), Fate::NotRestored(_)) = (&plain.fate, &linked.fate)
         {
             // CRIU itself cannot: the relocator has had no part in it.
@@ -153,13 +155,13 @@ fn fill(row: &mut Row, kind: &Kind, repeat: usize, dumps: &Dumps, restores: &Res
             .failure
             .as_deref()
             .unwrap_or("the guest did not come to it");
-        for (tally, by) in [(&mut row.plain, By::Criu), (&mut row.linked, By::Relocator)] {
+        for (tally, by) in [(&mut row.plain, By::Criu), (&mut row.linked, plan.by)] {
             match of(by) {
                 Some(restored) => tally.add(restored),
                 None => tally.add_missing(missing),
             }
         }
-        if let (Some(plain), Some(linked)) = (of(By::Criu), of(By::Relocator)) {
+        if let (Some(plain), Some(linked)) = (of(By::Criu), of(plan.by)) {
             row.linked.add_random(linked, plain);
         }
     }
@@ -213,9 +215,17 @@ mod tests {
             failure: failure.map(str::to_owned),
             dumps: None,
         };
+        let plan = Plan {
+            pairs: Vec::new(),
+            kinds: Vec::new(),
+            repeat: 3,
+            observe: Duration::ZERO,
+            jobs: 1,
+            by: By::Relocator,
+        };
         let mut row = empty(&("6.1".to_owned(), "6.12".to_owned()), &kind, false);
         // The third image could not be dumped.
-        fill(&mut row, &kind, 3, &dumps, &restores);
+        fill(&mut row, &kind, &plan, &dumps, &restores);
         row
     }
 

@@ -33,19 +33,22 @@ pub(crate) fn cargo(action: &str) -> Result<Command> {
 
 /// Builds the command that links, with optimisations: the file.
 pub(crate) fn relocator() -> Result<PathBuf> {
+    optimised("relocator-cli", &["--bin", "relocator"], "relocator")
+}
+
+/// Builds the plugin of CRIU's, with optimisations: the file.
+pub(crate) fn plugin() -> Result<PathBuf> {
+    optimised("relocator-plugin", &["--lib"], "librelocator_plugin.so")
+}
+
+fn optimised(package: &str, what: &[&str], file: &str) -> Result<PathBuf> {
     let mut command = cargo("build")?;
-    command.args([
-        "--release",
-        "--package",
-        "relocator-cli",
-        "--bin",
-        "relocator",
-    ]);
+    command.args(["--release", "--package", package]).args(what);
     let status = command.status().context("cargo")?;
     if !status.success() {
-        bail!("relocator cannot be built: {status}");
+        bail!("{package} cannot be built: {status}");
     }
-    Ok(target_directory()?.join("release/relocator"))
+    Ok(target_directory()?.join("release").join(file))
 }
 
 /// The content of a program without what only a debugger needs, which is most of it.

@@ -166,7 +166,7 @@ fn find(word: &str) -> Option<PathBuf> {
 /// A shell in a guest.
 pub(crate) fn shell(lab: &Lab, version: &str) -> Result<u8> {
     let kernel = lab.kernel(version)?;
-    let (criu, _) = lab.criu(packages::USUAL_CRIU)?;
+    let (criu, _) = lab.criu(packages::USUAL_CRIU, false)?;
     let kind = Kind::usual(packages::USUAL_CRIU, packages::USUAL_LIBC);
     let (checker, _) = lab.checker(&kind)?;
     let relocator = lab.relocator()?;

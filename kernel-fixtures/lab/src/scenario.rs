@@ -107,15 +107,22 @@ pub(crate) struct Wanted {
     pub(crate) fault: bool,
 }
 
-/// Dumps `repeat` subjects of each kind on a kernel.
-pub(crate) fn dump(lab: &Lab, version: &str, kinds: &[Kind], repeat: usize) -> Result<Dumps> {
+/// Dumps `repeat` subjects of each kind on a kernel. If the plugin is to link them later, it takes
+/// part in the dump.
+pub(crate) fn dump(
+    lab: &Lab,
+    version: &str,
+    kinds: &[Kind],
+    repeat: usize,
+    by: By,
+) -> Result<Dumps> {
     let kernel = lab.kernel(version)?;
     let relocator = lab.relocator()?;
     let mut layers = vec![relocator];
     let mut acts = vec![Act::Describe];
     let mut pid = FIRST_PID;
     for kind in kinds {
-        let (layer, criu) = lab.criu(&kind.criu)?;
+        let (layer, criu) = lab.criu(&kind.criu, by == By::Plugin)?;
         let (checker, program) = lab.checker(kind)?;
         layers.extend([layer, checker]);
         for number in 0..repeat {
@@ -177,7 +184,7 @@ pub(crate) fn restore(
             continue;
         };
         archive.copy_tree(&directory, &Path::new(IMAGES).join(&one.image))?;
-        let (layer, criu) = lab.criu(&one.kind.criu)?;
+        let (layer, criu) = lab.criu(&one.kind.criu, one.by == By::Plugin)?;
         // The program itself is mapped from its file.
         layers.extend([layer, lab.checker(&one.kind)?.0]);
         acts.push(Act::Restore(Restore {

@@ -4,7 +4,6 @@
 //! |---|---|
 //! | [`source`] | finds images, kernels and tables by name: the edge where files and processes are read |
 //! | [`cache`] | derived tables that are kept for the next time |
-//! | [`persist`] | writes files whole or not at all |
 //! | [`json`] | the versioned JSON that commands print |
 //! | `command` | a module for each command |
 
@@ -12,7 +11,6 @@ pub mod cache;
 mod command;
 mod error;
 pub mod json;
-pub mod persist;
 pub mod source;
 
 pub use command::run;

@@ -45,6 +45,15 @@ pub(crate) enum Identity {
     Held(usize),
 }
 
+/// Where the images are of a directory, or of an unpacked checkpoint of a container.
+pub(crate) fn of_images(path: &Path) -> PathBuf {
+    let inside = path.join("checkpoint");
+    match !path.join(INVENTORY).exists() && inside.join(INVENTORY).exists() {
+        true => inside,
+        false => path.to_owned(),
+    }
+}
+
 impl Directory {
     /// A directory of the file system. Where an unpacked checkpoint of a container is given, its
     /// images are in a directory of that.
@@ -57,12 +66,9 @@ impl Directory {
         if !metadata.is_dir() {
             return Err(unsupported(Unsupported::File));
         }
-        if path.join(INVENTORY).exists() {
-            return Ok(Self::at(path));
-        }
-        let inside = path.join("checkpoint");
-        match inside.join(INVENTORY).exists() {
-            true => Ok(Self::at(&inside)),
+        let images = of_images(path);
+        match images.join(INVENTORY).exists() {
+            true => Ok(Self::at(&images)),
             false if has_sockets(path) => Err(unsupported(Unsupported::Stream)),
             false => Err(unsupported(Unsupported::NoInventory)),
         }

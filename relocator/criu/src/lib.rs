@@ -14,6 +14,7 @@
 //! | [`mapping`] | what CRIU says of a mapping |
 //! | [`restored`] | the process as it will be after a restore: a target |
 //! | [`plain`] | what a restore by CRIU alone breaks |
+//! | [`capture`] | what a dump leaves beside the images for a restore on another kernel |
 //! | [`check`](mod@check) | all of that, as an answer: yes or no, and why |
 //!
 //! It reads what CRIU 3.17.1 to 4.3 write, and never writes to it. A file is input: whatever it
@@ -25,6 +26,7 @@
 #![forbid(unsafe_code)]
 
 mod arch;
+pub mod capture;
 pub mod check;
 mod directory;
 mod error;

@@ -8,6 +8,8 @@
 //! | [`tracing`] | threads of other processes, stopped and driven by `ptrace` |
 //! | [`maps`] | the mappings of a process: the one reader of `/proc/PID/maps` |
 //! | [`running`] | the running kernel, by this process and others |
+//! | [`kept`] | derived tables and vDSOs, kept in a directory for the next time |
+//! | [`persist`] | writes files whole or not at all |
 //! | [`cpu_features`] | which alternatives the kernel applies on this processor |
 //!
 //! Nothing here prints, reads the environment, or fetches anything.
@@ -15,7 +17,9 @@
 pub mod apply;
 mod arch;
 mod error;
+pub mod kept;
 pub mod maps;
+pub mod persist;
 pub mod running;
 pub mod step_out;
 pub mod targets;

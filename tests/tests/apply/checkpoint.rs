@@ -146,19 +146,19 @@ fn linked(traveller: &mut Traveller, how: Restore) -> Result<(), String> {
 }
 
 /// A hammer that is dumped and restored.
-struct Traveller {
+pub(crate) struct Traveller {
     criu: Criu,
-    linker: Linker,
+    pub(crate) linker: Linker,
     control: Control,
-    pid: i32,
+    pub(crate) pid: i32,
     /// Where its vDSO is.
-    text: u64,
+    pub(crate) text: u64,
     child: Option<Child>,
     _directory: TempDir,
 }
 
 impl Traveller {
-    fn start(criu: Criu, policy: Policy) -> Result<Self, String> {
+    pub(crate) fn start(criu: Criu, policy: Policy) -> Result<Self, String> {
         let failed = |error: std::io::Error| in_words(&error);
         let linker = Linker::by(&Spec::Own, policy)?;
         let directory = TempDir::new().map_err(failed)?;
@@ -197,15 +197,34 @@ impl Traveller {
 
     /// Dumps it and restores it: what CRIU says about its vDSO.
     fn travel(&mut self, how: Restore) -> Result<String, String> {
+        Ok(self.travel_by(how, |_| Ok(()))?.1)
+    }
+
+    /// The same, with something done to the images in between. Returns them.
+    pub(crate) fn travel_with(
+        &mut self,
+        how: Restore,
+        between: impl FnOnce(&Images) -> Result<(), String>,
+    ) -> Result<Images, String> {
+        Ok(self.travel_by(how, between)?.0)
+    }
+
+    fn travel_by(
+        &mut self,
+        how: Restore,
+        between: impl FnOnce(&Images) -> Result<(), String>,
+    ) -> Result<(Images, String), String> {
         let images = Images::new()?;
         let at = |error: String| format!("{how:?}: {error}");
         self.criu.dump(self.pid, &images).map_err(at)?;
         await_end(self.pid, self.child.take().as_mut())?;
-        self.criu.restore(&images, how).map_err(at)
+        between(&images)?;
+        let said = self.criu.restore(&images, how).map_err(at)?;
+        Ok((images, said))
     }
 
     /// Links it after it was restored stopped, and lets it go on.
-    fn link(&mut self) -> Result<(), String> {
+    pub(crate) fn link(&mut self) -> Result<(), String> {
         is(ApplyState::Linked, self.linker.apply(self.pid)?.state)?;
         let pid = Pid::from_raw(self.pid);
         kill(pid, Signal::SIGCONT).map_err(|errno| in_words(&errno))?;
@@ -213,7 +232,7 @@ impl Traveller {
     }
 
     /// Waits until an answer of each function has been judged, and for a while: all were right.
-    fn judged(&mut self, when: &str) -> Result<(), String> {
+    pub(crate) fn judged(&mut self, when: &str) -> Result<(), String> {
         let before = self.control.counts();
         let begun = Instant::now();
         loop {
@@ -236,7 +255,7 @@ impl Traveller {
         }
     }
 
-    fn end(mut self) -> Result<(), String> {
+    pub(crate) fn end(mut self) -> Result<(), String> {
         self.judged("in the end")?;
         eprintln!("{:?}", self.control.counts());
         Ok(())

@@ -8,11 +8,11 @@ use std::time::Duration;
 use relocator::plan::Policy;
 use relocator::source::Source;
 use relocator::tables;
-use relocator_cli::cache::Cache;
 use relocator_cli::source::Spec;
 use relocator_process::apply::originals::{self, Original};
 use relocator_process::apply::outcome::ApplyOutcome;
 use relocator_process::apply::{self, ApplyOptions, RunningKernel};
+use relocator_process::kept::TableDirectory;
 use relocator_tests::bed::control::COVERED;
 use relocator_tests::bed::hammer::Hammer;
 use relocator_tests::bed::{Bed, old_vdso};
@@ -45,7 +45,7 @@ impl Linker {
         let source = opened(spec)?;
         let tables = tables::Options {
             file: None,
-            cache: Some(Arc::new(Cache::at(directory.path().to_owned()))),
+            cache: Some(Arc::new(TableDirectory::at(directory.path().to_owned()))),
         };
         Ok(Self {
             kernel: RunningKernel::read(&tables).map_err(|error| in_words(&error))?,
@@ -100,7 +100,7 @@ impl Linker {
         }
         let tables = tables::Options {
             file: None,
-            cache: Some(Arc::new(Cache::at(directory.path().to_owned()))),
+            cache: Some(Arc::new(TableDirectory::at(directory.path().to_owned()))),
         };
         Ok(Self {
             kernel: RunningKernel::read(&tables).map_err(|error| in_words(&error))?,

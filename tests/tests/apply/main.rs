@@ -18,6 +18,7 @@ mod look;
 mod odd;
 mod odd_processes;
 mod places;
+mod plugin;
 mod programs;
 mod protection;
 mod reasons;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         leaving::trials(arguments.list),
         odd_processes::trials(arguments.list),
         places::trials(arguments.list),
+        plugin::trials(arguments.list),
         programs::trials(arguments.list),
         protection::trials(arguments.list),
         reasons::trials(arguments.list),

@@ -30,7 +30,7 @@ const EDGES: &[&str] = &[
     "cc",
 ];
 
-const NEVERS: [Never; 5] = [
+const NEVERS: [Never; 6] = [
     Never {
         package: "elf-tools",
         crates: EDGES,
@@ -71,6 +71,22 @@ const NEVERS: [Never; 5] = [
             "prost-build",
         ],
         why: "a plugin of CRIU's is to be built on it, and no compiler of messages is needed for it",
+    },
+    Never {
+        package: "relocator-plugin",
+        // Not anyhow: the derive of prost, which runs in the compiler, is built from that.
+        crates: &[
+            "kernel-fixtures",
+            "kernel-source",
+            "relocator-verify",
+            "relocator-cli",
+            "clap",
+            "comfy-table",
+            "indicatif",
+            "cc",
+            "prost-build",
+        ],
+        why: "it is loaded into CRIU",
     },
     Never {
         package: "relocator-verify",

@@ -38,8 +38,12 @@ const SURROUNDINGS: [&str; 7] = [
     ".cache\"",
 ];
 
-const SURROUNDINGS_EXCEPTIONS: [Exception; 6] = [
+const SURROUNDINGS_EXCEPTIONS: [Exception; 7] = [
     ("relocator/cli/", "the command"),
+    (
+        "relocator/criu/plugin/",
+        "the environment of CRIU is how its users reach the plugin",
+    ),
     ("tests/", "tests are programs of their own"),
     (
         "kernel-fixtures/distribution/",

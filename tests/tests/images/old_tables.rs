@@ -7,7 +7,7 @@ use elf_tools::image::Image;
 use elf_tools::relocation::{Relocations, object};
 use elf_tools::symtab;
 use kernel_fixtures::fixture;
-use relocator_cli::cache::Cache;
+use relocator_process::kept::TableDirectory;
 use relocator_tests::command::{Ran, run, run_with_cache};
 use relocator_tests::constraints::as_constraints;
 use relocator_tests::pretend::Pretend;
@@ -51,7 +51,9 @@ impl Lost {
 
     /// Where the cache would have the table.
     fn cached(&self) -> PathBuf {
-        Cache::at(self.file("cache")).path(&self.image).unwrap()
+        TableDirectory::at(self.file("cache"))
+            .path(&self.image)
+            .unwrap()
     }
 
     /// Links the image with more arguments.

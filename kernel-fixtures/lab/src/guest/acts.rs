@@ -164,6 +164,20 @@ fn go_on(
     began: Instant,
     restored: &mut Restored,
 ) -> Fate {
+    if act.by == By::Plugin {
+        let lines = plugin_lines(act);
+        let is_right = |line: &&String| {
+            let said = [": linked", "has no old vDSO", "is linked already"];
+            said.iter().any(|words| line.contains(words))
+        };
+        let linked = lines.iter().filter(is_right).count();
+        restored
+            .reports
+            .extend(lines.iter().cloned().map(Into::into));
+        if linked < processes.len() {
+            return Fate::Refused(lines.join("; "));
+        }
+    }
     if act.by == By::Relocator {
         let first = processes.first().map_or(0, |process| process.pid);
         for process in processes {
@@ -194,6 +208,16 @@ fn go_on(
         }
     }
     Fate::Runs
+}
+
+/// What the plugin has said in the log of a restore.
+fn plugin_lines(act: &Restore) -> Vec<String> {
+    let log = Path::new(IMAGES).join(&act.image).join("restore.log");
+    let log = fs::read(log).unwrap_or_default();
+    let log = String::from_utf8_lossy(&log);
+    let lines = log.lines();
+    let lines = lines.filter_map(|line| Some(line.split_once("relocator_plugin: ")?.1.to_owned()));
+    lines.collect()
 }
 
 fn apply(process: &Process, first: i32, act: &Restore) -> program::Ran {

@@ -11,7 +11,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::container::{self, Root};
-use super::job::{By, Criu, Restore, Subject};
+use super::job::{By, Criu, PLUGINS, Restore, Subject};
 use super::program::{self, Ran};
 use super::status::Status;
 use super::{PAGES, page};
@@ -319,6 +319,9 @@ fn call(criu: &Criu, action: &str, directory: &Path, arguments: &[String], fault
     words.extend([criu.directory.as_os_str(), program.as_os_str()]);
     words.extend([action, "-v4", "-o", &log].map(AsRef::<std::ffi::OsStr>::as_ref));
     words.extend(["-D".as_ref(), directory.as_os_str()]);
+    if criu.has_plugin {
+        words.extend(["--libdir", PLUGINS].map(AsRef::<std::ffi::OsStr>::as_ref));
+    }
     words.extend(arguments.iter().map(AsRef::<std::ffi::OsStr>::as_ref));
     let environment: &[(&str, &str)] = if fault { &[("CRIU_FAULT", "127")] } else { &[] };
     program::run(linker, words, environment)

@@ -18,6 +18,9 @@ pub(crate) const IMAGES: &str = "/lab/images";
 /// Where a guest keeps derived tables: those that came with old vDSOs, and its own kernel's.
 pub(crate) const TABLES: &str = "/lab/tables";
 
+/// Where a guest has plugins of CRIU's.
+pub(crate) const PLUGINS: &str = "/lab/plugins";
+
 /// Where a guest leaves files.
 pub(crate) const OUT: &str = "/out";
 
@@ -113,6 +116,8 @@ pub(crate) struct Criu {
     pub(crate) version: String,
     /// The directory with the program, its dynamic linker and libraries.
     pub(crate) directory: PathBuf,
+    /// Whether it loads the relocator's plugin.
+    pub(crate) has_plugin: bool,
 }
 
 /// A restore, what is done to the process, and whether it is dumped again.
@@ -146,6 +151,8 @@ pub(crate) enum By {
     Criu,
     /// The relocator, before the process goes on.
     Relocator,
+    /// The relocator in CRIU: its plugin, at the dump as well.
+    Plugin,
 }
 
 /// What a guest says about an act.

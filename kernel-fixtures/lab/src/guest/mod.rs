@@ -15,8 +15,8 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 pub(crate) use job::{
-    Act, Answer, By, Container, Criu, Dumped, Fate, IMAGES, JOB, Job, OUT, OWN, Restore, Restored,
-    Subject, TABLES,
+    Act, Answer, By, Container, Criu, Dumped, Fate, IMAGES, JOB, Job, OUT, OWN, PLUGINS, Restore,
+    Restored, Subject, TABLES,
 };
 
 use crate::arch;

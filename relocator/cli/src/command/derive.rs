@@ -16,7 +16,7 @@ use elf_tools::relocation::{FunctionUses, Relocations};
 use relocator::link::Old;
 use relocator::tables::{self, Options, ReentrySummary, Store};
 
-use crate::cache::Cache;
+use crate::cache;
 
 use crate::command::tables::remember;
 use crate::command::{Outcome, output};
@@ -35,7 +35,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     let source = arguments.source.open()?;
-    let cache = Cache::locate();
+    let cache = cache::locate();
     let (old, unreached) =
         tables::derive(&source, cache.as_ref().map(|cache| cache as &dyn Store))?;
     remember(&source);

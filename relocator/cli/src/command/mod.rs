@@ -5,6 +5,7 @@
 mod apply;
 mod check;
 mod compare;
+mod criu;
 mod demo;
 mod derive;
 mod dump_vdso;
@@ -68,6 +69,7 @@ enum Command {
     Compare(compare::Arguments),
     StepOut(step_out::Arguments),
     Check(check::Arguments),
+    Criu(criu::Arguments),
     Apply(apply::Arguments),
     Rollback(apply::RollbackArguments),
     Prepare(apply::PrepareArguments),
@@ -98,6 +100,7 @@ pub fn run() -> ExitCode {
         Command::Compare(arguments) => compare::run(&arguments),
         Command::StepOut(arguments) => step_out::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Criu(arguments) => criu::run(&arguments),
         Command::Apply(arguments) => apply::run(&arguments),
         Command::Rollback(arguments) => apply::roll_back(&arguments),
         Command::Prepare(arguments) => apply::prepare(&arguments),

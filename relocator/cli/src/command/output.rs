@@ -5,11 +5,12 @@ use std::io::{self, Write};
 use std::ops::Range;
 use std::path::Path;
 
+use crate::Error;
 use crate::json::{Need, Reentry};
-use crate::{Error, persist};
 use anyhow::{Context, Result};
 use comfy_table::{ContentArrangement, Table, presets};
 use elf_tools::{Avma, is_obeyed, printable};
+use relocator_process::persist;
 use serde::Serialize;
 
 /// Prints `value` as JSON, or `text` for a person.
@@ -31,6 +32,14 @@ pub(crate) fn print_done(json: bool, value: &impl Serialize, text: impl Display)
         source,
     };
     Ok(try_print(json, value, &text).map_err(done)?)
+}
+
+/// Prints one line about what is done. Errors: [`Error::Done`].
+pub(crate) fn print_line(done: impl Display) -> Result<()> {
+    let done = printable(&done.to_string()).into_owned();
+    let mut out = io::stdout().lock();
+    let written = writeln!(out, "{done}").and_then(|()| out.flush());
+    Ok(written.map_err(|source| Error::Done { done, source })?)
 }
 
 /// The same for a command that may have written a file.

@@ -7,7 +7,7 @@ use anyhow::Result;
 use relocator::source::Source;
 use relocator::tables::{self, Given, Options, Store};
 
-use crate::cache::Cache;
+use crate::cache;
 use crate::source::read_file;
 
 #[derive(clap::Args)]
@@ -34,14 +34,14 @@ impl OldTables {
 /// Keeps the vDSO of a source in the user's cache. It is of use when a process with that vDSO is restored on another
 /// kernel; a cache that cannot be written is no reason to fail.
 pub(crate) fn remember(source: &Source) {
-    if let (Some(cache), Some(image)) = (Cache::locate(), &source.image) {
+    if let (Some(cache), Some(image)) = (cache::locate(), &source.image) {
         cache.keep_image(image);
     }
 }
 
 /// The same, and its tables, unless they are there.
 pub(crate) fn remember_all(source: &Source) {
-    let (Some(cache), Some(image)) = (Cache::locate(), &source.image) else {
+    let (Some(cache), Some(image)) = (cache::locate(), &source.image) else {
         return;
     };
     let is_known = cache.path(image).is_none_or(|path| path.exists());
@@ -53,6 +53,6 @@ pub(crate) fn remember_all(source: &Source) {
 
 /// The user's cache of derived tables alone.
 pub(crate) fn kept() -> Options {
-    let cache = Cache::locate().map(|cache| Arc::new(cache) as _);
+    let cache = cache::locate().map(|cache| Arc::new(cache) as _);
     Options { file: None, cache }
 }

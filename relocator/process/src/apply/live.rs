@@ -1,6 +1,7 @@
 //! Works on a live process until no thread is in the way, or until the deadline.
 
 use std::ops::Range;
+use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,8 +16,8 @@ use super::text::Known;
 use super::transaction::{Crossed, Transaction};
 use super::{ApplyOptions, DEADLINE, Work};
 use crate::maps::Watch;
-use crate::targets::StoppedTarget;
 use crate::targets::live::{Live, Running, lead_back};
+use crate::targets::{Mapping, StoppedTarget};
 use crate::tracing::{StandingMemory, TraceableProcess, Undisturbed};
 use crate::{Error, Obstacle, Refusal, Result};
 use relocator::source::Source;
@@ -230,10 +231,95 @@ fn changing(pid: Pid) -> Error {
     }
 }
 
+/// Checks what only a stopped process shows, and that it still is what was surveyed; its mappings.
+fn check_threads(
+    process: &TraceableProcess,
+    survey: &Survey,
+    transaction: &Transaction,
+    live: &mut Live,
+) -> Result<Rc<Vec<Mapping>>> {
+    for tracee in live.tracees() {
+        let registers = tracee.registers()?;
+        process.check_thread(tracee.pid(), &registers)?;
+        let pc = registers.registers().pc;
+        process.check_restored(tracee.pid(), pc, || tracee.signal_mask(), &survey.mappings)?;
+        lead_back(tracee, &registers)?;
+    }
+    let held = survey.holds(live, &transaction.places())?;
+    held.ok_or_else(|| absent(live).unwrap_or_else(|| changing(process.pid())))
+}
+
+/// Carries out a transaction. Threads that are in the way are stepped, `budget` instructions in all.
+fn commit(
+    (survey, transaction): (&Survey, &Transaction),
+    kernel: &RunningKernel,
+    live: &mut Live,
+    mappings: &Rc<Vec<Mapping>>,
+    (mut budget, searched): (usize, bool),
+) -> Result<Crossed> {
+    loop {
+        let steps = transaction.steps(survey, kernel, &*live, mappings);
+        let steps = absent(live).map_or(steps, Err);
+        let steps = steps.and_then(|steps| match searched {
+            false => unsearched(live.pid(), &steps.1).map_or(Ok(steps), Err),
+            true => Ok(steps),
+        });
+        let done = steps.and_then(|(steps, crossed)| {
+            live.carry_out(&steps)?;
+            Ok(crossed)
+        });
+        let in_the_way = done.as_ref().err();
+        let in_the_way = in_the_way.and_then(|error| in_the_way_of(error, survey, live));
+        let Some(thread) = in_the_way else {
+            return done;
+        };
+        // It goes out of the way by itself, but not in a process that is stopped.
+        let _undisturbed = Undisturbed::begin();
+        if budget == 0 || !live.step(thread)? {
+            return done;
+        }
+        budget -= 1;
+    }
+}
+
+/// Links a process that the calling thread traces already, and whose threads have all stopped.
+pub(super) fn adopt(
+    pid: i32,
+    kernel: &RunningKernel,
+    old: &[Source],
+    options: &ApplyOptions,
+) -> Result<ApplyOutcome> {
+    let known = Known {
+        sources: old,
+        tables: &options.tables,
+    };
+    let deadline = Instant::now() + options.deadline.unwrap_or(DEADLINE);
+    let process = TraceableProcess::open_traced(pid, deadline)?;
+    process.check_linkable()?;
+    let mut live = Live::adopt(process.pid())?;
+    let survey = Survey::of(&live, kernel, known)?;
+    let (transaction, mut outcome) = Work::Link.plan(&live, &survey, kernel, options)?;
+    outcome.attempts = 1;
+    let Some(transaction) = transaction else {
+        return Ok(outcome);
+    };
+    precondition::check(&process, &survey, &transaction)?;
+    let mappings = check_threads(&process, &survey, &transaction, &mut live)?;
+    let work = (&survey, &transaction);
+    outcome.crossed = commit(work, kernel, &mut live, &mappings, (STEPS, true))?;
+    let commit = live.stopped_for();
+    outcome.times = ApplyTimes {
+        stop: Duration::ZERO,
+        commit,
+        total: commit,
+    };
+    Ok(outcome)
+}
+
 /// Does it, if the process is still what it was and no thread is in the way.
 fn attempt(
     process: &TraceableProcess,
-    (mut budget, patience): (usize, Duration),
+    (budget, patience): (usize, Duration),
     kernel: &RunningKernel,
     (survey, transaction): (&Survey, &Transaction),
     earlier: &Option<Earlier>,
@@ -250,40 +336,15 @@ fn attempt(
     live.set_special(survey.special.clone());
     live.set_memory(memory);
     live.set_known(earlier.clone().unwrap_or_default(), watch);
-    for tracee in live.tracees() {
-        let registers = tracee.registers()?;
-        process.check_thread(tracee.pid(), &registers)?;
-        let pc = registers.registers().pc;
-        process.check_restored(tracee.pid(), pc, || tracee.signal_mask(), &survey.mappings)?;
-        lead_back(tracee, &registers)?;
-    }
-    let Some(mappings) = survey.holds(&live, &transaction.places())? else {
-        return Err(absent(&live).unwrap_or_else(|| changing(pid)));
-    };
-    let crossed = loop {
-        let steps = transaction.steps(survey, kernel, &live, &mappings);
-        let steps = absent(&live).map_or(steps, Err);
-        let steps = steps.and_then(|steps| match earlier {
-            None => unsearched(pid, &steps.1).map_or(Ok(steps), Err),
-            Some(_) => Ok(steps),
-        });
-        let done = steps.and_then(|(steps, crossed)| {
-            live.carry_out(&steps)?;
-            Ok(crossed)
-        });
-        let in_the_way = done.as_ref().err();
-        let in_the_way = in_the_way.and_then(|error| in_the_way_of(error, survey, &live));
-        let Some(thread) = in_the_way else {
-            break done?;
-        };
-        // It goes out of the way by itself, but not in a process that is stopped, and rarely in one
-        // that comes back at once.
-        let _undisturbed = Undisturbed::begin();
-        if budget == 0 || !live.step(thread)? {
-            break done?;
-        }
-        budget -= 1;
-    };
+    let mappings = check_threads(process, survey, transaction, &mut live)?;
+    let searched = earlier.is_some();
+    let crossed = commit(
+        (survey, transaction),
+        kernel,
+        &mut live,
+        &mappings,
+        (budget, searched),
+    )?;
     let commit = live.stopped_for();
     let total = live.release();
     outcome.crossed = crossed;

@@ -110,6 +110,22 @@ pub fn apply(
     live::attempts(pid, kernel, old, options, Work::Link)
 }
 
+/// Links a process that the calling thread traces already, and whose threads have all stopped, as
+/// CRIU leaves those that it has restored for its plugins. They are still stopped and traced
+/// afterwards; `PTRACE_O_*` options of one of them may have changed.
+///
+/// Errors are those of [`apply`]. A thread that is in the way now is in the way for ever, unless a
+/// few steps lead it out. If filters of system calls cannot be suspended, a process that has any is
+/// refused.
+pub fn apply_traced(
+    pid: i32,
+    kernel: &RunningKernel,
+    old: &[Source],
+    options: &ApplyOptions,
+) -> Result<ApplyOutcome> {
+    live::adopt(pid, kernel, old, options)
+}
+
 /// Makes a process what it was before it was linked. Errors are those of [`apply`].
 pub fn rollback(
     pid: i32,

@@ -89,7 +89,7 @@ impl TraceableProcess {
             return Ok(());
         };
         let thread = task.tid;
-        if status.tracerpid != 0 {
+        if self.is_traced_otherwise(&status) {
             // One that has ended stays until its tracer takes notice.
             return match task.stat().is_ok_and(|stat| !is_exiting(&stat)) {
                 true => Err(self.refused(traced(&status))),
@@ -99,6 +99,8 @@ impl TraceableProcess {
         self.check_restorer(thread, status.sigblk)?;
         match status.seccomp {
             None | Some(0) => Ok(()),
+            // Filters can be suspended while a thread is traced.
+            Some(_) if self.is_ours() => Ok(()),
             Some(_) => Err(self.refused(Refusal::Seccomp { thread })),
         }
     }

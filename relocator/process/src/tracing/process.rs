@@ -11,7 +11,7 @@ use elf_tools::image::Image;
 use elf_tools::symtab::mapping_name;
 use nix::errno::Errno;
 use nix::libc;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, gettid};
 use procfs::ProcError;
 use procfs::process::{Process, StatFlags, Status};
 
@@ -41,6 +41,8 @@ pub(crate) fn auxv_vdso(process: &Process) -> Option<Avma> {
 pub struct TraceableProcess {
     pid: Pid,
     process: Process,
+    /// Whether this thread traces it already, and all its threads have stopped.
+    is_ours: bool,
     /// What has been seen to be mapped where a vDSO may be.
     seen: RefCell<Vec<(Range<Avma>, Seen)>>,
 }
@@ -65,6 +67,16 @@ impl TraceableProcess {
 
     /// The same. Memory of it that somebody has to bring is waited for until a deadline.
     pub fn open_until(pid: i32, deadline: Instant) -> Result<Self> {
+        Self::open_as(pid, deadline, false)
+    }
+
+    /// Looks at a process that the calling thread traces already, and whose threads have all
+    /// stopped. Errors are those of [`open`](Self::open); it may be traced by nobody else.
+    pub fn open_traced(pid: i32, deadline: Instant) -> Result<Self> {
+        Self::open_as(pid, deadline, true)
+    }
+
+    fn open_as(pid: i32, deadline: Instant, is_ours: bool) -> Result<Self> {
         let pid = Pid::from_raw(pid);
         Self::check_namespace()?;
         if pid == Pid::this() {
@@ -74,6 +86,7 @@ impl TraceableProcess {
         let subject = Self {
             pid,
             process,
+            is_ours,
             seen: RefCell::default(),
         };
         let checked = subject.check(deadline);
@@ -109,7 +122,7 @@ impl TraceableProcess {
             Refusal::Zombie
         } else if let Some(reason) = self.without_first_thread() {
             reason
-        } else if status.tracerpid != 0 {
+        } else if self.is_traced_otherwise(&status) {
             traced(&status)
         } else if let Some(group) = frozen::frozen_by(self.pid) {
             Refusal::Frozen { group }
@@ -122,6 +135,20 @@ impl TraceableProcess {
             };
         };
         Err(self.refused(reason))
+    }
+
+    /// Whether this thread traces it already, and all its threads have stopped.
+    pub(super) fn is_ours(&self) -> bool {
+        self.is_ours
+    }
+
+    /// Whether one of its threads is traced by somebody who should not trace it.
+    pub(super) fn is_traced_otherwise(&self, thread: &Status) -> bool {
+        let expected = match self.is_ours {
+            true => gettid().as_raw(),
+            false => 0,
+        };
+        thread.tracerpid != expected
     }
 
     /// The vDSO shows which kind of process it is, since the kernel maps the one that fits. A

@@ -136,6 +136,19 @@ impl Seized {
         Ok(seized)
     }
 
+    /// All threads of a process that this thread traces already, and that have all stopped. They
+    /// stay so when this is dropped.
+    pub(crate) fn adopt(pid: Pid) -> Result<Self> {
+        let threads = threads_of(pid)?.into_iter();
+        let alive = threads.filter(|&thread| !has_ended(thread));
+        Ok(Self {
+            pid,
+            patience: GLANCE,
+            still: alive.map(Tracee::adopt).collect(),
+            in_kernel: Vec::new(),
+        })
+    }
+
     /// The threads that have stopped.
     pub fn threads(&mut self) -> &mut Vec<Tracee> {
         &mut self.still

@@ -81,6 +81,17 @@ impl Tracee {
         })
     }
 
+    /// A thread that this thread traces already and that has stopped, which somebody has waited for.
+    /// Dropping this leaves it so.
+    pub(crate) fn adopt(thread: Pid) -> Self {
+        Self {
+            pid: thread,
+            farewell: Farewell::None,
+            stopped: true,
+            due: 0,
+        }
+    }
+
     /// Lets it go on untraced and alive, whatever dropping it would have done. It must be stopped.
     pub fn release(mut self) -> Result<()> {
         request::plain(libc::PTRACE_DETACH, self.pid, 0).map_err(self.failed("letting go of"))?;

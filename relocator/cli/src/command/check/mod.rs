@@ -12,8 +12,9 @@ use relocator::plan::Policy;
 use relocator::source::Source;
 use relocator_criu::check::{CheckedTask, Onto, check};
 use relocator_criu::task::Task;
-use relocator_criu::{Images, check};
+use relocator_criu::{Images, capture, check};
 use relocator_process::apply::{ApplyOptions, RunningKernel};
+use relocator_process::kept::TableDirectory;
 use relocator_process::running;
 
 use crate::command::processor::Processor;
@@ -75,6 +76,16 @@ impl FromStr for Checked {
     }
 }
 
+impl Checked {
+    /// What a dump has left beside the images, wherever the images are in a checkpoint.
+    fn captured(&self) -> Option<TableDirectory> {
+        match self {
+            Self::Images(path) => Some(capture::beside(path)),
+            Self::Process(_) => None,
+        }
+    }
+}
+
 impl std::fmt::Display for Checked {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -95,15 +106,21 @@ struct Found {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     let kernel = kernel(&arguments.onto)?.on_processor(arguments.cpu.0);
+    let captured = arguments.checked.captured();
+    let tables = arguments.tables.options()?;
     let options = ApplyOptions {
         policy: arguments.strategy,
-        tables: arguments.tables.options()?,
+        tables: match &captured {
+            Some(captured) => capture::before(captured, tables),
+            None => tables,
+        },
         ..ApplyOptions::default()
     };
     let named = arguments.old.iter().map(OldKernel::open);
     let named: Vec<Source> = named.collect::<crate::Result<_>>()?;
     // The images may be of this very machine.
     let mut old = named.clone();
+    old.extend(captured.iter().flat_map(TableDirectory::sources));
     match arguments.onto {
         Spec::Own => old.push(kernel.source().clone()),
         _ => old.extend(running::own().ok()),

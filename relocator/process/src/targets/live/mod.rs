@@ -65,6 +65,8 @@ pub struct Live {
     prepared: RefCell<Option<StandingMemory>>,
     /// How much of its stacks is searched.
     scope: Scope,
+    /// Whether somebody else had stopped it, and lets it go.
+    is_adopted: bool,
     /// By what is told whether droppable memory is still that.
     watch: Option<Watch>,
 }
@@ -82,12 +84,30 @@ impl Live {
             let thread = thread.pid().as_raw();
             return Err(Error::refused(pid, Refusal::Uninterruptible { thread }));
         }
+        let scope = Scope::brief(seized.threads().len(), Earlier::default());
+        Self::of(pid, seized, since, scope)
+    }
+
+    /// A process that this thread traces already, and whose threads have all stopped: as CRIU leaves
+    /// it for its plugins. Its threads stay as they are when this is dropped. Errors:
+    /// [`Error::Refused`] if it has ended.
+    pub(crate) fn adopt(pid: Pid) -> Result<Self> {
+        let seized = Seized::adopt(pid)?;
+        let adopted = Self::of(pid, seized, Instant::now(), Scope::whole())?;
+        Ok(Self {
+            is_adopted: true,
+            ..adopted
+        })
+    }
+
+    fn of(pid: Pid, mut seized: Seized, since: Instant, scope: Scope) -> Result<Self> {
         if seized.threads().is_empty() {
             return Err(Error::refused(pid, Refusal::Ended));
         }
         Ok(Self {
-            scope: Scope::brief(seized.threads().len(), Earlier::default()),
+            scope,
             watch: None,
+            is_adopted: false,
             pid,
             seized,
             since,

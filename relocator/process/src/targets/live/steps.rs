@@ -174,7 +174,13 @@ pub(super) fn fill(pid: Pid, write: &Write) -> Result<()> {
 fn with_worker(live: &mut Live, steps: &[Step], mappings: &[Mapping]) -> Result<()> {
     let code = site::find(live, steps, mappings)?;
     let index = eligible(live, steps, code)?;
-    check_filter(live.pid, live.seized.standing()[index].pid())?;
+    let thread = live.seized.standing()[index].pid();
+    let is_filtered = is_filtered(thread)?;
+    if is_filtered && !live.is_adopted {
+        // If the tool died in a call, the filter would be in force again.
+        let thread = thread.as_raw();
+        return Err(Error::refused(live.pid, Refusal::Seccomp { thread }));
+    }
     let tracee = live.tracees().swap_remove(index);
     let memory = match live.memory.take() {
         Some(memory) => memory,
@@ -190,7 +196,10 @@ fn with_worker(live: &mut Live, steps: &[Step], mappings: &[Mapping]) -> Result<
     let places = steps.iter().filter_map(place).chain(moves.flatten());
     let places: Vec<Range<Avma>> = places.collect();
     let space = Space::new(mappings, &merge(&places));
-    let mut worker = Worker::take(tracee, code)?;
+    let mut worker = match is_filtered {
+        true => Worker::take_unfiltered(tracee, code)?,
+        false => Worker::take(tracee, code)?,
+    };
     let result = is_dumpable(&mut worker)
         .and_then(|()| Execution::new(&mut worker, live.seized.standing(), memory, space))
         .and_then(|execution| execution.carry_out(steps));
@@ -222,18 +231,14 @@ fn is_dumpable(worker: &mut Worker) -> Result<()> {
     }
 }
 
-/// Refuses a worker whose system calls are filtered by now: the filter may end the process.
-fn check_filter(pid: Pid, worker: Pid) -> Result<()> {
-    let thread = worker.as_raw();
-    let status = std::fs::read_to_string(format!("/proc/{pid}/task/{thread}/status"));
+/// Whether the system calls of a thread are filtered: the filter may end its process.
+fn is_filtered(thread: Pid) -> Result<bool> {
+    let status = std::fs::read_to_string(format!("/proc/{thread}/status"));
     let status = status.map_err(Error::io(format!("status of thread {thread}")))?;
     let filter = status
         .lines()
         .find_map(|line| line.strip_prefix("Seccomp:"));
-    match filter.is_none_or(|mode| mode.trim() == "0") {
-        true => Ok(()),
-        false => Err(Error::refused(pid, Refusal::Seccomp { thread })),
-    }
+    Ok(filter.is_some_and(|mode| mode.trim() != "0"))
 }
 
 /// A thread that can be the worker, best one first: one that is in no system call.

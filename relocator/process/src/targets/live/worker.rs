@@ -41,12 +41,34 @@ pub(super) struct Worker {
 impl Worker {
     /// Takes a stopped thread, and writes the code of injected calls to `code`.
     pub(super) fn take(tracee: Tracee, code: Avma) -> Result<Self> {
+        tracee.set_options(libc::PTRACE_O_TRACESYSGOOD)?;
+        Self::take_as_it_is(tracee, code)
+    }
+
+    /// The same, of a thread whose system calls are filtered. The kernel suspends its filters as long
+    /// as it is traced. That takes `CAP_SYS_ADMIN`.
+    pub(super) fn take_unfiltered(tracee: Tracee, code: Avma) -> Result<Self> {
+        /// `PTRACE_O_SUSPEND_SECCOMP`
+        const SUSPEND_FILTERS: c_int = 1 << 21;
+        let thread = tracee.pid();
+        if tracee
+            .set_options(libc::PTRACE_O_TRACESYSGOOD | SUSPEND_FILTERS)
+            .is_err()
+        {
+            let reason = Refusal::Seccomp {
+                thread: thread.as_raw(),
+            };
+            return Err(Error::refused(thread, reason));
+        }
+        Self::take_as_it_is(tracee, code)
+    }
+
+    fn take_as_it_is(tracee: Tracee, code: Avma) -> Result<Self> {
         let whole = tracee.registers()?;
         let thread = Interrupted {
             registers: whole.registers(),
             mask: tracee.signal_mask()?,
         };
-        tracee.set_options(libc::PTRACE_O_TRACESYSGOOD)?;
         tracee.poke(code, &injected_call::code(&thread, code))?;
         let mut worker = Self {
             pid: tracee.pid(),

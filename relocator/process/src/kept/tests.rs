@@ -1,4 +1,4 @@
-//! The cache, and what becomes of what it cannot keep.
+//! What is kept, and what becomes of what cannot be.
 
 use std::fs;
 use std::sync::Arc;
@@ -35,14 +35,14 @@ fn table(old: &Old, reason: &str) -> Relocations {
     }
 }
 
-fn get(cache: &Cache, old: &Old) -> Option<Relocations> {
+fn get(cache: &TableDirectory, old: &Old) -> Option<Relocations> {
     cache.get(&old.image, &old.code)
 }
 
 #[test]
 fn a_vdso_is_kept_once_and_found_by_its_build_id() {
     let directory = tempfile::tempdir().unwrap();
-    let cache = Cache::at(directory.path().join("not/there/yet"));
+    let cache = TableDirectory::at(directory.path().join("not/there/yet"));
     let image = bare().image;
     let build_id = image.build_id().unwrap();
     assert_eq!(cache.get_image(build_id).map(drop), None);
@@ -60,14 +60,14 @@ fn a_vdso_is_kept_once_and_found_by_its_build_id() {
     cache.put_image(&image).unwrap();
     assert_eq!(cache.get_image(build_id).unwrap().bytes(), image.bytes());
     let another = Image::parse(fixture::find("got").unwrap().image).unwrap();
-    fs::write(&path, kept::sealed(another.bytes())).unwrap();
+    fs::write(&path, file::sealed(another.bytes())).unwrap();
     assert_eq!(cache.get_image(build_id).map(drop), None);
 }
 
 #[test]
 fn one_wrong_bit_makes_a_kept_vdso_absent() {
     let directory = tempfile::tempdir().unwrap();
-    let cache = Cache::at(directory.path().to_owned());
+    let cache = TableDirectory::at(directory.path().to_owned());
     let image = bare().image;
     let build_id = image.build_id().unwrap();
     let path = cache.put_image(&image).unwrap().unwrap();
@@ -85,7 +85,7 @@ fn one_wrong_bit_makes_a_kept_vdso_absent() {
 fn what_others_may_have_written_counts_as_absent() {
     use std::os::unix::fs::{PermissionsExt, chown, symlink};
     let directory = tempfile::tempdir().unwrap();
-    let cache = Cache::at(directory.path().to_owned());
+    let cache = TableDirectory::at(directory.path().to_owned());
     let old = bare();
     let good = table(&old, "good");
     let path = cache.put(&old, &good, None).unwrap().unwrap();
@@ -136,7 +136,7 @@ fn what_others_may_have_written_counts_as_absent() {
 #[test]
 fn one_wrong_bit_makes_a_kept_table_absent() {
     let directory = tempfile::tempdir().unwrap();
-    let cache = Cache::at(directory.path().to_owned());
+    let cache = TableDirectory::at(directory.path().to_owned());
     let old = bare();
     let path = cache.put(&old, &table(&old, "good"), None).unwrap();
     let path = path.unwrap();
@@ -152,7 +152,7 @@ fn one_wrong_bit_makes_a_kept_table_absent() {
 #[test]
 fn what_is_kept_is_found_and_replaced() {
     let directory = tempfile::tempdir().unwrap();
-    let cache = Cache::at(directory.path().join("not/there/yet"));
+    let cache = TableDirectory::at(directory.path().join("not/there/yet"));
     let old = bare();
     assert_eq!(get(&cache, &old), None);
     for reason in ["first", "second"] {
@@ -176,7 +176,7 @@ fn what_is_kept_is_found_and_replaced() {
 #[test]
 fn what_is_damaged_counts_as_absent_until_it_is_replaced() {
     let directory = tempfile::tempdir().unwrap();
-    let cache = Cache::at(directory.path().to_owned());
+    let cache = TableDirectory::at(directory.path().to_owned());
     let old = bare();
     let path = cache.path(&old.image).unwrap();
     let good = table(&old, "good");
@@ -199,7 +199,7 @@ fn what_is_damaged_counts_as_absent_until_it_is_replaced() {
 #[test]
 fn other_derivations_do_not_count() {
     let directory = tempfile::tempdir().unwrap();
-    let cache = Cache::at(directory.path().to_owned());
+    let cache = TableDirectory::at(directory.path().to_owned());
     let old = bare();
     let path = cache.put(&old, &table(&old, ""), None).err();
     assert!(path.is_some(), "a table that cannot be stored");
@@ -215,7 +215,7 @@ fn other_derivations_do_not_count() {
 #[test]
 fn an_image_that_nothing_tells_from_others_is_not_kept() {
     let directory = tempfile::tempdir().unwrap();
-    let cache = Cache::at(directory.path().to_owned());
+    let cache = TableDirectory::at(directory.path().to_owned());
     let old = bare();
     let build_id = old.image.build_id().unwrap().as_bytes();
     let mut bytes = old.image.bytes().to_vec();
@@ -235,7 +235,7 @@ fn a_cache_that_cannot_be_written_is_no_obstacle() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("file");
     fs::write(&file, "").unwrap();
-    let cache = Cache::at(file.join("below"));
+    let cache = TableDirectory::at(file.join("below"));
     let old = bare();
     let error = cache.put(&old, &table(&old, "good"), None).unwrap_err();
     assert!(error.to_string().contains("below"), "{error}");
@@ -263,7 +263,7 @@ fn patched(old: &Old) -> Old {
 #[test]
 fn a_reentry_table_is_kept_with_the_relocations() {
     let directory = tempfile::tempdir().unwrap();
-    let cache = Cache::at(directory.path().to_owned());
+    let cache = TableDirectory::at(directory.path().to_owned());
     let old = bare();
     let options = Options {
         cache: Some(Arc::new(cache.clone())),
