@@ -128,9 +128,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     })
 }
 
+/// Kernels that the user has named, as they were named.
+type Named<'a> = Vec<(&'a OldKernel, Source)>;
+
 /// Opens the kernels that the user has named. A release is a hint: what is not to be had by it is a
 /// note.
-fn named(all: &[OldKernel]) -> Result<(Vec<(&OldKernel, Source)>, Vec<String>)> {
+fn named(all: &[OldKernel]) -> Result<(Named<'_>, Vec<String>)> {
     let (mut named, mut notes) = (Vec::new(), Vec::new());
     for kernel in all {
         match (kernel, kernel.open()) {
@@ -187,7 +190,7 @@ fn of_process(pid: i32, onto: Onto<'_>) -> Result<Found> {
 }
 
 /// A kernel that the user has named should be one of those that the tasks come from.
-fn check_named(named: &[(&OldKernel, Source)], found: &mut Found) -> Result<()> {
+fn check_named(named: &Named<'_>, found: &mut Found) -> Result<()> {
     for (kernel, source) in named {
         let is_used = found
             .tasks
