@@ -7,12 +7,17 @@ use crate::directory::Directory;
 use crate::image_file::{Format, ImageFile, Kind};
 use crate::messages::{FileEntry, RegularFile};
 
-/// Most names that are kept. Others are unknown, which harms nothing.
-const MOST: usize = 1 << 20;
+/// Most bytes of all names that are kept, and what each counts for besides. Others are unknown, which
+/// harms nothing.
+const MOST: usize = 64 << 20;
+const EACH: usize = 64;
 
 /// The names of regular files, by number.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct FileNames(HashMap<u64, String>);
+pub(crate) struct FileNames {
+    names: HashMap<u64, String>,
+    bytes: usize,
+}
 
 impl FileNames {
     /// Reads `files.img`, and `reg-files.img` of older versions.
@@ -36,15 +41,16 @@ impl FileNames {
 
     fn add(&mut self, id: Option<u32>, file: &RegularFile) {
         if let (Some(id), Some(name)) = (id, &file.name)
-            && self.0.len() < MOST
+            && self.bytes + name.len() + EACH <= MOST
         {
+            self.bytes += name.len() + EACH;
             let name = String::from_utf8_lossy(name).into_owned();
-            self.0.insert(u64::from(id), name);
+            self.names.insert(u64::from(id), name);
         }
     }
 
     /// The name of a file, if it is known.
     pub(crate) fn get(&self, id: u64) -> Option<&str> {
-        self.0.get(&id).map(String::as_str)
+        self.names.get(&id).map(String::as_str)
     }
 }

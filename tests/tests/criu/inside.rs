@@ -39,7 +39,7 @@ const FUNCTION: &str = "__vdso_clock_gettime";
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) fn trials(version: &Version) -> Vec<Trial> {
-    let cases: [(&str, fn(&Criu) -> Result<(), String>); 5] = [
+    let cases: [(&str, Case); 5] = [
         ("at_the_entry", |criu| at(criu, Where::Entry)),
         ("within_a_jump", |criu| at(criu, Where::Jump)),
         ("behind_a_jump", |criu| at(criu, Where::Behind)),
@@ -54,6 +54,8 @@ pub(crate) fn trials(version: &Version) -> Vec<Trial> {
     });
     trials.collect()
 }
+
+type Case = fn(&Criu) -> Result<(), String>;
 
 /// Where a thread is stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

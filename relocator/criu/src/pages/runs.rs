@@ -14,6 +14,9 @@ use crate::{Error, Fault, Result};
 /// Most runs of one task. Each takes 10 bytes or more in the file.
 const MOST: usize = 1 << 22;
 
+/// Most compressed blocks of all runs of one task: those of 64 GiB, if each has a page.
+const MOST_BLOCKS: usize = 1 << 24;
+
 /// Flags of a run: `PE_*` of CRIU's `include/pagemap.h`.
 mod flag {
     pub(super) const PARENT: u32 = 1 << 0;
@@ -34,6 +37,8 @@ pub(super) struct Runs {
     /// How many bytes that file has at least.
     pub(super) size: u64,
     runs: Vec<Run>,
+    /// How many compressed blocks they have.
+    blocks: usize,
 }
 
 /// A run of pages.
@@ -73,6 +78,7 @@ impl Runs {
             pages_id,
             size: 0,
             runs: Vec::new(),
+            blocks: 0,
         };
         while let Some((at, entry)) = file.message::<PagesEntry>()? {
             if runs.runs.len() == MOST {
@@ -105,6 +111,10 @@ impl Runs {
         let flags = flags(entry);
         let has = |bit: u32| flags & bit != 0;
         let blocks = entry.blocks.as_ref().filter(|_| has(flag::PRESENT));
+        self.blocks += blocks.map_or(0, |blocks| blocks.sizes.len());
+        if self.blocks > MOST_BLOCKS {
+            return Err(Fault::TooMany(MOST_BLOCKS));
+        }
         let blocks = blocks.map(|blocks| Blocks::read(blocks, count));
         let blocks = blocks.transpose().map_err(Fault::Compressed)?;
         let place = match (has(flag::PRESENT), has(flag::PARENT)) {

@@ -132,29 +132,26 @@ fn a_thread_inside_goes_back_and_would_crash_under_a_jump() {
     assert!(checked.broken.iter().all(|one| one.inside().is_none()));
 }
 
+/// A task that has the vDSO of a kernel, and its data in the same size.
+fn at_home(kernel: &RunningKernel) -> Made {
+    let size = |is_vdso: bool| {
+        let all = kernel.source().live.iter();
+        let own = all.filter(|one| (one.name == "[vdso]") == is_vdso);
+        own.map(|one| one.size).sum::<u64>()
+    };
+    let mut made = Made::new("got");
+    made.mappings(&[
+        mapping(STACK, STACK + STACK_PAGES * PAGE, STACK_BITS),
+        mapping(VDSO - size(false), VDSO, (1 | 1 << 12 | 1 << 9, 0x22, 1)),
+        mapping(VDSO, VDSO + size(true), (1 | 1 << 3 | 1 << 9, 0x22, 5)),
+    ]);
+    made
+}
+
 #[test]
 fn the_same_vdso_is_nothing_to_do() {
     let kernel = onto("got");
-    let size = |name: &str| {
-        let mut all = kernel.source().live.iter();
-        let sizes = all
-            .by_ref()
-            .filter(|one| (one.name == "[vdso]") == (name == "[vdso]"));
-        sizes.map(|one| one.size).sum::<u64>()
-    };
-    let mut made = Made::new("got");
-    let mut bits = vec![mapping(STACK, STACK + STACK_PAGES * PAGE, STACK_BITS)];
-    bits.push(mapping(
-        VDSO - size("[vvar]"),
-        VDSO,
-        (1 | 1 << 12 | 1 << 9, 0x22, 1),
-    ));
-    bits.push(mapping(
-        VDSO,
-        VDSO + size("[vdso]"),
-        (1 | 1 << 3 | 1 << 9, 0x22, 5),
-    ));
-    made.mappings(&bits);
+    let mut made = at_home(&kernel);
     let same = checked(&made, &kernel);
     assert!(matches!(same.answer, Answer::Same), "{:?}", same.answer);
     assert_eq!(same.plain, Some(PlainRestore::InPlace));
@@ -166,6 +163,32 @@ fn the_same_vdso_is_nothing_to_do() {
     assert!(inside.answer.is_yes());
     let codes: Vec<&str> = inside.broken.iter().map(Breakage::code).collect();
     assert_eq!(codes, ["other-time-namespace"]);
+}
+
+#[test]
+fn another_vdso_that_criu_takes_for_the_same_is_told_by_its_build_id() {
+    let kernel = onto("got");
+    let mut made = at_home(&kernel);
+    let build_id = kernel.source().build_id().unwrap().as_bytes().to_vec();
+    let pages = made.held.files.get_mut("pages-1.img").unwrap();
+    let mut windows = pages.windows(build_id.len());
+    let at = windows.position(|window| window == build_id).unwrap();
+    pages[at] ^= 1;
+    let outside = checked(&made, &kernel);
+    assert!(
+        matches!(outside.answer, Answer::TakenForEqual),
+        "{:?}",
+        outside.answer
+    );
+    let begin = entry("got", "__vdso_clock_gettime");
+    made.thread(THREAD, &registers(VDSO + begin.0 + 8));
+    let inside = checked(&made, &kernel);
+    let Answer::No(no @ No::TakenForEqual { .. }) = &inside.answer else {
+        panic!("{:?}", inside.answer);
+    };
+    assert_eq!(no.code(), "taken-for-equal");
+    let codes: Vec<&str> = inside.broken.iter().map(Breakage::code).collect();
+    assert_eq!(codes, ["other-code"]);
 }
 
 #[test]

@@ -116,10 +116,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
         },
         ..ApplyOptions::default()
     };
-    let named = arguments.old.iter().map(OldKernel::open);
-    let named: Vec<Source> = named.collect::<crate::Result<_>>()?;
+    let (named, notes) = named(&arguments.old)?;
     // The images may be of this very machine.
-    let mut old = named.clone();
+    let mut old: Vec<Source> = named.iter().map(|(_, source)| source.clone()).collect();
     old.extend(captured.iter().flat_map(TableDirectory::sources));
     match arguments.onto {
         Spec::Own => old.push(kernel.source().clone()),
@@ -135,7 +134,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
         Checked::Images(path) => of_images(path, onto)?,
         Checked::Process(pid) => of_process(*pid, onto)?,
     };
-    check_named(arguments, &named, &mut found)?;
+    found.notes.extend(notes);
+    check_named(&named, &mut found)?;
     let report = report::report(arguments, &kernel, &found);
     let text = text::text(&report);
     output::print(arguments.json, &report, text)?;
@@ -143,6 +143,26 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
         true => Outcome::Done,
         false => Outcome::Refused,
     })
+}
+
+/// Kernels that the user has named, as they were named.
+type Named<'a> = Vec<(&'a OldKernel, Source)>;
+
+/// Opens the kernels that the user has named. A release is a hint: what is not to be had by it is a
+/// note.
+fn named(all: &[OldKernel]) -> Result<(Named<'_>, Vec<String>)> {
+    let (mut named, mut notes) = (Vec::new(), Vec::new());
+    for kernel in all {
+        match (kernel, kernel.open()) {
+            (_, Ok(source)) => named.push((kernel, source)),
+            (OldKernel::Release(release), Err(error)) => notes.push(format!(
+                "the kernel {release} is not to be had: {}",
+                relocator::in_words(&error)
+            )),
+            (OldKernel::Source(_), Err(error)) => return Err(error.into()),
+        }
+    }
+    Ok((named, notes))
 }
 
 /// The kernel to restore on.
@@ -187,8 +207,8 @@ fn of_process(pid: i32, onto: Onto<'_>) -> Result<Found> {
 }
 
 /// A kernel that the user has named should be one of those that the tasks come from.
-fn check_named(arguments: &Arguments, named: &[Source], found: &mut Found) -> Result<()> {
-    for (kernel, source) in arguments.old.iter().zip(named) {
+fn check_named(named: &Named<'_>, found: &mut Found) -> Result<()> {
+    for (kernel, source) in named {
         let is_used = found
             .tasks
             .iter()
