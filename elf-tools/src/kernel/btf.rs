@@ -22,18 +22,21 @@ const SIGNATURE: [u8; 4] = {
 /// The BTF of a kernel: its `.BTF` section, or in a kernel without section headers the largest blob
 /// that has a BTF header. (Other blobs are those of programs that the kernel preloads, by orders of
 /// magnitude smaller.)
-pub(super) fn find(kernel: &[u8]) -> Result<Option<&[u8]>> {
+///
+/// Errors where the kernel is cut off. What is wrong with a BTF that is there is another matter: the
+/// rest of the kernel is none the worse.
+pub(super) fn find(kernel: &[u8]) -> Result<Result<Option<&[u8]>, Error>> {
     let Some((offset, section)) = vmlinux::section(kernel, ".BTF")? else {
-        return Ok(scan(kernel));
+        return Ok(Ok(scan(kernel)));
     };
-    match size(section) {
+    Ok(match size(section) {
         Some(_) => Ok(Some(section)),
         None => Err(Error::malformed(
             "BTF header",
             offset,
             "magic, version, or the extent of types and strings is wrong",
         )),
-    }
+    })
 }
 
 /// The largest blob with a valid header.

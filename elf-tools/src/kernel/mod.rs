@@ -82,7 +82,7 @@ impl KernelFile {
             _ => None,
         });
         let vdsos = embedded::find(&vmlinux);
-        let (btf, btf_fault) = match btf::find(&vmlinux) {
+        let (btf, btf_fault) = match btf::find(&vmlinux)? {
             Ok(btf) => (btf.map(<[u8]>::to_vec), None),
             Err(fault) => (None, Some(fault)),
         };

@@ -178,6 +178,24 @@ fn a_truncated_bzimage_is_an_error_at_every_length() {
     }
 }
 
+/// BTF that is damaged, or that of a module, costs itself.
+#[test]
+fn a_kernel_with_unreadable_btf_is_a_kernel() {
+    let (vmlinux, _) = fixture::vmlinux();
+    let btf = fixture::btf();
+    let at = vmlinux.windows(btf.len()).position(|bytes| bytes == btf);
+    // The magic number, the version, the extent of types, the first string.
+    for (offset, value) in [(0, 0), (2, 9), (15, 0xff), (btf.len() - 5, b'x')] {
+        let mut damaged = vmlinux.clone();
+        damaged[at.unwrap() + offset] = value;
+        let kernel = KernelFile::parse(&damaged).unwrap();
+        assert_eq!(kernel.btf, None, "{offset}");
+        assert!(matches!(kernel.btf_fault, Some(Error::Malformed { .. })));
+        assert!(kernel.native_vdso().is_ok());
+    }
+    assert_eq!(KernelFile::parse(&vmlinux).unwrap().btf_fault, None);
+}
+
 #[test]
 fn damaged_bytes_never_panic() {
     for (_, pack) in PACKERS {

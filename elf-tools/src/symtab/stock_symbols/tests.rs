@@ -297,10 +297,58 @@ fn structs_that_are_no_vvar_are_refused() {
         without(b"clock_mode\0", b"clock_mood\0"),
         Err(Error::Unsupported { .. })
     ));
-    let unasked = without(b"VDSO_CLOCKMODE_TIMENS\0", b"VDSO_CLOCKMODE_TIMEXX\0").unwrap_err();
+}
+
+/// The struct layouts of `structs` with a name changed, for an image.
+fn derive_renamed(structs: &[u8], image: &[u8], from: &[u8], to: &[u8]) -> Result<Symtab> {
+    let mut structs = structs.to_vec();
+    let places = memchr_all(&structs, from);
+    assert!(!places.is_empty());
+    for at in places {
+        structs[at..at + to.len()].copy_from_slice(to);
+    }
+    derive(&structs, image)
+}
+
+#[test]
+fn what_is_not_described_costs_its_symbols_alone() {
+    let image = compile(&NAMESPACES);
+    let whole = derive(&image, &image).unwrap();
+    assert_eq!(whole.gaps, []);
+    let without = |from: &[u8], to: &[u8], prefix: &str| {
+        let symtab = derive_renamed(&image, &image, from, to).unwrap();
+        let all = whole.symbols().iter();
+        let left = all.filter(|s| !s.name.starts_with(prefix) || s.name.ends_with(".page"));
+        assert!(symtab.symbols().iter().eq(left), "{prefix}");
+        let [gap] = &symtab.gaps[..] else {
+            panic!("{:?}", symtab.gaps);
+        };
+        gap.to_string()
+    };
+    let gap = without(b"vdso_rng_data\0", b"vdso_rng_none\0", "rng.");
+    assert!(gap.contains("vdso_rng_data"), "{gap}");
+    let gap = without(b"ms_hyperv_tsc_page\0", b"ms_hyperv_tsc_none\0", "hvclock.");
+    assert!(gap.contains("ms_hyperv_tsc_page"), "{gap}");
+    // All kernels have the same value.
+    let gap = without(
+        b"VDSO_CLOCKMODE_TIMENS\0",
+        b"VDSO_CLOCKMODE_TIMEXX\0",
+        "nothing",
+    );
+    assert!(gap.contains("VDSO_CLOCKMODE_TIMENS"), "{gap}");
+}
+
+/// What is not described excuses nothing elsewhere.
+#[test]
+fn pages_are_compared_without_the_mark_of_time_namespaces() {
+    let structs = compile(&NAMESPACES);
+    let swapped = [("TIME_PAGE", -0x1000), ("TIMENS_PAGE", -0x4000)];
+    let swapped = compile(&[&NAMESPACES[..], &swapped].concat());
+    let (from, to) = (b"VDSO_CLOCKMODE_TIMENS\0", b"VDSO_CLOCKMODE_TIMEXX\0");
+    let error = derive_renamed(&structs, &swapped, from, to).unwrap_err();
     assert!(
-        unasked.to_string().contains("VDSO_CLOCKMODE_TIMENS"),
-        "{unasked}"
+        matches!(&error, Error::Unsupported { what, .. } if what == "page layout"),
+        "{error}"
     );
 }
 
