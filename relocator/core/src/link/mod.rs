@@ -31,6 +31,7 @@ use crate::placement::Placement;
 use crate::plan::eligibility::{self, Eligibility, Failures};
 use crate::plan::time_namespaces;
 use crate::plan::{self, FunctionPlan, OutOfLine, Plans, Policy, Strategy};
+use crate::proxy::AT_ONCE;
 use crate::reason::Reason;
 use crate::threads::{CodeNow, Patch};
 use crate::unwind::{self, Changes, Detail, Proxied, Room};
@@ -196,6 +197,11 @@ fn proxied(
     let export = |one: &FunctionPlan| one.names.iter().find_map(|name| new.export(name));
     let targets = proxies.filter_map(|one| Some(export(one)?.address));
     let targets: Vec<Svma> = targets.collect();
+    // Where a function is too short for a change at once, the next link needs the zeros behind the
+    // image, which this takes.
+    if functions.iter().any(|one| one.size < AT_ONCE as u64) {
+        return None;
+    }
     let distance = at.0.wrapping_sub(placement.image.0).cast_signed();
     let read = || Proxied::read(arch, new, distance, &targets);
     (!targets.is_empty()).then(read).flatten()
