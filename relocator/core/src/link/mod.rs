@@ -122,7 +122,12 @@ pub fn link_in_detail(
     }
     let mut bytes = image.bytes().to_vec();
     let frames = old.frames(arch);
+    // Where a function is too short for a change at once, the next link needs the zeros behind the
+    // image, which frames of the new vDSO would take.
+    let mut exports = image.exports().iter();
+    let is_short = exports.any(|export| export.size < AT_ONCE as u64);
     let leads_to = new.image.zip(placement.new_vdso());
+    let leads_to = leads_to.filter(|_| !is_short);
     let of_new = leads_to.map_or(0, |(new, _)| Proxied::most(new));
     let room = frames.map(|frames| frames.room(detail, of_new));
     let mut room = room.unwrap_or_default();
@@ -197,11 +202,6 @@ fn proxied(
     let export = |one: &FunctionPlan| one.names.iter().find_map(|name| new.export(name));
     let targets = proxies.filter_map(|one| Some(export(one)?.address));
     let targets: Vec<Svma> = targets.collect();
-    // Where a function is too short for a change at once, the next link needs the zeros behind the
-    // image, which this takes.
-    if functions.iter().any(|one| one.size < AT_ONCE as u64) {
-        return None;
-    }
     let distance = at.0.wrapping_sub(placement.image.0).cast_signed();
     let read = || Proxied::read(arch, new, distance, &targets);
     (!targets.is_empty()).then(read).flatten()
