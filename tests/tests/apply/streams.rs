@@ -255,11 +255,10 @@ pub(crate) fn draw(directory: &str) {
 
 fn getrandom() -> GetRandom {
     let flags = libc::RTLD_NOW | libc::RTLD_NOLOAD;
-    // SAFETY: the names end with zeros.
-    let function = unsafe {
-        let vdso = libc::dlopen(c"linux-vdso.so.1".as_ptr(), flags);
-        libc::dlsym(vdso, c"__vdso_getrandom".as_ptr())
-    };
+    // SAFETY: the name ends with a zero.
+    let vdso = unsafe { libc::dlopen(c"linux-vdso.so.1".as_ptr(), flags) };
+    // SAFETY: as above.
+    let function = unsafe { libc::dlsym(vdso, c"__vdso_getrandom".as_ptr()) };
     assert!(!function.is_null(), "there is no such function");
     // SAFETY: this is its type.
     unsafe { std::mem::transmute::<*mut libc::c_void, GetRandom>(function) }

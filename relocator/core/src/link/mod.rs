@@ -31,6 +31,7 @@ use crate::placement::Placement;
 use crate::plan::eligibility::{self, Eligibility, Failures};
 use crate::plan::time_namespaces;
 use crate::plan::{self, FunctionPlan, OutOfLine, Plans, Policy, Strategy};
+use crate::proxy::AT_ONCE;
 use crate::reason::Reason;
 use crate::threads::{CodeNow, Patch};
 use crate::unwind::{self, Changes, Detail, Proxied, Room};
@@ -121,7 +122,12 @@ pub fn link_in_detail(
     }
     let mut bytes = image.bytes().to_vec();
     let frames = old.frames(arch);
+    // Where a function is too short for a change at once, the next link needs the zeros behind the
+    // image, which frames of the new vDSO would take.
+    let mut exports = image.exports().iter();
+    let is_short = exports.any(|export| export.size < AT_ONCE as u64);
     let leads_to = new.image.zip(placement.new_vdso());
+    let leads_to = leads_to.filter(|_| !is_short);
     let of_new = leads_to.map_or(0, |(new, _)| Proxied::most(new));
     let room = frames.map(|frames| frames.room(detail, of_new));
     let mut room = room.unwrap_or_default();
