@@ -4,7 +4,6 @@
 #![allow(unsafe_code, reason = "processes with all their corners")]
 
 use std::ffi::c_int;
-use std::io::Read;
 use std::thread;
 use std::time::Duration;
 
@@ -22,20 +21,13 @@ use crate::linker::Linker;
 use crate::odd::rest;
 use crate::odd_processes::load;
 use crate::places::{OLD, fetched};
-use crate::served;
 
 /// A page of its old vDSO is not copied by `fork`, so that the kernel splits the mapping.
 pub(crate) const SPLIT: &str = "split";
-/// The program does not execute the last page, and cannot.
-pub(crate) const PARTLY_READ: &str = "partly-read";
 /// The program can write to its old vDSO.
 pub(crate) const WRITABLE: &str = "writable";
 /// It can write to the last page.
 pub(crate) const PARTLY_WRITABLE: &str = "partly-writable";
-/// The last page cannot be read.
-pub(crate) const PARTLY_UNREADABLE: &str = "partly-unreadable";
-/// The last page is elsewhere.
-pub(crate) const TORN: &str = "torn";
 /// A byte of a function is another one.
 pub(crate) const CHANGED: &str = "changed";
 /// A `userfaultfd` of its own asks it before mappings change.
@@ -46,28 +38,21 @@ pub(crate) const NO_KERNEL: &str = "no-kernel";
 pub(crate) const NO_DATA: &str = "no-data";
 /// It changes the limit of its stack all the time.
 pub(crate) const CHANGING: &str = "changing";
-/// No code of it ends with zeros.
-pub(crate) const FULL_CODE: &str = "full-code";
 /// It maps something where the kernel's vDSO was, as soon as that has moved.
 pub(crate) const TAKING: &str = "taking";
-/// A thread waits for a file, which cannot be interrupted.
-pub(crate) const READING: &str = "reading";
 
 /// Those that are linked.
-const LINKED: [&str; 2] = [SPLIT, PARTLY_READ];
+const LINKED: [&str; 1] = [SPLIT];
 
 /// Those that are refused, and in which words.
-const REFUSED: [(&str, &str); 10] = [
+const REFUSED: [(&str, &str); 7] = [
     (WRITABLE, "the program can write to it"),
     (PARTLY_WRITABLE, "the program can write to it"),
-    (PARTLY_UNREADABLE, "make it one piece again"),
-    (TORN, "make it one piece again"),
     (CHANGED, "another program has changed it"),
     (WATCHED, "would have to answer while it is stopped"),
     (NO_KERNEL, "has no vDSO of the running kernel"),
     (NO_DATA, "has no [vvar]: there is nothing to link to"),
     (CHANGING, "keeps changing its mappings"),
-    (FULL_CODE, "has no room for code that makes system calls"),
 ];
 
 const PAGE: usize = 0x1000;
@@ -82,13 +67,9 @@ pub(crate) fn trials(listing: bool) -> Vec<Trial> {
         let opened = hostile::userfaultfd().map(drop);
         opened.map_err(|error| in_words(&error))
     });
-    let served = possible.clone().and_then(|()| served::can_be());
     let mut trials = vec![
         trial("texts::taking", &possible, taking),
         trial("texts::too_many", &possible, too_many),
-        trial("texts::reading", &served, || {
-            gives_up(READING, "cannot be stopped: its thread")
-        }),
     ];
     for what in LINKED {
         let name = format!("texts::{what}");
@@ -114,11 +95,8 @@ pub(crate) fn live(what: &str) {
             let done = unsafe { libc::madvise(last.pointer(), PAGE, libc::MADV_DONTFORK) };
             assert_eq!(done, 0);
         }
-        PARTLY_READ => protect(last, READ),
         WRITABLE => protect(whole, ALL),
         PARTLY_WRITABLE => protect(last, ALL),
-        PARTLY_UNREADABLE => protect(last, libc::PROT_NONE),
-        TORN => tear(last),
         CHANGED => overwrite(whole, |bytes| {
             // The last byte of the code: what is behind it is padding.
             let code = bytes.iter().rposition(|&byte| byte == 0xcc || byte == 0xc3);
@@ -128,14 +106,8 @@ pub(crate) fn live(what: &str) {
         NO_KERNEL => unmap("[vdso]"),
         NO_DATA => unmap("[vvar]"),
         CHANGING => change_limits(),
-        FULL_CODE => fill_code(),
         TAKING => {
             thread::spawn(take_place);
-        }
-        READING => {
-            thread::spawn(|| drop(served::file(false).read(&mut [0])));
-            // It has begun to wait by then, or the tool finds it elsewhere and links the process.
-            thread::sleep(Duration::from_millis(300));
         }
         other => unreachable!("{other}"),
     }
@@ -151,14 +123,6 @@ fn protect(pages: Pages, protection: c_int) {
     // SAFETY: nothing of this program is in the pages, or will be.
     let done = unsafe { libc::mprotect(pages.pointer(), pages.size, protection) };
     assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
-}
-
-fn tear(page: Pages) {
-    let room = Pages::map(PAGE);
-    let how = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-    // SAFETY: as above, and the room is free.
-    let moved = unsafe { libc::mremap(page.pointer(), PAGE, PAGE, how, room.pointer()) };
-    assert_eq!(moved, room.pointer());
 }
 
 fn overwrite(pages: Pages, change: impl FnOnce(&mut [u8])) {
@@ -188,29 +152,6 @@ fn change_limits() {
             assert_eq!(done, 0);
         }
     });
-}
-
-/// What is behind code is code afterwards, which nobody executes.
-fn fill_code() {
-    let own = relocator_process::maps::own().expect("its mappings");
-    let is_code = |mapping: &&relocator_process::targets::Mapping| {
-        mapping.is_private_code() && !mapping.name.starts_with('[')
-    };
-    let all: Vec<Pages> = own
-        .iter()
-        .filter(is_code)
-        .map(|mapping| Pages {
-            start: mapping.range.end.0 as usize - PAGE,
-            size: PAGE,
-        })
-        .collect();
-    for page in all {
-        overwrite(page, |bytes| {
-            let zeros = bytes.iter().rev().take_while(|&&byte| byte == 0).count();
-            let start = bytes.len() - zeros;
-            bytes[start..].fill(0xcc);
-        });
-    }
 }
 
 /// Maps a page where the first of the kernel's mappings was.
@@ -269,8 +210,9 @@ fn taking() -> Result<(), String> {
     let linker = Linker::new(&Spec::Kernel(OLD.to_owned()))?;
     let mut odd = start(TAKING)?;
     linker.apply(odd.pid())?;
+    let pid = odd.pid();
     let is_taken = || {
-        let maps = relocator_process::maps::of(odd.pid());
+        let maps = relocator_process::maps::of(pid);
         maps.is_ok_and(|maps| maps.iter().any(|map| map.range.start == PARK))
     };
     while !is_taken() {
