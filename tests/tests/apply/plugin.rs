@@ -33,7 +33,7 @@ pub(crate) fn trials(listing: bool) -> Vec<Trial> {
         true => Err("only listed".to_owned()),
         false => Criu::new(),
     };
-    let checks: [(&str, fn(Criu) -> Result<(), String>); 5] = [
+    let checks: [(&str, Check); 5] = [
         ("links_generations", links_generations),
         ("links_what_is_left_stopped", links_stopped),
         ("leaves_a_process_at_home_alone", at_home),
@@ -50,6 +50,9 @@ pub(crate) fn trials(listing: bool) -> Vec<Trial> {
     });
     trials.collect()
 }
+
+/// What is checked with CRIU.
+type Check = fn(Criu) -> Result<(), String>;
 
 /// CRIU with the plugin, which keeps its tables nowhere but beside images.
 struct Installed {

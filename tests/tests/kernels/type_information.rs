@@ -204,7 +204,7 @@ fn types_that_are_missing_cost_their_symbols(kernel: &Kernel) -> Result<(), Stri
                 .iter()
                 .any(|need| need.reference.to_string().contains(prefix))
         });
-        ensure(touches == !table.opaque.is_empty(), || {
+        ensure(touches != table.opaque.is_empty(), || {
             format!("{name}: {:?}", table.opaque)
         })?;
         ensure(!touches || is_said, || format!("{name}: {:?}", symtab.gaps))?;
@@ -220,6 +220,9 @@ fn types_that_are_missing_cost_their_symbols(kernel: &Kernel) -> Result<(), Stri
     Ok(())
 }
 
+/// What is checked of a kernel.
+type Check = fn(&Kernel) -> Result<(), String>;
+
 /// All trials.
 pub(crate) fn trials(arguments: &Arguments) -> Vec<Trial> {
     let cache = Cache::locate();
@@ -232,7 +235,7 @@ pub(crate) fn trials(arguments: &Arguments) -> Vec<Trial> {
         .collect();
     let running = RUNNING.as_ref().map(drop).map_err(Clone::clone);
     kernels.push(("running", stock::shared(Kernel::running), running));
-    let checks: [(&str, fn(&Kernel) -> Result<(), String>); 2] = [
+    let checks: [(&str, Check); 2] = [
         (
             "kinds_that_are_unknown_cost_nothing",
             kinds_that_are_unknown_cost_nothing,
