@@ -6,7 +6,7 @@
 //! type starts, and a question reads only the types that its answer consists of.
 //!
 //! Kernels add kinds of types. One whose size the blob states is skipped, and costs only the
-//! answers that need it. Where the blob does not state it, [`unknown`] looks for the size with which
+//! answers that need it. Where the blob does not state it, `unknown` looks for the size with which
 //! all that follows is well formed to the section's end. Where none or several are, no type behind
 //! it can be found: what was found before it can be asked for, and that anything else is missing
 //! cannot be told.
