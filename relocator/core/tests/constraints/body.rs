@@ -9,9 +9,10 @@ use elf_tools::symtab::name::Reference;
 use elf_tools::symtab::{Mapping, Provenance, Symbol, Symtab, mapping_name};
 use elf_tools::{Avma, Svma};
 use kernel_fixtures::fixture;
-use relocator::link::{LinkedImage, New, Old, link};
+use relocator::link::{LinkedImage, New, Old, link_in_detail};
 use relocator::placement::Placement;
 use relocator::plan::{FunctionPlan, Policy};
+use relocator::unwind::Detail;
 
 /// The function that bodies take the place of: the longest one.
 pub(crate) const FUNCTION: &str = "__vdso_clock_gettime";
@@ -145,6 +146,10 @@ impl Body {
 
     /// Linked for an image at `base`.
     pub(crate) fn link_at(&self, base: Avma) -> Linked {
+        self.link_in(base, Detail::default())
+    }
+
+    fn link_in(&self, base: Avma, detail: Detail) -> Linked {
         let old = self.old();
         let symtab = symtab();
         let new = New {
@@ -159,15 +164,24 @@ impl Body {
                 (mapping_name::VDSO.to_owned(), base.offset(0x10_0000)),
             ],
         };
-        let image = link(&old, &new, &placement, Policy::Auto).expect("it links");
+        let image = link_in_detail(&old, &new, &placement, Policy::Auto, detail);
+        let image = image.expect("it links");
         let entry = self.entry;
         Linked { old, image, entry }
     }
 
     pub(crate) fn link(&self) -> Linked {
-        self.link_at(Avma(0x7fff_f7f0_0000))
+        self.link_at(USUAL)
+    }
+
+    /// The same, without what is added for unwinders.
+    pub(crate) fn link_in_place(&self) -> Linked {
+        self.link_in(USUAL, Detail::InPlace)
     }
 }
+
+/// Where an image is, unless a test says otherwise.
+const USUAL: Avma = Avma(0x7fff_f7f0_0000);
 
 /// The result.
 pub(crate) struct Linked {

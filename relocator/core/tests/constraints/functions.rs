@@ -27,6 +27,9 @@ fn constants_change_in_place_where_they_fit() {
     assert_eq!((plan.strategy, plan.detours), (Strategy::Relocate, 0));
     assert_eq!(plan.reason.to_string(), "all 2 relocations resolved");
     assert_eq!(linked.image.bytes[linked.entry.index() + 9], 0x7c);
+    // No code is added.
+    let linked = reader(0x7c).link_in_place();
+    assert_eq!(linked.plan().detours, 0);
     assert_eq!(linked.image.bytes.len(), linked.old.image.bytes().len());
 }
 
