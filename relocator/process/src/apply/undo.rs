@@ -169,11 +169,30 @@ fn undo_interrupted(text: &Text, base: &MemoryChunk, transaction: &mut Transacti
         transaction.late.push(Step::Write(write));
     }
     let now = now.part(&old).unwrap_or_default();
-    let rest = Record::difference(&base.bytes, now, old.start).into_iter();
-    let rest = rest.map(|Before { at, bytes }| Step::Write(Write { at, bytes }));
+    let rest = Record::difference(&base.bytes, now, old.start);
+    let rest = in_pieces(&rest, base).into_iter().map(Step::Write);
     transaction.late.extend(rest);
     unmap_behind(text, &old, transaction);
     Ok(())
+}
+
+/// Writes that put back what differs. Stand-ins of an interim text begin at multiples of their
+/// alignment, and each goes at once: the next tool knows a whole one, and not what is left of one.
+fn in_pieces(differences: &[Before], base: &MemoryChunk) -> Vec<Write> {
+    const PIECE: u64 = interim::ALIGNMENT as u64;
+    let all = base.range();
+    let pieces = differences.iter().map(|one| {
+        let start = one.at.0 / PIECE * PIECE;
+        let end = (one.at.0 + one.bytes.len() as u64).next_multiple_of(PIECE);
+        Avma(start.max(all.start.0))..Avma(end.min(all.end.0))
+    });
+    let pieces: Vec<Range<Avma>> = pieces.collect();
+    let writes = merge(&pieces).into_iter().filter_map(|piece| {
+        let bytes = base.part(&piece)?.to_vec();
+        let at = piece.start;
+        Some(Write { at, bytes })
+    });
+    writes.collect()
 }
 
 /// Unmaps what a link has added before a text. That goes before the text does: a text beside a
