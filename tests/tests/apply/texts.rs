@@ -45,14 +45,13 @@ pub(crate) const TAKING: &str = "taking";
 const LINKED: [&str; 1] = [SPLIT];
 
 /// Those that are refused, and in which words.
-const REFUSED: [(&str, &str); 7] = [
+const REFUSED: [(&str, &str); 6] = [
     (WRITABLE, "the program can write to it"),
     (PARTLY_WRITABLE, "the program can write to it"),
     (CHANGED, "another program has changed it"),
     (WATCHED, "would have to answer while it is stopped"),
     (NO_KERNEL, "has no vDSO of the running kernel"),
     (NO_DATA, "has no [vvar]: there is nothing to link to"),
-    (CHANGING, "keeps changing its mappings"),
 ];
 
 const PAGE: usize = 0x1000;
@@ -68,6 +67,7 @@ pub(crate) fn trials(listing: bool) -> Vec<Trial> {
         opened.map_err(|error| in_words(&error))
     });
     let mut trials = vec![
+        trial("texts::changing", &possible, changing),
         trial("texts::taking", &possible, taking),
         trial("texts::too_many", &possible, too_many),
     ];
@@ -202,6 +202,18 @@ fn too_many() -> Result<(), String> {
             .said
             .contains("take more memory than the tool looks at");
     ensure(is_refused, || format!("{ended:?}"))?;
+    goes_on(&mut odd)
+}
+
+/// It is refused, unless the tool has met a moment in which nothing changed.
+fn changing() -> Result<(), String> {
+    let mut odd = start(CHANGING)?;
+    let ended = bounded::apply(&odd)?;
+    let is_clear = match ended.status {
+        Some(0) => true,
+        status => status == Some(1) && ended.said.contains("keeps changing its mappings"),
+    };
+    ensure(is_clear, || format!("{ended:?}"))?;
     goes_on(&mut odd)
 }
 
