@@ -9,7 +9,7 @@ use elf_tools::image::Image;
 use elf_tools::kernel::KernelFile;
 use elf_tools::layout::btf::Btf;
 use elf_tools::symtab::{Symtab, stock_symbols};
-use kernel_source::{Cache, Pin};
+use kernel_source::{Cache, Pin, VERSIONS};
 use relocator::link::Old;
 
 use crate::running::{RUNNING, in_words};
@@ -96,6 +96,29 @@ fn report(kernel: &kernel_source::Kernel) {
 /// The kernels that modules of tests have asked for, by file: one that two of them need is taken
 /// apart once.
 static FETCHED: Mutex<BTreeMap<PathBuf, Shared>> = Mutex::new(BTreeMap::new());
+
+/// Whether a kernel of the distribution can be had; what is only listed needs none.
+pub fn can_be_had(version: &str, listing: bool) -> Result<(), String> {
+    let fetched = match listing {
+        true => Ok(()),
+        false => Cache::locate().fetch(version).map(drop),
+    };
+    fetched.map_err(|error| in_words(&error))
+}
+
+/// The kernels of the distribution, each with its version and whether it can be had, and the one that
+/// runs.
+pub fn all(listing: bool) -> Vec<(&'static str, Shared, Result<(), String>)> {
+    let cache = Cache::locate();
+    let stock = VERSIONS.into_iter().map(|version| {
+        let (kernel, path) = fetched(&cache, version, listing);
+        (version, kernel, path.map(drop))
+    });
+    let running = RUNNING.as_ref().map(drop).map_err(Clone::clone);
+    stock
+        .chain([("running", shared(Kernel::running), running)])
+        .collect()
+}
 
 /// A kernel of the distribution and its file, or why it could not be fetched. `listing` tests is no
 /// reason to fetch.

@@ -10,17 +10,16 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use elf_tools::image::Image;
+use elf_tools::reachability::Code;
+use elf_tools::reentry::ReentryTable;
+use elf_tools::relocation::Relocations;
 use elf_tools::{Avma, BuildId};
 use relocator::in_words;
 use relocator::link::Old;
 use relocator::source::Source;
 use relocator::tables::{self, Store};
 use relocator_process::kept::TableDirectory;
-
-use elf_tools::image::Image;
-use elf_tools::reachability::Code;
-use elf_tools::reentry::ReentryTable;
-use elf_tools::relocation::Relocations;
 
 use crate::directory;
 use crate::mapping::DumpedMapping;
@@ -74,7 +73,7 @@ impl fmt::Display for Captured {
 /// before as far as `kept` knows them.
 ///
 /// Errors: the kernel has no vDSO or no symbols, or the files cannot be written.
-pub fn capture(images: &Path, kernel: &Source, kept: &[TableDirectory]) -> Result<Captured> {
+pub fn capture(images: &Path, kernel: &Source, kept: Option<&TableDirectory>) -> Result<Captured> {
     let beside = beside(images);
     write(kernel, &beside)?;
     let own = kernel.build_id().cloned();
@@ -87,8 +86,7 @@ pub fn capture(images: &Path, kernel: &Source, kept: &[TableDirectory]) -> Resul
         Ok(carried) => {
             let others = carried.into_iter();
             for build_id in others.filter(|build_id| Some(build_id) != captured.own.as_ref()) {
-                let mut kept = kept.iter();
-                let found = kept.any(|kept| beside.copy_from(kept, &build_id));
+                let found = kept.is_some_and(|kept| beside.copy_from(kept, &build_id));
                 captured.carried.insert(build_id, found);
             }
         }
@@ -97,8 +95,8 @@ pub fn capture(images: &Path, kernel: &Source, kept: &[TableDirectory]) -> Resul
     Ok(captured)
 }
 
-/// Leaves in a directory what there is to know of a kernel. Errors: the kernel has no vDSO or no symbols, or
-/// the files cannot be written.
+/// Leaves in a directory what there is to know of a kernel. Errors: the kernel has no vDSO or no
+/// symbols, or the files cannot be written.
 pub fn write(kernel: &Source, into: &TableDirectory) -> relocator_process::Result<()> {
     let symtab = kernel.require_symtab()?;
     into.put_image(kernel.require_image()?)?;

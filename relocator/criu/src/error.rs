@@ -148,6 +148,16 @@ pub enum Fault {
     Empty,
 }
 
+impl Fault {
+    pub(crate) fn number(what: &'static str, number: u32, wrong: &'static str) -> Self {
+        Self::Number {
+            what,
+            number: number.into(),
+            wrong,
+        }
+    }
+}
+
 /// What is wrong with compressed pages.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

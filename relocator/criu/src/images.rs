@@ -132,31 +132,14 @@ fn entries(directory: &Directory, format: Format) -> Result<Vec<Entry>> {
                 Ok(_) if !numbers.insert(number) => "is there twice",
                 Ok(_) => continue,
             };
-            let what = "thread";
-            let number = u64::from(number);
-            return Err(file.fault(
-                at,
-                Fault::Number {
-                    what,
-                    number,
-                    wrong,
-                },
-            ));
+            return Err(file.fault(at, Fault::number("thread", number, wrong)));
         }
         if numbers.len() > MOST {
             return Err(file.fault(at, Fault::TooMany(MOST)));
         }
         if !threads.contains(&pid) {
-            let (what, wrong) = ("task", "is none of its threads");
-            let number = u64::from(pid);
-            return Err(file.fault(
-                at,
-                Fault::Number {
-                    what,
-                    number,
-                    wrong,
-                },
-            ));
+            let fault = Fault::number("task", pid, "is none of its threads");
+            return Err(file.fault(at, fault));
         }
         let parent = entry.parent.unwrap_or(0);
         entries.push(Entry {

@@ -5,12 +5,12 @@ use std::thread;
 use std::time::Duration;
 
 use kernel_fixtures::fixture;
-use kernel_source::{Cache, VERSIONS};
+use kernel_source::VERSIONS;
 use libtest_mimic::Trial;
 use relocator_cli::source::Spec;
 use relocator_process::apply::outcome::ApplyState;
 use relocator_tests::bed::control::{COVERED, EVERYTHING};
-use relocator_tests::running::in_words;
+use relocator_tests::stock;
 use relocator_tests::trials::{ensure, trial};
 
 use crate::linker::{Linker, check, hammer_on};
@@ -37,14 +37,9 @@ fn cycles() -> usize {
 }
 
 pub(crate) fn trials(listing: bool) -> Vec<Trial> {
-    let cache = Cache::locate();
     let kernels = VERSIONS.iter().map(|version| {
-        let fetched = match listing {
-            true => Ok(()),
-            false => cache.fetch(version).map(drop),
-        };
         let spec = Spec::Kernel((*version).to_owned());
-        let possible = fetched.map_err(|error| in_words(&error));
+        let possible = stock::can_be_had(version, listing);
         trial(format!("cycles::{version}"), &possible, move || {
             hammered(&spec, None)
         })

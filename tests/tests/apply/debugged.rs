@@ -9,7 +9,6 @@ use std::thread;
 use std::time::Duration;
 
 use elf_tools::Avma;
-use kernel_source::Cache;
 use libtest_mimic::Trial;
 use nix::unistd::Pid;
 use object::read::elf::ElfFile64;
@@ -22,6 +21,7 @@ use relocator_process::tracing::Tracee;
 use relocator_tests::bed::{Bed, old_vdso};
 use relocator_tests::elfutils::Stacks;
 use relocator_tests::running::in_words;
+use relocator_tests::stock;
 use relocator_tests::trials::{ensure, trial};
 
 use crate::unwinding::{Unwinder, Work, failed, program, work_on};
@@ -49,18 +49,13 @@ const WORKS: [(&str, Work); 5] = [
 ];
 
 pub(crate) fn trials(listing: bool) -> Vec<Trial> {
-    let cache = Cache::locate();
     let (debugger, stacks) = match listing {
         true => (Ok(()), Err("only listed".to_owned())),
         false => (debugger(), Stacks::new()),
     };
     let mut trials = Vec::new();
     for version in kernel_source::VERSIONS {
-        let fetched = match listing {
-            true => Ok(()),
-            false => cache.fetch(version).map(drop),
-        };
-        let fetched = fetched.map_err(|error| in_words(&error));
+        let fetched = stock::can_be_had(version, listing);
         let possible = fetched.and_then(|()| program().map(drop));
         let spec = Spec::Kernel(version.to_owned());
         for (name, work) in WORKS {

@@ -1,12 +1,11 @@
 //! Threads leave functions of a linked vDSO halfway: those that are cancelled run their cleanups, and
 //! exceptions and jumps of signal handlers come to the caller.
 
-use kernel_source::Cache;
 use libtest_mimic::Trial;
 use relocator::plan::Policy;
 use relocator_cli::source::Spec;
 use relocator_tests::bed::{Bed, old_vdso};
-use relocator_tests::running::in_words;
+use relocator_tests::stock;
 use relocator_tests::trials::{ensure, trial};
 
 use crate::unwinding::{Unwinder, Work, program, work_on};
@@ -25,14 +24,9 @@ const THROWN: [(&str, Work); 3] = [
 ];
 
 pub(crate) fn trials(listing: bool) -> Vec<Trial> {
-    let cache = Cache::locate();
     let mut trials = Vec::new();
     for version in kernel_source::VERSIONS {
-        let fetched = match listing {
-            true => Ok(()),
-            false => cache.fetch(version).map(drop),
-        };
-        let fetched = fetched.map_err(|error| in_words(&error));
+        let fetched = stock::can_be_had(version, listing);
         let possible = fetched.and_then(|()| program().map(drop));
         let spec = Spec::Kernel(version.to_owned());
         for (name, work) in THROWN {

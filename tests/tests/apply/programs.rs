@@ -8,7 +8,6 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use kernel_source::Cache;
 use libtest_mimic::Trial;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -17,7 +16,7 @@ use relocator_process::apply::outcome::ApplyState;
 use relocator_tests::bed::python::{self, Python};
 use relocator_tests::bed::server::Server;
 use relocator_tests::bed::{Bed, Restored, old_vdso};
-use relocator_tests::running::in_words;
+use relocator_tests::stock;
 use relocator_tests::trials::{ensure, trial};
 use tempfile::TempDir;
 
@@ -41,7 +40,6 @@ const KERNELS: [&str; 2] = ["6.1", "6.12"];
 type Check = fn(&Spec) -> Result<(), String>;
 
 pub(crate) fn trials(listing: bool) -> Vec<Trial> {
-    let cache = Cache::locate();
     let python = python::interpreter().map(drop);
     let compiler = static_program().map(drop);
     let always = Ok(());
@@ -55,11 +53,7 @@ pub(crate) fn trials(listing: bool) -> Vec<Trial> {
     ];
     let mut trials = Vec::new();
     for version in KERNELS {
-        let fetched = match listing {
-            true => Ok(()),
-            false => cache.fetch(version).map(drop),
-        };
-        let fetched = fetched.map_err(|error| in_words(&error));
+        let fetched = stock::can_be_had(version, listing);
         for (name, possible, check) in &checks {
             let possible = fetched.clone().and((*possible).clone());
             let (spec, check) = (Spec::Kernel(version.to_owned()), *check);

@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 
 use elf_tools::Svma;
 use elf_tools::image::Image;
-use kernel_source::Cache;
 use libtest_mimic::Trial;
 use relocator::plan::Policy;
 use relocator_cli::source::Spec;
 use relocator_process::apply::outcome::ApplyState;
 use relocator_tests::bed::{Bed, Restored, old_vdso};
 use relocator_tests::running::{RUNNING, in_words};
+use relocator_tests::stock;
 use relocator_tests::trials::{ensure, trial};
 use relocator_tests::unwinding::Frames;
 use tempfile::TempDir;
@@ -68,7 +68,6 @@ const WORKS: [(&str, Work, bool); 7] = [
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) fn trials(listing: bool) -> Vec<Trial> {
-    let cache = Cache::locate();
     let both = match listing {
         true => Ok(()),
         false => unwinders().and_then(|found| second(&found)),
@@ -78,11 +77,7 @@ pub(crate) fn trials(listing: bool) -> Vec<Trial> {
         second(&unwinders()?)
     })];
     for version in kernel_source::VERSIONS {
-        let fetched = match listing {
-            true => Ok(()),
-            false => cache.fetch(version).map(drop),
-        };
-        let fetched = fetched.map_err(|error| in_words(&error));
+        let fetched = stock::can_be_had(version, listing);
         let possible = fetched.and_then(|()| program().map(drop));
         let spec = Spec::Kernel(version.to_owned());
         for (name, work, has_states) in WORKS {

@@ -30,6 +30,20 @@ const EDGES: &[&str] = &[
     "cc",
 ];
 
+/// What must not be loaded into CRIU. Not anyhow: the derive of prost, which runs in the compiler, is
+/// built from that.
+const NOT_IN_CRIU: &[&str] = &[
+    "kernel-fixtures",
+    "kernel-source",
+    "relocator-verify",
+    "relocator-cli",
+    "clap",
+    "comfy-table",
+    "indicatif",
+    "cc",
+    "prost-build",
+];
+
 const NEVERS: [Never; 6] = [
     Never {
         package: "elf-tools",
@@ -58,34 +72,12 @@ const NEVERS: [Never; 6] = [
     },
     Never {
         package: "relocator-criu",
-        // Not anyhow: the derive of prost, which runs in the compiler, is built from that.
-        crates: &[
-            "kernel-fixtures",
-            "kernel-source",
-            "relocator-verify",
-            "relocator-cli",
-            "clap",
-            "comfy-table",
-            "indicatif",
-            "cc",
-            "prost-build",
-        ],
+        crates: NOT_IN_CRIU,
         why: "a plugin of CRIU's is to be built on it, and no compiler of messages is needed for it",
     },
     Never {
         package: "relocator-plugin",
-        // Not anyhow: the derive of prost, which runs in the compiler, is built from that.
-        crates: &[
-            "kernel-fixtures",
-            "kernel-source",
-            "relocator-verify",
-            "relocator-cli",
-            "clap",
-            "comfy-table",
-            "indicatif",
-            "cc",
-            "prost-build",
-        ],
+        crates: NOT_IN_CRIU,
         why: "it is loaded into CRIU",
     },
     Never {

@@ -6,11 +6,10 @@ use std::sync::Arc;
 use elf_tools::layout::Layout;
 use elf_tools::layout::btf::Btf;
 use elf_tools::symtab::{Symtab, stock_symbols};
-use kernel_source::{Cache, VERSIONS};
 use libtest_mimic::{Arguments, Trial};
 use relocator::link::Old;
-use relocator_tests::running::{RUNNING, in_words};
-use relocator_tests::stock::{self, Kernel, Shared};
+use relocator_tests::running::in_words;
+use relocator_tests::stock::{self, Kernel};
 use relocator_tests::trials::{ensure, trial};
 
 /// Bytes of the header of a type.
@@ -225,16 +224,7 @@ type Check = fn(&Kernel) -> Result<(), String>;
 
 /// All trials.
 pub(crate) fn trials(arguments: &Arguments) -> Vec<Trial> {
-    let cache = Cache::locate();
-    let mut kernels: Vec<(&str, Shared, Result<(), String>)> = VERSIONS
-        .into_iter()
-        .map(|version| {
-            let (kernel, path) = stock::fetched(&cache, version, arguments.list);
-            (version, kernel, path.map(drop))
-        })
-        .collect();
-    let running = RUNNING.as_ref().map(drop).map_err(Clone::clone);
-    kernels.push(("running", stock::shared(Kernel::running), running));
+    let kernels = stock::all(arguments.list);
     let checks: [(&str, Check); 2] = [
         (
             "kinds_that_are_unknown_cost_nothing",

@@ -2,13 +2,12 @@
 //! stock kernels, linked to each other in every way.
 
 use elf_tools::Avma;
-use kernel_source::{Cache, VERSIONS};
 use libtest_mimic::{Arguments, Trial};
 use relocator::link::{LinkedImage, New, Old, link};
 use relocator::placement::Placement;
 use relocator::plan::Policy;
-use relocator_tests::running::{RUNNING, in_words};
-use relocator_tests::stock::{self, Kernel, Shared};
+use relocator_tests::running::in_words;
+use relocator_tests::stock::{self, Kernel};
 use relocator_tests::trials::{ensure, trial};
 use relocator_tests::unwinding::{Frames, judge, judge_proxies};
 
@@ -22,16 +21,7 @@ const FAR: Avma = Avma(0x3_0000);
 
 /// One for each kernel and each other one.
 pub(crate) fn trials(arguments: &Arguments) -> Vec<Trial> {
-    let cache = Cache::locate();
-    let mut kernels: Vec<(&str, Shared, Result<(), String>)> = VERSIONS
-        .into_iter()
-        .map(|version| {
-            let (kernel, path) = stock::fetched(&cache, version, arguments.list);
-            (version, kernel, path.map(drop))
-        })
-        .collect();
-    let running = RUNNING.as_ref().map(drop).map_err(Clone::clone);
-    kernels.push(("running", stock::shared(Kernel::running), running));
+    let kernels = stock::all(arguments.list);
     let mut trials = Vec::new();
     for (name, old, possible) in &kernels {
         for (other, new, also) in kernels.iter().filter(|other| other.0 != *name) {

@@ -37,10 +37,10 @@ struct CaptureArguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<Outcome> {
     let Action::Capture(arguments) = &arguments.action;
     let kernel = running::own()?;
-    let kept: Vec<_> = cache::locate().into_iter().collect();
+    let kept = cache::locate();
     // What lies beside something else would serve nobody.
     Images::open(&arguments.images)?;
-    let captured = capture::capture(&arguments.images, &kernel, &kept)?;
+    let captured = capture::capture(&arguments.images, &kernel, kept.as_ref())?;
     output::print_line(&captured)?;
     Ok(Outcome::Done)
 }

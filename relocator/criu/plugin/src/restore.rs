@@ -90,7 +90,7 @@ pub(crate) fn capture(options: &Options) -> Result<String, String> {
     let images = host::image_directory().ok_or("CRIU does not say where its images are")?;
     let kernel = running::own().map_err(|error| relocator::in_words(&error))?;
     let kept = TableDirectory::at(options.tables.clone());
-    let captured = capture::capture(&images, &kernel, &[kept]);
+    let captured = capture::capture(&images, &kernel, Some(&kept));
     let captured = captured.map_err(|error| relocator::in_words(&error))?;
     Ok(captured.to_string())
 }
